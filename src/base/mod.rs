@@ -1,0 +1,10 @@
+//! What every other module may rest on: worker-affine cells, task spawning, back-off, drain signals.
+//!
+//! Imports nothing of the crate. Nothing here knows of HTTP, xDS or Wasm.
+
+pub mod backoff;
+pub mod drain;
+pub mod task;
+pub mod worker;
+
+pub use worker::{PerWorker, Shard, Shards, WorkerCell};

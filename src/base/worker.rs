@@ -1,0 +1,170 @@
+//! Which thread this is, and state that belongs to one thread.
+//!
+//! A proxy has one control thread (shard 0) and N workers (shards 1..=N). What belongs to a worker is never
+//! contended: a [`WorkerCell`] is a lock that is only ever tried, and a [`PerWorker`] has one slot a shard.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
+
+thread_local! {
+    static SHARD: Cell<Shard> = const { Cell::new(Shard::CONTROL) };
+}
+
+/// The index of the running thread: 0 for the control side, 1..=N for workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shard(u16);
+
+impl Shard {
+    /// The control side (also every thread that never said otherwise, such as those of a blocking pool).
+    pub const CONTROL: Self = Self(0);
+
+    /// The shard of worker `index`, counted from 0.
+    pub fn worker(index: usize) -> Self {
+        Self(u16::try_from(index + 1).expect("fewer than 65,535 workers"))
+    }
+
+    /// The shard of the running thread.
+    #[inline]
+    pub fn current() -> Self {
+        SHARD.get()
+    }
+
+    /// Declares the running thread to be this shard, until told otherwise.
+    pub fn enter(self) {
+        SHARD.set(self);
+    }
+
+    /// Position in a table of [`Shards::count`] entries.
+    #[inline]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// How many shards a process has: the workers and the control side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shards(u16);
+
+impl Shards {
+    /// For `workers` workers (at least one).
+    pub fn for_workers(workers: usize) -> Self {
+        Self(u16::try_from(workers.max(1) + 1).expect("fewer than 65,535 workers"))
+    }
+
+    /// Number of shards, the control side included.
+    pub fn count(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// Number of workers.
+    pub fn workers(self) -> usize {
+        self.count() - 1
+    }
+}
+
+/// One value a shard, made when the shard first asks for it.
+pub struct PerWorker<T>(Box<[OnceLock<T>]>);
+
+impl<T> PerWorker<T> {
+    /// An empty slot for each of `shards`.
+    pub fn new(shards: Shards) -> Self {
+        Self((0..shards.count()).map(|_| OnceLock::new()).collect())
+    }
+
+    /// The running thread's value, if it was made.
+    #[inline]
+    pub fn get(&self) -> Option<&T> {
+        self.0.get(Shard::current().index())?.get()
+    }
+
+    /// The running thread's value, made by `init` at first use.
+    #[inline]
+    pub fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+        self.0[Shard::current().index()].get_or_init(init)
+    }
+
+    /// Fills the slot of `shard`; gives the value back if it was filled before.
+    pub fn set(&self, shard: Shard, value: T) -> Result<(), T> {
+        self.0[shard.index()].set(value)
+    }
+
+    /// The values made so far, with their shards.
+    pub fn iter(&self) -> impl Iterator<Item = (Shard, &T)> {
+        self.0
+            .iter()
+            .enumerate()
+            .filter_map(|(index, slot)| Some((Shard(u16::try_from(index).ok()?), slot.get()?)))
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for PerWorker<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// State that only one thread at a time ever touches, and that may still move between threads.
+///
+/// [`WorkerCell::lock`] panics where the cell is already locked: that is a bug (a value shared between
+/// workers, or a guard held across a call that locks again), never a wait.
+#[derive(Default)]
+pub struct WorkerCell<T>(parking_lot::Mutex<T>);
+
+/// Exclusive access to what a [`WorkerCell`] holds.
+pub struct WorkerGuard<'a, T>(parking_lot::MutexGuard<'a, T>);
+
+impl<T> WorkerCell<T> {
+    /// Wraps `value`.
+    pub const fn new(value: T) -> Self {
+        Self(parking_lot::Mutex::new(value))
+    }
+
+    /// Takes the value for the running thread.
+    #[inline]
+    #[track_caller]
+    pub fn lock(&self) -> WorkerGuard<'_, T> {
+        WorkerGuard(self.0.try_lock().expect("worker-affine"))
+    }
+
+    /// As [`WorkerCell::lock`], `None` where it is locked.
+    #[inline]
+    pub fn try_lock(&self) -> Option<WorkerGuard<'_, T>> {
+        self.0.try_lock().map(WorkerGuard)
+    }
+
+    /// The value, when nobody else can hold it.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+
+    /// Unwraps the value.
+    pub fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
+}
+
+impl<T> Deref for WorkerGuard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for WorkerGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for WorkerCell<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.try_lock() {
+            Some(value) => value.fmt(f),
+            None => f.write_str("<locked>"),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `envoy.config.listener.v3.Listener` as believed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access_log::AccessLog;
+use super::endpoint::Address;
+use super::http_connection_manager::HttpConnectionManager;
+use crate::pb;
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// `name`; made up from the address where it is empty.
+    pub name: Arc<str>,
+    /// `address`, and after it `additional_addresses`.
+    pub addresses: Vec<Address>,
+    /// `stat_prefix`, else empty: statistics use the address.
+    pub stat_prefix: Box<str>,
+    /// In the order given; the match decides, not the order.
+    pub filter_chains: Vec<Arc<FilterChain>>,
+    /// `default_filter_chain`.
+    pub default_filter_chain: Option<Arc<FilterChain>>,
+    /// `per_connection_buffer_limit_bytes`; default 1 MiB.
+    pub buffer_limit: usize,
+    /// `traffic_direction`.
+    pub direction: TrafficDirection,
+    /// `bind_to_port`; default true.
+    pub bind_to_port: bool,
+    /// `enable_reuse_port`; default true.
+    pub reuse_port: bool,
+    /// `tcp_backlog_size`.
+    pub backlog: Option<u32>,
+    /// `drain_type: MODIFY_ONLY`.
+    pub drain_modify_only: bool,
+    /// `access_log` of the listener (connections).
+    pub access_log: Vec<AccessLog>,
+    /// `metadata`.
+    pub metadata: Option<Arc<pb::Metadata>>,
+    /// Unix socket mode, where an address is a pipe.
+    pub pipe_mode: Option<u32>,
+}
+
+/// `TrafficDirection`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficDirection {
+    /// Neither.
+    #[default]
+    Unspecified,
+    /// Into the workload.
+    Inbound,
+    /// Out of it.
+    Outbound,
+}
+
+/// `FilterChain`, in scope: no transport socket but plain text, and one network filter, the connection manager.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterChain {
+    /// `name`; may be empty.
+    pub name: Box<str>,
+    /// `filter_chain_match`.
+    pub matcher: FilterChainMatch,
+    /// The terminal network filter.
+    pub http: HttpConnectionManager,
+    /// `metadata`.
+    pub metadata: Option<Arc<pb::Metadata>>,
+}
+
+/// `FilterChainMatch`. Empty lists match everything.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FilterChainMatch {
+    /// `destination_port`.
+    pub destination_port: Option<u16>,
+    /// `prefix_ranges`: of the destination.
+    pub destination_ranges: Vec<IpRange>,
+    /// `direct_source_prefix_ranges`.
+    pub direct_source_ranges: Vec<IpRange>,
+    /// `source_type`.
+    pub source_type: SourceType,
+    /// `source_prefix_ranges`.
+    pub source_ranges: Vec<IpRange>,
+    /// `source_ports`.
+    pub source_ports: Vec<u16>,
+    /// `server_names`, lower case, with a leading `*.` for wildcards. Never match a plain-text connection.
+    pub server_names: Vec<Box<str>>,
+    /// `transport_protocol`: `raw_buffer` or `tls`; empty matches both.
+    pub transport_protocol: Box<str>,
+    /// `application_protocols`.
+    pub application_protocols: Vec<Box<str>>,
+}
+
+/// `CidrRange`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IpRange {
+    /// Masked to `prefix_len`.
+    pub address: IpAddr,
+    /// In bits.
+    pub prefix_len: u8,
+}
+
+/// `ConnectionSourceType`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceType {
+    /// Any.
+    #[default]
+    Any,
+    /// From this host.
+    SameIpOrLoopback,
+    /// From elsewhere.
+    External,
+}
+
+/// A default kept in one place: Envoy closes a drained connection after this long.
+pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

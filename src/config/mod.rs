@@ -1,0 +1,26 @@
+//! The validated model: what a resource means once it is believed.
+//!
+//! Every type here is immutable, complete and made only by its `parse` function (protobuf in, model out, every field
+//! destructured: used, refused with [`ConfigError`], or listed as knowingly ignored). No sockets, no I/O. A default
+//! of Envoy's is resolved here, so that nothing later asks "and if it is unset?".
+
+pub mod access_log;
+pub mod cluster;
+pub mod endpoint;
+pub mod error;
+pub mod extension;
+pub mod header;
+pub mod http_connection_manager;
+pub mod listener;
+pub mod matcher;
+pub mod route;
+pub mod snapshot;
+
+pub use cluster::Cluster;
+pub use endpoint::Endpoints;
+pub use error::{ConfigError, FieldPath};
+pub use extension::{ExtensionConfig, Extensions, PerRouteConfig};
+pub use http_connection_manager::HttpConnectionManager;
+pub use listener::Listener;
+pub use route::RouteConfig;
+pub use snapshot::Snapshot;

@@ -1,0 +1,107 @@
+//! Message heads. Pseudo-headers are fields of their own; `headers` never holds `:…` names or `host`.
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+
+/// `http` or `https`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain text.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// The head of a request, of either protocol version.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// `:method`.
+    pub method: Method,
+    /// `:scheme`.
+    pub scheme: Scheme,
+    /// `:authority` or `Host`; empty where there was none.
+    pub authority: HeaderValue,
+    /// `:path`, with the query; as received (it need not be a valid URI). Empty for CONNECT.
+    pub path: HeaderValue,
+    /// The version it was received in.
+    pub version: Version,
+    /// All other headers, lower case.
+    pub headers: HeaderMap,
+    /// The `Upgrade` header's value, or `:protocol` of an extended CONNECT: a wish that the route may grant.
+    pub upgrade: Option<HeaderValue>,
+}
+
+impl RequestHead {
+    /// A head with no headers, for requests of our own and tests.
+    pub fn new(method: Method, authority: &str, path: &str) -> Self {
+        let value =
+            |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+        Self {
+            method,
+            scheme: Scheme::Http,
+            authority: value(authority),
+            path: value(path),
+            version: Version::HTTP_11,
+            headers: HeaderMap::new(),
+            upgrade: None,
+        }
+    }
+
+    /// The path without query and fragment.
+    pub fn path_only(&self) -> &[u8] {
+        let path = self.path.as_bytes();
+        let end = memchr::memchr2(b'?', b'#', path).unwrap_or(path.len());
+        &path[..end]
+    }
+
+    /// The query without its `?`; `None` where there is no `?`.
+    pub fn query(&self) -> Option<&[u8]> {
+        let path = self.path.as_bytes();
+        let start = memchr::memchr(b'?', path)? + 1;
+        Some(&path[start..])
+    }
+
+    /// True for `content-type: application/grpc` and its suffixed forms.
+    pub fn is_grpc(&self) -> bool {
+        is_grpc(&self.headers)
+    }
+}
+
+/// The head of a response.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// `:status`.
+    pub status: StatusCode,
+    /// The version it was received in.
+    pub version: Version,
+    /// Headers, lower case.
+    pub headers: HeaderMap,
+}
+
+impl ResponseHead {
+    /// A head with no headers.
+    pub fn new(status: StatusCode) -> Self {
+        Self {
+            status,
+            version: Version::HTTP_11,
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+/// True for `content-type: application/grpc`, alone or followed by `+` or `;`.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}

@@ -1,0 +1,10 @@
+//! HTTP as both sides see it: heads, bodies, replies of our own, flags; and the [`codec`] seam below them.
+
+pub mod body;
+pub mod codec;
+pub mod head;
+pub mod reply;
+
+pub use body::{Body, BodyError};
+pub use head::{RequestHead, ResponseHead, Scheme};
+pub use reply::{LocalReply, ReplyReason, ResponseFlag, ResponseFlags};

@@ -1,0 +1,136 @@
+//! What is recorded of a stream and of its connection, for logs, properties and statistics.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, Host};
+use crate::config::listener::TrafficDirection;
+use crate::http::ResponseFlags;
+use crate::pb;
+
+/// What is known of a downstream connection. Immutable, one a connection.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// Counted from 0 in the process (`%CONNECTION_ID%`).
+    pub id: u64,
+    /// The peer; `None` for unix sockets.
+    pub remote: Option<SocketAddr>,
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The filter chain's name; may be empty.
+    pub filter_chain: Box<str>,
+    /// The listener's direction.
+    pub direction: TrafficDirection,
+    /// The listener's metadata.
+    pub listener_metadata: Option<Arc<pb::Metadata>>,
+    /// When it was accepted.
+    pub accepted: Instant,
+}
+
+/// Times, sizes, flags, details, upstream.
+#[derive(Debug)]
+pub struct StreamInfo {
+    /// Wall clock at the first byte of the head (`%START_TIME%`).
+    pub start: SystemTime,
+    /// The same moment, for durations.
+    pub begin: Instant,
+    /// The last byte of the request was received.
+    pub request_end: Option<Instant>,
+    /// The request's first byte went upstream.
+    pub upstream_first_tx: Option<Instant>,
+    /// The request's last byte went upstream.
+    pub upstream_last_tx: Option<Instant>,
+    /// The response's first byte came from upstream.
+    pub upstream_first_rx: Option<Instant>,
+    /// The response's last byte came from upstream.
+    pub upstream_last_rx: Option<Instant>,
+    /// The response's first byte went downstream.
+    pub response_begin: Option<Instant>,
+    /// The response's last byte went downstream, or the stream ended otherwise.
+    pub end: Option<Instant>,
+    /// Request body bytes received.
+    pub bytes_received: u64,
+    /// Response body bytes sent.
+    pub bytes_sent: u64,
+    /// Response flags.
+    pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Option<Cow<'static, str>>,
+    /// `%CONNECTION_TERMINATION_DETAILS%`.
+    pub termination_details: Option<Cow<'static, str>>,
+    /// The body of a local reply (`%LOCAL_REPLY_BODY%`).
+    pub local_reply_body: Option<bytes::Bytes>,
+    /// The path before any rewrite (`x-envoy-original-path` semantics for logs).
+    pub original_path: Option<http::HeaderValue>,
+    /// The upstream side, once a cluster was chosen.
+    pub upstream: UpstreamInfo,
+    /// Attempts made by the router.
+    pub attempts: u32,
+    /// Dynamic metadata by namespace.
+    pub dynamic_metadata: Option<Box<pb::Metadata>>,
+    /// Filter state, as Proxy-Wasm `set_property` and others keep it: name and serialized value.
+    pub filter_state: Vec<(Box<str>, bytes::Bytes)>,
+    /// True for a health check of the health_check filter.
+    pub health_check: bool,
+    /// The root driver's waker, for [`Stream::decide`](super::Stream::decide).
+    pub waker: Option<Waker>,
+}
+
+/// The upstream side of a stream.
+#[derive(Debug, Default)]
+pub struct UpstreamInfo {
+    /// The cluster.
+    pub cluster: Option<Arc<Cluster>>,
+    /// The host of the last attempt.
+    pub host: Option<Arc<Host>>,
+    /// Our end of the upstream connection.
+    pub local: Option<SocketAddr>,
+    /// The peer of the upstream connection.
+    pub remote: Option<SocketAddr>,
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure: Option<Box<str>>,
+    /// `%UPSTREAM_PROTOCOL%`.
+    pub protocol: Option<http::Version>,
+    /// `%UPSTREAM_CONNECTION_ID%`.
+    pub connection_id: Option<u64>,
+    /// When a pooled connection was ready.
+    pub pool_ready: Option<Instant>,
+}
+
+impl StreamInfo {
+    /// For a stream that begins now.
+    #[allow(clippy::new_without_default, reason = "it reads the clock")]
+    pub fn new() -> Self {
+        Self {
+            start: SystemTime::now(),
+            begin: Instant::now(),
+            request_end: None,
+            upstream_first_tx: None,
+            upstream_last_tx: None,
+            upstream_first_rx: None,
+            upstream_last_rx: None,
+            response_begin: None,
+            end: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            flags: ResponseFlags::default(),
+            details: None,
+            termination_details: None,
+            local_reply_body: None,
+            original_path: None,
+            upstream: UpstreamInfo::default(),
+            attempts: 0,
+            dynamic_metadata: None,
+            filter_state: Vec::new(),
+            health_check: false,
+            waker: None,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! One request/response exchange: everything that filters, the router and the access log know of it.
+//!
+//! A [`Stream`] is made by the connection manager when a head has arrived, and ends in exactly one *end* record.
+//! It holds the routes and clusters of one Generation to its last byte. It belongs to one worker: its cells are
+//! [`WorkerCell`]s, locked for the length of a statement and never across a call into a filter.
+
+pub mod info;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::base::WorkerCell;
+use crate::cluster::ClusterMap;
+use crate::config::http_connection_manager::Options;
+use crate::http::{LocalReply, RequestHead, ResponseHead};
+use crate::route::{RouteTable, SelectedRoute};
+
+pub use info::{ConnectionInfo, StreamInfo, UpstreamInfo};
+
+/// What a stream pins of one Generation.
+#[derive(Clone, Debug)]
+pub struct StreamConfig {
+    /// The route table; `None` where RDS never answered.
+    pub routes: Option<Arc<RouteTable>>,
+    /// All clusters.
+    pub clusters: Arc<ClusterMap>,
+    /// The connection manager's settings.
+    pub options: Arc<Options>,
+    /// The number of the Generation.
+    pub generation: u64,
+}
+
+/// One exchange.
+pub struct Stream {
+    /// The connection that it came on.
+    pub connection: Arc<ConnectionInfo>,
+    /// What it pins of its Generation.
+    pub config: StreamConfig,
+    /// The request head as filters have left it so far.
+    pub request: WorkerCell<RequestHead>,
+    /// The response head, once there is one.
+    pub response: WorkerCell<Option<ResponseHead>>,
+    /// Trailers: the request's, once they have arrived.
+    pub request_trailers: WorkerCell<Option<HeaderMap>>,
+    /// The response's.
+    pub response_trailers: WorkerCell<Option<HeaderMap>>,
+    /// Times, sizes, flags, details, upstream.
+    pub info: WorkerCell<StreamInfo>,
+    route: WorkerCell<RouteState>,
+    verdict: WorkerCell<Verdict>,
+    slots: WorkerCell<Vec<Option<Box<dyn Any + Send>>>>,
+}
+
+#[derive(Debug, Default)]
+enum RouteState {
+    #[default]
+    Unresolved,
+    Resolved(Option<Arc<SelectedRoute>>),
+}
+
+/// The end that something decided outside the phase that runs: a callout's answer, a timer, a body callback.
+#[derive(Debug, Default)]
+pub enum Verdict {
+    /// Nothing was decided.
+    #[default]
+    None,
+    /// Answer with this. `direct` skips the filters' response half.
+    Reply {
+        reply: Box<LocalReply>,
+        direct: bool,
+    },
+    /// Reset the stream; the details go to the log.
+    Reset {
+        details: std::borrow::Cow<'static, str>,
+    },
+}
+
+impl Stream {
+    /// Begins a stream with room for `filters` per-filter slots.
+    pub fn new(
+        connection: Arc<ConnectionInfo>,
+        config: StreamConfig,
+        request: RequestHead,
+        filters: usize,
+    ) -> Arc<Self> {
+        let mut slots = Vec::new();
+        slots.resize_with(filters, || None);
+        Arc::new(Self {
+            connection,
+            config,
+            request: WorkerCell::new(request),
+            response: WorkerCell::new(None),
+            request_trailers: WorkerCell::new(None),
+            response_trailers: WorkerCell::new(None),
+            info: WorkerCell::new(StreamInfo::new()),
+            route: WorkerCell::default(),
+            verdict: WorkerCell::default(),
+            slots: WorkerCell::new(slots),
+        })
+    }
+
+    /// The route of the request as it stands, resolved at first use and kept until [`Stream::clear_route`].
+    pub fn route(&self) -> Option<Arc<SelectedRoute>> {
+        if let RouteState::Resolved(route) = &*self.route.lock() {
+            return route.clone();
+        }
+        let route = self
+            .config
+            .routes
+            .as_ref()
+            .and_then(|routes| routes.select(&self.request.lock(), fastrand::u64(..)))
+            .map(Arc::new);
+        *self.route.lock() = RouteState::Resolved(route.clone());
+        route
+    }
+
+    /// Forgets the route: the next [`Stream::route`] matches anew (Envoy's `clearRouteCache`).
+    pub fn clear_route(&self) {
+        *self.route.lock() = RouteState::Unresolved;
+    }
+
+    /// Decides the end of the stream; the first decision stays. The root driver acts on it at its next poll.
+    pub fn decide(&self, verdict: Verdict) {
+        let mut current = self.verdict.lock();
+        if matches!(*current, Verdict::None) {
+            *current = verdict;
+        }
+        // The waker of the root driver: see `info.waker`.
+        drop(current);
+        if let Some(waker) = self.info.lock().waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes the decision, if any.
+    pub fn take_verdict(&self) -> Verdict {
+        std::mem::take(&mut *self.verdict.lock())
+    }
+
+    /// Runs `f` on the state that filter number `slot` keeps for this stream, made by `init` at first use.
+    ///
+    /// # Panics
+    /// Where the slot holds another type: a slot belongs to one filter.
+    pub fn with_slot<T: Any + Send, R>(
+        &self,
+        slot: usize,
+        init: impl FnOnce() -> T,
+        f: impl FnOnce(&mut T) -> R,
+    ) -> R {
+        let mut value = self.slots.lock()[slot]
+            .take()
+            .unwrap_or_else(|| Box::new(init()));
+        let result = f(value
+            .downcast_mut::<T>()
+            .expect("a slot belongs to one filter"));
+        self.slots.lock()[slot] = Some(value);
+        result
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,533 @@
+//! The metric registry: Envoy's names, one writer a cell, nothing allocated before its first use.
+//!
+//! * A [`StatTable`] is a static list of names (`upstream_cx_total`, …) of one family (`cluster`, `http`, …).
+//! * A [`StatSet`] is one owner's instance of a table (cluster `a`). It costs a name and an empty slot a shard
+//!   until a shard first writes; zeros are printed from the table.
+//! * A [`Metric`] is a single one with a name known only at run time (what plugins define).
+//!
+//! Workers (shards 1..=N) are the only writers of their cells, so that a write is a load and a store; the control
+//! shard may be several threads and uses atomic additions. A stat is *used* once it was written, even to zero
+//! (`/stats?usedonly`, which Istio's readiness depends on).
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::RwLock;
+
+use crate::base::{PerWorker, Shard, Shards};
+
+/// What a stat measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only ever grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution; Envoy's unit is the millisecond unless the name says otherwise.
+    Histogram,
+}
+
+/// Position of a stat in its table. Made by [`stats!`](crate::stats).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat(pub u16);
+
+/// One line of a table.
+#[derive(Debug)]
+pub struct StatDef {
+    /// The name after the set's prefix.
+    pub name: &'static str,
+    /// What it measures.
+    pub kind: Kind,
+}
+
+/// The names of a family.
+#[derive(Debug)]
+pub struct StatTable {
+    /// In the order of their [`Stat`] numbers.
+    pub stats: &'static [StatDef],
+}
+
+/// Declares a [`StatTable`] as a module with one constant a stat and `TABLE`.
+///
+/// ```ignore
+/// stats! { pub mod cluster { UPSTREAM_CX_TOTAL: Counter = "upstream_cx_total", } }
+/// ```
+#[macro_export]
+macro_rules! stats {
+    ($(#[$doc:meta])* $vis:vis mod $module:ident { $($stat:ident : $kind:ident = $name:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[allow(missing_docs, reason = "each constant is the stat that its string names")]
+        $vis mod $module {
+            use $crate::telemetry::metrics::{Kind, Stat, StatDef, StatTable};
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "used only to number the stats")]
+            #[repr(u16)]
+            enum Index { $($stat),* }
+            $(pub const $stat: Stat = Stat(Index::$stat as u16);)*
+            pub static TABLE: StatTable = StatTable {
+                stats: &[$(StatDef { name: $name, kind: Kind::$kind }),*],
+            };
+        }
+    };
+}
+
+/// Upper bounds of the histogram buckets, Envoy's defaults; values beyond the last fall in a further bucket.
+pub const BUCKETS: [f64; 19] = [
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0,
+    60000.0, 300000.0, 600000.0, 1800000.0, 3600000.0,
+];
+
+/// A histogram's counts: per bucket (not cumulative), and the sum of all values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistogramCounts {
+    /// Number of values a bucket; the last entry is beyond every bound.
+    pub buckets: [u64; BUCKETS.len() + 1],
+    /// Sum of the values.
+    pub sum: u64,
+}
+
+impl HistogramCounts {
+    /// Number of values.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BUCKETS.len() + 1],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    fn record(&self, value: u64, exclusive: bool) {
+        let bucket = BUCKETS.partition_point(|bound| *bound < value as f64);
+        add(&self.buckets[bucket], 1, exclusive);
+        add(&self.sum, value, exclusive);
+    }
+
+    fn add_to(&self, counts: &mut HistogramCounts) {
+        for (to, from) in counts.buckets.iter_mut().zip(&self.buckets) {
+            *to += from.load(Relaxed);
+        }
+        counts.sum = counts.sum.wrapping_add(self.sum.load(Relaxed));
+    }
+}
+
+/// `exclusive`: the running thread is the only writer.
+#[inline]
+fn add(cell: &AtomicU64, by: u64, exclusive: bool) {
+    if exclusive {
+        cell.store(cell.load(Relaxed).wrapping_add(by), Relaxed);
+    } else {
+        cell.fetch_add(by, Relaxed);
+    }
+}
+
+/// HTTP status codes that have a counter of their own (`upstream_rq_<code>`).
+const CODES: std::ops::Range<u16> = 100..600;
+
+/// One shard's part of a set.
+struct Block {
+    cells: Box<[AtomicU64]>,
+    written: Box<[AtomicU64]>,
+    histograms: Box<[OnceLock<Box<Histogram>>]>,
+    codes: OnceLock<Box<[AtomicU64]>>,
+}
+
+impl Block {
+    fn new(table: &StatTable) -> Self {
+        let n = table.stats.len();
+        let zeros = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
+        let histograms = if table.stats.iter().any(|stat| stat.kind == Kind::Histogram) {
+            (0..n).map(|_| OnceLock::new()).collect()
+        } else {
+            Box::default()
+        };
+        Self {
+            cells: zeros(n),
+            written: zeros(n.div_ceil(64)),
+            histograms,
+            codes: OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    fn mark(&self, stat: Stat) {
+        let (word, bit) = (usize::from(stat.0) / 64, 1u64 << (stat.0 % 64));
+        if self.written[word].load(Relaxed) & bit == 0 {
+            self.written[word].fetch_or(bit, Relaxed);
+        }
+    }
+
+    fn is_written(&self, stat: Stat) -> bool {
+        self.written[usize::from(stat.0) / 64].load(Relaxed) & (1 << (stat.0 % 64)) != 0
+    }
+}
+
+/// One owner's stats of one family.
+pub struct StatSet {
+    table: &'static StatTable,
+    /// What stands before each name in `/stats`, with its last dot: `cluster.a.`.
+    prefix: Box<str>,
+    /// What stands before each name in Prometheus, after `envoy_`: `cluster`.
+    family: &'static str,
+    /// Prometheus labels.
+    labels: Box<[(&'static str, Box<str>)]>,
+    blocks: PerWorker<Block>,
+}
+
+impl StatSet {
+    #[inline]
+    fn block(&self) -> &Block {
+        self.blocks.get_or_init(|| Block::new(self.table))
+    }
+
+    /// Adds one to a counter or gauge.
+    #[inline]
+    pub fn inc(&self, stat: Stat) {
+        self.add(stat, 1);
+    }
+
+    /// Takes one from a gauge.
+    #[inline]
+    pub fn dec(&self, stat: Stat) {
+        self.add(stat, 1u64.wrapping_neg());
+    }
+
+    /// Adds to a counter, or (wrapping) to a gauge.
+    #[inline]
+    pub fn add(&self, stat: Stat, by: u64) {
+        let block = self.block();
+        add(
+            &block.cells[usize::from(stat.0)],
+            by,
+            Shard::current() != Shard::CONTROL,
+        );
+        block.mark(stat);
+    }
+
+    /// Sets a gauge. Only one shard may set a given gauge; by convention the control side.
+    pub fn set(&self, stat: Stat, value: u64) {
+        let block = self.block();
+        block.cells[usize::from(stat.0)].store(value, Relaxed);
+        block.mark(stat);
+    }
+
+    /// Records a value in a histogram.
+    #[inline]
+    pub fn record(&self, stat: Stat, value: u64) {
+        let block = self.block();
+        block.histograms[usize::from(stat.0)]
+            .get_or_init(Box::default)
+            .record(value, Shard::current() != Shard::CONTROL);
+        block.mark(stat);
+    }
+
+    /// Counts a response code as `upstream_rq_<code>`; codes outside 100..600 are not counted.
+    #[inline]
+    pub fn inc_code(&self, code: u16) {
+        if CODES.contains(&code) {
+            let codes = self
+                .block()
+                .codes
+                .get_or_init(|| CODES.map(|_| AtomicU64::new(0)).collect());
+            add(
+                &codes[usize::from(code - CODES.start)],
+                1,
+                Shard::current() != Shard::CONTROL,
+            );
+        }
+    }
+
+    /// The sum over all shards.
+    pub fn value(&self, stat: Stat) -> u64 {
+        self.blocks
+            .iter()
+            .map(|(_, block)| block.cells[usize::from(stat.0)].load(Relaxed))
+            .fold(0, u64::wrapping_add)
+    }
+
+    /// True once the stat was written.
+    pub fn is_used(&self, stat: Stat) -> bool {
+        self.blocks.iter().any(|(_, block)| block.is_written(stat))
+    }
+
+    /// A histogram's counts over all shards.
+    pub fn histogram(&self, stat: Stat) -> HistogramCounts {
+        let mut counts = HistogramCounts::default();
+        for (_, block) in self.blocks.iter() {
+            if let Some(histogram) = block
+                .histograms
+                .get(usize::from(stat.0))
+                .and_then(OnceLock::get)
+            {
+                histogram.add_to(&mut counts);
+            }
+        }
+        counts
+    }
+
+    /// Counted response codes with their sums, ascending.
+    pub fn codes(&self) -> Vec<(u16, u64)> {
+        let blocks: Vec<_> = self
+            .blocks
+            .iter()
+            .filter_map(|(_, block)| block.codes.get())
+            .collect();
+        CODES
+            .map(|code| {
+                let cell = usize::from(code - CODES.start);
+                (
+                    code,
+                    blocks
+                        .iter()
+                        .map(|codes| codes[cell].load(Relaxed))
+                        .sum::<u64>(),
+                )
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// What stands before each name, with its last dot.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The family name for Prometheus (`cluster`).
+    pub fn family(&self) -> &'static str {
+        self.family
+    }
+
+    /// Prometheus labels of every stat of the set.
+    pub fn labels(&self) -> &[(&'static str, Box<str>)] {
+        &self.labels
+    }
+
+    /// The table of the set.
+    pub fn table(&self) -> &'static StatTable {
+        self.table
+    }
+}
+
+impl fmt::Debug for StatSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatSet").field(&self.prefix).finish()
+    }
+}
+
+/// A metric of a name known only at run time.
+pub struct Metric {
+    name: Box<str>,
+    kind: Kind,
+    value: AtomicU64,
+    histogram: OnceLock<Box<Histogram>>,
+    written: AtomicU64,
+}
+
+impl Metric {
+    /// The name in `/stats`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it measures.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Adds (wrapping) to a counter or gauge.
+    pub fn add(&self, by: u64) {
+        self.value.fetch_add(by, Relaxed);
+        self.written.store(1, Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, value: u64) {
+        self.value.store(value, Relaxed);
+        self.written.store(1, Relaxed);
+    }
+
+    /// Records a value in a histogram.
+    pub fn record(&self, value: u64) {
+        self.histogram
+            .get_or_init(Box::default)
+            .record(value, false);
+        self.written.store(1, Relaxed);
+    }
+
+    /// The value of a counter or gauge.
+    pub fn value(&self) -> u64 {
+        self.value.load(Relaxed)
+    }
+
+    /// True once it was written.
+    pub fn is_used(&self) -> bool {
+        self.written.load(Relaxed) != 0
+    }
+
+    /// A histogram's counts.
+    pub fn counts(&self) -> HistogramCounts {
+        let mut counts = HistogramCounts::default();
+        if let Some(histogram) = self.histogram.get() {
+            histogram.add_to(&mut counts);
+        }
+        counts
+    }
+}
+
+impl fmt::Debug for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metric")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish()
+    }
+}
+
+/// All metrics of a process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registry(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shards: Shards,
+    sets: RwLock<Vec<Weak<StatSet>>>,
+    metrics: RwLock<std::collections::BTreeMap<Box<str>, Arc<Metric>>>,
+    /// Text readouts: `listener_manager.lds.version_text`.
+    texts: RwLock<std::collections::BTreeMap<Box<str>, String>>,
+}
+
+impl Registry {
+    /// An empty registry for a process of so many shards.
+    pub fn new(shards: Shards) -> Self {
+        Self(Arc::new(Inner {
+            shards,
+            sets: RwLock::default(),
+            metrics: RwLock::default(),
+            texts: RwLock::default(),
+        }))
+    }
+
+    /// The shards that may write.
+    pub fn shards(&self) -> Shards {
+        self.0.shards
+    }
+
+    /// Adds a set; it leaves the registry when its last `Arc` goes.
+    pub fn set(
+        &self,
+        table: &'static StatTable,
+        prefix: impl Into<Box<str>>,
+        family: &'static str,
+        labels: impl Into<Box<[(&'static str, Box<str>)]>>,
+    ) -> Arc<StatSet> {
+        let set = Arc::new(StatSet {
+            table,
+            prefix: prefix.into(),
+            family,
+            labels: labels.into(),
+            blocks: PerWorker::new(self.0.shards),
+        });
+        let mut sets = self.0.sets.write();
+        // Sweep the dead when the list would grow: amortised O(1) an addition.
+        if sets.len() == sets.capacity() {
+            sets.retain(|set| set.strong_count() > 0);
+        }
+        sets.push(Arc::downgrade(&set));
+        set
+    }
+
+    /// The metric called `name`, made at first use. `None` where it exists with another kind.
+    pub fn metric(&self, name: &str, kind: Kind) -> Option<Arc<Metric>> {
+        if let Some(metric) = self.0.metrics.read().get(name) {
+            return (metric.kind == kind).then(|| Arc::clone(metric));
+        }
+        let mut metrics = self.0.metrics.write();
+        let metric = metrics.entry(name.into()).or_insert_with(|| {
+            Arc::new(Metric {
+                name: name.into(),
+                kind,
+                value: AtomicU64::new(0),
+                histogram: OnceLock::new(),
+                written: AtomicU64::new(0),
+            })
+        });
+        (metric.kind == kind).then(|| Arc::clone(metric))
+    }
+
+    /// Sets a text readout.
+    pub fn set_text(&self, name: &str, value: impl Into<String>) {
+        self.0.texts.write().insert(name.into(), value.into());
+    }
+
+    /// All living sets.
+    pub fn sets(&self) -> Vec<Arc<StatSet>> {
+        self.0
+            .sets
+            .read()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// All single metrics, by name.
+    pub fn metrics(&self) -> Vec<Arc<Metric>> {
+        self.0.metrics.read().values().cloned().collect()
+    }
+
+    /// All text readouts, by name.
+    pub fn texts(&self) -> Vec<(Box<str>, String)> {
+        self.0
+            .texts
+            .read()
+            .iter()
+            .map(|(name, text)| (name.clone(), text.clone()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::stats! { mod sample { HITS: Counter = "hits", OPEN: Gauge = "open", TOOK: Histogram = "took_ms" } }
+
+    #[test]
+    fn sums_shards_and_knows_what_was_written() {
+        let registry = Registry::new(Shards::for_workers(2));
+        let set = registry.set(&sample::TABLE, "sample.a.", "sample", []);
+        assert!(!set.is_used(sample::HITS));
+        set.inc(sample::HITS);
+        let remote = Arc::clone(&set);
+        std::thread::spawn(move || {
+            Shard::worker(1).enter();
+            remote.add(sample::HITS, 2);
+            remote.inc(sample::OPEN);
+            remote.dec(sample::OPEN);
+            remote.record(sample::TOOK, 3);
+            remote.inc_code(204);
+        })
+        .join()
+        .expect("no panic");
+        assert_eq!(set.value(sample::HITS), 3);
+        assert_eq!(set.value(sample::OPEN), 0);
+        assert!(set.is_used(sample::OPEN), "written, though zero");
+        assert_eq!(
+            set.histogram(sample::TOOK).buckets[2],
+            1,
+            "3 ms lies in (1, 5]"
+        );
+        assert_eq!(set.codes(), [(204, 1)]);
+    }
+
+    #[test]
+    fn a_set_leaves_with_its_owner() {
+        let registry = Registry::new(Shards::for_workers(1));
+        let set = registry.set(&sample::TABLE, "sample.b.", "sample", []);
+        assert_eq!(registry.sets().len(), 1);
+        drop(set);
+        assert!(registry.sets().is_empty());
+    }
+}

@@ -1,0 +1,1 @@
+//! Proxy-Wasm host; the only importer of wasmtime.

@@ -1,5 +1,8 @@
 //! `envoy.config.cluster.v3.Cluster` as believed.
 
+mod parse;
+mod source;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,8 @@
 //! `envoy.config.endpoint.v3.ClusterLoadAssignment` as believed.
 
+mod address;
+mod parse;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;

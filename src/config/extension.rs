@@ -2,9 +2,13 @@
 //!
 //! `app` passes the filter registry in as [`Extensions`]; tests pass a stub. There is no global registry.
 
+mod parse;
+
 use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
+
+pub use parse::parse_typed_extension;
 
 use super::error::ConfigError;
 use crate::pb;

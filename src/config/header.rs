@@ -1,5 +1,7 @@
 //! Header mutations (`envoy.config.core.v3.HeaderValueOption`), with the values' substitution formats compiled.
 
+mod parse;
+
 use http::HeaderName;
 
 use super::access_log::Format;

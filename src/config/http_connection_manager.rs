@@ -1,5 +1,7 @@
 //! `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager` as believed.
 
+mod parse;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! `envoy.config.listener.v3.Listener` as believed.
 
+mod parse;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,8 @@
 //!
 //! Regular expressions work on bytes, with Unicode off, and must match the whole value, as Envoy's RE2 full match.
 
+mod parse;
+
 use http::HeaderName;
 use regex::bytes::Regex;
 

@@ -5,7 +5,9 @@
 //! of Envoy's is resolved here, so that nothing later asks "and if it is unset?".
 
 pub mod access_log;
+pub mod any;
 pub mod cluster;
+pub mod context;
 pub mod endpoint;
 pub mod error;
 pub mod extension;
@@ -17,6 +19,7 @@ pub mod route;
 pub mod snapshot;
 
 pub use cluster::Cluster;
+pub use context::{ParseContext, Source};
 pub use endpoint::Endpoints;
 pub use error::{ConfigError, FieldPath};
 pub use extension::{ExtensionConfig, Extensions, PerRouteConfig};

@@ -1,5 +1,7 @@
 //! `envoy.config.route.v3.RouteConfiguration` as believed.
 
+mod parse;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,83 @@
 //! The only importer of `envoy_types`: the API's messages under their package names, and what is generic over them.
+//!
+//! * Text (YAML, JSON) becomes a message with [`from_text`]: one canonical mapping, driven by the descriptors of
+//!   `proto/envoy.descriptors.bin`, with `Any` expanded at any depth, unknown fields collected by their path, and
+//!   places named by line.
+//! * A message becomes Envoy's JSON (what `/config_dump` shows) with [`to_json`] and [`any_to_json`].
+//! * An `Any` becomes its message with [`unpack`]; [`resolve_typed_struct`] turns the two `TypedStruct`s into the
+//!   message they stand for.
+//! * [`unknown_fields`] finds what a decoded message would silently lose.
+//!
+//! Nothing here panics on foreign bytes.
 
-pub use envoy_types::pb::envoy::config::core::v3::Metadata;
+use std::sync::OnceLock;
+
+use prost::Name;
+use prost_reflect::DescriptorPool;
+
+mod any;
+mod error;
+mod json;
+mod node;
+mod read;
+
+pub use any::{pack, resolve_typed_struct, unknown_fields, unpack};
+pub use envoy_types::pb::envoy::config::core::v3::{Metadata, Node};
 pub use envoy_types::pb::google::protobuf::{Any, Struct};
 pub use envoy_types::pb::{envoy, google, xds};
+pub use error::Error;
+pub use json::{any_to_json, json_text, to_json};
+pub use read::{Format, Parsed, from_text, from_yaml};
+
+/// What stands before the message's name in a type URL.
+pub const TYPE_PREFIX: &str = "type.googleapis.com/";
+
+/// The descriptors of every message of the API, loaded at first use (about 35 ms).
+pub fn descriptors() -> &'static DescriptorPool {
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    POOL.get_or_init(|| {
+        DescriptorPool::decode(&include_bytes!("../proto/envoy.descriptors.bin")[..])
+            .expect("the embedded descriptor set is valid")
+    })
+}
+
+/// The message name in a type URL: what follows the last slash.
+pub fn type_name(type_url: &str) -> &str {
+    type_url.rsplit('/').next().unwrap_or(type_url)
+}
+
+/// True where the `Any` holds an `M`.
+pub fn is<M: Name>(any: &Any) -> bool {
+    let name = type_name(&any.type_url);
+    name.strip_prefix(M::PACKAGE)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .is_some_and(|rest| rest == M::NAME)
+        || name == M::full_name()
+}
+
+/// The number that Envoy's `*.version` gauges show for a version string: xxHash64 with seed 0.
+pub fn version_hash(version: &str) -> u64 {
+    twox_hash::XxHash64::oneshot(0, version.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_gauge_is_what_envoy_shows() {
+        assert_eq!(version_hash("v1"), 9194640092791331756);
+        assert_eq!(version_hash(""), 17241709254077376921);
+    }
+
+    #[test]
+    fn type_urls_are_compared_by_name() {
+        let any = Any {
+            type_url: "example.com/envoy.config.core.v3.Node".to_owned(),
+            value: Vec::new(),
+        };
+        assert!(is::<Node>(&any));
+        assert!(!is::<Metadata>(&any));
+        assert_eq!(type_name("no_slash"), "no_slash");
+    }
+}

@@ -109,6 +109,12 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl From<crate::pb::Error> for ConfigError {
+    fn from(error: crate::pb::Error) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
 /// Adds a step of the path to the error of a result.
 pub trait At<T> {
     /// As [`ConfigError::at`].

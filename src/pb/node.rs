@@ -1,0 +1,1 @@
+//! Text as a tree that remembers lines and how scalars were written.

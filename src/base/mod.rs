@@ -6,5 +6,7 @@ pub mod backoff;
 pub mod drain;
 pub mod task;
 pub mod worker;
+pub mod workers;
 
 pub use worker::{PerWorker, Shard, Shards, WorkerCell};
+pub use workers::{WorkerHandles, Workers};

@@ -4,6 +4,14 @@
 //! (400, 431, no body, no log) must be Envoy's replies, seen by logs and statistics, and because a proxy that polls
 //! both sides in one task pays for no channels (`docs/decisions/`).
 
+pub mod client;
+pub mod io;
+pub mod meter;
+pub mod server;
+
+pub use io::Io;
+pub use meter::ConnectionMeter;
+
 use std::future::Future;
 
 use super::{Body, LocalReply, RequestHead, ResponseHead};

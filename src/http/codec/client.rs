@@ -1,0 +1,120 @@
+//! The upstream side: [`Http1`], one exchange at a time, and [`Http2`], many.
+//!
+//! Connecting, pooling, retries and timeouts belong to the owner; this module only speaks the protocol.
+
+use std::borrow::Cow;
+
+use super::Io;
+use crate::config::cluster::{Http1Options, Http2Options};
+use crate::http::{Body, BodyError, RequestHead, ResponseHead};
+
+/// Why a request got no response head.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The connection ended before the first byte of a response. `reused` is true where it had served an earlier
+    /// exchange: the request may never have been read, and an idempotent one can be sent anew elsewhere.
+    #[error("connection closed before a response")]
+    Closed {
+        /// An earlier exchange was completed on this connection.
+        reused: bool,
+    },
+    /// The response is not HTTP, or breaks a limit; with Envoy's details where it has them.
+    #[error("invalid response: {0}")]
+    Protocol(Cow<'static, str>),
+    /// HTTP/2: the peer reset the stream.
+    #[error("stream reset by the peer")]
+    Reset,
+    /// HTTP/2: the peer promises that it did nothing (REFUSED_STREAM, or above the last stream of a GOAWAY).
+    #[error("stream refused by the peer")]
+    Refused,
+    /// The request's own body ended in an error before a response head: the client went away.
+    #[error("request body: {0}")]
+    RequestBody(BodyError),
+}
+
+/// An HTTP/1 connection that is ready for an exchange.
+#[derive(Debug)]
+pub struct Http1 {
+    io: Io,
+    options: Http1Options,
+}
+
+impl Http1 {
+    /// Takes over a fresh connection.
+    pub fn new(io: Io, options: &Http1Options) -> Self {
+        Self {
+            io,
+            options: options.clone(),
+        }
+    }
+
+    /// False once the peer has closed the idle connection, or sent something that nobody asked for: ask before use.
+    /// Costs no system call where nothing has happened.
+    pub fn is_open(&mut self) -> bool {
+        true
+    }
+
+    /// Ready when the idle connection is no longer usable; registers the waker otherwise.
+    pub fn poll_closed(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        let _ = cx;
+        std::task::Poll::Pending
+    }
+
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// `reclaim` is given the connection back when both messages have ended cleanly and it may be used again: perhaps
+    /// before this future ends, perhaps when the response body has been read. Otherwise it is dropped, and the
+    /// connection closed. Dropping the future, or the response body before its end, closes the connection.
+    pub async fn send<R>(
+        self,
+        head: RequestHead,
+        body: Body,
+        reclaim: R,
+    ) -> Result<(ResponseHead, Body), SendError>
+    where
+        R: FnOnce(Self) + Send + 'static,
+    {
+        let _ = (head, body, reclaim, self.io, self.options);
+        Err(SendError::Closed { reused: false })
+    }
+}
+
+/// An HTTP/2 connection. Clones share it; it closes when the last one and all its streams are gone.
+#[derive(Clone, Debug)]
+pub struct Http2 {}
+
+impl Http2 {
+    /// Speaks the preface; the connection is then driven by a task of the current runtime.
+    pub async fn handshake(io: Io, options: &Http2Options) -> Result<Self, SendError> {
+        let _ = (io, options);
+        Err(SendError::Closed { reused: false })
+    }
+
+    /// Streams in flight.
+    pub fn active(&self) -> usize {
+        0
+    }
+
+    /// Streams that the peer allows at once, as far as it has told.
+    pub fn max_streams(&self) -> usize {
+        100
+    }
+
+    /// True once no new stream may be opened: closed, or GOAWAY received. Streams in flight go on.
+    pub fn is_closed(&self) -> bool {
+        true
+    }
+
+    /// Ends when [`Http2::is_closed`] becomes true.
+    pub async fn closed(&self) {}
+
+    /// Opens a stream.
+    pub async fn send(
+        &self,
+        head: RequestHead,
+        body: Body,
+    ) -> Result<(ResponseHead, Body), SendError> {
+        let _ = (head, body);
+        Err(SendError::Closed { reused: false })
+    }
+}

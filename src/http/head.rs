@@ -28,8 +28,10 @@ pub struct RequestHead {
     pub method: Method,
     /// `:scheme`.
     pub scheme: Scheme,
-    /// `:authority` or `Host`; empty where there was none.
+    /// `:authority` or `Host`; empty where there was none, or where it was empty.
     pub authority: HeaderValue,
+    /// There was an `:authority` or `Host`, though perhaps empty: its absence is a 400.
+    pub has_host: bool,
     /// `:path`, with the query; as received (it need not be a valid URI). Empty for CONNECT.
     pub path: HeaderValue,
     /// The version it was received in.
@@ -49,6 +51,7 @@ impl RequestHead {
             method,
             scheme: Scheme::Http,
             authority: value(authority),
+            has_host: true,
             path: value(path),
             version: Version::HTTP_11,
             headers: HeaderMap::new(),

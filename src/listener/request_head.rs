@@ -20,7 +20,8 @@ const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal")
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const X_ENVOY_DOWNSTREAM_CLUSTER: HeaderName =
     HeaderName::from_static("x-envoy-downstream-service-cluster");
-const X_ENVOY_DOWNSTREAM_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
+const X_ENVOY_DOWNSTREAM_NODE: HeaderName =
+    HeaderName::from_static("x-envoy-downstream-service-node");
 
 /// What the rules ask of the connection and of the process.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,10 @@ impl Present {
                     present.connection = true;
                     present.remove.push(name.clone());
                 }
-                "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade"
+                "keep-alive"
+                | "proxy-connection"
+                | "transfer-encoding"
+                | "upgrade"
                 | "x-forwarded-client-cert" => present.remove.push(name.clone()),
                 "te" => present.te = true,
                 "x-forwarded-for" => present.forwarded_for = true,
@@ -145,17 +149,23 @@ pub(super) fn prepare(
         {
             append_forwarded(
                 &mut head.headers,
-                if ip.is_loopback() { facts.own_address } else { ip },
+                if ip.is_loopback() {
+                    facts.own_address
+                } else {
+                    ip
+                },
             );
         }
         if options.xff_num_trusted_hops == 0 || !present.forwarded_proto {
-            head.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            head.headers
+                .insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
         if options.append_x_forwarded_port
             && let Some(local) = facts.local
             && (options.xff_num_trusted_hops == 0 || !head.headers.contains_key(X_FORWARDED_PORT))
         {
-            head.headers.insert(X_FORWARDED_PORT, HeaderValue::from(local.port()));
+            head.headers
+                .insert(X_FORWARDED_PORT, HeaderValue::from(local.port()));
         }
     } else {
         if present.forwarded_for
@@ -166,13 +176,18 @@ pub(super) fn prepare(
             may_be_internal = only;
         }
         if !present.forwarded_proto {
-            head.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            head.headers
+                .insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
     }
     head.scheme = match &options.scheme_to_overwrite {
         Some(scheme) if &**scheme == "https" => Scheme::Https,
         Some(_) => Scheme::Http,
-        None => match head.headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        None => match head
+            .headers
+            .get(X_FORWARDED_PROTO)
+            .map(HeaderValue::as_bytes)
+        {
             Some(b"https") => Scheme::Https,
             _ => Scheme::Http,
         },
@@ -184,18 +199,27 @@ pub(super) fn prepare(
     };
     let edge = !internal && options.use_remote_address;
     if present.envoy && !internal {
-        let from = if edge { &[INTERNAL, EDGE][..] } else { &[INTERNAL][..] };
+        let from = if edge {
+            &[INTERNAL, EDGE][..]
+        } else {
+            &[INTERNAL][..]
+        };
         for name in from.iter().copied().flatten() {
             head.headers.remove(*name);
         }
     }
     if internal {
-        head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+        head.headers
+            .insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     } else if edge && let Some(ip) = client {
         set(&mut head.headers, X_ENVOY_EXTERNAL_ADDRESS, &ip.to_string());
     }
     if options.add_user_agent {
-        set(&mut head.headers, X_ENVOY_DOWNSTREAM_CLUSTER, facts.node_cluster);
+        set(
+            &mut head.headers,
+            X_ENVOY_DOWNSTREAM_CLUSTER,
+            facts.node_cluster,
+        );
         if !present.user_agent {
             set(&mut head.headers, header::USER_AGENT, facts.node_cluster);
         }
@@ -217,7 +241,7 @@ pub(super) fn prepare(
 }
 
 fn check_path(head: &RequestHead) -> Result<(), LocalReply> {
-    if head.authority.is_empty() && head.version < http::Version::HTTP_2 && !head.has_host {
+    if !head.has_host {
         return Err(ReplyReason::MissingHost.into());
     }
     let path = head.path.as_bytes();
@@ -274,7 +298,10 @@ fn last_forwarded(headers: &HeaderMap, skip: usize) -> Option<(IpAddr, bool)> {
     }
     let index = last.len().checked_sub(skip + 1)?;
     let text = std::str::from_utf8(last[index].trim_ascii()).ok()?;
-    let address = text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))?;
+    let address = text
+        .parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))?;
     Some((address, last.len() == 1))
 }
 
@@ -336,8 +363,8 @@ fn clean_path(head: &mut RequestHead, options: &Options) -> Result<(), LocalRepl
     }
     if options.normalize_path {
         let (path, query) = split_query(head.path.as_bytes());
-        let normal =
-            normalize(path).ok_or_else(|| LocalReply::from(ReplyReason::PathNormalizationFailed))?;
+        let normal = normalize(path)
+            .ok_or_else(|| LocalReply::from(ReplyReason::PathNormalizationFailed))?;
         if normal != path {
             let whole = [&normal, query].concat();
             set_path(head, &whole)?;
@@ -353,8 +380,11 @@ fn clean_path(head: &mut RequestHead, options: &Options) -> Result<(), LocalRepl
         }
     }
     if redirect {
-        let mut reply =
-            LocalReply::new(http::StatusCode::TEMPORARY_REDIRECT, "", "path_normalization_failed");
+        let mut reply = LocalReply::new(
+            http::StatusCode::TEMPORARY_REDIRECT,
+            "",
+            "path_normalization_failed",
+        );
         reply.headers.insert(header::LOCATION, head.path.clone());
         reply.details = "redirected_with_normalized_path".into();
         return Err(reply);
@@ -475,9 +505,9 @@ fn clean_host(head: &mut RequestHead, options: &Options, facts: &Facts<'_>) {
     let strip = match options.strip_port {
         StripPort::No => false,
         StripPort::Any => true,
-        StripPort::Matching => {
-            split_port(host).1.is_some_and(|port| facts.local.is_some_and(|local| local.port() == port))
-        }
+        StripPort::Matching => split_port(host)
+            .1
+            .is_some_and(|port| facts.local.is_some_and(|local| local.port() == port)),
     };
     if strip && let (name, Some(_)) = split_port(host) {
         let name = name.len();
@@ -489,12 +519,17 @@ fn clean_host(head: &mut RequestHead, options: &Options, facts: &Facts<'_>) {
 
 /// The name and the port of an authority.
 fn split_port(host: &[u8]) -> (&[u8], Option<u16>) {
-    let Some(colon) = memchr::memrchr(b':', host) else { return (host, None) };
+    let Some(colon) = memchr::memrchr(b':', host) else {
+        return (host, None);
+    };
     // A colon inside the brackets of an IPv6 literal is not a port's.
     if memchr::memchr(b']', &host[colon..]).is_some() {
         return (host, None);
     }
-    match std::str::from_utf8(&host[colon + 1..]).ok().and_then(|port| port.parse().ok()) {
+    match std::str::from_utf8(&host[colon + 1..])
+        .ok()
+        .and_then(|port| port.parse().ok())
+    {
         Some(port) => (&host[..colon], Some(port)),
         None => (host, None),
     }
@@ -532,7 +567,10 @@ mod tests {
 
     #[test]
     fn escaped_slashes_are_found_in_either_case() {
-        assert_eq!(unescape_slashes(b"/a%2Fb%5cc").as_deref(), Some(&b"/a/b\\c"[..]));
+        assert_eq!(
+            unescape_slashes(b"/a%2Fb%5cc").as_deref(),
+            Some(&b"/a/b\\c"[..])
+        );
         assert_eq!(unescape_slashes(b"/a%2"), None);
     }
 

@@ -1,0 +1,81 @@
+//! Stands in for the host where the feature `wasm` is off: every plugin is refused.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::options::{Options, Resolution};
+use super::spec::PluginSpec;
+use super::status::PluginStatus;
+use crate::config::ConfigError;
+
+/// A live plugin version: one configured VM a worker.
+#[derive(Debug)]
+pub struct Plugin {
+    spec: Arc<PluginSpec>,
+}
+
+impl Plugin {
+    /// What it was made of.
+    pub fn spec(&self) -> &Arc<PluginSpec> {
+        &self.spec
+    }
+}
+
+/// The manager. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Plugins(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    changed: watch::Sender<u64>,
+}
+
+impl Plugins {
+    /// Starts the host; must be called inside the control side's runtime.
+    ///
+    /// # Errors
+    /// Where the engine cannot be made on this machine.
+    pub fn new(options: Options) -> Result<Self, ConfigError> {
+        let _ = options;
+        Ok(Self(Arc::new(Inner {
+            changed: watch::channel(0).0,
+        })))
+    }
+
+    /// Compiles and configures the code of `spec` once, if it is at hand, before the resource that holds it is
+    /// acknowledged. Remote code is not fetched for this.
+    ///
+    /// # Errors
+    /// What Envoy NACKs: not a module, wrong ABI, a trap or `false` from `on_vm_start` or `on_configure`, too slow.
+    pub async fn canary(&self, spec: &Arc<PluginSpec>) -> Result<(), ConfigError> {
+        let _ = spec;
+        Err(refusal())
+    }
+
+    /// Says that `slot` (a place in the configuration, any stable name) wants `spec`, starts to load it where that is
+    /// new, and says what serves meanwhile. Call it anew for every Generation; [`Plugins::changed`] tells when.
+    pub fn resolve(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+        let _ = (slot, spec);
+        Resolution::Failed(refusal().to_string().into())
+    }
+
+    /// Forgets the slots for which `keep` is false: call it once a Generation is built, with the slots that it has.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let _ = keep;
+    }
+
+    /// Rings (with a growing number) whenever a version has become live or has failed: time for a new Generation.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// For admin's `/wasm`.
+    pub fn status(&self) -> Vec<PluginStatus> {
+        Vec::new()
+    }
+}
+
+fn refusal() -> ConfigError {
+    ConfigError::unsupported("vm_config", "built without the feature `wasm`")
+}

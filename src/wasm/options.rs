@@ -1,0 +1,67 @@
+//! What the host is made with, and what it answers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::Plugin;
+use crate::base::WorkerHandles;
+use crate::cluster::ClusterMap;
+use crate::pb;
+use crate::telemetry::metrics::Registry;
+
+/// What the host is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The workers that get a VM each.
+    pub workers: WorkerHandles,
+    /// Where statistics and plugins' metrics go.
+    pub registry: Registry,
+    /// The clusters of the current Generation, for fetches and for callouts.
+    pub clusters: Arc<ArcSwap<ClusterMap>>,
+    /// The bootstrap's node, for the property `xds.node`.
+    pub node: Option<Arc<pb::Node>>,
+    /// Where compiled modules are kept; `None`: nowhere.
+    pub cache_dir: Option<PathBuf>,
+    /// How long one callback may compute.
+    pub callback_budget: Duration,
+    /// How long start, `on_vm_start` and `on_configure` may take together.
+    pub start_budget: Duration,
+    /// Linear memory of one VM, in bytes.
+    pub memory_limit: usize,
+}
+
+impl Options {
+    /// With the default limits: 50 ms a callback, 10 s to start, 256 MiB, no cache directory.
+    pub fn new(
+        workers: WorkerHandles,
+        registry: Registry,
+        clusters: Arc<ArcSwap<ClusterMap>>,
+    ) -> Self {
+        Self {
+            workers,
+            registry,
+            clusters,
+            node: None,
+            cache_dir: None,
+            callback_budget: Duration::from_millis(50),
+            start_budget: Duration::from_secs(10),
+            memory_limit: 256 << 20,
+        }
+    }
+}
+
+/// What serves a slot now.
+#[derive(Clone, Debug)]
+pub enum Resolution {
+    /// The wanted version is live.
+    Ready(Arc<Plugin>),
+    /// The wanted version is loading, or failed; this earlier one goes on.
+    Previous(Arc<Plugin>),
+    /// Nothing was ever ready here, and the wanted version is still loading.
+    Pending,
+    /// Nothing was ever ready here, and the wanted version failed for now; it is tried again where that may help.
+    Failed(Arc<str>),
+}

@@ -1,0 +1,568 @@
+//! `envoy.extensions.wasm.v3.PluginConfig` as believed.
+//!
+//! A spec is pure data, code at hand included: local sources are read here, at configuration time, as Envoy does (a
+//! file is not watched). Two specs with the same [`PluginSpec::key`] are the same plugin version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::ConfigError;
+use crate::config::error::At as _;
+use crate::pb::envoy::config::core::v3 as core;
+use crate::pb::envoy::extensions::wasm::v3 as wasm;
+use crate::pb::{self, google};
+
+/// Runtimes of Envoy's that one engine stands in for; empty is its first available one.
+const RUNTIMES: &[&str] = &[
+    "",
+    "envoy.wasm.runtime.v8",
+    "envoy.wasm.runtime.wasmtime",
+    "envoy.wasm.runtime.wamr",
+    "envoy.wasm.runtime.wavm",
+];
+
+/// A SHA-256 sum.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// From 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut digest = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(digest))
+    }
+}
+
+/// Lower-case hexadecimal.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What happens to requests while a plugin has no working VM, and to those whose VM fails under them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// 503, details `wasm_fail_stream`; a fresh VM follows by itself.
+    Closed,
+    /// Bypass; `crashing` too: also the request whose callback failed (the deprecated `fail_open`).
+    Open {
+        /// The deprecated `fail_open: true` was used.
+        crashing: bool,
+    },
+    /// As `Closed`, with this base back-off before the fresh VM.
+    Reload {
+        /// `reload_config.backoff.base_interval`; default 1 s.
+        backoff: Duration,
+    },
+}
+
+/// Where the code comes from.
+#[derive(Clone, PartialEq)]
+pub enum Code {
+    /// It is at hand.
+    Local {
+        /// The module.
+        bytes: Bytes,
+        /// Its sum.
+        digest: Digest,
+        /// For status and logs: the file's name, `inline`, or `env:NAME`.
+        origin: Box<str>,
+    },
+    /// It is to be fetched.
+    Remote(Remote),
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { digest, origin, .. } => write!(f, "Local({origin}, {digest})"),
+            Self::Remote(remote) => remote.fmt(f),
+        }
+    }
+}
+
+impl Code {
+    /// The sum that the code has, or must have.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Local { digest, .. } => *digest,
+            Self::Remote(remote) => remote.sha256,
+        }
+    }
+}
+
+/// `RemoteDataSource`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remote {
+    /// `http_uri.uri`.
+    pub uri: Box<str>,
+    /// The URI's scheme is `https`.
+    pub https: bool,
+    /// The URI's host, with its port if given.
+    pub authority: Box<str>,
+    /// The URI's path and query; at least `/`.
+    pub path: Box<str>,
+    /// `http_uri.cluster`.
+    pub cluster: Arc<str>,
+    /// `http_uri.timeout`, of one attempt.
+    pub timeout: Duration,
+    /// `sha256`.
+    pub sha256: Digest,
+    /// `retry_policy.retry_back_off.base_interval`; default 1 s.
+    pub backoff_base: Duration,
+    /// `retry_policy.retry_back_off.max_interval`; default ten times the base.
+    pub backoff_cap: Duration,
+    /// `retry_policy.num_retries`; default 1. After so many the failure is counted and shown; we go on trying.
+    pub retries: u32,
+}
+
+/// A plugin as configured.
+#[derive(Debug, PartialEq)]
+pub struct PluginSpec {
+    /// `name`.
+    pub name: Arc<str>,
+    /// `root_id`.
+    pub root_id: Box<str>,
+    /// `vm_config.vm_id`.
+    pub vm_id: Arc<str>,
+    /// `vm_config.runtime`, for statistics; resolved to Envoy's default.
+    pub runtime: Box<str>,
+    /// `vm_config.code`.
+    pub code: Code,
+    /// `vm_config.configuration` as the guest sees it.
+    pub vm_configuration: Bytes,
+    /// `configuration` as the guest sees it.
+    pub configuration: Bytes,
+    /// `failure_policy`, `fail_open`, `reload_config`.
+    pub failure: FailurePolicy,
+    /// `allow_on_headers_stop_iteration`.
+    pub allow_on_headers_stop_iteration: bool,
+    /// `vm_config.environment_variables`, resolved.
+    pub environment: BTreeMap<Box<str>, Box<str>>,
+    /// `capability_restriction_config`; empty allows everything.
+    pub capabilities: BTreeSet<Box<str>>,
+    /// `vm_config.nack_on_code_cache_miss`.
+    pub nack_on_code_cache_miss: bool,
+    key: Digest,
+}
+
+impl PluginSpec {
+    /// Validates `proto` and reads its local code.
+    ///
+    /// # Errors
+    /// Names the field. A local source that is missing or empty is an error, as in Envoy.
+    #[allow(deprecated, reason = "Envoy still accepts these fields, so we do")]
+    pub fn parse(proto: wasm::PluginConfig) -> Result<Self, ConfigError> {
+        let wasm::PluginConfig {
+            name,
+            root_id,
+            configuration,
+            fail_open,
+            failure_policy,
+            reload_config,
+            capability_restriction_config,
+            allow_on_headers_stop_iteration,
+            vm,
+        } = proto;
+        let vm = match vm {
+            Some(wasm::plugin_config::Vm::VmConfig(vm)) => vm,
+            None => return Err(ConfigError::missing("vm_config")),
+        };
+        let wasm::VmConfig {
+            vm_id,
+            runtime,
+            code,
+            configuration: vm_configuration,
+            // A section of foreign native code, which Envoy too skips unless its version matches.
+            allow_precompiled: _,
+            nack_on_code_cache_miss,
+            environment_variables,
+            capability_restriction_config: vm_capabilities,
+        } = vm;
+        if !RUNTIMES.contains(&runtime.as_str()) {
+            return Err(ConfigError::invalid(format!(
+                "No Wasm runtime found for '{runtime}'; available are v8, wasmtime, wamr, wavm"
+            ))
+            .at("runtime")
+            .at("vm_config"));
+        }
+        let failure = parse_failure(failure_policy, fail_open, reload_config)?;
+        let environment = environment_variables
+            .map_or_else(|| Ok(BTreeMap::new()), parse_environment)
+            .at("environment_variables")
+            .at("vm_config")?;
+        let code = code
+            .ok_or_else(|| ConfigError::missing("code"))
+            .and_then(|code| parse_code(code).at("code"))
+            .at("vm_config")?;
+        let capabilities = vm_capabilities
+            .or(capability_restriction_config)
+            .map(
+                |wasm::CapabilityRestrictionConfig {
+                     allowed_capabilities,
+                 }| { allowed_capabilities.into_keys().map(Into::into).collect() },
+            )
+            .unwrap_or_default();
+        let mut spec = Self {
+            name: name.into(),
+            root_id: root_id.into(),
+            vm_id: vm_id.into(),
+            runtime: if runtime.is_empty() {
+                RUNTIMES[1].into()
+            } else {
+                runtime.into()
+            },
+            code,
+            vm_configuration: configuration_bytes(vm_configuration)
+                .at("configuration")
+                .at("vm_config")?,
+            configuration: configuration_bytes(configuration).at("configuration")?,
+            failure,
+            allow_on_headers_stop_iteration: allow_on_headers_stop_iteration
+                .is_some_and(|value| value.value),
+            environment,
+            capabilities,
+            nack_on_code_cache_miss,
+            key: Digest([0; 32]),
+        };
+        spec.key = spec.compute_key();
+        Ok(spec)
+    }
+
+    /// What a plugin version is: everything of it but the place where remote code comes from.
+    pub fn key(&self) -> Digest {
+        self.key
+    }
+
+    fn compute_key(&self) -> Digest {
+        fn field(hash: &mut Sha256, bytes: &[u8]) {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        }
+        let mut hash = Sha256::new();
+        field(&mut hash, self.name.as_bytes());
+        field(&mut hash, self.root_id.as_bytes());
+        field(&mut hash, self.vm_id.as_bytes());
+        field(&mut hash, self.runtime.as_bytes());
+        field(&mut hash, &self.code.digest().0);
+        field(&mut hash, &self.vm_configuration);
+        field(&mut hash, &self.configuration);
+        field(&mut hash, format!("{:?}", self.failure).as_bytes());
+        field(&mut hash, &[u8::from(self.allow_on_headers_stop_iteration)]);
+        field(&mut hash, &(self.environment.len() as u64).to_le_bytes());
+        for (name, value) in &self.environment {
+            field(&mut hash, name.as_bytes());
+            field(&mut hash, value.as_bytes());
+        }
+        for name in &self.capabilities {
+            field(&mut hash, name.as_bytes());
+        }
+        Digest(hash.finalize().into())
+    }
+
+    /// True where the capability restriction lets `name` (of a host function or a callback) through.
+    pub fn allows(&self, name: &str) -> bool {
+        self.capabilities.is_empty() || self.capabilities.contains(name)
+    }
+}
+
+fn parse_failure(
+    policy: i32,
+    fail_open: bool,
+    reload: Option<wasm::ReloadConfig>,
+) -> Result<FailurePolicy, ConfigError> {
+    use wasm::FailurePolicy as P;
+    let policy = P::try_from(policy).map_err(|_| {
+        ConfigError::invalid(format!("unknown value {policy}")).at("failure_policy")
+    })?;
+    if fail_open && policy != P::Unspecified {
+        return Err(
+            ConfigError::invalid("only one of fail_open or failure_policy can be set")
+                .at("failure_policy"),
+        );
+    }
+    let backoff = match reload.and_then(|wasm::ReloadConfig { backoff }| backoff) {
+        Some(backoff) => {
+            parse_backoff(backoff, Duration::from_secs(1))
+                .at("backoff")
+                .at("reload_config")?
+                .0
+        }
+        None => Duration::from_secs(1),
+    };
+    Ok(match policy {
+        P::Unspecified if fail_open => FailurePolicy::Open { crashing: true },
+        P::Unspecified | P::FailClosed => FailurePolicy::Closed,
+        P::FailOpen => FailurePolicy::Open { crashing: false },
+        P::FailReload => FailurePolicy::Reload { backoff },
+    })
+}
+
+/// Base and cap of a `BackoffStrategy`.
+fn parse_backoff(
+    proto: core::BackoffStrategy,
+    default: Duration,
+) -> Result<(Duration, Duration), ConfigError> {
+    let core::BackoffStrategy {
+        base_interval,
+        max_interval,
+    } = proto;
+    let base = match base_interval {
+        Some(base) => parse_duration(base).at("base_interval")?,
+        None => default,
+    };
+    let cap = match max_interval {
+        Some(cap) => parse_duration(cap).at("max_interval")?,
+        None => base.saturating_mul(10),
+    };
+    if base < Duration::from_millis(1) {
+        return Err(ConfigError::invalid("must be at least 1 ms").at("base_interval"));
+    }
+    if cap < base {
+        return Err(ConfigError::invalid("must be at least base_interval").at("max_interval"));
+    }
+    Ok((base, cap))
+}
+
+fn parse_duration(proto: google::protobuf::Duration) -> Result<Duration, ConfigError> {
+    let seconds = u64::try_from(proto.seconds);
+    let nanos = u32::try_from(proto.nanos);
+    match (seconds, nanos) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
+        _ => Err(ConfigError::invalid("must be a duration of at least zero")),
+    }
+}
+
+fn parse_environment(
+    proto: wasm::EnvironmentVariables,
+) -> Result<BTreeMap<Box<str>, Box<str>>, ConfigError> {
+    let wasm::EnvironmentVariables {
+        host_env_keys,
+        key_values,
+    } = proto;
+    let mut environment = BTreeMap::new();
+    for (index, key) in host_env_keys.into_iter().enumerate() {
+        if key_values.contains_key(&key) {
+            return Err(ConfigError::invalid(format!(
+                "Key {key} is duplicated in envoy.extensions.wasm.v3.VmConfig.environment_variables"
+            ))
+            .at_index("host_env_keys", index));
+        }
+        // A variable that the host does not have is skipped, as in Envoy.
+        if let Ok(value) = std::env::var(&key) {
+            environment.insert(key.into(), value.into());
+        }
+    }
+    for (key, value) in key_values {
+        environment.insert(key.into(), value.into());
+    }
+    Ok(environment)
+}
+
+fn parse_code(proto: core::AsyncDataSource) -> Result<Code, ConfigError> {
+    use core::async_data_source::Specifier;
+    let core::AsyncDataSource { specifier } = proto;
+    match specifier {
+        Some(Specifier::Local(source)) => parse_local(source).at("local"),
+        Some(Specifier::Remote(source)) => parse_remote(source).at("remote").map(Code::Remote),
+        None => Err(ConfigError::invalid("one of local, remote must be set")),
+    }
+}
+
+fn parse_local(proto: core::DataSource) -> Result<Code, ConfigError> {
+    use core::data_source::Specifier;
+    let core::DataSource {
+        specifier,
+        // Envoy's Wasm does not watch either.
+        watched_directory: _,
+    } = proto;
+    let (bytes, origin): (Vec<u8>, Box<str>) = match specifier {
+        Some(Specifier::Filename(name)) => {
+            let bytes = std::fs::read(&name).map_err(|error| {
+                ConfigError::invalid(format!("Failed to load Wasm code from {name}: {error}"))
+                    .at("filename")
+            })?;
+            (bytes, name.into())
+        }
+        Some(Specifier::InlineBytes(bytes)) => (bytes, "inline".into()),
+        Some(Specifier::InlineString(text)) => (text.into_bytes(), "inline".into()),
+        Some(Specifier::EnvironmentVariable(name)) => {
+            let value = std::env::var(&name).map_err(|_| {
+                ConfigError::invalid(format!("Environment variable doesn't exist: {name}"))
+                    .at("environment_variable")
+            })?;
+            (value.into_bytes(), format!("env:{name}").into())
+        }
+        None => return Err(ConfigError::invalid("no data source is set")),
+    };
+    if bytes.is_empty() {
+        return Err(ConfigError::invalid(format!(
+            "Failed to load Wasm code from {origin}: it is empty"
+        )));
+    }
+    let bytes = Bytes::from(bytes);
+    let digest = Digest::of(&bytes);
+    Ok(Code::Local {
+        bytes,
+        digest,
+        origin,
+    })
+}
+
+fn parse_remote(proto: core::RemoteDataSource) -> Result<Remote, ConfigError> {
+    let core::RemoteDataSource {
+        http_uri,
+        sha256,
+        retry_policy,
+    } = proto;
+    let core::HttpUri {
+        uri,
+        timeout,
+        http_upstream_type,
+    } = http_uri.ok_or_else(|| ConfigError::missing("http_uri"))?;
+    let cluster = match http_upstream_type {
+        Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) if !cluster.is_empty() => cluster,
+        _ => return Err(ConfigError::missing("cluster").at("http_uri")),
+    };
+    let timeout = match timeout {
+        Some(timeout) => parse_duration(timeout).at("timeout").at("http_uri")?,
+        None => return Err(ConfigError::missing("timeout").at("http_uri")),
+    };
+    if sha256.is_empty() {
+        return Err(ConfigError::missing("sha256"));
+    }
+    let sha256 = Digest::parse(&sha256)
+        .ok_or_else(|| ConfigError::invalid("must be 64 hexadecimal digits").at("sha256"))?;
+    let (https, rest) = match uri.split_once("://") {
+        Some(("https", rest)) => (true, rest),
+        Some(("http", rest)) => (false, rest),
+        Some((scheme, _)) => {
+            return Err(ConfigError::unsupported(
+                "uri",
+                format!("scheme '{scheme}'; code is fetched over http and https"),
+            )
+            .at("http_uri"));
+        }
+        // Envoy takes host and path without a scheme as well.
+        None => (false, uri.as_str()),
+    };
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => (&rest[..slash], &rest[slash..]),
+        None => (rest, "/"),
+    };
+    if authority.is_empty() || http::HeaderValue::from_str(path).is_err() {
+        return Err(ConfigError::invalid("must be http://host/path")
+            .at("uri")
+            .at("http_uri"));
+    }
+    let (mut backoff, mut retries) = ((Duration::from_secs(1), Duration::from_secs(10)), 1);
+    if let Some(policy) = retry_policy {
+        let core::RetryPolicy {
+            retry_back_off,
+            num_retries,
+            // Envoy's remote data provider reads none of these.
+            retry_on: _,
+            retry_priority: _,
+            retry_host_predicate: _,
+            host_selection_retry_max_attempts: _,
+        } = policy;
+        if let Some(proto) = retry_back_off {
+            backoff = parse_backoff(proto, backoff.0)
+                .at("retry_back_off")
+                .at("retry_policy")?;
+        }
+        retries = num_retries.map_or(retries, |number| number.value);
+    }
+    Ok(Remote {
+        https,
+        authority: authority.into(),
+        path: path.into(),
+        uri: uri.into(),
+        cluster: cluster.into(),
+        timeout,
+        sha256,
+        backoff_base: backoff.0,
+        backoff_cap: backoff.1,
+        retries,
+    })
+}
+
+/// What the guest sees of a configuration `Any`: a `Struct` as JSON, wrapped strings and bytes bare, anything else as
+/// the bytes of the message.
+fn configuration_bytes(any: Option<pb::Any>) -> Result<Bytes, ConfigError> {
+    let Some(any) = any else {
+        return Ok(Bytes::new());
+    };
+    let malformed = |error: prost::DecodeError| ConfigError::invalid(error.to_string());
+    Ok(match pb::type_name(&any.type_url) {
+        "google.protobuf.Struct" => {
+            let value = pb::Struct::decode(any.value.as_slice()).map_err(malformed)?;
+            serde_json::Value::Object(json_object(value))
+                .to_string()
+                .into()
+        }
+        "google.protobuf.StringValue" => String::decode(any.value.as_slice())
+            .map_err(malformed)?
+            .into(),
+        "google.protobuf.BytesValue" => Vec::<u8>::decode(any.value.as_slice())
+            .map_err(malformed)?
+            .into(),
+        _ => any.value.into(),
+    })
+}
+
+fn json_object(value: pb::Struct) -> serde_json::Map<String, serde_json::Value> {
+    // Sorted, so that equal configurations are equal bytes.
+    let sorted: BTreeMap<_, _> = value.fields.into_iter().collect();
+    sorted
+        .into_iter()
+        .map(|(name, value)| (name, json_value(value)))
+        .collect()
+}
+
+fn json_value(value: google::protobuf::Value) -> serde_json::Value {
+    use google::protobuf::value::Kind;
+    use serde_json::Value;
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        // Protobuf's JSON prints whole numbers without a fraction.
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9e15 => {
+            Value::from(number as i64)
+        }
+        Some(Kind::NumberValue(number)) => Value::from(number),
+        Some(Kind::StringValue(text)) => Value::String(text),
+        Some(Kind::BoolValue(value)) => Value::Bool(value),
+        Some(Kind::StructValue(value)) => Value::Object(json_object(value)),
+        Some(Kind::ListValue(list)) => {
+            Value::Array(list.values.into_iter().map(json_value).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "spec/tests.rs"]
+mod tests;

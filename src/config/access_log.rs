@@ -2,42 +2,33 @@
 
 use std::path::PathBuf;
 
-/// A parsed substitution format; equal when the text is.
-#[derive(Clone, Debug)]
-pub struct Format {
-    /// As written.
-    pub source: Box<str>,
-    /// In order.
-    pub parts: Vec<FormatPart>,
-}
+mod format;
+mod json;
+mod operator;
+mod parse;
+mod time;
 
-impl PartialEq for Format {
-    fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
-    }
-}
+pub use format::{Format, FormatPart};
+pub use json::JsonFormat;
+pub use operator::{
+    DurationUnit, Field, FormatHeader, GrpcStatusFormat, HeaderChoice, MaskableAddress,
+    MetadataSource, Operator, PathSource, ServerNameChoice, TimePoint,
+};
+pub use time::{TimeFormat, TimePart};
 
-/// A literal or an operator.
-#[derive(Clone, Debug, PartialEq)]
-pub enum FormatPart {
-    /// Written as is.
-    Text(Box<str>),
-    /// `%OPERATOR(arguments):LENGTH%`.
-    Operator {
-        /// What to write.
-        operator: Operator,
-        /// At most so many bytes.
-        max_len: Option<usize>,
-    },
-}
+/// Envoy's default line.
+pub const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQUEST_HEADER(:METHOD)% \
+    %REQUEST_HEADER(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% \
+    %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESPONSE_HEADER(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
+    \"%REQUEST_HEADER(X-FORWARDED-FOR)%\" \"%REQUEST_HEADER(USER-AGENT)%\" \
+    \"%REQUEST_HEADER(X-REQUEST-ID)%\" \"%REQUEST_HEADER(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
 
-/// A substitution operator.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Operator {
-    /// Filled by the parser's owner.
-    StartTime(Option<Box<str>>),
-}
+/// The short names of the response flags; `http::ResponseFlag` holds their meaning.
+const RESPONSE_FLAGS: &[&str] = &[
+    "LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC",
+    "URX", "SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DO", "DR",
+    "UDO",
+];
 
 /// One access logger.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,25 +56,28 @@ pub enum AccessLogSink {
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogFormat {
     /// `text_format`, or Envoy's default.
-    Text { format: Format, omit_empty: bool },
+    Text {
+        /// The line, its line end included.
+        format: Format,
+        /// Missing values are empty, not `-`.
+        omit_empty: bool,
+    },
     /// `json_format`: an object with sorted keys.
     Json {
+        /// The template.
         object: JsonFormat,
+        /// Missing values are left out, not `null`.
         omit_empty: bool,
     },
 }
 
-/// A JSON template.
+/// `SubstitutionFormatString` for a body.
 #[derive(Clone, Debug, PartialEq)]
-pub enum JsonFormat {
-    /// By key, sorted.
-    Object(Vec<(Box<str>, JsonFormat)>),
-    /// In order.
-    List(Vec<JsonFormat>),
-    /// A string with operators; exactly one operator keeps its type.
-    String(Format),
-    /// As is.
-    Literal(serde_json::Value),
+pub struct BodyFormat {
+    /// What is written.
+    pub format: LogFormat,
+    /// `content_type`, where set.
+    pub content_type: Option<Box<str>>,
 }
 
 /// `AccessLogFilter`.
@@ -97,8 +91,15 @@ pub enum AccessLogFilter {
     NotHealthCheck,
     /// `traceable_filter`.
     Traceable,
-    /// `runtime_filter`: parts of a million.
-    Fraction(u32),
+    /// `runtime_filter`.
+    Fraction {
+        /// So many…
+        numerator: u32,
+        /// …of so many.
+        denominator: u32,
+        /// Drawn anew, not derived from the request id.
+        independent: bool,
+    },
     /// `and_filter`.
     And(Vec<AccessLogFilter>),
     /// `or_filter`.
@@ -109,6 +110,8 @@ pub enum AccessLogFilter {
     ResponseFlags(Vec<Box<str>>),
     /// `grpc_status_filter`: codes, and whether to exclude them.
     GrpcStatus(Vec<u32>, bool),
+    /// `log_type_filter`: names of types, and whether to exclude them.
+    LogType(Vec<Box<str>>, bool),
 }
 
 /// `ComparisonFilter.Op`.
@@ -130,7 +133,7 @@ pub struct LocalReplyConfig {
     /// First match wins.
     pub mappers: Vec<LocalReplyMapper>,
     /// `body_format`; default `%LOCAL_REPLY_BODY%`.
-    pub body_format: Option<(LogFormat, Option<Box<str>>)>,
+    pub body_format: Option<BodyFormat>,
 }
 
 /// `ResponseMapper`.
@@ -145,5 +148,5 @@ pub struct LocalReplyMapper {
     /// `headers_to_add`.
     pub headers: super::header::HeaderMutations,
     /// `body_format_override`, with its content type.
-    pub body_format: Option<(LogFormat, Option<Box<str>>)>,
+    pub body_format: Option<BodyFormat>,
 }

@@ -1,0 +1,872 @@
+//! Substitution operators: their names, arguments and the errors of their syntax, as Envoy 1.40 has them.
+
+use http::HeaderName;
+
+use super::time::TimeFormat;
+use crate::config::ConfigError;
+
+/// A substitution operator with its arguments understood.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Operator {
+    /// `REQ`, `REQUEST_HEADER`: the first of the two that is present.
+    RequestHeader(HeaderChoice),
+    /// `RESP`, `RESPONSE_HEADER`.
+    ResponseHeader(HeaderChoice),
+    /// `TRAILER`, `RESPONSE_TRAILER`.
+    ResponseTrailer(HeaderChoice),
+    /// `PATH`.
+    Path {
+        /// With the query.
+        query: bool,
+        /// Which path.
+        source: PathSource,
+    },
+    /// `QUERY_PARAM`: the first value of a parameter, decoded.
+    QueryParam(Box<str>),
+    /// `QUERY_PARAMS`: the whole query string.
+    QueryParams {
+        /// Percent-decoded.
+        decoded: bool,
+    },
+    /// One without arguments.
+    Field(Field),
+    /// `RESPONSE_CODE_DETAILS`: where the status comes from.
+    ResponseCodeDetails {
+        /// `ALLOW_WHITESPACES`: white space stays, else it is written as `_`.
+        keep_spaces: bool,
+    },
+    /// `START_TIME`, `EMIT_TIME` and their local forms.
+    Time {
+        /// The moment of writing, not the beginning of the stream.
+        emit: bool,
+        /// In the local time zone.
+        local: bool,
+        /// How it is written.
+        format: TimeFormat,
+    },
+    /// `COMMON_DURATION(start:end:precision)`.
+    CommonDuration {
+        /// From.
+        start: TimePoint,
+        /// To.
+        end: TimePoint,
+        /// In what unit.
+        unit: DurationUnit,
+    },
+    /// `GRPC_STATUS`.
+    GrpcStatus(GrpcStatusFormat),
+    /// `…_ADDRESS_WITHOUT_PORT(bits)`: the network that the address is in.
+    MaskedAddress {
+        /// Which address.
+        address: MaskableAddress,
+        /// Length of the prefix.
+        bits: u8,
+    },
+    /// `DYNAMIC_METADATA`, `CLUSTER_METADATA`, `UPSTREAM_METADATA`, `METADATA(source:…)`.
+    Metadata {
+        /// Whose.
+        source: MetadataSource,
+        /// The namespace, then the keys.
+        path: Vec<Box<str>>,
+    },
+    /// `FILTER_STATE`, `UPSTREAM_FILTER_STATE`.
+    FilterState {
+        /// That of the upstream connection.
+        upstream: bool,
+        /// The object's key.
+        key: Box<str>,
+        /// A field of the object.
+        field: Option<Box<str>>,
+    },
+    /// `REQUESTED_SERVER_NAME`: what the TLS client asked for, or the host.
+    RequestedServerName(ServerNameChoice),
+    /// `ENVIRONMENT`, read when the configuration is: it cannot change.
+    Environment(Option<Box<str>>),
+    /// `XFCC_VALUE(key)`: a value of `x-forwarded-client-cert`.
+    XfccValue(Box<str>),
+    /// `COALESCE`: the first that has a value.
+    Coalesce(Vec<(Operator, Option<usize>)>),
+    /// Accepted, and without a value in this build (TLS properties and the like).
+    Unavailable,
+}
+
+/// The header of `REQ(X?Y)` and its kin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderChoice {
+    /// Looked at first.
+    pub main: FormatHeader,
+    /// Looked at where the first is absent.
+    pub alternative: Option<FormatHeader>,
+}
+
+/// A header or pseudo-header in a format.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FormatHeader {
+    /// An ordinary header.
+    Header(HeaderName),
+    /// `:authority`, `host`.
+    Authority,
+    /// `:method`.
+    Method,
+    /// `:path`, with the query.
+    Path,
+    /// `:scheme`.
+    Scheme,
+    /// `:status`.
+    Status,
+    /// `:protocol`, the upgrade asked for.
+    Protocol,
+    /// No header can have this name: always absent.
+    Never,
+}
+
+impl FormatHeader {
+    fn parse(name: &str) -> Self {
+        let lower = name.to_ascii_lowercase();
+        match lower.as_str() {
+            ":authority" | "host" => Self::Authority,
+            ":method" => Self::Method,
+            ":path" => Self::Path,
+            ":scheme" => Self::Scheme,
+            ":status" => Self::Status,
+            ":protocol" => Self::Protocol,
+            other => HeaderName::from_bytes(other.as_bytes()).map_or(Self::Never, Self::Header),
+        }
+    }
+}
+
+/// Which path `PATH` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathSource {
+    /// That of before any rewrite; absent where there was none.
+    Original,
+    /// The present one.
+    Current,
+    /// The original one where there is one.
+    OriginalOrCurrent,
+}
+
+/// A moment in the life of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimePoint {
+    /// First byte of the request.
+    DownstreamRxBegin,
+    /// Last byte of the request.
+    DownstreamRxEnd,
+    /// A connection to the upstream was begun.
+    UpstreamConnectBegin,
+    /// It was made.
+    UpstreamConnectEnd,
+    /// Its TLS handshake was done.
+    UpstreamHandshakeEnd,
+    /// First byte to the upstream.
+    UpstreamTxBegin,
+    /// Last byte to the upstream.
+    UpstreamTxEnd,
+    /// First byte of the response.
+    UpstreamRxBegin,
+    /// End of the response's headers.
+    UpstreamRxBodyBegin,
+    /// Last byte of the response.
+    UpstreamRxEnd,
+    /// First byte to the client.
+    DownstreamTxBegin,
+    /// Last byte to the client.
+    DownstreamTxEnd,
+    /// A name that a filter may define; no filter of this build does.
+    Custom(Box<str>),
+}
+
+/// The unit of `COMMON_DURATION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurationUnit {
+    /// `ms`.
+    Millis,
+    /// `us`.
+    Micros,
+    /// `ns`.
+    Nanos,
+}
+
+/// How `GRPC_STATUS` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrpcStatusFormat {
+    /// `NotFound`.
+    Camel,
+    /// `NOT_FOUND`.
+    Snake,
+    /// `5`.
+    Number,
+}
+
+/// An address that can be masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaskableAddress {
+    /// The client, as `x-forwarded-for` or the PROXY protocol tell.
+    DownstreamRemote,
+    /// The peer of the connection.
+    DownstreamDirectRemote,
+    /// Ours, as the client addressed it.
+    DownstreamLocal,
+    /// Ours, of the connection.
+    DownstreamDirectLocal,
+    /// Our end of the upstream connection.
+    UpstreamLocal,
+    /// Its peer.
+    UpstreamRemote,
+}
+
+/// Whose metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataSource {
+    /// Of the stream, set by filters.
+    Dynamic,
+    /// Of the cluster.
+    Cluster,
+    /// Of the route.
+    Route,
+    /// Of the upstream host.
+    UpstreamHost,
+    /// Of the listener.
+    Listener,
+    /// Of the virtual host.
+    VirtualHost,
+    /// Of the filter chain.
+    FilterChain,
+}
+
+/// `REQUESTED_SERVER_NAME(…)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerNameChoice {
+    /// The TLS server name alone.
+    SniOnly,
+    /// The server name, else the host.
+    SniFirst,
+    /// The host, else the server name.
+    HostFirst,
+}
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $variant:ident = $($name:literal)|+;)*) => {
+        /// Operators without arguments.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Field { $($(#[$doc])* $variant,)* }
+
+        impl Field {
+            fn by_name(name: &str) -> Option<Self> {
+                Some(match name { $($($name)|+ => Self::$variant,)* _ => return None })
+            }
+        }
+    };
+}
+
+fields! {
+    /// The protocol of the request.
+    Protocol = "PROTOCOL";
+    /// The protocol spoken upstream.
+    UpstreamProtocol = "UPSTREAM_PROTOCOL";
+    /// The status sent; 0 where none was.
+    ResponseCode = "RESPONSE_CODE";
+    /// Why we ended the connection.
+    ConnectionTerminationDetails = "CONNECTION_TERMINATION_DETAILS";
+    /// Short flags.
+    ResponseFlags = "RESPONSE_FLAGS";
+    /// Long flags.
+    ResponseFlagsLong = "RESPONSE_FLAGS_LONG";
+    /// Body bytes of the request.
+    BytesReceived = "BYTES_RECEIVED";
+    /// Body bytes of the response.
+    BytesSent = "BYTES_SENT";
+    /// QUIC only: zero.
+    BytesRetransmitted = "BYTES_RETRANSMITTED";
+    /// QUIC only: zero.
+    PacketsRetransmitted = "PACKETS_RETRANSMITTED";
+    /// Bytes to the upstream.
+    UpstreamWireBytesSent = "UPSTREAM_WIRE_BYTES_SENT";
+    /// Bytes from the upstream.
+    UpstreamWireBytesReceived = "UPSTREAM_WIRE_BYTES_RECEIVED";
+    /// Head bytes to the upstream.
+    UpstreamHeaderBytesSent = "UPSTREAM_HEADER_BYTES_SENT";
+    /// Head bytes from the upstream.
+    UpstreamHeaderBytesReceived = "UPSTREAM_HEADER_BYTES_RECEIVED";
+    /// The same before compression.
+    UpstreamDecompressedHeaderBytesSent = "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT";
+    /// The same after decompression.
+    UpstreamDecompressedHeaderBytesReceived = "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED";
+    /// Bytes to the client.
+    DownstreamWireBytesSent = "DOWNSTREAM_WIRE_BYTES_SENT";
+    /// Bytes from the client.
+    DownstreamWireBytesReceived = "DOWNSTREAM_WIRE_BYTES_RECEIVED";
+    /// Head bytes to the client.
+    DownstreamHeaderBytesSent = "DOWNSTREAM_HEADER_BYTES_SENT";
+    /// Head bytes from the client.
+    DownstreamHeaderBytesReceived = "DOWNSTREAM_HEADER_BYTES_RECEIVED";
+    /// The same before compression.
+    DownstreamDecompressedHeaderBytesSent = "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT";
+    /// The same after decompression.
+    DownstreamDecompressedHeaderBytesReceived = "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED";
+    /// From the first byte in to the last byte out, ms.
+    Duration = "DURATION";
+    /// To the last byte of the request, ms.
+    RequestDuration = "REQUEST_DURATION";
+    /// To the last byte sent upstream, ms.
+    RequestTxDuration = "REQUEST_TX_DURATION";
+    /// To the first byte of the response, ms.
+    ResponseDuration = "RESPONSE_DURATION";
+    /// From the first byte of the response to the last one sent, ms.
+    ResponseTxDuration = "RESPONSE_TX_DURATION";
+    /// QUIC only.
+    RoundtripDuration = "ROUNDTRIP_DURATION";
+    /// TLS only.
+    DownstreamHandshakeDuration = "DOWNSTREAM_HANDSHAKE_DURATION";
+    /// How long the pool took, ms.
+    UpstreamConnectionPoolReadyDuration = "UPSTREAM_CONNECTION_POOL_READY_DURATION";
+    /// Address of the chosen host.
+    UpstreamHost = "UPSTREAM_HOST";
+    /// Its name, else its address.
+    UpstreamHostName = "UPSTREAM_HOST_NAME";
+    /// Without the port.
+    UpstreamHostNameWithoutPort = "UPSTREAM_HOST_NAME_WITHOUT_PORT";
+    /// The cluster's name for observability.
+    UpstreamCluster = "UPSTREAM_CLUSTER";
+    /// The cluster's name.
+    UpstreamClusterRaw = "UPSTREAM_CLUSTER_RAW";
+    /// Our end.
+    UpstreamLocalAddress = "UPSTREAM_LOCAL_ADDRESS";
+    /// Our end, the address.
+    UpstreamLocalAddressWithoutPort = "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT";
+    /// Our end, the port.
+    UpstreamLocalPort = "UPSTREAM_LOCAL_PORT";
+    /// The peer.
+    UpstreamRemoteAddress = "UPSTREAM_REMOTE_ADDRESS";
+    /// The peer's address.
+    UpstreamRemoteAddressWithoutPort = "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT";
+    /// The peer's port.
+    UpstreamRemotePort = "UPSTREAM_REMOTE_PORT";
+    /// Internal listeners only.
+    UpstreamRemoteAddressEndpointId = "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID";
+    /// Attempts.
+    UpstreamRequestAttemptCount = "UPSTREAM_REQUEST_ATTEMPT_COUNT";
+    /// Id of the upstream connection.
+    UpstreamConnectionId = "UPSTREAM_CONNECTION_ID";
+    /// All hosts tried.
+    UpstreamHostsAttempted = "UPSTREAM_HOSTS_ATTEMPTED";
+    /// All addresses tried.
+    UpstreamHostsAttemptedWithoutPort = "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT";
+    /// All names tried.
+    UpstreamHostNamesAttempted = "UPSTREAM_HOST_NAMES_ATTEMPTED";
+    /// All names tried, without ports.
+    UpstreamHostNamesAttemptedWithoutPort = "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT";
+    /// All connections used.
+    UpstreamConnectionIdsAttempted = "UPSTREAM_CONNECTION_IDS_ATTEMPTED";
+    /// Why no connection was made.
+    UpstreamTransportFailureReason = "UPSTREAM_TRANSPORT_FAILURE_REASON";
+    /// How the upstream closed.
+    UpstreamDetectedCloseType = "UPSTREAM_DETECTED_CLOSE_TYPE";
+    /// How the client closed.
+    DownstreamDetectedCloseType = "DOWNSTREAM_DETECTED_CLOSE_TYPE";
+    /// Why we closed the upstream connection.
+    UpstreamLocalCloseReason = "UPSTREAM_LOCAL_CLOSE_REASON";
+    /// Why we closed the client's.
+    DownstreamLocalCloseReason = "DOWNSTREAM_LOCAL_CLOSE_REASON";
+    /// TLS failure of the client.
+    DownstreamTransportFailureReason = "DOWNSTREAM_TRANSPORT_FAILURE_REASON";
+    /// Client.
+    DownstreamRemoteAddress = "DOWNSTREAM_REMOTE_ADDRESS";
+    /// Client's address.
+    DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT";
+    /// Client's port.
+    DownstreamRemotePort = "DOWNSTREAM_REMOTE_PORT";
+    /// Peer.
+    DownstreamDirectRemoteAddress = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS";
+    /// Peer's address.
+    DownstreamDirectRemoteAddressWithoutPort = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT";
+    /// Peer's port.
+    DownstreamDirectRemotePort = "DOWNSTREAM_DIRECT_REMOTE_PORT";
+    /// Our end.
+    DownstreamLocalAddress = "DOWNSTREAM_LOCAL_ADDRESS";
+    /// Our address.
+    DownstreamLocalAddressWithoutPort = "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT";
+    /// Our port.
+    DownstreamLocalPort = "DOWNSTREAM_LOCAL_PORT";
+    /// Our end of the connection.
+    DownstreamDirectLocalAddress = "DOWNSTREAM_DIRECT_LOCAL_ADDRESS";
+    /// Its address.
+    DownstreamDirectLocalAddressWithoutPort = "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT";
+    /// Its port.
+    DownstreamDirectLocalPort = "DOWNSTREAM_DIRECT_LOCAL_PORT";
+    /// Internal listeners only: empty.
+    DownstreamLocalAddressEndpointId = "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID";
+    /// Internal listeners only: empty.
+    DownstreamDirectLocalAddressEndpointId = "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID";
+    /// Round trip of the connection.
+    DownstreamCxRtt = "DOWNSTREAM_CX_RTT";
+    /// Id of the client's connection.
+    ConnectionId = "CONNECTION_ID";
+    /// Id of the stream: the request id.
+    StreamId = "STREAM_ID";
+    /// A new UUID each time.
+    UniqueId = "UNIQUE_ID";
+    /// Tracing.
+    TraceId = "TRACE_ID";
+    /// Tracing.
+    SpanId = "SPAN_ID";
+    /// Of this machine.
+    Hostname = "HOSTNAME";
+    /// Of the route.
+    RouteName = "ROUTE_NAME";
+    /// Of the virtual cluster.
+    VirtualClusterName = "VIRTUAL_CLUSTER_NAME";
+    /// Of the filter chain.
+    FilterChainName = "FILTER_CHAIN_NAME";
+    /// Of the listener.
+    ListenerName = "LISTENER_NAME";
+    /// How often a route was looked for.
+    RouteResolutionCount = "ROUTE_RESOLUTION_COUNT";
+    /// How long that took.
+    RouteResolutionTimeUs = "ROUTE_RESOLUTION_TIME_US";
+    /// Flags of filters.
+    CustomFlags = "CUSTOM_FLAGS";
+    /// Which record of the stream this is.
+    AccessLogType = "ACCESS_LOG_TYPE";
+    /// The body of a local reply.
+    LocalReplyBody = "LOCAL_REPLY_BODY";
+    /// Head bytes of the request, names and values.
+    RequestHeadersBytes = "REQUEST_HEADERS_BYTES";
+    /// Head bytes of the response.
+    ResponseHeadersBytes = "RESPONSE_HEADERS_BYTES";
+    /// Bytes of the response's trailers.
+    ResponseTrailersBytes = "RESPONSE_TRAILERS_BYTES";
+    /// The gRPC status.
+    GrpcStatusNumber = "GRPC_STATUS_NUMBER";
+}
+
+/// Accepted without arguments, and without a value here: what TLS, QUIC and fingerprints would tell.
+const UNAVAILABLE: &[&str] = &[
+    "DOWNSTREAM_LOCAL_DNS_SAN",
+    "DOWNSTREAM_LOCAL_EMAIL_SAN",
+    "DOWNSTREAM_LOCAL_IP_SAN",
+    "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
+    "DOWNSTREAM_LOCAL_SUBJECT",
+    "DOWNSTREAM_LOCAL_URI_SAN",
+    "DOWNSTREAM_PEER_CERT",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
+    "DOWNSTREAM_PEER_CHAIN_SERIALS",
+    "DOWNSTREAM_PEER_DNS_SAN",
+    "DOWNSTREAM_PEER_EMAIL_SAN",
+    "DOWNSTREAM_PEER_FINGERPRINT_1",
+    "DOWNSTREAM_PEER_FINGERPRINT_256",
+    "DOWNSTREAM_PEER_IP_SAN",
+    "DOWNSTREAM_PEER_ISSUER",
+    "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256",
+    "DOWNSTREAM_PEER_ISSUER_SERIAL",
+    "DOWNSTREAM_PEER_OTHERNAME_SAN",
+    "DOWNSTREAM_PEER_SERIAL",
+    "DOWNSTREAM_PEER_SUBJECT",
+    "DOWNSTREAM_PEER_URI_SAN",
+    "DOWNSTREAM_TLS_CIPHER",
+    "DOWNSTREAM_TLS_GROUP",
+    "DOWNSTREAM_TLS_SESSION_ID",
+    "DOWNSTREAM_TLS_VERSION",
+    "TLS_JA3_FINGERPRINT",
+    "TLS_JA4_FINGERPRINT",
+    "UPSTREAM_LOCAL_DNS_SAN",
+    "UPSTREAM_LOCAL_SUBJECT",
+    "UPSTREAM_LOCAL_URI_SAN",
+    "UPSTREAM_PEER_CERT",
+    "UPSTREAM_PEER_DNS_SAN",
+    "UPSTREAM_PEER_ISSUER",
+    "UPSTREAM_PEER_SUBJECT",
+    "UPSTREAM_PEER_URI_SAN",
+    "UPSTREAM_SERVER_NAME",
+    "UPSTREAM_TLS_CIPHER",
+    "UPSTREAM_TLS_GROUP",
+    "UPSTREAM_TLS_SESSION_ID",
+    "UPSTREAM_TLS_VERSION",
+];
+
+/// What may follow an operator's name.
+#[derive(Clone, Copy)]
+struct Syntax {
+    params: Params,
+    length: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Params {
+    None,
+    Optional,
+    Required,
+}
+
+impl Syntax {
+    const fn new(params: Params, length: bool) -> Self {
+        Self { params, length }
+    }
+
+    fn check(
+        self,
+        name: &str,
+        params: Option<&str>,
+        length: Option<usize>,
+    ) -> Result<(), ConfigError> {
+        let empty = params.is_none_or(str::is_empty);
+        let reason = if self.params == Params::None && (!empty || length.is_some()) {
+            "does not take any parameters or length"
+        } else if self.params == Params::Required && empty {
+            "requires parameters"
+        } else if !self.length && length.is_some() {
+            "does not allow length to be specified."
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::invalid(format!("{name} {reason}")))
+    }
+}
+
+/// The syntax of every operator that takes something, or whose value is made up when it is parsed.
+fn syntax(name: &str) -> Option<Syntax> {
+    Some(match name {
+        "REQ" | "REQUEST_HEADER" | "RESP" | "RESPONSE_HEADER" | "TRAILER" | "RESPONSE_TRAILER"
+        | "DYNAMIC_METADATA" | "ENVIRONMENT" | "QUERY_PARAM" => Syntax::new(Params::Required, true),
+        "CLUSTER_METADATA" | "UPSTREAM_METADATA" | "COMMON_DURATION" => {
+            Syntax::new(Params::Required, false)
+        }
+        "COALESCE" => Syntax::new(Params::Required, true),
+        // These say what is wrong by themselves.
+        "FILTER_STATE"
+        | "UPSTREAM_FILTER_STATE"
+        | "METADATA"
+        | "PATH"
+        | "QUERY_PARAMS"
+        | "XFCC_VALUE"
+        | "CEL"
+        | "TYPED_CEL" => Syntax::new(Params::Optional, true),
+        "START_TIME"
+        | "START_TIME_LOCAL"
+        | "EMIT_TIME"
+        | "EMIT_TIME_LOCAL"
+        | "RESPONSE_CODE_DETAILS"
+        | "GRPC_STATUS"
+        | "REQUESTED_SERVER_NAME"
+        | "DOWNSTREAM_PEER_CERT_V_START"
+        | "DOWNSTREAM_PEER_CERT_V_END"
+        | "UPSTREAM_PEER_CERT_V_START"
+        | "UPSTREAM_PEER_CERT_V_END" => Syntax::new(Params::Optional, false),
+        name if maskable(name).is_some() => Syntax::new(Params::Optional, false),
+        name if Field::by_name(name).is_some() || UNAVAILABLE.contains(&name) => {
+            Syntax::new(Params::None, false)
+        }
+        _ => return None,
+    })
+}
+
+fn maskable(name: &str) -> Option<MaskableAddress> {
+    Some(match name {
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => MaskableAddress::DownstreamRemote,
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => MaskableAddress::DownstreamDirectRemote,
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => MaskableAddress::DownstreamLocal,
+        "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT" => MaskableAddress::DownstreamDirectLocal,
+        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => MaskableAddress::UpstreamLocal,
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => MaskableAddress::UpstreamRemote,
+        _ => return None,
+    })
+}
+
+impl Operator {
+    /// The operator called `name` with what stands in its parentheses and after its colon.
+    ///
+    /// # Errors
+    /// Envoy's texts, for names and arguments that it refuses; CEL is not supported.
+    pub(super) fn parse(
+        name: &str,
+        params: Option<&str>,
+        length: Option<usize>,
+    ) -> Result<Self, ConfigError> {
+        let Some(syntax) = syntax(name) else {
+            return Err(ConfigError::invalid(format!(
+                "Not supported field in StreamInfo: {name}"
+            )));
+        };
+        syntax.check(name, params, length)?;
+        let params = params.unwrap_or("");
+        if let Some(address) = maskable(name)
+            && let Ok(bits) = params.parse()
+        {
+            return Ok(Self::MaskedAddress { address, bits });
+        }
+        if let Some(field) = Field::by_name(name) {
+            return Ok(Self::Field(field));
+        }
+        match name {
+            "REQ" | "REQUEST_HEADER" => HeaderChoice::parse(params).map(Self::RequestHeader),
+            "RESP" | "RESPONSE_HEADER" => HeaderChoice::parse(params).map(Self::ResponseHeader),
+            "TRAILER" | "RESPONSE_TRAILER" => {
+                HeaderChoice::parse(params).map(Self::ResponseTrailer)
+            }
+            "PATH" => parse_path(params),
+            "QUERY_PARAM" => Ok(Self::QueryParam(params.into())),
+            "QUERY_PARAMS" => match params {
+                "" | "ORIG" => Ok(Self::QueryParams { decoded: false }),
+                "DECODED" => Ok(Self::QueryParams { decoded: true }),
+                other => Err(bad_option(name, other, "'ORIG'/'DECODED'")),
+            },
+            "RESPONSE_CODE_DETAILS" => Ok(Self::ResponseCodeDetails {
+                keep_spaces: params == "ALLOW_WHITESPACES",
+            }),
+            "START_TIME" | "START_TIME_LOCAL" | "EMIT_TIME" | "EMIT_TIME_LOCAL" => {
+                let local = name.ends_with("_LOCAL");
+                Ok(Self::Time {
+                    emit: name.starts_with("EMIT"),
+                    local,
+                    format: TimeFormat::parse(params, local),
+                })
+            }
+            "COMMON_DURATION" => parse_common_duration(params),
+            "GRPC_STATUS" => match params {
+                "" | "CAMEL_STRING" => Ok(Self::GrpcStatus(GrpcStatusFormat::Camel)),
+                "SNAKE_STRING" => Ok(Self::GrpcStatus(GrpcStatusFormat::Snake)),
+                "NUMBER" => Ok(Self::GrpcStatus(GrpcStatusFormat::Number)),
+                other => Err(ConfigError::invalid(format!(
+                    "GrpcStatusFormatter only supports CAMEL_STRING, SNAKE_STRING or NUMBER. Got: {other}"
+                ))),
+            },
+            "DYNAMIC_METADATA" => Ok(metadata(MetadataSource::Dynamic, params)),
+            "CLUSTER_METADATA" => Ok(metadata(MetadataSource::Cluster, params)),
+            "UPSTREAM_METADATA" => Ok(metadata(MetadataSource::UpstreamHost, params)),
+            "METADATA" => parse_metadata(params, length),
+            "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => {
+                parse_filter_state(params, name == "UPSTREAM_FILTER_STATE")
+            }
+            "REQUESTED_SERVER_NAME" => parse_server_name(params),
+            "ENVIRONMENT" => Ok(Self::Environment(
+                std::env::var(params).ok().map(String::into_boxed_str),
+            )),
+            "XFCC_VALUE" if params.is_empty() => Err(ConfigError::invalid(
+                "XFCC_VALUE command requires a subcommand",
+            )),
+            "XFCC_VALUE" => parse_xfcc(params),
+            "COALESCE" => parse_coalesce(params),
+            "CEL" | "TYPED_CEL" => Err(ConfigError::unsupported(
+                "",
+                format!("%{name}(…)%: this build evaluates no CEL expressions"),
+            )),
+            _ => Ok(Self::Unavailable),
+        }
+    }
+}
+
+impl HeaderChoice {
+    fn parse(params: &str) -> Result<Self, ConfigError> {
+        if params
+            .bytes()
+            .any(|byte| byte <= b' ' || byte == 0x7f || byte == b'(' || byte == b')')
+        {
+            return Err(ConfigError::invalid(
+                "Invalid header configuration. Format string contains invalid characters.",
+            ));
+        }
+        let mut names = params.split('?');
+        let main = names.next().unwrap_or("");
+        let alternative = names.next().filter(|name| !name.is_empty());
+        if names.next().is_some() {
+            return Err(ConfigError::invalid(format!(
+                "More than 1 alternative header specified in token: {params}"
+            )));
+        }
+        Ok(Self {
+            main: FormatHeader::parse(main),
+            alternative: alternative.map(FormatHeader::parse),
+        })
+    }
+}
+
+fn bad_option(name: &str, got: &str, allowed: &str) -> ConfigError {
+    ConfigError::invalid(format!(
+        "Invalid {name} option: '{got}', only {allowed} are allowed"
+    ))
+}
+
+fn parse_path(params: &str) -> Result<Operator, ConfigError> {
+    let mut parts = params.split(':');
+    let query = match parts.next().unwrap_or("") {
+        "" | "WQ" => true,
+        "NQ" => false,
+        other => return Err(bad_option("PATH", other, "'WQ'/'NQ'")),
+    };
+    let source = match parts.next().unwrap_or("") {
+        "" | "ORIG_OR_PATH" => PathSource::OriginalOrCurrent,
+        "ORIG" => PathSource::Original,
+        "PATH" => PathSource::Current,
+        other => return Err(bad_option("PATH", other, "'ORIG'/'PATH'/'ORIG_OR_PATH'")),
+    };
+    Ok(Operator::Path { query, source })
+}
+
+fn parse_common_duration(params: &str) -> Result<Operator, ConfigError> {
+    let mut parts = params.split(':');
+    let (Some(start), Some(end), unit, None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(ConfigError::invalid(format!(
+            "Invalid common duration configuration: {params}."
+        )));
+    };
+    let unit = match unit.unwrap_or("ms") {
+        "ms" => DurationUnit::Millis,
+        "us" => DurationUnit::Micros,
+        "ns" => DurationUnit::Nanos,
+        other => {
+            return Err(ConfigError::invalid(format!(
+                "Invalid common duration precision: {other}."
+            )));
+        }
+    };
+    Ok(Operator::CommonDuration {
+        start: TimePoint::parse(start),
+        end: TimePoint::parse(end),
+        unit,
+    })
+}
+
+impl TimePoint {
+    fn parse(name: &str) -> Self {
+        match name {
+            "DS_RX_BEG" => Self::DownstreamRxBegin,
+            "DS_RX_END" => Self::DownstreamRxEnd,
+            "US_CX_BEG" => Self::UpstreamConnectBegin,
+            "US_CX_END" => Self::UpstreamConnectEnd,
+            "US_HS_END" => Self::UpstreamHandshakeEnd,
+            "US_TX_BEG" => Self::UpstreamTxBegin,
+            "US_TX_END" => Self::UpstreamTxEnd,
+            "US_RX_BEG" => Self::UpstreamRxBegin,
+            "US_RX_BODY_BEG" => Self::UpstreamRxBodyBegin,
+            "US_RX_END" => Self::UpstreamRxEnd,
+            "DS_TX_BEG" => Self::DownstreamTxBegin,
+            "DS_TX_END" => Self::DownstreamTxEnd,
+            other => Self::Custom(other.into()),
+        }
+    }
+}
+
+fn metadata(source: MetadataSource, params: &str) -> Operator {
+    Operator::Metadata {
+        source,
+        path: params.split(':').map(Into::into).collect(),
+    }
+}
+
+fn parse_metadata(params: &str, length: Option<usize>) -> Result<Operator, ConfigError> {
+    let (kind, rest) = params.split_once(':').unwrap_or((params, ""));
+    let source = match kind {
+        "DYNAMIC" => MetadataSource::Dynamic,
+        "CLUSTER" => MetadataSource::Cluster,
+        "ROUTE" => MetadataSource::Route,
+        "UPSTREAM_HOST" => MetadataSource::UpstreamHost,
+        "LISTENER" => MetadataSource::Listener,
+        "VIRTUAL_HOST" => MetadataSource::VirtualHost,
+        "LISTENER_FILTER_CHAIN" => MetadataSource::FilterChain,
+        other => {
+            return Err(ConfigError::invalid(format!(
+                "{other} is not supported type of metadata"
+            )));
+        }
+    };
+    let _ = length;
+    Ok(metadata(source, rest))
+}
+
+fn parse_filter_state(params: &str, upstream: bool) -> Result<Operator, ConfigError> {
+    let mut parts = params.split(':');
+    let key = parts.next().unwrap_or("");
+    if key.is_empty() {
+        return Err(ConfigError::invalid(
+            "Invalid filter state configuration, key cannot be empty.",
+        ));
+    }
+    let kind = parts.next().unwrap_or("TYPED");
+    let field = parts.next();
+    let field = match (kind, field) {
+        ("PLAIN" | "TYPED", None) => None,
+        ("FIELD", Some(field)) => Some(field.into()),
+        ("PLAIN" | "TYPED" | "FIELD", _) => {
+            return Err(ConfigError::invalid(
+                "Invalid filter state serialize type, FIELD should be used with the field name.",
+            ));
+        }
+        _ => {
+            return Err(ConfigError::invalid(
+                "Invalid filter state serialize type, only support PLAIN/TYPED/FIELD.",
+            ));
+        }
+    };
+    Ok(Operator::FilterState {
+        upstream,
+        key: key.into(),
+        field,
+    })
+}
+
+fn parse_server_name(params: &str) -> Result<Operator, ConfigError> {
+    // What follows the colon chooses between the original and the present host; both are the same to us.
+    let choice = params.split(':').next().unwrap_or("");
+    let choice = match choice {
+        "" | "SNI_ONLY" => ServerNameChoice::SniOnly,
+        "SNI_FIRST" => ServerNameChoice::SniFirst,
+        "HOST_FIRST" => ServerNameChoice::HostFirst,
+        other => {
+            return Err(bad_option(
+                "REQUESTED_SERVER_NAME",
+                other,
+                "'SNI_ONLY'/'SNI_FIRST'/'HOST_FIRST'",
+            ));
+        }
+    };
+    Ok(Operator::RequestedServerName(choice))
+}
+
+fn parse_xfcc(key: &str) -> Result<Operator, ConfigError> {
+    let known = ["by", "hash", "cert", "chain", "subject", "uri", "dns"];
+    let lower = key.to_ascii_lowercase();
+    if known.contains(&lower.as_str()) {
+        Ok(Operator::XfccValue(lower.into()))
+    } else {
+        Err(ConfigError::invalid(format!(
+            "XFCC_VALUE command does not support subcommand: {key}"
+        )))
+    }
+}
+
+fn parse_coalesce(params: &str) -> Result<Operator, ConfigError> {
+    let wrong = |reason: &str| ConfigError::invalid(format!("COALESCE: {reason}"));
+    let value: serde_json::Value = serde_json::from_str(params)
+        .map_err(|error| wrong(&format!("failed to parse JSON configuration: {error}")))?;
+    let Some(entries) = value.get("operators").and_then(|value| value.as_array()) else {
+        return Err(wrong("JSON configuration must contain 'operators' array"));
+    };
+    if entries.is_empty() {
+        return Err(wrong("'operators' array must not be empty"));
+    }
+    let mut operators = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let (command, param, max_length) = match entry {
+            serde_json::Value::String(command) => (command.as_str(), None, None),
+            serde_json::Value::Object(object) => {
+                let text = |key: &str| object.get(key).and_then(|value| value.as_str());
+                let Some(command) = text("command") else {
+                    return Err(wrong("operator entry must have a 'command'"));
+                };
+                let max_length = object
+                    .get("max_length")
+                    .and_then(|value| value.as_u64())
+                    .and_then(|length| usize::try_from(length).ok());
+                (command, text("param"), max_length)
+            }
+            _ => return Err(wrong("operator entry must be a string or an object")),
+        };
+        operators.push((Operator::parse(command, param, max_length)?, max_length));
+    }
+    Ok(Operator::Coalesce(operators))
+}

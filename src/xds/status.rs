@@ -1,0 +1,106 @@
+//! What the admin endpoints read of the control side: `/config_dump`, `/init_dump`, and who was refused why.
+//!
+//! Nothing is copied for an update; a reader takes a short read lock and clones pointers.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::RwLock;
+
+use super::ResourceType;
+use super::cache::{Accepted, Cache};
+use crate::pb;
+
+/// A handle on the state of the control side. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Status(pub(super) Arc<RwLock<Cache>>);
+
+/// One dynamic resource.
+#[derive(Clone, Debug, Default)]
+pub struct ResourceStatus {
+    /// Its name; empty where a refused one has none.
+    pub name: Arc<str>,
+    /// What is served.
+    pub active: Option<ResourceState>,
+    /// What is accepted, and waits for what it refers to.
+    pub warming: Option<ResourceState>,
+    /// The last refusal, where nothing was accepted since.
+    pub error: Option<ErrorState>,
+}
+
+/// An accepted resource.
+#[derive(Clone, Debug)]
+pub struct ResourceState {
+    /// `version_info`: that of the response that brought it or last changed it.
+    pub version: Arc<str>,
+    /// When it was accepted.
+    pub last_updated: SystemTime,
+    /// As it came.
+    pub resource: pb::Any,
+}
+
+/// A refused resource.
+#[derive(Clone, Debug)]
+pub struct ErrorState {
+    /// `version_info` of the response.
+    pub version: Arc<str>,
+    /// When it was refused.
+    pub last_update_attempt: SystemTime,
+    /// As it came, where there were bytes to keep.
+    pub failed_configuration: Option<pb::Any>,
+    /// `field path: reason`.
+    pub details: String,
+}
+
+/// What `/init_dump` shows: who waits, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unready {
+    /// `Listener-local-init-manager NAME`, or `Server`.
+    pub name: String,
+    /// `RdsRouteConfigSubscription RDS init NAME` and the like.
+    pub targets: Vec<String>,
+}
+
+impl Status {
+    /// The version of the type's last fully accepted response; empty before one.
+    pub fn version(&self, kind: ResourceType) -> String {
+        self.0.read().table(kind).version.clone()
+    }
+
+    /// Every resource of a type, by name.
+    pub fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
+        let state = |accepted: &Arc<Accepted>| ResourceState {
+            version: Arc::clone(&accepted.version),
+            last_updated: accepted.updated,
+            resource: pb::Any {
+                type_url: kind.type_url().to_owned(),
+                value: accepted.body.to_vec(),
+            },
+        };
+        let cache = self.0.read();
+        cache
+            .table(kind)
+            .entries
+            .iter()
+            .map(|(name, entry)| ResourceStatus {
+                name: Arc::clone(name),
+                active: entry.active.as_ref().map(state),
+                warming: entry.warming().map(state),
+                error: entry.rejection.as_ref().map(|rejection| ErrorState {
+                    version: Arc::clone(&rejection.version),
+                    last_update_attempt: rejection.at,
+                    failed_configuration: rejection.body.as_ref().map(|body| pb::Any {
+                        type_url: kind.type_url().to_owned(),
+                        value: body.to_vec(),
+                    }),
+                    details: rejection.details.clone(),
+                }),
+            })
+            .collect()
+    }
+
+    /// What is still waited for.
+    pub fn unready(&self) -> Vec<Unready> {
+        self.0.read().unready.clone()
+    }
+}

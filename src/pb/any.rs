@@ -3,8 +3,12 @@
 use std::borrow::Cow;
 
 use prost::{Message, Name};
+use prost_reflect::{Kind, MessageDescriptor};
 
-use super::{Any, Error};
+use super::{Any, Error, Struct, node, read};
+
+/// Deeper messages are not scanned.
+const MAX_DEPTH: usize = 100;
 
 /// Wraps a message with its type URL.
 pub fn pack<M: Name>(message: &M) -> Any {
@@ -31,17 +35,303 @@ pub fn unpack<M: Name + Default>(any: &Any) -> Result<M, Error> {
     })
 }
 
-/// The `Any` itself, or what its `TypedStruct` (`xds.type.v3` or `udpa.type.v1`) stands for.
-///
-/// # Errors
-/// Where the inner type is unknown, or its `Struct` does not fit it.
-pub fn resolve_typed_struct(any: &Any) -> Result<Cow<'_, Any>, Error> {
-    Ok(Cow::Borrowed(any))
+/// `xds.type.v3.TypedStruct` and `udpa.type.v1.TypedStruct`, which are the same on the wire and absent from
+/// `envoy_types`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct TypedStruct {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<Struct>,
 }
 
-/// The paths of fields in `bytes` that this build's API does not have, `Any` included. Empty for an unknown type and
-/// for bytes that do not decode: the decoder will say so.
+/// The `Any` itself, or what its `TypedStruct` (`xds.type.v3` or `udpa.type.v1`) stands for.
+///
+/// Where the API does not know the inner type (`stats.PluginConfig` of Istio's own build), the result has that type's
+/// URL, and the bytes of the `Struct` as its value: enough to tell which type it is.
+///
+/// # Errors
+/// Where the bytes do not decode, or the `Struct` does not fit the inner message.
+pub fn resolve_typed_struct(any: &Any) -> Result<Cow<'_, Any>, Error> {
+    let name = super::type_name(&any.type_url);
+    if !matches!(name, "xds.type.v3.TypedStruct" | "udpa.type.v1.TypedStruct") {
+        return Ok(Cow::Borrowed(any));
+    }
+    let typed = TypedStruct::decode(any.value.as_slice()).map_err(|error| Error::Malformed {
+        message: name.to_owned(),
+        reason: error.to_string(),
+    })?;
+    let value = typed.value.unwrap_or_default();
+    match read::any_from_node(&typed.type_url, &node::from_struct(&value)) {
+        Err(Error::UnknownType(type_url)) => Ok(Cow::Owned(Any {
+            type_url,
+            value: value.encode_to_vec(),
+        })),
+        result => result.map(Cow::Owned),
+    }
+}
+
+/// The paths of fields in `bytes` that this build's API does not have, `Any` included:
+/// `filter_chains[0].filters[1].typed_config.<any>.99`. Empty for an unknown type and for bytes that do not decode: the
+/// decoder will say so.
 pub fn unknown_fields(type_url: &str, bytes: &[u8]) -> Vec<String> {
-    let _ = (type_url, bytes);
-    Vec::new()
+    let mut scan = Scan {
+        path: String::new(),
+        found: Vec::new(),
+    };
+    if let Some(descriptor) = descriptor(type_url) {
+        scan.message(&descriptor, bytes, 0);
+    }
+    scan.found
+}
+
+fn descriptor(type_url: &str) -> Option<MessageDescriptor> {
+    super::descriptors().get_message_by_name(super::type_name(type_url))
+}
+
+struct Scan {
+    path: String,
+    found: Vec<String>,
+}
+
+impl Scan {
+    /// `None` where the bytes are not an encoded message.
+    fn message(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        bytes: &[u8],
+        depth: usize,
+    ) -> Option<()> {
+        if depth == MAX_DEPTH || is_opaque(descriptor) {
+            return Some(());
+        }
+        if descriptor.full_name() == "google.protobuf.Any" {
+            let any = Any::decode(bytes).ok()?;
+            let inner = super::type_name(&any.type_url);
+            let inner = descriptor.parent_pool().get_message_by_name(inner)?;
+            return self.within(".<any>", |scan| scan.message(&inner, &any.value, depth + 1));
+        }
+        let mut repeats: Vec<(u32, usize)> = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (number, value) = next_field(&mut rest)?;
+            let Some(field) = descriptor.get_field(number) else {
+                let joint = if self.path.is_empty() { "" } else { "." };
+                let path = format!("{}{joint}{number}", self.path);
+                if !self.found.contains(&path) {
+                    self.found.push(path);
+                }
+                continue;
+            };
+            let (Kind::Message(inner), Some(value)) = (field.kind(), value) else {
+                continue;
+            };
+            if is_opaque(&inner) {
+                continue;
+            }
+            let step = if field.is_map() || field.is_list() {
+                let index = match repeats.iter_mut().find(|(seen, _)| *seen == number) {
+                    Some((_, index)) => {
+                        *index += 1;
+                        *index
+                    }
+                    None => {
+                        repeats.push((number, 0));
+                        0
+                    }
+                };
+                format!(".{}[{index}]", field.name())
+            } else {
+                format!(".{}", field.name())
+            };
+            self.within(&step, |scan| scan.message(&inner, value, depth + 1));
+        }
+        Some(())
+    }
+
+    fn within<T>(&mut self, step: &str, scan: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.path.len();
+        let step = if length == 0 { &step[1..] } else { step };
+        self.path.push_str(step);
+        let result = scan(self);
+        self.path.truncate(length);
+        result
+    }
+}
+
+/// Messages that hold no others of ours.
+fn is_opaque(descriptor: &MessageDescriptor) -> bool {
+    let name = descriptor.full_name();
+    name.starts_with("google.protobuf.") && name != "google.protobuf.Any"
+}
+
+/// Takes a field off: its number, and its bytes where it is length-delimited. `None` where it is malformed.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
+    let key = varint(rest)?;
+    let number = u32::try_from(key >> 3).ok().filter(|number| *number > 0)?;
+    let value = match key & 7 {
+        0 => {
+            varint(rest)?;
+            None
+        }
+        1 => {
+            take(rest, 8)?;
+            None
+        }
+        2 => {
+            let length = usize::try_from(varint(rest)?).ok()?;
+            Some(take(rest, length)?)
+        }
+        5 => {
+            take(rest, 4)?;
+            None
+        }
+        // Groups are not part of the API.
+        _ => return None,
+    };
+    Some((number, value))
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (taken, left) = rest.split_at_checked(length)?;
+    *rest = left;
+    Some(taken)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, left) = rest.split_first()?;
+        *rest = left;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::envoy::config::core::v3::TypedExtensionConfig;
+    use crate::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+    use crate::pb::envoy::extensions::filters::http::router::v3::Router;
+    use crate::pb::{from_yaml, is};
+
+    const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
+    fn wrapped(type_url: &str, text: &str) -> Any {
+        from_yaml::<TypedExtensionConfig>(&format!(
+            "{{name: n, typed_config: {{'@type': '{type_url}', {text}}}}}"
+        ))
+        .unwrap()
+        .typed_config
+        .unwrap()
+    }
+
+    #[test]
+    fn unpack_minds_the_type() {
+        let any = pack(&Router::default());
+        assert_eq!(any.type_url, ROUTER);
+        assert!(unpack::<Router>(&any).is_ok());
+        assert_eq!(
+            unpack::<Listener>(&any).unwrap_err().to_string(),
+            format!(
+                "expected type.googleapis.com/envoy.config.listener.v3.Listener, got '{ROUTER}'"
+            )
+        );
+        let broken = Any {
+            type_url: ROUTER.to_owned(),
+            value: vec![0x0a, 0xff],
+        };
+        assert!(matches!(
+            unpack::<Router>(&broken),
+            Err(Error::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn both_typed_structs_stand_for_their_message() {
+        for outer in ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"] {
+            let any = wrapped(
+                &format!("type.googleapis.com/{outer}"),
+                &format!("type_url: '{ROUTER}', value: {{suppress_envoy_headers: true}}"),
+            );
+            let inner = resolve_typed_struct(&any).unwrap();
+            let router: Router = unpack(&inner).unwrap();
+            assert!(router.suppress_envoy_headers, "{outer}");
+        }
+        let plain = pack(&Router::default());
+        assert!(matches!(resolve_typed_struct(&plain), Ok(Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn a_typed_struct_of_a_foreign_type_tells_its_type() {
+        let any = wrapped(
+            "type.googleapis.com/udpa.type.v1.TypedStruct",
+            "type_url: type.googleapis.com/stats.PluginConfig, value: {a: 1}",
+        );
+        let inner = resolve_typed_struct(&any).unwrap();
+        assert_eq!(inner.type_url, "type.googleapis.com/stats.PluginConfig");
+        assert!(!is::<Router>(&inner));
+    }
+
+    #[test]
+    fn a_typed_struct_that_does_not_fit_is_an_error() {
+        let any = wrapped(
+            "type.googleapis.com/xds.type.v3.TypedStruct",
+            &format!("type_url: '{ROUTER}', value: {{suppress_envoy_headers: 7}}"),
+        );
+        assert!(resolve_typed_struct(&any).is_err());
+    }
+
+    #[test]
+    fn unknown_fields_are_found_inside_any() {
+        let mut router = Router::default().encode_to_vec();
+        prost::encoding::uint32::encode(9999, &1, &mut router);
+        let listener = Listener {
+            filter_chains: vec![
+                FilterChain::default(),
+                FilterChain {
+                    filters: vec![Filter {
+                        name: "f".to_owned(),
+                        config_type: Some(filter::ConfigType::TypedConfig(Any {
+                            type_url: ROUTER.to_owned(),
+                            value: router,
+                        })),
+                    }],
+                    ..FilterChain::default()
+                },
+            ],
+            ..Listener::default()
+        };
+        let mut bytes = listener.encode_to_vec();
+        let url = "type.googleapis.com/envoy.config.listener.v3.Listener";
+        assert_eq!(
+            unknown_fields(url, &bytes),
+            ["filter_chains[1].filters[0].typed_config.<any>.9999"]
+        );
+        prost::encoding::string::encode(1234, &"x".to_owned(), &mut bytes);
+        assert_eq!(unknown_fields(url, &bytes)[1], "1234");
+        assert_eq!(
+            unknown_fields("type.googleapis.com/no.Such", &bytes),
+            [] as [String; 0]
+        );
+    }
+
+    #[test]
+    fn garbage_is_survived() {
+        let url = "type.googleapis.com/envoy.config.listener.v3.Listener";
+        let mut seed = 1u32;
+        for length in 0..300 {
+            let bytes: Vec<u8> = (0..length)
+                .map(|_| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (seed >> 24) as u8
+                })
+                .collect();
+            let _ = unknown_fields(url, &bytes);
+        }
+    }
 }

@@ -1,39 +1,33 @@
 //! Why text or bytes are not the message they should be.
 
+use std::fmt;
+
 /// A failure to read a message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// Neither YAML nor JSON; the text says where.
-    #[error("{0}")]
     Syntax(String),
-    /// The text does not fit the message. Worded as Envoy does, with the place added.
-    #[error(
-        "Unable to parse JSON as proto (INVALID_ARGUMENT: invalid JSON in {message} @ {path}: {kind}, {place}: {reason})"
-    )]
+    /// The text does not fit the message. Worded as Envoy does, with the line in the place of its offset.
     Mismatch {
         /// The message that was asked for.
         message: String,
-        /// The way to the field.
+        /// The way to the field; empty for the message itself.
         path: String,
         /// The type of the field.
         kind: String,
-        /// `line 3`, or `unknown line`.
-        place: String,
+        /// Counted from 1; 0 where it is not known.
+        line: u32,
         /// What is wrong.
         reason: String,
     },
     /// Strict reading met fields that the message does not have.
-    #[error(
-        "Protobuf message (type {message} reason INVALID_ARGUMENT: invalid JSON in {message}, {first}) has unknown fields"
-    )]
     UnknownFields {
         /// The message that was asked for.
         message: String,
-        /// The first one: `near line 3: no such field: 'foo'`.
-        first: String,
+        /// All of them: `near line 3: no such field: 'foo'; …`.
+        fields: String,
     },
     /// An `Any` holds something else.
-    #[error("expected {expected}, got '{got}'")]
     WrongType {
         /// The type URL that was asked for.
         expected: String,
@@ -41,10 +35,8 @@ pub enum Error {
         got: String,
     },
     /// No message of this name is known.
-    #[error("could not find @type '{0}'")]
     UnknownType(String),
     /// The bytes are not an encoded message.
-    #[error("malformed {message}: {reason}")]
     Malformed {
         /// Its type.
         message: String,
@@ -52,3 +44,39 @@ pub enum Error {
         reason: String,
     },
 }
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(text) => f.write_str(text),
+            Self::Mismatch {
+                message,
+                path,
+                kind,
+                line,
+                reason,
+            } => {
+                write!(
+                    f,
+                    "Unable to parse JSON as proto (INVALID_ARGUMENT: invalid JSON in {message}"
+                )?;
+                if !path.is_empty() {
+                    write!(f, " @ {path}: {kind}")?;
+                }
+                if *line > 0 {
+                    write!(f, ", near line {line}")?;
+                }
+                write!(f, ": {reason})")
+            }
+            Self::UnknownFields { message, fields } => write!(
+                f,
+                "Protobuf message (type {message} reason INVALID_ARGUMENT: invalid JSON in {message}, {fields}) has unknown fields"
+            ),
+            Self::WrongType { expected, got } => write!(f, "expected {expected}, got '{got}'"),
+            Self::UnknownType(type_url) => write!(f, "could not find @type '{type_url}'"),
+            Self::Malformed { message, reason } => write!(f, "malformed {message}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,11 +1,24 @@
-//! Text to message, by descriptor.
+//! Text to message, by descriptor: the canonical JSON mapping, read from a tree that knows lines.
+//!
+//! Wider than the mapping where that hurts nobody: bare scalars are text where text is wanted, a boolean may be written
+//! as YAML 1.1 has it (`yes`, `on`, `y`), a single mapping stands for a list of one message, keys `x-…` of the outermost
+//! message are the writer's own.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
+use base64::Engine as _;
 use prost::{Message, Name};
-use prost_reflect::DynamicMessage;
+use prost_reflect::{
+    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
+};
 
-use super::Error;
+use super::node::{self, Data, Node};
+use super::{Any, Error};
+
+/// Protobuf's own limit.
+const MAX_DEPTH: usize = 100;
 
 /// How a text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +39,40 @@ impl Format {
     }
 }
 
+/// A field of the text that the message does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownField {
+    /// The way to the message: `static_resources.listeners[0]`; empty for the outermost.
+    pub path: String,
+    /// The message's name.
+    pub message: String,
+    /// The field.
+    pub name: String,
+    /// Counted from 1; 0 where it is not known.
+    pub line: u32,
+}
+
+impl fmt::Display for UnknownField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "@ {}: message {}, ", self.path, self.message)?;
+        }
+        if self.line > 0 {
+            write!(f, "near line {}: ", self.line)?;
+        }
+        write!(f, "no such field: '{}'", self.name)
+    }
+}
+
 /// A message read from text, and what was odd about the text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed<M> {
     /// The message, without the unknown fields.
     pub message: M,
-    /// Fields that the message does not have: `near line 3: no such field: 'admin.foo'`.
-    pub unknown_fields: Vec<String>,
+    /// Fields that the message, or one in it, does not have.
+    pub unknown_fields: Vec<UnknownField>,
+    /// Full names of deprecated fields that were used, each once.
+    pub deprecated: BTreeSet<String>,
     /// Duplicate keys and the like, each with its line.
     pub warnings: Vec<String>,
 }
@@ -41,15 +81,20 @@ impl<M: Name> Parsed<M> {
     /// The message, where it has no unknown fields.
     ///
     /// # Errors
-    /// [`Error::UnknownFields`], worded as Envoy does.
+    /// [`Error::UnknownFields`], worded as Envoy does, listing all of them.
     pub fn strict(self) -> Result<M, Error> {
-        match self.unknown_fields.into_iter().next() {
-            Some(first) => Err(Error::UnknownFields {
-                message: M::full_name(),
-                first,
-            }),
-            None => Ok(self.message),
+        if self.unknown_fields.is_empty() {
+            return Ok(self.message);
         }
+        let fields: Vec<_> = self
+            .unknown_fields
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        Err(Error::UnknownFields {
+            message: M::full_name(),
+            fields: fields.join("; "),
+        })
     }
 }
 
@@ -58,22 +103,26 @@ impl<M: Name> Parsed<M> {
 /// # Errors
 /// Where the text is not YAML or JSON, does not fit the message, or names an unknown `@type`.
 pub fn from_text<M: Name + Default>(text: &str, format: Format) -> Result<Parsed<M>, Error> {
-    let _ = format;
+    let mut warnings = Vec::new();
+    let root = node::parse(text, format, &mut warnings)?;
+    let name = M::full_name();
     let descriptor = super::descriptors()
-        .get_message_by_name(&M::full_name())
+        .get_message_by_name(&name)
         .ok_or_else(|| Error::UnknownType(M::type_url()))?;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let message = DynamicMessage::deserialize(descriptor, &mut deserializer)
-        .map_err(|error| Error::Syntax(error.to_string()))?;
+    let mut reader = Reader::new(&name);
+    let message = reader.root(&descriptor, &root)?;
+    let (unknown_fields, deprecated) = (reader.unknown, reader.deprecated);
+    // The dynamic message knows the same fields as the typed one: they are of one build of the API.
     let message =
         M::decode(message.encode_to_vec().as_slice()).map_err(|error| Error::Malformed {
-            message: M::full_name(),
+            message: name,
             reason: error.to_string(),
         })?;
     Ok(Parsed {
         message,
-        unknown_fields: Vec::new(),
-        warnings: Vec::new(),
+        unknown_fields,
+        deprecated,
+        warnings,
     })
 }
 
@@ -84,3 +133,657 @@ pub fn from_text<M: Name + Default>(text: &str, format: Format) -> Result<Parsed
 pub fn from_yaml<M: Name + Default>(text: &str) -> Result<M, Error> {
     from_text::<M>(text, Format::Yaml)?.strict()
 }
+
+/// Reads the message of type `type_url` from a tree; unknown fields are dropped.
+pub(super) fn any_from_node(type_url: &str, node: &Node) -> Result<Any, Error> {
+    let name = super::type_name(type_url);
+    let descriptor = super::descriptors()
+        .get_message_by_name(name)
+        .ok_or_else(|| Error::UnknownType(type_url.to_owned()))?;
+    let message = Reader::new(name).message(&descriptor, node)?;
+    Ok(Any {
+        type_url: type_url.to_owned(),
+        value: message.encode_to_vec(),
+    })
+}
+
+struct Reader<'a> {
+    /// The outermost message's name, for error texts.
+    root: &'a str,
+    path: String,
+    depth: usize,
+    unknown: Vec<UnknownField>,
+    deprecated: BTreeSet<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(root: &'a str) -> Self {
+        Self {
+            root,
+            path: String::new(),
+            depth: 0,
+            unknown: Vec::new(),
+            deprecated: BTreeSet::new(),
+        }
+    }
+
+    fn root(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+    ) -> Result<DynamicMessage, Error> {
+        if node.is_null() {
+            return Ok(DynamicMessage::new(descriptor.clone()));
+        }
+        self.message(descriptor, node)
+    }
+
+    fn mismatch(&self, node: &Node, kind: impl fmt::Display, reason: impl Into<String>) -> Error {
+        Error::Mismatch {
+            message: self.root.to_owned(),
+            path: self.path.clone(),
+            kind: kind.to_string(),
+            line: node.line,
+            reason: reason.into(),
+        }
+    }
+
+    /// Runs `read` one step further down.
+    fn within<T>(
+        &mut self,
+        step: fmt::Arguments<'_>,
+        read: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        use fmt::Write as _;
+        let length = self.path.len();
+        let _ = self.path.write_fmt(step);
+        if length == 0 && self.path.starts_with('.') {
+            self.path.remove(0);
+        }
+        let result = read(self);
+        self.path.truncate(length);
+        result
+    }
+
+    fn entries<'n>(
+        &self,
+        node: &'n Node,
+        kind: &MessageDescriptor,
+    ) -> Result<&'n [(String, Node)], Error> {
+        match &node.data {
+            Data::Map(entries) => Ok(entries),
+            _ => Err(self.mismatch(
+                node,
+                format_args!("message {}", kind.full_name()),
+                format!("unexpected {}; expected '{{'", node.describe()),
+            )),
+        }
+    }
+
+    fn message(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+    ) -> Result<DynamicMessage, Error> {
+        if self.depth == MAX_DEPTH {
+            return Err(self.mismatch(node, "message", "too deeply nested"));
+        }
+        self.depth += 1;
+        let result = match descriptor.full_name() {
+            "google.protobuf.Any" => self.any(descriptor, node),
+            name if name.starts_with("google.protobuf.") => {
+                match self.well_known(descriptor, node)? {
+                    Some(message) => Ok(message),
+                    None => self.plain(descriptor, node, false),
+                }
+            }
+            _ => self.plain(descriptor, node, false),
+        };
+        self.depth -= 1;
+        result
+    }
+
+    /// A message whose JSON is an object of its fields.
+    fn plain(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+        in_any: bool,
+    ) -> Result<DynamicMessage, Error> {
+        let mut message = DynamicMessage::new(descriptor.clone());
+        for (key, value) in self.entries(node, descriptor)? {
+            if in_any && key == "@type" {
+                continue;
+            }
+            let field = descriptor
+                .get_field_by_name(key)
+                .or_else(|| descriptor.get_field_by_json_name(key));
+            let Some(field) = field else {
+                if self.path.is_empty() && !in_any && key.starts_with("x-") {
+                    continue;
+                }
+                self.unknown.push(UnknownField {
+                    path: self.path.clone(),
+                    message: descriptor.full_name().to_owned(),
+                    name: key.clone(),
+                    line: value.line,
+                });
+                continue;
+            };
+            if let Some(oneof) = field.containing_oneof()
+                && !value.is_null()
+                && let Some(other) = oneof.fields().find(|other| message.has_field(other))
+                && other != field
+            {
+                return Err(self.mismatch(
+                    value,
+                    format_args!("message {}", descriptor.full_name()),
+                    format!(
+                        "'{}' and '{}' exclude each other",
+                        other.name(),
+                        field.name()
+                    ),
+                ));
+            }
+            let options = &field.field_descriptor_proto().options;
+            if options.as_ref().and_then(|options| options.deprecated) == Some(true) {
+                self.deprecated.insert(field.full_name().to_owned());
+            }
+            let value = self.within(format_args!(".{}", field.name()), |reader| {
+                reader.field(&field, value)
+            })?;
+            if let Some(value) = value {
+                message.set_field(&field, value);
+            }
+        }
+        Ok(message)
+    }
+
+    fn field(&mut self, field: &FieldDescriptor, node: &Node) -> Result<Option<Value>, Error> {
+        let kind = field.kind();
+        if node.is_null() && !takes_null(&kind, field) {
+            return Ok(None);
+        }
+        if field.is_map() {
+            let Kind::Message(entry) = &kind else {
+                return Ok(None);
+            };
+            let (key_kind, value_field) = (
+                entry.map_entry_key_field().kind(),
+                entry.map_entry_value_field(),
+            );
+            let mut map = std::collections::HashMap::new();
+            for (key, value) in self.entries(node, entry)? {
+                let map_key = map_key(&key_kind, key).ok_or_else(|| {
+                    self.mismatch(value, "map key", format!("invalid key '{key}'"))
+                })?;
+                let value = self.within(format_args!("[{key:?}]"), |reader| {
+                    reader.single(&value_field.kind(), value)
+                })?;
+                map.insert(map_key, value);
+            }
+            return Ok(Some(Value::Map(map)));
+        }
+        if !field.is_list() {
+            return self.single(&kind, node).map(Some);
+        }
+        let items = match (&node.data, &kind) {
+            (Data::List(items), _) => items.as_slice(),
+            (Data::Map(_), Kind::Message(_)) => std::slice::from_ref(node),
+            _ => {
+                return Err(self.mismatch(
+                    node,
+                    "repeated field",
+                    format!("unexpected {}; expected '['", node.describe()),
+                ));
+            }
+        };
+        let mut list = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            list.push(self.within(format_args!("[{index}]"), |reader| {
+                reader.single(&kind, item)
+            })?);
+        }
+        Ok(Some(Value::List(list)))
+    }
+
+    fn single(&mut self, kind: &Kind, node: &Node) -> Result<Value, Error> {
+        if let Kind::Message(descriptor) = kind {
+            return self.message(descriptor, node).map(Value::Message);
+        }
+        let Data::Scalar { text, quoted } = &node.data else {
+            return Err(self.mismatch(
+                node,
+                kind_name(kind),
+                format!("unexpected {}; expected a scalar", node.describe()),
+            ));
+        };
+        let number = || self.mismatch(node, kind_name(kind), format!("invalid number: '{text}'"));
+        Ok(match kind {
+            Kind::Double => Value::F64(float(text).ok_or_else(number)?),
+            Kind::Float => {
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    reason = "that is what `float` means"
+                )]
+                let value = float(text).ok_or_else(number)? as f32;
+                Value::F32(value)
+            }
+            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(
+                integer(text, *quoted)
+                    .and_then(|value| i32::try_from(value).ok())
+                    .ok_or_else(number)?,
+            ),
+            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(
+                integer(text, *quoted)
+                    .and_then(|value| i64::try_from(value).ok())
+                    .ok_or_else(number)?,
+            ),
+            Kind::Uint32 | Kind::Fixed32 => Value::U32(
+                integer(text, *quoted)
+                    .and_then(|value| u32::try_from(value).ok())
+                    .ok_or_else(number)?,
+            ),
+            Kind::Uint64 | Kind::Fixed64 => Value::U64(
+                integer(text, *quoted)
+                    .and_then(|value| u64::try_from(value).ok())
+                    .ok_or_else(number)?,
+            ),
+            Kind::Bool => Value::Bool(
+                boolean(text)
+                    .filter(|_| !quoted || matches!(text.as_str(), "true" | "false"))
+                    .ok_or_else(|| {
+                        self.mismatch(
+                            node,
+                            "bool",
+                            format!("unexpected '{text}'; expected true or false"),
+                        )
+                    })?,
+            ),
+            Kind::String => Value::String(text.clone()),
+            Kind::Bytes => Value::Bytes(
+                bytes(text)
+                    .ok_or_else(|| self.mismatch(node, "bytes", "invalid base64"))?
+                    .into(),
+            ),
+            Kind::Enum(descriptor) => Value::EnumNumber(self.enumeration(descriptor, text, node)?),
+            Kind::Message(_) => return Err(self.mismatch(node, "message", "expected '{'")),
+        })
+    }
+
+    fn enumeration(
+        &self,
+        descriptor: &EnumDescriptor,
+        text: &str,
+        node: &Node,
+    ) -> Result<i32, Error> {
+        if descriptor.full_name() == "google.protobuf.NullValue" {
+            return Ok(0);
+        }
+        descriptor
+            .get_value_by_name(text)
+            .map(|value| value.number())
+            .or_else(|| text.parse().ok())
+            .ok_or_else(|| {
+                self.mismatch(
+                    node,
+                    format_args!("enum {}", descriptor.full_name()),
+                    format!("unknown enum value: '{text}'"),
+                )
+            })
+    }
+
+    fn any(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+    ) -> Result<DynamicMessage, Error> {
+        let entries = self.entries(node, descriptor)?;
+        let mut any = DynamicMessage::new(descriptor.clone());
+        let Some((_, type_node)) = entries.iter().find(|(key, _)| key == "@type") else {
+            if entries.is_empty() {
+                return Ok(any);
+            }
+            return Err(self.mismatch(node, "message google.protobuf.Any", "missing @type"));
+        };
+        let Data::Scalar { text: type_url, .. } = &type_node.data else {
+            return Err(self.mismatch(type_node, "@type", "expected text"));
+        };
+        let inner = descriptor
+            .parent_pool()
+            .get_message_by_name(super::type_name(type_url))
+            .ok_or_else(|| {
+                self.mismatch(
+                    type_node,
+                    "message google.protobuf.Any",
+                    format!("could not find @type '{type_url}'"),
+                )
+            })?;
+        // As Envoy's texts have it; also tells the outermost message's `x-…` keys from these.
+        let length = self.path.len();
+        self.path.push_str(".<any>");
+        let message = if has_special_json(inner.full_name()) {
+            match entries.iter().find(|(key, _)| key == "value") {
+                Some((_, value)) => self.message(&inner, value),
+                None => Ok(DynamicMessage::new(inner)),
+            }
+        } else {
+            self.plain(&inner, node, true)
+        };
+        self.path.truncate(length);
+        any.set_field_by_number(1, Value::String(type_url.clone()));
+        any.set_field_by_number(2, Value::Bytes(message?.encode_to_vec().into()));
+        Ok(any)
+    }
+
+    /// The well-known types whose JSON is not an object of their fields; `None` for others.
+    fn well_known(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+    ) -> Result<Option<DynamicMessage>, Error> {
+        let mut message = DynamicMessage::new(descriptor.clone());
+        let kind = descriptor.full_name();
+        let text = match &node.data {
+            Data::Scalar { text, .. } => text.as_str(),
+            _ => "",
+        };
+        let invalid = |what| self.mismatch(node, format_args!("message {kind}"), what);
+        match descriptor.name() {
+            "DoubleValue" | "FloatValue" | "Int64Value" | "UInt64Value" | "Int32Value"
+            | "UInt32Value" | "BoolValue" | "StringValue" | "BytesValue" => {
+                let Some(field) = descriptor.get_field(1) else {
+                    return Ok(None);
+                };
+                let value = self.single(&field.kind(), node)?;
+                message.set_field(&field, value);
+            }
+            "Duration" => {
+                let (seconds, nanos) = duration(text)
+                    .ok_or_else(|| invalid(format!("invalid duration {}", node.describe())))?;
+                message.set_field_by_number(1, Value::I64(seconds));
+                message.set_field_by_number(2, Value::I32(nanos));
+            }
+            "Timestamp" => {
+                let time: jiff::Timestamp = text
+                    .parse()
+                    .map_err(|_| invalid(format!("invalid timestamp {}", node.describe())))?;
+                let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
+                if nanos < 0 {
+                    (seconds, nanos) = (seconds - 1, nanos + 1_000_000_000);
+                }
+                message.set_field_by_number(1, Value::I64(seconds));
+                message.set_field_by_number(2, Value::I32(nanos));
+            }
+            "FieldMask" => {
+                let paths = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|path| !path.is_empty());
+                let paths = paths.map(|path| Value::String(snake_case(path))).collect();
+                message.set_field_by_number(1, Value::List(paths));
+            }
+            "Struct" => {
+                let map = self.struct_fields(descriptor, node)?;
+                message.set_field_by_number(1, Value::Map(map));
+            }
+            "ListValue" => {
+                let Data::List(items) = &node.data else {
+                    return Err(invalid(format!(
+                        "unexpected {}; expected '['",
+                        node.describe()
+                    )));
+                };
+                let list = self.values(descriptor, items)?;
+                message.set_field_by_number(1, Value::List(list));
+            }
+            "Value" => return self.value(descriptor, node).map(Some),
+            _ => return Ok(None),
+        }
+        Ok(Some(message))
+    }
+
+    fn struct_fields(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+    ) -> Result<std::collections::HashMap<MapKey, Value>, Error> {
+        let value_type = self.value_type(descriptor, node)?;
+        let mut map = std::collections::HashMap::new();
+        for (key, value) in self.entries(node, descriptor)? {
+            let value = self.message(&value_type, value)?;
+            map.insert(MapKey::String(key.clone()), Value::Message(value));
+        }
+        Ok(map)
+    }
+
+    fn values(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        items: &[Node],
+    ) -> Result<Vec<Value>, Error> {
+        let mut list = Vec::with_capacity(items.len());
+        for item in items {
+            let value_type = self.value_type(descriptor, item)?;
+            list.push(Value::Message(self.message(&value_type, item)?));
+        }
+        Ok(list)
+    }
+
+    fn value_type(
+        &self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+    ) -> Result<MessageDescriptor, Error> {
+        descriptor
+            .parent_pool()
+            .get_message_by_name("google.protobuf.Value")
+            .ok_or_else(|| self.mismatch(node, "message", "google.protobuf.Value is not known"))
+    }
+
+    /// A `Value`. Unquoted scalars become what Envoy makes of them: YAML 1.1 booleans, integers that a double holds
+    /// exactly, other numbers, else text.
+    fn value(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        node: &Node,
+    ) -> Result<DynamicMessage, Error> {
+        let pool = descriptor.parent_pool();
+        let mut message = DynamicMessage::new(descriptor.clone());
+        let (number, value) = match &node.data {
+            Data::Scalar { .. } if node.is_null() => (1, Value::EnumNumber(0)),
+            Data::Scalar { text, quoted } => scalar_value(text, *quoted),
+            Data::Map(_) => {
+                let inner = pool
+                    .get_message_by_name("google.protobuf.Struct")
+                    .ok_or_else(|| {
+                        self.mismatch(node, "message", "google.protobuf.Struct is not known")
+                    })?;
+                (5, Value::Message(self.message(&inner, node)?))
+            }
+            Data::List(_) => {
+                let inner = pool
+                    .get_message_by_name("google.protobuf.ListValue")
+                    .ok_or_else(|| {
+                        self.mismatch(node, "message", "google.protobuf.ListValue is not known")
+                    })?;
+                (6, Value::Message(self.message(&inner, node)?))
+            }
+        };
+        message.set_field_by_number(number, value);
+        Ok(message)
+    }
+}
+
+/// The field number in `google.protobuf.Value` and what it holds.
+fn scalar_value(text: &str, quoted: bool) -> (u32, Value) {
+    const EXACT: i128 = 1 << 53;
+    if !quoted {
+        if let Some(value) = boolean(text) {
+            return (4, Value::Bool(value));
+        }
+        if let Some(value) = integer(text, false) {
+            return if (-EXACT..=EXACT).contains(&value) {
+                #[allow(clippy::cast_precision_loss, reason = "within 2^53")]
+                let value = value as f64;
+                (2, Value::F64(value))
+            } else {
+                (3, Value::String(text.to_owned()))
+            };
+        }
+        if let Some(value) = float(text).filter(|value| value.is_finite()) {
+            return (2, Value::F64(value));
+        }
+    }
+    (3, Value::String(text.to_owned()))
+}
+
+/// Types whose JSON inside an `Any` stands under `value`.
+pub(super) fn has_special_json(name: &str) -> bool {
+    name.strip_prefix("google.protobuf.").is_some_and(|name| {
+        matches!(
+            name,
+            "Any" | "Duration" | "Timestamp" | "FieldMask" | "Struct" | "Value" | "ListValue"
+        ) || name.ends_with("Value")
+    })
+}
+
+fn takes_null(kind: &Kind, field: &FieldDescriptor) -> bool {
+    !field.is_list()
+        && !field.is_map()
+        && match kind {
+            Kind::Message(descriptor) => descriptor.full_name() == "google.protobuf.Value",
+            Kind::Enum(descriptor) => descriptor.full_name() == "google.protobuf.NullValue",
+            _ => false,
+        }
+}
+
+fn kind_name(kind: &Kind) -> String {
+    format!("{kind:?}")
+}
+
+/// YAML 1.1's booleans.
+fn boolean(text: &str) -> Option<bool> {
+    Some(match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => true,
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            false
+        }
+        _ => return None,
+    })
+}
+
+/// An integer. Unquoted ones may be hexadecimal or, with a leading zero, octal, as yaml-cpp reads them; a fraction of
+/// zeros and an exponent are allowed as in JSON.
+fn integer(text: &str, quoted: bool) -> Option<i128> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let first = *digits.as_bytes().first()?;
+    if !first.is_ascii_digit() {
+        return None;
+    }
+    let radix = |digits: &str, radix| i128::from_str_radix(digits, radix).ok();
+    let value = if let Some(hex) = digits.strip_prefix("0x").filter(|_| !quoted) {
+        radix(hex, 16)?
+    } else if let Some(octal) = digits.strip_prefix("0o").filter(|_| !quoted) {
+        radix(octal, 8)?
+    } else if let Some(octal) = digits
+        .strip_prefix('0')
+        .filter(|rest| !quoted && !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    {
+        radix(octal, 8)?
+    } else if digits.bytes().all(|b| b.is_ascii_digit()) {
+        digits.parse().ok()?
+    } else {
+        let value: f64 = digits.parse().ok()?;
+        if value.fract() != 0.0 || value > 9e15 {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "integral and below 2^53")]
+        let value = value as i128;
+        value
+    };
+    Some(if negative { -value } else { value })
+}
+
+fn float(text: &str) -> Option<f64> {
+    match text {
+        "NaN" | ".nan" | ".NaN" => Some(f64::NAN),
+        "Infinity" | ".inf" => Some(f64::INFINITY),
+        "-Infinity" | "-.inf" => Some(f64::NEG_INFINITY),
+        _ => {
+            let first = text.bytes().next()?;
+            // Rust also reads `inf` and `nan`.
+            (first.is_ascii_digit() || matches!(first, b'-' | b'+' | b'.'))
+                .then(|| text.parse().ok())
+                .flatten()
+                .filter(|value: &f64| value.is_finite())
+        }
+    }
+}
+
+/// `1.5s` as seconds and nanoseconds.
+fn duration(text: &str) -> Option<(i64, i32)> {
+    let digits = text.strip_suffix('s')?;
+    let (negative, digits) = match digits.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, digits),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.len() + fraction.len() == 0
+        || fraction.len() > 9
+        || !all_digits(whole)
+        || !all_digits(fraction)
+    {
+        return None;
+    }
+    let seconds: i64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
+    let nanos: i32 = format!("{fraction:0<9}").parse().ok()?;
+    (seconds <= 315_576_000_000).then_some(if negative {
+        (-seconds, -nanos)
+    } else {
+        (seconds, nanos)
+    })
+}
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+    let text = text.trim_end_matches('=');
+    STANDARD_NO_PAD
+        .decode(text)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(text))
+        .ok()
+}
+
+fn map_key(kind: &Kind, text: &str) -> Option<MapKey> {
+    Some(match kind {
+        Kind::String => MapKey::String(text.to_owned()),
+        Kind::Bool => MapKey::Bool(text.parse().ok()?),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => MapKey::I32(text.parse().ok()?),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => MapKey::I64(text.parse().ok()?),
+        Kind::Uint32 | Kind::Fixed32 => MapKey::U32(text.parse().ok()?),
+        Kind::Uint64 | Kind::Fixed64 => MapKey::U64(text.parse().ok()?),
+        _ => return None,
+    })
+}
+
+fn snake_case(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 4);
+    for c in text.chars() {
+        if c.is_ascii_uppercase() {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

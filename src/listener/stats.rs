@@ -125,4 +125,3 @@ crate::stats! {
         DOWNSTREAM_CX_TOTAL: Counter = "downstream_cx_total",
     }
 }
-

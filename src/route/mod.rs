@@ -3,6 +3,9 @@
 //! Selection costs a hash look-up for exact domains and a walk over the routes of one virtual host; its order is
 //! Envoy's (exact domain, longest suffix, longest prefix, `*`; then the first matching route).
 
+pub mod redirect;
+pub mod rewrite;
+
 use std::sync::Arc;
 
 use crate::config::RouteConfig;

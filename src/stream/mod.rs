@@ -4,7 +4,11 @@
 //! It holds the routes and clusters of one Generation to its last byte. It belongs to one worker: its cells are
 //! [`WorkerCell`]s, locked for the length of a statement and never across a call into a filter.
 
+pub mod access_log;
+pub mod finalize;
+pub mod format;
 pub mod info;
+pub mod local_reply;
 
 use std::any::Any;
 use std::fmt;
@@ -115,6 +119,14 @@ impl Stream {
             .map(Arc::new);
         *self.route.lock() = RouteState::Resolved(route.clone());
         route
+    }
+
+    /// The route as last resolved; `None` where it never was, or was cleared since.
+    pub fn resolved_route(&self) -> Option<Arc<SelectedRoute>> {
+        match &*self.route.lock() {
+            RouteState::Resolved(route) => route.clone(),
+            RouteState::Unresolved => None,
+        }
     }
 
     /// Forgets the route: the next [`Stream::route`] matches anew (Envoy's `clearRouteCache`).

@@ -139,15 +139,16 @@ impl Block {
     fn new(table: &StatTable) -> Self {
         let n = table.stats.len();
         let zeros = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
-        let histograms = if table.stats.iter().any(|stat| stat.kind == Kind::Histogram) {
-            (0..n).map(|_| OnceLock::new()).collect()
-        } else {
-            Box::default()
-        };
+        // A table that names its histograms first pays for no more slots than it has histograms.
+        let histograms = table
+            .stats
+            .iter()
+            .rposition(|stat| stat.kind == Kind::Histogram)
+            .map_or(0, |last| last + 1);
         Self {
             cells: zeros(n),
             written: zeros(n.div_ceil(64)),
-            histograms,
+            histograms: (0..histograms).map(|_| OnceLock::new()).collect(),
             codes: OnceLock::new(),
         }
     }

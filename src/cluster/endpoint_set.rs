@@ -1,0 +1,448 @@
+//! The hosts of a cluster at one moment, by priority, with what each priority is worth.
+//!
+//! Immutable: a pick loads one pointer and reads. The arithmetic of priorities is Envoy's: a priority takes as much
+//! as its healthy share times the overprovisioning factor allows, what is left goes to the next, then to degraded
+//! hosts; below the panic threshold health is ignored.
+
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::balance::Group;
+use super::host::{Attributes, Health, Host, HostKey};
+use crate::base::Shards;
+use crate::config::cluster::Balancer;
+use crate::config::endpoint::Endpoints;
+
+/// What decides besides the hosts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// How one of a group is taken.
+    pub balancer: Balancer,
+    /// `healthy_panic_threshold`, percent; 0 never panics.
+    pub panic_threshold: f64,
+    /// `overprovisioning_factor`, percent.
+    pub overprovisioning_factor: u32,
+    /// `weighted_priority_health`.
+    pub weighted_priority_health: bool,
+    /// `drop_overloads`: category and parts of a million. Envoy heeds the first.
+    pub drop_overloads: Vec<(Box<str>, u32)>,
+}
+
+/// The hosts of a cluster at one moment.
+#[derive(Debug)]
+pub struct EndpointSet {
+    priorities: Box<[Priority]>,
+    drop: Option<(Box<str>, u32)>,
+}
+
+#[derive(Debug)]
+struct Priority {
+    all: Arc<Group>,
+    healthy: Arc<Group>,
+    degraded: Arc<Group>,
+    /// Percent of requests that go to the healthy hosts.
+    healthy_load: u32,
+    /// Percent of requests that go to the degraded hosts.
+    degraded_load: u32,
+    panic: bool,
+}
+
+/// What [`EndpointSet::pick`] came to.
+#[derive(Debug)]
+pub enum Picked<'a> {
+    /// A host.
+    Host(&'a Arc<Host>),
+    /// A host, though its priority is in panic: health was ignored.
+    Panic(&'a Arc<Host>),
+    /// No host.
+    None,
+}
+
+/// What one cluster gains and loses by an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// All hosts.
+    pub total: usize,
+    /// Healthy ones.
+    pub healthy: usize,
+    /// Degraded ones.
+    pub degraded: usize,
+}
+
+impl Default for EndpointSet {
+    fn default() -> Self {
+        Self {
+            priorities: Box::default(),
+            drop: None,
+        }
+    }
+}
+
+impl EndpointSet {
+    /// The set of `members`, in order; the first of equal keys stays. A host of `previous` that is still a member
+    /// stays the same `Arc`; the others are told that they were removed.
+    pub fn build(
+        members: impl IntoIterator<Item = (HostKey, Attributes)>,
+        policy: &Policy,
+        previous: &Self,
+        shards: Shards,
+    ) -> Self {
+        let mut known: FxHashMap<HostKey, &Arc<Host>> =
+            previous.hosts().map(|host| (host.key(), host)).collect();
+        let mut seen = FxHashSet::default();
+        let mut by_priority: Vec<Vec<(Arc<Host>, u32)>> = Vec::new();
+        for (key, attributes) in members {
+            if !seen.insert(key.clone()) {
+                continue;
+            }
+            let (priority, weight) = (attributes.priority as usize, attributes.weight.max(1));
+            let host = match known.remove(&key) {
+                Some(host) => {
+                    host.set_attributes(attributes);
+                    host.set_removed(false);
+                    Arc::clone(host)
+                }
+                None => Host::new(key, attributes),
+            };
+            if by_priority.len() <= priority {
+                by_priority.resize_with(priority + 1, Vec::new);
+            }
+            by_priority[priority].push((host, weight));
+        }
+        for host in known.values() {
+            host.set_removed(true);
+        }
+        let priorities = by_priority
+            .into_iter()
+            .map(|members| Priority::new(members, policy, shards))
+            .collect();
+        Self::with_loads(priorities, policy)
+    }
+
+    /// The same hosts after a change of their health flags or of the policy.
+    pub fn rebuild(&self, policy: &Policy, shards: Shards) -> Self {
+        let priorities = self
+            .priorities
+            .iter()
+            .map(|priority| {
+                let members = priority
+                    .all
+                    .hosts()
+                    .iter()
+                    .map(|host| (Arc::clone(host), host.attributes().weight))
+                    .collect();
+                Priority::new(members, policy, shards)
+            })
+            .collect();
+        Self::with_loads(priorities, policy)
+    }
+
+    fn with_loads(mut priorities: Box<[Priority]>, policy: &Policy) -> Self {
+        let counts: Vec<Counts> = priorities
+            .iter()
+            .map(|priority| Counts::of(priority, policy.weighted_priority_health))
+            .collect();
+        let loads = Loads::of(
+            &counts,
+            policy.overprovisioning_factor,
+            policy.panic_threshold,
+        );
+        for (index, priority) in priorities.iter_mut().enumerate() {
+            priority.healthy_load = loads.healthy[index];
+            priority.degraded_load = loads.degraded[index];
+            priority.panic = loads.panic[index];
+        }
+        Self {
+            priorities,
+            drop: policy.drop_overloads.first().cloned(),
+        }
+    }
+
+    /// Chooses a host. Costs the same for any number of hosts where their weights are equal.
+    #[inline]
+    pub fn pick(&self, rng: &mut fastrand::Rng) -> Picked<'_> {
+        let Some((priority, degraded)) = self.choose_priority(rng) else {
+            return Picked::None;
+        };
+        if priority.panic {
+            return priority.all.pick(rng).map_or(Picked::None, Picked::Panic);
+        }
+        let group = if degraded {
+            &priority.degraded
+        } else {
+            &priority.healthy
+        };
+        group.pick(rng).map_or(Picked::None, Picked::Host)
+    }
+
+    /// The priority of the next request, and whether its degraded hosts are meant.
+    fn choose_priority(&self, rng: &mut fastrand::Rng) -> Option<(&Priority, bool)> {
+        let first = self.priorities.first()?;
+        if first.healthy_load == 100 {
+            return Some((first, false));
+        }
+        let mut rest = rng.u32(1..=100);
+        for (degraded, priority) in (self.priorities.iter().map(|p| (false, p)))
+            .chain(self.priorities.iter().map(|p| (true, p)))
+        {
+            let load = if degraded {
+                priority.degraded_load
+            } else {
+                priority.healthy_load
+            };
+            if rest <= load {
+                return Some((priority, degraded));
+            }
+            rest -= load;
+        }
+        Some((first, false))
+    }
+
+    /// All hosts, by priority.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.priorities
+            .iter()
+            .flat_map(|priority| priority.all.hosts())
+    }
+
+    /// How many there are.
+    pub fn membership(&self) -> Membership {
+        let sum = |group: fn(&Priority) -> &Arc<Group>| {
+            self.priorities
+                .iter()
+                .map(|priority| group(priority).hosts().len())
+                .sum()
+        };
+        Membership {
+            total: sum(|priority| &priority.all),
+            healthy: sum(|priority| &priority.healthy),
+            degraded: sum(|priority| &priority.degraded),
+        }
+    }
+
+    /// `drop_overloads`: category and parts of a million, of the first category (Envoy allows one).
+    pub fn drop_overload(&self) -> Option<(&str, u32)> {
+        self.drop
+            .as_ref()
+            .map(|(category, parts)| (&**category, *parts))
+    }
+}
+
+impl Priority {
+    fn new(members: Vec<(Arc<Host>, u32)>, policy: &Policy, shards: Shards) -> Self {
+        let mut rng = fastrand::Rng::new();
+        let mut group = |wanted: Option<Health>| {
+            let (hosts, weights): (Vec<_>, Vec<_>) = members
+                .iter()
+                .filter(|(host, _)| wanted.is_none_or(|wanted| host.health() == wanted))
+                .cloned()
+                .unzip();
+            Arc::new(Group::new(
+                hosts,
+                &weights,
+                &policy.balancer,
+                shards,
+                &mut rng,
+            ))
+        };
+        let all = group(None);
+        let count = |health| {
+            members
+                .iter()
+                .filter(|(host, _)| host.health() == health)
+                .count()
+        };
+        // Most of the time one group is all: then it is kept once.
+        let healthy = if count(Health::Healthy) == members.len() {
+            Arc::clone(&all)
+        } else {
+            group(Some(Health::Healthy))
+        };
+        let degraded = group(Some(Health::Degraded));
+        Self {
+            all,
+            healthy,
+            degraded,
+            healthy_load: 0,
+            degraded_load: 0,
+            panic: false,
+        }
+    }
+}
+
+/// What the arithmetic of priorities needs to know of one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    hosts: usize,
+    healthy_hosts: usize,
+    degraded_hosts: usize,
+    /// As the hosts, or by weight with `weighted_priority_health`.
+    total: u64,
+    healthy: u64,
+    degraded: u64,
+}
+
+impl Counts {
+    fn of(priority: &Priority, weighted: bool) -> Self {
+        let sum = |group: &Group| {
+            if weighted {
+                group
+                    .hosts()
+                    .iter()
+                    .map(|host| u64::from(host.attributes().weight))
+                    .sum()
+            } else {
+                group.hosts().len() as u64
+            }
+        };
+        Self {
+            hosts: priority.all.hosts().len(),
+            healthy_hosts: priority.healthy.hosts().len(),
+            degraded_hosts: priority.degraded.hosts().len(),
+            total: sum(&priority.all),
+            healthy: sum(&priority.healthy),
+            degraded: sum(&priority.degraded),
+        }
+    }
+}
+
+/// Percent of requests a priority, and its panic.
+#[derive(Debug, PartialEq, Eq)]
+struct Loads {
+    healthy: Vec<u32>,
+    degraded: Vec<u32>,
+    panic: Vec<bool>,
+}
+
+impl Loads {
+    fn of(counts: &[Counts], overprovisioning: u32, panic_threshold: f64) -> Self {
+        let factor = u64::from(if overprovisioning == 0 {
+            140
+        } else {
+            overprovisioning
+        });
+        let availability = |part: u64, total: u64| {
+            if total == 0 {
+                0
+            } else {
+                u32::try_from((part * factor / total).min(100)).unwrap_or(100)
+            }
+        };
+        let healthy_availability: Vec<u32> = counts
+            .iter()
+            .map(|count| availability(count.healthy, count.total))
+            .collect();
+        let degraded_availability: Vec<u32> = counts
+            .iter()
+            .map(|count| availability(count.degraded, count.total))
+            .collect();
+        let available = healthy_availability
+            .iter()
+            .chain(&degraded_availability)
+            .sum::<u32>()
+            .min(100);
+        let mut loads = Self {
+            healthy: vec![0; counts.len()],
+            degraded: vec![0; counts.len()],
+            panic: vec![false; counts.len()],
+        };
+        if counts.is_empty() {
+            return loads;
+        }
+        if available > 0 {
+            let mut left = 100;
+            share(
+                &mut loads.healthy,
+                &healthy_availability,
+                available,
+                &mut left,
+            );
+            share(
+                &mut loads.degraded,
+                &degraded_availability,
+                available,
+                &mut left,
+            );
+            // What rounding left over goes to the first priority that has anything.
+            if let Some(index) = healthy_availability.iter().position(|share| *share > 0) {
+                loads.healthy[index] += left;
+            } else if let Some(index) = degraded_availability.iter().position(|share| *share > 0) {
+                loads.degraded[index] += left;
+            }
+        }
+        if panic_threshold <= 0.0 && available == 0 {
+            loads.healthy[0] = 100;
+            return loads;
+        }
+        if available < 100 {
+            for (panic, count) in loads.panic.iter_mut().zip(counts) {
+                let percent = if count.hosts == 0 {
+                    0.0
+                } else {
+                    100.0 * (count.healthy_hosts + count.degraded_hosts) as f64 / count.hosts as f64
+                };
+                *panic = percent < panic_threshold;
+            }
+            if loads.panic.iter().all(|panic| *panic) {
+                loads.share_in_total_panic(counts);
+            }
+        }
+        loads
+    }
+
+    /// Every priority is in panic: each gets what its number of hosts is worth.
+    fn share_in_total_panic(&mut self, counts: &[Counts]) {
+        let total: usize = counts.iter().map(|count| count.hosts).sum();
+        self.degraded.fill(0);
+        self.healthy.fill(0);
+        if total == 0 {
+            self.healthy[0] = 100;
+            return;
+        }
+        let mut left = 100;
+        for (load, count) in self.healthy.iter_mut().zip(counts) {
+            *load = u32::try_from(100 * count.hosts / total).unwrap_or(100);
+            left -= *load;
+        }
+        if let Some(index) = counts.iter().position(|count| count.hosts > 0) {
+            self.healthy[index] += left;
+        }
+    }
+}
+
+/// Gives each priority its part of what is left, in order.
+fn share(loads: &mut [u32], availability: &[u32], available: u32, left: &mut u32) {
+    for (load, availability) in loads.iter_mut().zip(availability) {
+        *load = (*left).min(availability * 100 / available);
+        *left -= *load;
+    }
+}
+
+/// The members that a load assignment names; names (of DNS clusters) are left out.
+pub(super) fn members(endpoints: &Endpoints) -> impl Iterator<Item = (HostKey, Attributes)> + '_ {
+    endpoints.localities.iter().flat_map(|locality| {
+        let shared = Arc::new(locality.locality.clone());
+        locality
+            .endpoints
+            .iter()
+            .filter(|endpoint| {
+                !matches!(endpoint.address, crate::config::endpoint::Address::Name(..))
+            })
+            .map(move |endpoint| {
+                (
+                    HostKey {
+                        address: endpoint.address.clone(),
+                        hostname: endpoint.hostname.clone(),
+                    },
+                    Attributes {
+                        weight: endpoint.weight,
+                        priority: locality.priority,
+                        health: endpoint.health,
+                        locality: Arc::clone(&shared),
+                        metadata: endpoint.metadata.clone(),
+                    },
+                )
+            })
+    })
+}

@@ -1,0 +1,84 @@
+//! All clusters of a Generation, by name.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustc_hash::FxBuildHasher;
+
+use super::{Cluster, Runtime};
+use crate::config::Snapshot;
+use crate::config::cluster::Discovery;
+
+/// All clusters of a Generation by name.
+#[derive(Debug, Default)]
+pub struct ClusterMap(HashMap<Arc<str>, Arc<Cluster>, FxBuildHasher>);
+
+impl ClusterMap {
+    /// The clusters of `snapshot`. One whose configuration is unchanged stays the same `Arc`; one that changed keeps
+    /// hosts, statistics and where possible connections; one that is gone is retired. Runs on the control runtime.
+    pub fn next(previous: &Self, snapshot: &Snapshot, runtime: &Runtime) -> Self {
+        let next = Self(
+            snapshot
+                .clusters
+                .iter()
+                .map(|(name, config)| {
+                    let cluster = match previous.get(name) {
+                        Some(known) => Cluster::update_from(known, Arc::clone(config), runtime),
+                        None => Cluster::new(Arc::clone(config), runtime),
+                    };
+                    (Arc::clone(name), cluster)
+                })
+                .collect(),
+        );
+        next.apply_endpoints(snapshot);
+        for (name, cluster) in &previous.0 {
+            if !next.0.contains_key(name) {
+                cluster.retire();
+            }
+        }
+        next
+    }
+
+    /// Applies the EDS assignments of `snapshot`: all that is needed where only endpoints changed.
+    pub fn apply_endpoints(&self, snapshot: &Snapshot) {
+        for cluster in self.0.values() {
+            if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+                && let Some(endpoints) = snapshot.endpoints.get(service_name)
+            {
+                cluster.set_endpoints(endpoints);
+            }
+        }
+    }
+
+    /// The cluster called `name`.
+    #[inline]
+    pub fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.0.get(name)
+    }
+
+    /// All clusters, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Cluster>)> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True where there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Arc<Cluster>> for ClusterMap {
+    fn from_iter<I: IntoIterator<Item = Arc<Cluster>>>(clusters: I) -> Self {
+        Self(
+            clusters
+                .into_iter()
+                .map(|cluster| (Arc::clone(cluster.name()), cluster))
+                .collect(),
+        )
+    }
+}

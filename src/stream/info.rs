@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
@@ -79,8 +78,10 @@ pub struct StreamInfo {
     pub filter_state: Vec<(Box<str>, bytes::Bytes)>,
     /// True for a health check of the health_check filter.
     pub health_check: bool,
-    /// The root driver's waker, for [`Stream::decide`](super::Stream::decide).
-    pub waker: Option<Waker>,
+    /// The response is one of our own.
+    pub local_reply: bool,
+    /// The local reply asked for the connection to be closed after it (HTTP/1).
+    pub close: bool,
 }
 
 /// The upstream side of a stream.
@@ -130,7 +131,8 @@ impl StreamInfo {
             dynamic_metadata: None,
             filter_state: Vec::new(),
             health_check: false,
-            waker: None,
+            local_reply: false,
+            close: false,
         }
     }
 }

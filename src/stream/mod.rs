@@ -5,10 +5,13 @@
 //! [`WorkerCell`]s, locked for the length of a statement and never across a call into a filter.
 
 pub mod access_log;
+pub mod drive;
 pub mod finalize;
+pub mod finish;
 pub mod format;
 pub mod info;
 pub mod local_reply;
+pub mod pump;
 
 use std::any::Any;
 use std::fmt;
@@ -19,10 +22,13 @@ use http::HeaderMap;
 use crate::base::WorkerCell;
 use crate::cluster::ClusterMap;
 use crate::config::http_connection_manager::Options;
-use crate::http::{LocalReply, RequestHead, ResponseHead};
+use crate::http::{RequestHead, ResponseHead};
 use crate::route::{RouteTable, SelectedRoute};
 
+pub use drive::{Companion, Phase, Timeout, Timeouts, Verdict};
+pub use finish::{Ending, Finish};
 pub use info::{ConnectionInfo, StreamInfo, UpstreamInfo};
+pub use pump::{Flow, PumpHandle, Side, Start, Tap};
 
 /// What a stream pins of one Generation.
 #[derive(Clone, Debug)]
@@ -53,8 +59,8 @@ pub struct Stream {
     pub response_trailers: WorkerCell<Option<HeaderMap>>,
     /// Times, sizes, flags, details, upstream.
     pub info: WorkerCell<StreamInfo>,
+    drive: WorkerCell<drive::Drive>,
     route: WorkerCell<RouteState>,
-    verdict: WorkerCell<Verdict>,
     slots: WorkerCell<Vec<Option<Box<dyn Any + Send>>>>,
 }
 
@@ -63,23 +69,6 @@ enum RouteState {
     #[default]
     Unresolved,
     Resolved(Option<Arc<SelectedRoute>>),
-}
-
-/// The end that something decided outside the phase that runs: a callout's answer, a timer, a body callback.
-#[derive(Debug, Default)]
-pub enum Verdict {
-    /// Nothing was decided.
-    #[default]
-    None,
-    /// Answer with this. `direct` skips the filters' response half.
-    Reply {
-        reply: Box<LocalReply>,
-        direct: bool,
-    },
-    /// Reset the stream; the details go to the log.
-    Reset {
-        details: std::borrow::Cow<'static, str>,
-    },
 }
 
 impl Stream {
@@ -100,8 +89,8 @@ impl Stream {
             request_trailers: WorkerCell::new(None),
             response_trailers: WorkerCell::new(None),
             info: WorkerCell::new(StreamInfo::new()),
+            drive: WorkerCell::default(),
             route: WorkerCell::default(),
-            verdict: WorkerCell::default(),
             slots: WorkerCell::new(slots),
         })
     }
@@ -132,24 +121,6 @@ impl Stream {
     /// Forgets the route: the next [`Stream::route`] matches anew (Envoy's `clearRouteCache`).
     pub fn clear_route(&self) {
         *self.route.lock() = RouteState::Unresolved;
-    }
-
-    /// Decides the end of the stream; the first decision stays. The root driver acts on it at its next poll.
-    pub fn decide(&self, verdict: Verdict) {
-        let mut current = self.verdict.lock();
-        if matches!(*current, Verdict::None) {
-            *current = verdict;
-        }
-        // The waker of the root driver: see `info.waker`.
-        drop(current);
-        if let Some(waker) = self.info.lock().waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Takes the decision, if any.
-    pub fn take_verdict(&self) -> Verdict {
-        std::mem::take(&mut *self.verdict.lock())
     }
 
     /// Runs `f` on the state that filter number `slot` keeps for this stream, made by `init` at first use.

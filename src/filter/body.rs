@@ -1,0 +1,226 @@
+//! The two edges of a chain: what is counted of the bodies, and who goes on with the driver's duties after the head.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::chain::{Ends, poll_after_head};
+use super::timer::Timer;
+use crate::http::{Body, BodyError, ResponseFlag};
+use crate::stream::{Finish, Phase, Stream, Timeouts};
+
+/// The request's body as the codec gives it, counted.
+pub(super) struct RequestBody {
+    stream: Arc<Stream>,
+    inner: Body,
+}
+
+impl RequestBody {
+    /// Wraps `body`, or notes that there is none.
+    pub(super) fn wrap(stream: &Arc<Stream>, body: Body) -> Body {
+        if body.is_end_stream() {
+            stream.request_ended();
+            return body;
+        }
+        Body::new(Self {
+            stream: Arc::clone(stream),
+            inner: body,
+        })
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(None) => self.stream.request_ended(),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.stream.info.lock().bytes_received += data.len() as u64;
+                }
+                self.stream.active();
+                if self.inner.is_end_stream() || frame.is_trailers() {
+                    self.stream.request_ended();
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The response's body as the codec gets it: the driver of the stream from the head on.
+pub(super) struct ResponseBody {
+    finish: Finish<Ends>,
+    inner: Body,
+    /// Made at the first wait.
+    timer: Option<Pin<Box<Timer>>>,
+    /// `content-length` less what was sent: a codec that stops there has everything.
+    missing: Option<u64>,
+    done: bool,
+}
+
+impl ResponseBody {
+    /// Marks the head as sent, and wraps the body.
+    pub(super) fn send(finish: Finish<Ends>, body: Body) -> Body {
+        let stream = finish.stream();
+        finish.ending().head(stream);
+        stream.set_phase(Phase::Sent);
+        stream.info.lock().response_begin = Some(Instant::now());
+        if body.is_end_stream() {
+            finish.complete();
+            return body;
+        }
+        let missing = stream.response.lock().as_ref().and_then(|head| {
+            let length = head.headers.get(http::header::CONTENT_LENGTH)?;
+            length.to_str().ok()?.parse().ok()
+        });
+        Body::new(Self {
+            finish,
+            inner: body,
+            timer: None,
+            missing,
+            done: false,
+        })
+    }
+
+    fn abort(&mut self, why: &'static str) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.done = true;
+        self.finish.complete();
+        Poll::Ready(Some(Err(BodyError::Aborted(why))))
+    }
+
+    /// The upstream broke off: Envoy's flag and details.
+    fn broken(&self, error: &BodyError) {
+        let (flag, reason) = match error {
+            BodyError::Reset => (
+                ResponseFlag::UpstreamConnectionTermination,
+                "upstream_reset_after_response_started{connection_termination}",
+            ),
+            BodyError::Malformed(_) => (
+                ResponseFlag::UpstreamProtocolError,
+                "upstream_reset_after_response_started{protocol_error}",
+            ),
+            BodyError::Aborted(_) => return,
+        };
+        let mut info = self.finish.stream().info.lock();
+        info.flags.set(flag);
+        info.details = Some(reason.into());
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let stream = Arc::clone(self.finish.stream());
+        stream.park(context);
+        if poll_after_head(&stream, context).is_err() {
+            return self.abort("the stream was reset");
+        }
+        match Pin::new(&mut self.inner).poll_frame(context) {
+            Poll::Pending => {
+                let timer = self
+                    .timer
+                    .get_or_insert_with(|| Box::pin(Timer::new(&stream)));
+                match timer.as_mut().poll(&stream, context) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(timeout) => {
+                        {
+                            let mut info = stream.info.lock();
+                            if let Some(flag) = timeout.flag() {
+                                info.flags.set(flag);
+                            }
+                            info.details = Some(timeout.reply().details);
+                        }
+                        self.abort("a timeout")
+                    }
+                }
+            }
+            Poll::Ready(None) => {
+                self.done = true;
+                self.finish.complete();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                let mut last = self.inner.is_end_stream();
+                if let Some(data) = frame.data_ref() {
+                    let sent = data.len() as u64;
+                    stream.info.lock().bytes_sent += sent;
+                    self.missing = self.missing.map(|missing| missing.saturating_sub(sent));
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    *stream.response_trailers.lock() = Some(trailers.clone());
+                    last = true;
+                }
+                stream.active();
+                if last {
+                    self.finish.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.broken(&error);
+                self.done = true;
+                self.finish.complete();
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let stream = self.finish.stream();
+        // HEAD, and codecs that count: everything that had to be sent was sent.
+        let head = stream.request.lock().method == http::Method::HEAD;
+        if head || self.missing == Some(0) {
+            self.finish.complete();
+        }
+    }
+}
+
+/// The deadlines that the connection manager sets: a route may change them.
+pub fn manager_timeouts(stream: &Stream) {
+    let options = &stream.config.options;
+    let of_manager = Timeouts {
+        response: None,
+        idle: options.stream_idle_timeout,
+        max_duration: options.max_stream_duration,
+        request: options.request_timeout,
+    };
+    stream.set_timeouts(|timeouts| *timeouts = of_manager);
+}

@@ -1,0 +1,394 @@
+//! The chain of a connection manager: brings the filters to life, and drives a stream through them.
+//!
+//! The driver is one future. At each wake it looks first at the stream's verdict, then at its deadlines, then polls the
+//! companions (pumps), then the phase in flight. When the head is ready it hands the body out wrapped, and the wrapper
+//! goes on with the same duties until the last byte. However it ends, also by a drop, [`Stream::finish`] runs once.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use smallvec::SmallVec;
+
+use super::body::{RequestBody, ResponseBody};
+use super::factory::{BuildContext, ChainContext};
+use super::timer::Timer;
+use super::{HttpFilter, Registry, Step, local_reply};
+use crate::config::extension::HttpFilterConfig;
+use crate::config::http_connection_manager::{FilterSource, HttpFilter as FilterEntry};
+use crate::http::codec::Reset;
+use crate::http::{Body, LocalReply, ReplyReason, ResponseHead};
+use crate::stream::{Ending, Finish, Phase, Stream, Verdict};
+
+/// What the connection manager does at the edges of a stream. One instance a manager, shared by its streams.
+pub trait Observer: Send + Sync + 'static {
+    /// The response head has passed the filters and goes to the codec next: the manager's own headers.
+    fn head(&self, stream: &Arc<Stream>) {
+        let _ = stream;
+    }
+
+    /// The stream is over; the filters have logged: access logs and statistics. May run inside a `Drop`.
+    fn log(&self, stream: &Arc<Stream>) {
+        let _ = stream;
+    }
+}
+
+/// Sees nothing.
+impl Observer for () {}
+
+#[derive(Debug)]
+struct Entry {
+    name: Box<str>,
+    filter: Arc<dyn HttpFilter>,
+    disabled: bool,
+}
+
+/// The HTTP filters of one connection manager in one Generation.
+#[derive(Debug, Default)]
+pub struct HttpFilterChain {
+    entries: Box<[Entry]>,
+}
+
+/// Which filters of the chain a stream has, one bit each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Active(SmallVec<[u64; 1]>);
+
+impl Active {
+    fn contains(&self, index: usize) -> bool {
+        self.0
+            .get(index / 64)
+            .is_some_and(|word| word & (1 << (index % 64)) != 0)
+    }
+}
+
+/// Stands where a discovered filter's configuration has not come.
+#[derive(Debug)]
+struct Unconfigured;
+
+impl HttpFilter for Unconfigured {
+    fn request(&self, _: &Arc<Stream>, _: Body) -> Step<Body> {
+        Step::Reply(ReplyReason::NoFilterConfig.into())
+    }
+}
+
+impl HttpFilterChain {
+    /// Brings `filters` to life. What is configured by discovery is taken from `discovered` (by the filter's name), else
+    /// from its default; without either the filter answers 500 (`NFCF`).
+    pub fn build(
+        registry: &Registry,
+        filters: &[FilterEntry],
+        discovered: &BTreeMap<Arc<str>, Arc<HttpFilterConfig>>,
+        context: &ChainContext<'_>,
+    ) -> Self {
+        let entries = filters.iter().enumerate().map(|(slot, entry)| {
+            let config = match &entry.config {
+                FilterSource::Inline(config) => Some(config),
+                FilterSource::Discovered { default, .. } => discovered
+                    .get(&*entry.name)
+                    .map(Arc::as_ref)
+                    .or(default.as_ref()),
+            };
+            let filter = config.and_then(|config| {
+                registry.build(
+                    config,
+                    &BuildContext {
+                        slot,
+                        name: &entry.name,
+                        source: &config.source,
+                        chain: context,
+                    },
+                )
+            });
+            Entry {
+                name: entry.name.clone(),
+                filter: filter.unwrap_or_else(|| Arc::new(Unconfigured)),
+                disabled: entry.disabled,
+            }
+        });
+        Self {
+            entries: entries.collect(),
+        }
+    }
+
+    /// A chain of live filters with their names.
+    pub fn of(filters: impl IntoIterator<Item = (Box<str>, Arc<dyn HttpFilter>)>) -> Self {
+        Self {
+            entries: filters
+                .into_iter()
+                .map(|(name, filter)| Entry {
+                    name,
+                    filter,
+                    disabled: false,
+                })
+                .collect(),
+        }
+    }
+
+    /// Number of filters: the slots that a [`Stream`] needs.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True where there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Drives `stream` to its response: the head is then in `stream.response`, the body is the result. The stream ends
+    /// when that body has ended or is dropped, or when this future is dropped.
+    ///
+    /// # Errors
+    /// Where the stream was reset before it had a response; it has ended by then.
+    pub async fn run(
+        self: Arc<Self>,
+        stream: Arc<Stream>,
+        body: Body,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Body, Reset> {
+        let finish = Finish::new(
+            Arc::clone(&stream),
+            Ends {
+                active: self.active(&stream),
+                chain: self,
+                observer,
+            },
+        );
+        let ends = finish.ending();
+        let body = RequestBody::wrap(&stream, body);
+        let mut timer = pin!(Timer::new(&stream));
+        let first = ends.chain.exchange(&stream, &ends.active, body);
+        let mut outcome = drive(&stream, timer.as_mut(), first).await;
+        loop {
+            match outcome {
+                Ok(body) => break Ok(ResponseBody::send(finish, body)),
+                Err(Stop::Reply { reply, direct }) => {
+                    stream.drop_companions();
+                    let direct = direct || stream.phase() >= Phase::Response;
+                    let body = local_reply::apply(&stream, *reply);
+                    stream.set_phase(Phase::Response);
+                    outcome = if direct {
+                        Ok(body)
+                    } else {
+                        let work = ends.chain.respond(&stream, &ends.active, body);
+                        drive(&stream, timer.as_mut(), work).await
+                    };
+                }
+                Err(Stop::Reset) => {
+                    finish.complete();
+                    break Err(Reset::Internal);
+                }
+            }
+        }
+    }
+
+    /// The filters that `stream` has: those that its first route does not switch off, or switches on.
+    fn active(&self, stream: &Stream) -> Active {
+        let mut words: SmallVec<[u64; 1]> = SmallVec::new();
+        words.resize(self.entries.len().div_ceil(64).max(1), 0);
+        let route = stream.route();
+        for (index, entry) in self.entries.iter().enumerate() {
+            let said = route.as_ref().and_then(|route| {
+                route
+                    .per_filter_all(&entry.name)
+                    .find_map(|config| config.disabled)
+            });
+            if !said.unwrap_or(entry.disabled) {
+                words[index / 64] |= 1 << (index % 64);
+            }
+        }
+        Active(words)
+    }
+
+    /// The request halves in order, then the response halves in reverse.
+    async fn exchange(
+        &self,
+        stream: &Arc<Stream>,
+        active: &Active,
+        mut body: Body,
+    ) -> Result<Body, Stop> {
+        for (index, entry) in self.entries.iter().enumerate() {
+            if !active.contains(index) {
+                continue;
+            }
+            let mut step = entry.filter.request(stream, body);
+            body = loop {
+                match step {
+                    Step::Next(body) => break body,
+                    Step::Wait(wait) => step = wait.await,
+                    Step::Reply(reply) => return Err(Stop::reply(reply)),
+                    Step::Answer(head, body) => {
+                        *stream.response.lock() = Some(*head);
+                        stream.set_phase(Phase::Response);
+                        return self.respond(stream, active, body).await;
+                    }
+                }
+            };
+        }
+        // No terminal filter: the parser of the connection manager refuses such a chain.
+        Err(Stop::reply(ReplyReason::RouteNotFound.into()))
+    }
+
+    async fn respond(
+        &self,
+        stream: &Arc<Stream>,
+        active: &Active,
+        mut body: Body,
+    ) -> Result<Body, Stop> {
+        for (index, entry) in self.entries.iter().enumerate().rev() {
+            if !active.contains(index) {
+                continue;
+            }
+            let mut step = entry.filter.response(stream, body);
+            body = loop {
+                match step {
+                    Step::Next(body) => break body,
+                    Step::Wait(wait) => step = wait.await,
+                    Step::Reply(reply) => return Err(Stop::reply(reply)),
+                    Step::Answer(head, body) => {
+                        *stream.response.lock() = Some(*head);
+                        break body;
+                    }
+                }
+            };
+        }
+        Ok(body)
+    }
+}
+
+/// Why a phase was given up.
+enum Stop {
+    Reply {
+        reply: Box<LocalReply>,
+        direct: bool,
+    },
+    Reset,
+}
+
+impl Stop {
+    fn reply(reply: LocalReply) -> Self {
+        Self::Reply {
+            reply: Box::new(reply),
+            direct: false,
+        }
+    }
+}
+
+fn verdict(stream: &Stream) -> Option<Stop> {
+    match stream.take_verdict() {
+        Verdict::None => None,
+        Verdict::Reply { reply, direct } => Some(Stop::Reply { reply, direct }),
+        Verdict::Reset { details } => {
+            if !details.is_empty() {
+                stream.info.lock().details = Some(details);
+            }
+            Some(Stop::Reset)
+        }
+    }
+}
+
+/// Polls `work`, and all that may end it before its time.
+async fn drive(
+    stream: &Arc<Stream>,
+    mut timer: Pin<&mut Timer>,
+    work: impl Future<Output = Result<Body, Stop>>,
+) -> Result<Body, Stop> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|context| {
+        stream.park(context);
+        if let Some(stop) = verdict(stream) {
+            return Poll::Ready(Err(stop));
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            stream.poll_companions(context);
+            if let Some(stop) = verdict(stream) {
+                return Poll::Ready(Err(stop));
+            }
+            work.as_mut().poll(context)
+        }));
+        match result {
+            Ok(Poll::Pending) => match timer.as_mut().poll(stream, context) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(timeout) => {
+                    if let Some(flag) = timeout.flag() {
+                        stream.info.lock().flags.set(flag);
+                    }
+                    Poll::Ready(Err(Stop::reply(timeout.reply())))
+                }
+            },
+            // A decision made while the last step ran stands above it.
+            Ok(Poll::Ready(result)) => Poll::Ready(verdict(stream).map_or(result, Err)),
+            Err(_) => Poll::Ready(Err(Stop::reply(panicked()))),
+        }
+    })
+    .await
+}
+
+/// What a panic of a filter costs: its stream.
+fn panicked() -> LocalReply {
+    tracing::error!("an HTTP filter panicked; its stream is answered with 500");
+    ReplyReason::FilterPanic.into()
+}
+
+/// Polls the companions after the head was sent. `Err`: the body must end in an error.
+pub(super) fn poll_after_head(stream: &Arc<Stream>, context: &mut Context<'_>) -> Result<(), ()> {
+    let polled = catch_unwind(AssertUnwindSafe(|| stream.poll_companions(context)));
+    if polled.is_err() {
+        stream.info.lock().details = Some(panicked().details);
+        return Err(());
+    }
+    match verdict(stream) {
+        None => Ok(()),
+        Some(Stop::Reset) => Err(()),
+        // Too late for an answer: as Envoy, a reset; the log keeps the status that was sent.
+        Some(Stop::Reply { reply, .. }) => {
+            let mut info = stream.info.lock();
+            for flag in &reply.flags {
+                info.flags.set(*flag);
+            }
+            info.details = Some(reply.details);
+            Err(())
+        }
+    }
+}
+
+/// Who hears of a stream's end: its filters in order, then the manager's logs, then the filters again.
+pub(super) struct Ends {
+    chain: Arc<HttpFilterChain>,
+    active: Active,
+    observer: Arc<dyn Observer>,
+}
+
+impl Ends {
+    /// See [`Observer::head`].
+    pub(super) fn head(&self, stream: &Arc<Stream>) {
+        if stream.response.lock().is_none() {
+            *stream.response.lock() =
+                Some(ResponseHead::new(http::StatusCode::INTERNAL_SERVER_ERROR));
+        }
+        self.observer.head(stream);
+    }
+
+    fn each(&self, stream: &Arc<Stream>, call: impl Fn(&dyn HttpFilter, &Arc<Stream>)) {
+        for (index, entry) in self.chain.entries.iter().enumerate() {
+            if self.active.contains(index)
+                && catch_unwind(AssertUnwindSafe(|| call(&*entry.filter, stream))).is_err()
+            {
+                tracing::error!(filter = &*entry.name, "a filter panicked at a stream's end");
+            }
+        }
+    }
+}
+
+impl Ending for Ends {
+    fn log(&self, stream: &Arc<Stream>) {
+        self.each(stream, |filter, stream| filter.log(stream));
+        self.observer.log(stream);
+    }
+
+    fn end(&self, stream: &Arc<Stream>) {
+        self.each(stream, |filter, stream| filter.end(stream));
+    }
+}

@@ -1,0 +1,94 @@
+//! From a filter's message to its instance: what the file of a filter implements.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use prost::{Message, Name};
+
+use super::HttpFilter;
+use crate::config::ConfigError;
+use crate::config::listener::TrafficDirection;
+use crate::pb;
+use crate::telemetry::metrics;
+
+/// Makes a filter of its configuration. The type URL comes from `Proto`'s name: there is no string to mistype.
+pub trait FilterFactory: 'static {
+    /// The name that Envoy gives the filter (`envoy.filters.http.cors`); for documents, not for look-ups.
+    const NAME: &'static str;
+    /// True for the terminal filter.
+    const TERMINAL: bool = false;
+    /// The message in `typed_config`.
+    type Proto: Message + Name + Default;
+    /// What it means.
+    type Config: Debug + Send + Sync + 'static;
+
+    /// Validates the message of the filter called `name`: every field is used, refused, or knowingly ignored. A pure
+    /// function.
+    ///
+    /// # Errors
+    /// With the path of the field that this build cannot honour.
+    fn parse(proto: Self::Proto, name: &str) -> Result<Self::Config, ConfigError>;
+
+    /// Brings the filter to life for one chain. On the control side.
+    fn build(config: &Arc<Self::Config>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter>;
+}
+
+/// A filter that routes, virtual hosts and weighted clusters may configure (`typed_per_filter_config`).
+pub trait PerRoute: FilterFactory {
+    /// The message; it may be the filter's own.
+    type RouteProto: Message + Name + Default;
+    /// What it means. Read at use with `filter::factory::per_route`.
+    type RouteConfig: Debug + Send + Sync + 'static;
+
+    /// As [`FilterFactory::parse`].
+    ///
+    /// # Errors
+    /// As [`FilterFactory::parse`].
+    fn parse_route(proto: Self::RouteProto, name: &str) -> Result<Self::RouteConfig, ConfigError>;
+}
+
+/// What the filters of a chain are told of their surroundings.
+#[derive(Clone, Copy, Debug)]
+pub struct ChainContext<'a> {
+    /// The connection manager's `stat_prefix`: filters' statistics are `http.<stat_prefix>.…`.
+    pub stat_prefix: &'a str,
+    /// The listener's name.
+    pub listener: &'a str,
+    /// The filter chain's name; may be empty.
+    pub filter_chain: &'a str,
+    /// The listener's direction.
+    pub direction: TrafficDirection,
+    /// The listener's metadata.
+    pub listener_metadata: Option<&'a Arc<pb::Metadata>>,
+    /// Where statistics are registered.
+    pub metrics: &'a metrics::Registry,
+    /// Who we are.
+    pub node: &'a pb::Node,
+}
+
+/// What one filter of a chain is told.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildContext<'a> {
+    /// Its place: the number of its slot in [`Stream::with_slot`](crate::stream::Stream::with_slot).
+    pub slot: usize,
+    /// Its name in the chain: what per-route configuration refers to.
+    pub name: &'a str,
+    /// The message that it was parsed from.
+    pub source: &'a pb::Any,
+    /// The chain's surroundings.
+    pub chain: &'a ChainContext<'a>,
+}
+
+/// The most specific configuration that the stream's route has for the filter called `name`, as type `T`.
+pub fn per_route<T: Debug + Send + Sync + 'static, R>(
+    stream: &crate::stream::Stream,
+    name: &str,
+    f: impl FnOnce(Option<&T>) -> R,
+) -> R {
+    let route = stream.route();
+    f(route
+        .as_ref()
+        .and_then(|route| route.per_filter(name))
+        .and_then(|config| config.config.as_ref())
+        .and_then(|config| config.parsed.as_ref().as_any().downcast_ref::<T>()))
+}

@@ -1,0 +1,200 @@
+//! ★ The one table of HTTP filters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost::{Message, Name};
+
+use super::factory::{BuildContext, FilterFactory, PerRoute};
+use super::{HttpFilter, router};
+use crate::config::extension::{ExtensionConfig, HttpFilterConfig};
+use crate::config::{ConfigError, Extensions};
+use crate::pb;
+
+/// Every filter of this build, alphabetically.
+fn table() -> Vec<Registration> {
+    vec![register::<router::Router>()]
+}
+
+type Parse = fn(&[u8], &str) -> Result<Arc<dyn ExtensionConfig>, ConfigError>;
+type Build = fn(&HttpFilterConfig, &BuildContext<'_>) -> Option<Arc<dyn HttpFilter>>;
+
+/// One line of the table.
+#[derive(Clone, Copy)]
+pub struct Registration {
+    /// The name that Envoy gives the filter.
+    pub name: &'static str,
+    /// The full name of its message.
+    pub message: fn() -> String,
+    /// The full name of its per-route message.
+    pub route_message: Option<fn() -> String>,
+    terminal: bool,
+    parse: Parse,
+    parse_route: Option<Parse>,
+    build: Build,
+}
+
+fn register<F: FilterFactory>() -> Registration {
+    Registration {
+        name: F::NAME,
+        message: F::Proto::full_name,
+        route_message: None,
+        terminal: F::TERMINAL,
+        parse: |bytes, name| {
+            let config = F::parse(decode::<F::Proto>(bytes)?, name)?;
+            Ok(Arc::new(config))
+        },
+        parse_route: None,
+        build: |config, context| {
+            let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
+            let parsed = parsed.downcast::<F::Config>().ok()?;
+            Some(F::build(&parsed, context))
+        },
+    }
+}
+
+impl Registration {
+    #[allow(dead_code, reason = "filters with routes follow")]
+    fn per_route<F: PerRoute>(self) -> Self {
+        Self {
+            route_message: Some(F::RouteProto::full_name),
+            parse_route: Some(|bytes, name| {
+                let config = F::parse_route(decode::<F::RouteProto>(bytes)?, name)?;
+                Ok(Arc::new(config))
+            }),
+            ..self
+        }
+    }
+}
+
+fn decode<M: Message + Name + Default>(bytes: &[u8]) -> Result<M, ConfigError> {
+    M::decode(bytes)
+        .map_err(|_| ConfigError::invalid(format!("Unable to unpack as {}", M::full_name())))
+}
+
+/// The filters of this build, by type.
+#[derive(Clone)]
+pub struct Registry {
+    entries: Vec<Registration>,
+    by_type: HashMap<String, usize>,
+    by_route_type: HashMap<String, usize>,
+}
+
+impl Registry {
+    /// All of them.
+    pub fn new() -> Self {
+        let entries = table();
+        let numbered = |name: &dyn Fn(&Registration) -> Option<String>| {
+            entries
+                .iter()
+                .enumerate()
+                .filter_map(|(index, entry)| Some((name(entry)?, index)))
+                .collect()
+        };
+        Self {
+            by_type: numbered(&|entry| Some((entry.message)())),
+            by_route_type: numbered(&|entry| entry.route_message.map(|name| name())),
+            entries,
+        }
+    }
+
+    /// Every filter, for documents.
+    pub fn entries(&self) -> &[Registration] {
+        &self.entries
+    }
+
+    /// A Markdown table of the filters: what `docs/filters.md` shows.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from("| filter | message | per route |\n|---|---|---|\n");
+        for entry in &self.entries {
+            let route = entry.route_message.map(|name| format!("`{}`", name()));
+            text.push_str(&format!(
+                "| `{}` | `{}` | {} |\n",
+                entry.name,
+                (entry.message)(),
+                route.as_deref().unwrap_or("–")
+            ));
+        }
+        text
+    }
+
+    /// Brings a parsed filter to life. `None` where this registry did not parse it.
+    pub fn build(
+        &self,
+        config: &HttpFilterConfig,
+        context: &BuildContext<'_>,
+    ) -> Option<Arc<dyn HttpFilter>> {
+        let index = *self.by_type.get(pb::type_name(&config.type_url))?;
+        (self.entries[index].build)(config, context)
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.entries.iter().map(|entry| entry.name))
+            .finish()
+    }
+}
+
+fn resolve(any: &pb::Any) -> Result<std::borrow::Cow<'_, pb::Any>, ConfigError> {
+    pb::resolve_typed_struct(any).map_err(|error| ConfigError::invalid(error.to_string()))
+}
+
+fn parsed(
+    parse: Parse,
+    name: &str,
+    any: std::borrow::Cow<'_, pb::Any>,
+) -> Result<Option<HttpFilterConfig>, ConfigError> {
+    let parsed = parse(&any.value, name)?;
+    Ok(Some(HttpFilterConfig {
+        type_url: any.type_url.as_str().into(),
+        source: any.into_owned(),
+        parsed,
+    }))
+}
+
+impl Extensions for Registry {
+    fn http_filter(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let any = resolve(config)?;
+        match self.by_type.get(pb::type_name(&any.type_url)) {
+            Some(index) => parsed(self.entries[*index].parse, name, any),
+            None => Ok(None),
+        }
+    }
+
+    fn per_route(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let any = resolve(config)?;
+        let type_name = pb::type_name(&any.type_url);
+        match self.by_route_type.get(type_name) {
+            Some(index) => match self.entries[*index].parse_route {
+                Some(parse) => parsed(parse, name, any),
+                None => Ok(None),
+            },
+            None if self.by_type.contains_key(type_name) => Err(ConfigError::invalid(format!(
+                "The filter {name} doesn't support virtual host or route specific configurations"
+            ))),
+            None => Ok(None),
+        }
+    }
+
+    fn is_terminal(&self, config: &HttpFilterConfig) -> bool {
+        self.by_type
+            .get(pb::type_name(&config.type_url))
+            .is_some_and(|index| self.entries[*index].terminal)
+    }
+}

@@ -1,0 +1,285 @@
+//! What the root driver of a stream watches besides the phase that runs: a verdict, companions (pumps and the like),
+//! and deadlines. The driver is `filter::chain`; everything here is called on the stream's worker.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Stream;
+use crate::http::{LocalReply, ReplyReason, ResponseFlag};
+
+/// The end that something decided outside the phase that runs: a callout's answer, a timer, a body callback.
+#[derive(Debug, Default)]
+pub enum Verdict {
+    /// Nothing was decided.
+    #[default]
+    None,
+    /// Answer with this. `direct` skips the filters' response half. What comes of it depends on how far the response
+    /// is, as in Envoy: no head yet: as asked; a head not yet sent: always direct; a head sent: a reset.
+    Reply {
+        /// The answer.
+        reply: Box<LocalReply>,
+        /// Past the filters.
+        direct: bool,
+    },
+    /// Reset the stream; the details go to the log.
+    Reset {
+        /// For the log; empty leaves what is there.
+        details: Cow<'static, str>,
+    },
+}
+
+/// How far an exchange is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// No response head yet.
+    #[default]
+    Request,
+    /// A response head exists and passes the filters.
+    Response,
+    /// The head went to the codec.
+    Sent,
+    /// Logged and ended.
+    Ended,
+}
+
+/// Work that belongs to a stream and is polled by its root driver, whichever phase runs: a pump, a tower layer.
+///
+/// It is dropped when it is ready, or when the stream ends.
+pub trait Companion: Send {
+    /// Goes on. The context wakes the root driver.
+    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Poll<()>;
+}
+
+/// Deadlines of a stream. All are optional; the earliest one is the root driver's timer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timeouts {
+    /// The route's timeout: from the end of the request to the end of the response. 504 `response_timeout`.
+    pub response: Option<Duration>,
+    /// Nothing moved in either direction for so long. 504 `stream_idle_timeout`.
+    pub idle: Option<Duration>,
+    /// From the beginning to the end. 504 `max_duration_timeout`.
+    pub max_duration: Option<Duration>,
+    /// From the beginning to the end of the request. 408 `request_overall_timeout`.
+    pub request: Option<Duration>,
+}
+
+/// Which deadline has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// See [`Timeouts::response`].
+    Response,
+    /// See [`Timeouts::idle`].
+    Idle,
+    /// See [`Timeouts::max_duration`].
+    MaxDuration,
+    /// See [`Timeouts::request`].
+    Request,
+}
+
+impl Timeout {
+    /// The reply where no head was sent.
+    pub fn reply(self) -> LocalReply {
+        match self {
+            Self::Response => ReplyReason::ResponseTimeout,
+            Self::Idle => ReplyReason::StreamIdle,
+            Self::MaxDuration => ReplyReason::MaxDuration,
+            Self::Request => ReplyReason::RequestTimeout,
+        }
+        .into()
+    }
+
+    /// The flag, also where a head was sent.
+    pub fn flag(self) -> Option<ResponseFlag> {
+        match self {
+            Self::Response => Some(ResponseFlag::UpstreamRequestTimeout),
+            Self::Idle => Some(ResponseFlag::StreamIdleTimeout),
+            Self::MaxDuration | Self::Request => None,
+        }
+    }
+}
+
+/// The driver's part of a [`Stream`].
+#[derive(Default)]
+pub(super) struct Drive {
+    phase: Phase,
+    verdict: Verdict,
+    waker: Option<Waker>,
+    companions: Vec<Box<dyn Companion>>,
+    timeouts: Timeouts,
+    request_end: Option<Instant>,
+    activity: Option<Instant>,
+}
+
+impl Stream {
+    /// How far the exchange is.
+    pub fn phase(&self) -> Phase {
+        self.drive.lock().phase
+    }
+
+    /// Says how far the exchange is. For the root driver.
+    pub fn set_phase(&self, phase: Phase) {
+        self.drive.lock().phase = phase;
+    }
+
+    /// Decides the end of the stream; the first decision stays. The root driver acts on it at its next poll.
+    pub fn decide(&self, verdict: Verdict) {
+        let waker = {
+            let mut drive = self.drive.lock();
+            if drive.phase == Phase::Ended {
+                return;
+            }
+            if matches!(drive.verdict, Verdict::None) {
+                drive.verdict = verdict;
+            }
+            drive.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes the decision, if any. For the root driver.
+    pub fn take_verdict(&self) -> Verdict {
+        std::mem::take(&mut self.drive.lock().verdict)
+    }
+
+    /// Has the root driver polled again.
+    pub fn wake(&self) {
+        let waker = self.drive.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Remembers who polls the root driver. For the root driver, before it returns `Pending`.
+    pub fn park(&self, context: &Context<'_>) {
+        let mut drive = self.drive.lock();
+        match &mut drive.waker {
+            Some(waker) if waker.will_wake(context.waker()) => {}
+            waker => *waker = Some(context.waker().clone()),
+        }
+    }
+
+    /// Gives the root driver something to poll along until it is ready or the stream ends.
+    pub fn attach(&self, companion: Box<dyn Companion>) {
+        let waker = {
+            let mut drive = self.drive.lock();
+            if drive.phase == Phase::Ended {
+                return;
+            }
+            drive.companions.push(companion);
+            drive.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Polls every companion once, in the order in which they were attached. For the root driver.
+    pub fn poll_companions(self: &Arc<Self>, context: &mut Context<'_>) {
+        let mut companions = {
+            let mut drive = self.drive.lock();
+            if drive.companions.is_empty() {
+                return;
+            }
+            std::mem::take(&mut drive.companions)
+        };
+        companions.retain_mut(|companion| companion.poll(self, context).is_pending());
+        let mut drive = self.drive.lock();
+        if drive.phase == Phase::Ended {
+            drop(drive);
+            return;
+        }
+        // Those attached meanwhile come after.
+        companions.append(&mut drive.companions);
+        drive.companions = companions;
+    }
+
+    /// Drops the companions: what they pumped is given up. For the root driver, before a local reply.
+    pub fn drop_companions(&self) {
+        let companions = std::mem::take(&mut self.drive.lock().companions);
+        drop(companions);
+    }
+
+    /// Drops the companions and marks the end. `false` where it was marked before.
+    pub(super) fn end_drive(&self) -> bool {
+        let companions = {
+            let mut drive = self.drive.lock();
+            if drive.phase == Phase::Ended {
+                return false;
+            }
+            drive.phase = Phase::Ended;
+            drive.waker = None;
+            drive.verdict = Verdict::None;
+            std::mem::take(&mut drive.companions)
+        };
+        drop(companions);
+        true
+    }
+
+    /// Changes the deadlines.
+    pub fn set_timeouts(&self, change: impl FnOnce(&mut Timeouts)) {
+        change(&mut self.drive.lock().timeouts);
+    }
+
+    /// The request's last byte has arrived.
+    pub fn request_ended(&self) {
+        let now = Instant::now();
+        {
+            let mut info = self.info.lock();
+            if info.request_end.is_some() {
+                return;
+            }
+            info.request_end = Some(now);
+        }
+        let waker = {
+            let mut drive = self.drive.lock();
+            drive.request_end = Some(now);
+            drive.activity = Some(now);
+            // The route's timeout begins now.
+            drive.timeouts.response.and(drive.waker.take())
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Something moved: the idle deadline begins anew.
+    pub fn active(&self) {
+        let mut drive = self.drive.lock();
+        if drive.timeouts.idle.is_some() {
+            drive.activity = Some(Instant::now());
+        }
+    }
+
+    /// The earliest deadline of a stream that began at `begin`. For the root driver.
+    pub fn next_timeout(&self, begin: Instant) -> Option<(Instant, Timeout)> {
+        let drive = self.drive.lock();
+        let timeouts = &drive.timeouts;
+        let at = |from: Option<Instant>, after: Option<Duration>, which| {
+            from.zip(after)
+                .and_then(|(from, after)| Some((from.checked_add(after)?, which)))
+        };
+        let request = match drive.request_end {
+            None => timeouts.request,
+            Some(_) => None,
+        };
+        [
+            at(drive.request_end, timeouts.response, Timeout::Response),
+            at(
+                Some(drive.activity.unwrap_or(begin)),
+                timeouts.idle,
+                Timeout::Idle,
+            ),
+            at(Some(begin), timeouts.max_duration, Timeout::MaxDuration),
+            at(Some(begin), request, Timeout::Request),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+}

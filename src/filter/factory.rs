@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prost::{Message, Name};
 
 use super::HttpFilter;
@@ -10,6 +11,7 @@ use crate::config::ConfigError;
 use crate::config::listener::TrafficDirection;
 use crate::pb;
 use crate::telemetry::metrics;
+use crate::wasm::Plugins;
 
 /// Makes a filter of its configuration. The type URL comes from `Proto`'s name: there is no string to mistype.
 pub trait FilterFactory: 'static {
@@ -64,6 +66,50 @@ pub struct ChainContext<'a> {
     pub metrics: &'a metrics::Registry,
     /// Who we are.
     pub node: &'a pb::Node,
+    /// The Wasm host.
+    pub plugins: &'a Plugins,
+    /// Where filters tell that they wait for a plugin.
+    pub warmth: &'a Warmth,
+}
+
+/// What the filters of a chain said of their plugins while they were built.
+///
+/// A filter that runs a plugin names the slot that it asked the Wasm host for, and says so where no version of it is
+/// ready: the chain's listener then waits, and its predecessor serves.
+#[derive(Debug, Default)]
+pub struct Warmth(Mutex<WarmthState>);
+
+#[derive(Debug, Default)]
+struct WarmthState {
+    slots: Vec<Box<str>>,
+    cold: bool,
+}
+
+impl Warmth {
+    /// The filter resolves this slot of the Wasm host.
+    pub fn slot(&self, slot: &str) {
+        self.0.lock().slots.push(slot.into());
+    }
+
+    /// A plugin has no version that could serve, and one is still loading.
+    pub fn wait(&self) {
+        self.0.lock().cold = true;
+    }
+
+    /// True where a plugin is waited for.
+    pub fn is_cold(&self) -> bool {
+        self.0.lock().cold
+    }
+
+    /// True where no filter runs a plugin: nothing that the Wasm host does changes the chain.
+    pub fn is_still(&self) -> bool {
+        self.0.lock().slots.is_empty()
+    }
+
+    /// The slots.
+    pub fn slots(&self) -> Vec<Box<str>> {
+        self.0.lock().slots.clone()
+    }
 }
 
 /// What one filter of a chain is told.

@@ -1,0 +1,56 @@
+# `just` lists what a developer runs. CI runs `.ci/run`, which uses the same recipes' commands.
+
+# Everything that needs only Rust.
+default: check test
+
+# Types and lints, quickly.
+check:
+    cargo fmt --all --check
+    cargo clippy --all-targets -- -D warnings
+    cargo check --no-default-features
+
+# All tests that need nothing but Rust.
+test:
+    cargo test
+
+# The tour: an embedded control plane, two upstreams and the proxy.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# Real control plane (Go) and real Envoy (Python wheel); fails where one is missing.
+interop *ARGS: release
+    bash tests/interop/run.sh {{ARGS}}
+    bash tests/envoy/run.sh {{ARGS}}
+    bash tests/faults/run.sh {{ARGS}}
+
+# Ratios to a real Envoy, written to bench/results/.
+bench *ARGS:
+    cargo build --profile release-lto
+    python3 bench/run.py {{ARGS}}
+
+# The long forms of everything; their last result is committed.
+nightly:
+    bash .ci/nightly
+
+# Rebuilds the example plugins (needs the wasm32-wasip1 target).
+plugins:
+    bash plugins/build.sh
+
+# Accepts changed golden snapshots after reading them.
+golden:
+    cargo insta review
+
+# The table of filters for docs/filters.md.
+filters:
+    cargo run --quiet -- filters
+
+# Validates every example through the real parser.
+examples:
+    cargo test --test it examples
+
+# Known vulnerabilities in dependencies (fetches the advisory database).
+audit:
+    cargo deny check advisories
+
+release:
+    cargo build --release

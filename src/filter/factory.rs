@@ -66,8 +66,8 @@ pub struct ChainContext<'a> {
     pub metrics: &'a metrics::Registry,
     /// Who we are.
     pub node: &'a pb::Node,
-    /// The Wasm host.
-    pub plugins: &'a Plugins,
+    /// The Wasm host; `None` in tests of other filters.
+    pub plugins: Option<&'a Plugins>,
     /// Where filters tell that they wait for a plugin.
     pub warmth: &'a Warmth,
 }

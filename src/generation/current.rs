@@ -53,7 +53,11 @@ impl CurrentGeneration {
             .map(|chain| Arc::as_ptr(&chain.drain))
             .collect();
         let previous = self.current.swap(next);
-        for chain in previous.listeners.values().flat_map(|listener| &listener.chains) {
+        for chain in previous
+            .listeners
+            .values()
+            .flat_map(|listener| &listener.chains)
+        {
             if !kept.contains(&Arc::as_ptr(&chain.drain)) {
                 chain.drain.start();
             }

@@ -1,3 +1,180 @@
-//! A [`Snapshot`](crate::config::Snapshot) brought to life: what a request pins, swapped as one pointer.
+//! A [`Snapshot`] brought to life: what a request pins, swapped as one pointer.
+//!
+//! [`Generation::next`] builds only what changed: what has the same `Arc` in the new snapshot keeps its live part
+//! (pools, statistics, route tables, filter chains with their plugins). The few structs that tie those together are
+//! made anew for each Generation, so that a stream which holds one of them holds one Generation's view and nothing
+//! mixes. [`CurrentGeneration`] is the one swap; replaced Generations are kept on the control side until no stream
+//! uses them, so that the last drop, which costs as much as the configuration is large, never happens on a worker.
 
+mod builder;
 pub mod chain_match;
+mod current;
+pub mod stats;
+
+pub use builder::{Builder, Parts};
+pub use current::CurrentGeneration;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use chain_match::ConnectionFacts;
+
+use crate::base::PerWorker;
+use crate::base::drain::DrainTrigger;
+use crate::cluster::ClusterMap;
+use crate::config;
+use crate::config::Snapshot;
+use crate::config::extension::HttpFilterConfig;
+use crate::config::listener::FilterChainMatch;
+use crate::filter::HttpFilterChain;
+use crate::filter::factory::Warmth;
+use crate::stream::StreamConfig;
+use crate::stream::access_log::AccessLogger;
+use crate::telemetry::metrics::StatSet;
+
+/// A consistent, live configuration.
+#[derive(Debug)]
+pub struct Generation {
+    /// Counted from 1.
+    pub number: u64,
+    /// The data it was made of.
+    pub snapshot: Arc<Snapshot>,
+    /// All clusters.
+    pub clusters: Arc<ClusterMap>,
+    /// The listeners that are active, by name.
+    pub listeners: BTreeMap<Arc<str>, Arc<LiveListener>>,
+    /// The listeners that wait for a plugin's first version; their predecessors, if any, are in `listeners`.
+    pub warming: Vec<Arc<str>>,
+}
+
+/// A listener with its chains.
+#[derive(Debug)]
+pub struct LiveListener {
+    /// Its configuration.
+    pub config: Arc<config::Listener>,
+    /// Its statistics, which survive updates.
+    pub stats: Arc<ListenerStats>,
+    /// As in the configuration; the default chain is last, where there is one.
+    pub chains: Vec<Arc<LiveChain>>,
+}
+
+/// Statistics of a listener.
+#[derive(Debug)]
+pub struct ListenerStats {
+    /// The address as it stands in the names, or the listener's `stat_prefix`.
+    pub address: Arc<str>,
+    /// `listener.<address>.`.
+    pub set: Arc<StatSet>,
+    /// `listener.<address>.worker_<n>.`, by worker.
+    pub workers: PerWorker<Arc<StatSet>>,
+}
+
+/// A filter chain with what it serves.
+#[derive(Debug)]
+pub struct LiveChain {
+    /// What it is across updates.
+    pub identity: ChainIdentity,
+    /// Starts when the chain is gone from the listener, or the listener from the configuration.
+    pub drain: Arc<ChainDrain>,
+    /// The connection manager.
+    pub hcm: Arc<HttpConnectionManager>,
+    /// What its filters said of their plugins when they were built.
+    warmth: Arc<Warmth>,
+    /// What its discovered filters were configured with.
+    discovered: Vec<Option<Arc<HttpFilterConfig>>>,
+    /// The number that the Wasm host rang last before they were built.
+    plugins: u64,
+}
+
+/// What a filter chain is across updates: its name, else its match.
+///
+/// A connection goes on with the chain of the same identity and match in the next Generation: what admitted it (no
+/// transport security, no network filter before the connection manager, so far) is then the same. Else it drains.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChainIdentity {
+    /// `name`.
+    pub name: Box<str>,
+    /// `filter_chain_match`; `None` for the default chain.
+    pub matcher: Option<FilterChainMatch>,
+}
+
+/// Drains a chain's connections when the last Generation that holds the chain is replaced.
+#[derive(Debug)]
+pub struct ChainDrain(DrainTrigger);
+
+impl ChainDrain {
+    fn new() -> Self {
+        Self(crate::base::drain::channel().0)
+    }
+
+    /// Learns of the drain.
+    pub fn watch(&self) -> crate::base::drain::DrainWatch {
+        self.0.watch()
+    }
+
+    fn start(&self) {
+        self.0.drain();
+    }
+}
+
+/// What one filter chain's requests need of *one* Generation: a few pointers, made anew for each.
+pub struct HttpConnectionManager {
+    /// The filter chain's configuration, the manager's within it.
+    pub chain: Arc<config::listener::FilterChain>,
+    /// What streams pin: routes, clusters, options, the Generation's number.
+    pub stream: Arc<StreamConfig>,
+    /// The filters.
+    pub filters: Arc<HttpFilterChain>,
+    /// The access logs.
+    pub access_log: Arc<AccessLogger>,
+    /// `http.<stat_prefix>.`; survives updates.
+    pub stats: Arc<StatSet>,
+    /// `listener.<address>.http.<stat_prefix>.`; survives updates.
+    pub listener_stats: Arc<StatSet>,
+}
+
+impl fmt::Debug for HttpConnectionManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpConnectionManager")
+            .field("stat_prefix", &self.chain.http.stat_prefix)
+            .field("generation", &self.stream.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LiveListener {
+    /// The chain that takes a connection: the best match, else the default chain.
+    pub fn select(&self, facts: &ConnectionFacts<'_>) -> Option<&Arc<LiveChain>> {
+        let index = chain_match::select(&self.config.filter_chains, facts).or_else(|| {
+            self.config
+                .default_filter_chain
+                .is_some()
+                .then(|| self.chains.len() - 1)
+        })?;
+        self.chains.get(index)
+    }
+}
+
+impl Generation {
+    /// The Generation before the first snapshot: nothing.
+    pub fn empty() -> Self {
+        Self {
+            number: 0,
+            snapshot: Arc::default(),
+            clusters: Arc::default(),
+            listeners: BTreeMap::new(),
+            warming: Vec::new(),
+        }
+    }
+
+    /// True where no stream holds a part of this Generation: it may be dropped at leisure.
+    fn is_idle(&self) -> bool {
+        self.listeners
+            .values()
+            .flat_map(|listener| &listener.chains)
+            .all(|chain| {
+                Arc::strong_count(&chain.hcm) == 1 && Arc::strong_count(&chain.hcm.stream) == 1
+            })
+    }
+}

@@ -4,4 +4,3 @@
 //! picks the filter chain and serves it through the codec; [`http`] is the per-request entry point.
 
 mod request_head;
-pub mod stats;

@@ -23,8 +23,11 @@ const LEVELS: &[&[&str]] = &[
 ];
 
 /// Libraries that one module alone may name.
-const SOLE_IMPORTERS: &[(&str, &str)] =
-    &[("hyper::", "http/codec"), ("wasmtime::", "wasm"), ("envoy_types::", "pb.rs")];
+const SOLE_IMPORTERS: &[(&str, &str)] = &[
+    ("hyper::", "http/codec"),
+    ("wasmtime::", "wasm"),
+    ("envoy_types::", "pb.rs"),
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -61,7 +64,11 @@ fn code(line: &str) -> &str {
 
 fn module_of(file: &Path) -> String {
     let first = file.components().next().expect("a file has a name");
-    first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
+    first
+        .as_os_str()
+        .to_string_lossy()
+        .trim_end_matches(".rs")
+        .to_owned()
 }
 
 #[test]
@@ -78,21 +85,36 @@ fn imports_point_downwards() {
             continue;
         }
         let Some(own) = level.get(module.as_str()) else {
-            panic!("{}: module `{module}` has no level; give it one here and in src/lib.rs", file.display());
+            panic!(
+                "{}: module `{module}` has no level; give it one here and in src/lib.rs",
+                file.display()
+            );
         };
         for (number, line) in text.lines().enumerate() {
             for part in code(line).split("crate::").skip(1) {
-                let target: String =
-                    part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let target: String = part
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
                 // Macros are exported at the root whatever module they are written in.
-                let Some(other) = level.get(target.as_str()) else { continue };
+                let Some(other) = level.get(target.as_str()) else {
+                    continue;
+                };
                 if target != module && other >= own {
-                    wrong.push(format!("{}:{}: {module} imports {target}", file.display(), number + 1));
+                    wrong.push(format!(
+                        "{}:{}: {module} imports {target}",
+                        file.display(),
+                        number + 1
+                    ));
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "imports upwards or sideways:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "imports upwards or sideways:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -109,7 +131,11 @@ fn each_heavy_library_has_one_importer() {
                     !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                 });
                 if named {
-                    wrong.push(format!("{}:{}: {library} outside {owner}", file.display(), number + 1));
+                    wrong.push(format!(
+                        "{}:{}: {library} outside {owner}",
+                        file.display(),
+                        number + 1
+                    ));
                 }
             }
         }
@@ -132,7 +158,12 @@ fn no_file_outgrows_its_subject() {
     let mut long = Vec::new();
     for (file, text) in sources() {
         // Tests beside the code do not count.
-        let lines = text.split("#[cfg(test)]").next().unwrap_or_default().lines().count();
+        let lines = text
+            .split("#[cfg(test)]")
+            .next()
+            .unwrap_or_default()
+            .lines()
+            .count();
         if lines > 700 {
             long.push(format!("{}: {lines} lines", file.display()));
         }

@@ -1,0 +1,371 @@
+//! Makes the next [`Generation`] of a snapshot and the one before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+
+use super::{
+    ChainDrain, ChainIdentity, CurrentGeneration, Generation, HttpConnectionManager, ListenerStats,
+    LiveChain, LiveListener, stats,
+};
+use crate::base::{PerWorker, Shard};
+use crate::cluster::{self, ClusterMap};
+use crate::config::extension::HttpFilterConfig;
+use crate::config::http_connection_manager::{FilterSource, HttpFilter, RouteSource};
+use crate::config::listener::FilterChain;
+use crate::config::{Listener, Snapshot};
+use crate::filter::factory::{ChainContext, Warmth};
+use crate::filter::{HttpFilterChain, Registry};
+use crate::pb;
+use crate::route::RouteTable;
+use crate::stream::StreamConfig;
+use crate::stream::access_log::{AccessLogger, Sinks};
+use crate::telemetry::metrics::{self, StatSet};
+use crate::wasm::Plugins;
+
+/// What a builder is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Where statistics are registered.
+    pub metrics: metrics::Registry,
+    /// The filters of this build.
+    pub filters: Arc<Registry>,
+    /// The Wasm host.
+    pub plugins: Plugins,
+    /// What clusters need.
+    pub clusters: cluster::Runtime,
+    /// Where access logs go.
+    pub sinks: Arc<Sinks>,
+    /// Who we are.
+    pub node: Arc<pb::Node>,
+}
+
+/// Builds Generations, on the control side.
+#[derive(Debug)]
+pub struct Builder {
+    parts: Parts,
+    plugins: tokio::sync::watch::Receiver<u64>,
+    number: u64,
+    /// By route configuration: a table is compiled once, however many listeners use it.
+    tables: HashMap<*const crate::config::RouteConfig, Weak<RouteTable>>,
+    http_stats: HashMap<Box<str>, Weak<StatSet>>,
+    listener_http_stats: HashMap<(Arc<str>, Box<str>), Weak<StatSet>>,
+}
+
+impl Builder {
+    /// Has built nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            plugins: parts.plugins.changed(),
+            parts,
+            number: 0,
+            tables: HashMap::new(),
+            http_stats: HashMap::new(),
+            listener_http_stats: HashMap::new(),
+        }
+    }
+
+    /// Builds the successor of what is current; does not swap it in.
+    ///
+    /// Plugins are asked for anew: a version that has become ready goes live with this Generation. A listener with a
+    /// plugin that has no version at all yet is `warming`; its predecessor goes on, if there is one.
+    pub fn next(
+        &mut self,
+        current: &CurrentGeneration,
+        snapshot: Arc<Snapshot>,
+    ) -> Arc<Generation> {
+        let previous = current.load_full();
+        self.number += 1;
+        let clusters = if same_clusters(&previous.snapshot, &snapshot) {
+            previous.clusters.apply_endpoints(&snapshot);
+            Arc::clone(&previous.clusters)
+        } else {
+            Arc::new(ClusterMap::next(
+                &previous.clusters,
+                &snapshot,
+                &self.parts.clusters,
+            ))
+        };
+        let mut next = Generation {
+            number: self.number,
+            snapshot: Arc::clone(&snapshot),
+            clusters: Arc::clone(&clusters),
+            listeners: BTreeMap::new(),
+            warming: Vec::new(),
+        };
+        let world = World {
+            snapshot: &snapshot,
+            clusters: &clusters,
+            plugins: *self.plugins.borrow_and_update(),
+        };
+        let mut slots: BTreeSet<Box<str>> = BTreeSet::new();
+        for (name, config) in &snapshot.listeners {
+            let known = previous.listeners.get(name);
+            let mut live = self.listener(config, known, &world);
+            slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
+            if live.chains.iter().any(|chain| chain.warmth.is_cold()) {
+                next.warming.push(Arc::clone(name));
+                let Some(known) = known else { continue };
+                // The predecessor goes on as it was, with the routes and clusters of now.
+                live = self.listener(&known.config, Some(known), &world);
+                slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
+            }
+            next.listeners.insert(Arc::clone(name), live);
+        }
+        self.parts.plugins.retain(|slot| slots.contains(slot));
+        self.tables.retain(|_, table| table.strong_count() > 0);
+        self.http_stats.retain(|_, set| set.strong_count() > 0);
+        self.listener_http_stats
+            .retain(|_, set| set.strong_count() > 0);
+        Arc::new(next)
+    }
+
+    fn listener(
+        &mut self,
+        config: &Arc<Listener>,
+        known: Option<&Arc<LiveListener>>,
+        world: &World<'_>,
+    ) -> Arc<LiveListener> {
+        let stats = match known {
+            Some(known)
+                if known.config.addresses == config.addresses
+                    && known.config.stat_prefix == config.stat_prefix =>
+            {
+                Arc::clone(&known.stats)
+            }
+            _ => Arc::new(self.listener_stats(config)),
+        };
+        let chains = config
+            .filter_chains
+            .iter()
+            .map(|chain| (chain, Some(chain.matcher.clone())))
+            .chain(
+                config
+                    .default_filter_chain
+                    .iter()
+                    .map(|chain| (chain, None)),
+            )
+            .map(|(chain, matcher)| {
+                let identity = ChainIdentity {
+                    name: chain.name.clone(),
+                    matcher,
+                };
+                let known = known
+                    .and_then(|known| known.chains.iter().find(|chain| chain.identity == identity));
+                self.chain(config, chain, identity, known, &stats, world)
+            })
+            .collect();
+        Arc::new(LiveListener {
+            config: Arc::clone(config),
+            stats,
+            chains,
+        })
+    }
+
+    fn chain(
+        &mut self,
+        listener: &Listener,
+        chain: &Arc<FilterChain>,
+        identity: ChainIdentity,
+        known: Option<&Arc<LiveChain>>,
+        listener_stats: &ListenerStats,
+        world: &World<'_>,
+    ) -> Arc<LiveChain> {
+        let manager = &chain.http;
+        let routes = match &manager.routes {
+            RouteSource::Inline(config) => Some(self.table(config)),
+            RouteSource::Rds { name, .. } => world
+                .snapshot
+                .routes
+                .get(name)
+                .map(|config| self.table(config)),
+        };
+        let http_stats = self.http_stats(&manager.stat_prefix);
+        let discovered = discovered(&manager.http_filters, world.snapshot);
+        let (filters, warmth) = match known {
+            // State that filters keep beyond a stream survives an update that does not touch them.
+            Some(known)
+                if known.hcm.chain.http.http_filters == manager.http_filters
+                    && same_discovered(&known.discovered, &discovered)
+                    && (known.warmth.is_still() || known.plugins == world.plugins) =>
+            {
+                (Arc::clone(&known.hcm.filters), Arc::clone(&known.warmth))
+            }
+            _ => {
+                let warmth = Arc::new(Warmth::default());
+                let context = ChainContext {
+                    stat_prefix: &manager.stat_prefix,
+                    listener: &listener.name,
+                    filter_chain: &chain.name,
+                    direction: listener.direction,
+                    listener_metadata: listener.metadata.as_ref(),
+                    metrics: &self.parts.metrics,
+                    node: &self.parts.node,
+                    plugins: Some(&self.parts.plugins),
+                    warmth: &warmth,
+                };
+                let filters = HttpFilterChain::build(
+                    &self.parts.filters,
+                    &manager.http_filters,
+                    &world.snapshot.extensions,
+                    &context,
+                );
+                (Arc::new(filters), warmth)
+            }
+        };
+        let access_log = match known {
+            Some(known) if known.hcm.chain.http.access_log == manager.access_log => {
+                Arc::clone(&known.hcm.access_log)
+            }
+            _ => Arc::new(AccessLogger::new(&manager.access_log, &self.parts.sinks).unwrap_or_else(|error| {
+                tracing::error!(target: "config", listener = %listener.name, %error, "access log not opened; this listener logs nothing");
+                AccessLogger::new(&[], &self.parts.sinks).expect("there is nothing to open")
+            })),
+        };
+        let stream = Arc::new(StreamConfig {
+            routes,
+            clusters: Arc::clone(world.clusters),
+            options: Arc::clone(&manager.options),
+            generation: self.number,
+        });
+        let hcm = Arc::new(HttpConnectionManager {
+            chain: Arc::clone(chain),
+            stream,
+            filters,
+            access_log,
+            stats: http_stats,
+            listener_stats: self.listener_http_stats(listener_stats, &manager.stat_prefix),
+        });
+        let drain = known.map_or_else(
+            || Arc::new(ChainDrain::new()),
+            |known| Arc::clone(&known.drain),
+        );
+        Arc::new(LiveChain {
+            identity,
+            drain,
+            hcm,
+            warmth,
+            discovered,
+            plugins: world.plugins,
+        })
+    }
+
+    fn table(&mut self, config: &Arc<crate::config::RouteConfig>) -> Arc<RouteTable> {
+        let key = Arc::as_ptr(config);
+        if let Some(table) = self.tables.get(&key).and_then(Weak::upgrade) {
+            return table;
+        }
+        let table = Arc::new(RouteTable::new(Arc::clone(config)));
+        self.tables.insert(key, Arc::downgrade(&table));
+        table
+    }
+
+    fn http_stats(&mut self, prefix: &str) -> Arc<StatSet> {
+        if let Some(set) = self.http_stats.get(prefix).and_then(Weak::upgrade) {
+            return set;
+        }
+        let set = self.parts.metrics.set(
+            &stats::http::TABLE,
+            format!("http.{prefix}."),
+            "http",
+            [("envoy_http_conn_manager_prefix", prefix.into())],
+        );
+        self.http_stats.insert(prefix.into(), Arc::downgrade(&set));
+        set
+    }
+
+    fn listener_http_stats(&mut self, listener: &ListenerStats, prefix: &str) -> Arc<StatSet> {
+        let key = (Arc::clone(&listener.address), prefix.into());
+        if let Some(set) = self.listener_http_stats.get(&key).and_then(Weak::upgrade) {
+            return set;
+        }
+        let set = self.parts.metrics.set(
+            &stats::listener_http::TABLE,
+            format!("listener.{}.http.{prefix}.", listener.address),
+            "listener_http",
+            [
+                ("envoy_http_conn_manager_prefix", prefix.into()),
+                ("envoy_listener_address", (*listener.address).into()),
+            ],
+        );
+        self.listener_http_stats.insert(key, Arc::downgrade(&set));
+        set
+    }
+
+    fn listener_stats(&self, config: &Listener) -> ListenerStats {
+        let address: Arc<str> = if config.stat_prefix.is_empty() {
+            // Envoy's rule: what would be a separator in a statistic's name is a `_`.
+            config
+                .addresses
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .replace(':', "_")
+                .into()
+        } else {
+            (*config.stat_prefix).into()
+        };
+        let registry = &self.parts.metrics;
+        let workers = PerWorker::new(registry.shards());
+        for index in 0..registry.shards().workers() {
+            let set = registry.set(
+                &stats::worker::TABLE,
+                format!("listener.{address}.worker_{index}."),
+                "listener_worker",
+                [
+                    ("envoy_listener_address", Box::from(&*address)),
+                    ("envoy_worker_id", index.to_string().into()),
+                ],
+            );
+            // The slot was made a moment ago.
+            let _ = workers.set(Shard::worker(index), set);
+        }
+        let set = registry.set(
+            &stats::socket::TABLE,
+            format!("listener.{address}."),
+            "listener",
+            [("envoy_listener_address", Box::from(&*address))],
+        );
+        ListenerStats {
+            address,
+            set,
+            workers,
+        }
+    }
+}
+
+/// What chains are built of, besides their own configuration.
+struct World<'a> {
+    snapshot: &'a Snapshot,
+    clusters: &'a Arc<ClusterMap>,
+    /// The number that [`Plugins::changed`] rang last.
+    plugins: u64,
+}
+
+type Discovered = Vec<Option<Arc<HttpFilterConfig>>>;
+
+/// What the chain's discovered filters are configured with, in order.
+fn discovered(filters: &[HttpFilter], snapshot: &Snapshot) -> Discovered {
+    filters
+        .iter()
+        .filter(|filter| matches!(filter.config, FilterSource::Discovered { .. }))
+        .map(|filter| snapshot.extensions.get(&*filter.name).cloned())
+        .collect()
+}
+
+fn same_discovered(before: &Discovered, after: &Discovered) -> bool {
+    before.len() == after.len()
+        && before.iter().zip(after).all(|pair| match pair {
+            (Some(before), Some(after)) => Arc::ptr_eq(before, after) || before == after,
+            (None, None) => true,
+            _ => false,
+        })
+}
+
+fn same_clusters(before: &Snapshot, after: &Snapshot) -> bool {
+    before.clusters.len() == after.clusters.len()
+        && before
+            .clusters
+            .iter()
+            .zip(&after.clusters)
+            .all(|((old_name, old), (new_name, new))| old_name == new_name && Arc::ptr_eq(old, new))
+}

@@ -3,8 +3,9 @@
 //! Connecting, pooling, retries and timeouts belong to the owner; this module only speaks the protocol.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use super::Io;
+use super::{ConnectionMeter, Io};
 use crate::config::cluster::{Http1Options, Http2Options};
 use crate::http::{Body, BodyError, RequestHead, ResponseHead};
 
@@ -37,14 +38,17 @@ pub enum SendError {
 pub struct Http1 {
     io: Io,
     options: Http1Options,
+    meter: Arc<ConnectionMeter>,
 }
 
 impl Http1 {
-    /// Takes over a fresh connection.
-    pub fn new(io: Io, options: &Http1Options) -> Self {
+    /// Takes over a fresh connection. Bytes, and how it ends, are told to `meter`, whose other owner keeps the
+    /// statistics.
+    pub fn new(io: Io, options: &Http1Options, meter: Arc<ConnectionMeter>) -> Self {
         Self {
             io,
             options: options.clone(),
+            meter,
         }
     }
 
@@ -74,7 +78,7 @@ impl Http1 {
     where
         R: FnOnce(Self) + Send + 'static,
     {
-        let _ = (head, body, reclaim, self.io, self.options);
+        let _ = (head, body, reclaim, self.io, self.options, self.meter);
         Err(SendError::Closed { reused: false })
     }
 }
@@ -85,8 +89,12 @@ pub struct Http2 {}
 
 impl Http2 {
     /// Speaks the preface; the connection is then driven by a task of the current runtime.
-    pub async fn handshake(io: Io, options: &Http2Options) -> Result<Self, SendError> {
-        let _ = (io, options);
+    pub async fn handshake(
+        io: Io,
+        options: &Http2Options,
+        meter: Arc<ConnectionMeter>,
+    ) -> Result<Self, SendError> {
+        let _ = (io, options, meter);
         Err(SendError::Closed { reused: false })
     }
 

@@ -10,7 +10,7 @@ pub mod meter;
 pub mod server;
 
 pub use io::Io;
-pub use meter::ConnectionMeter;
+pub use meter::{ConnectionMeter, Ending};
 
 use std::future::Future;
 

@@ -1,28 +1,56 @@
 //! Routing: a [`RouteTable`] compiled from a [`RouteConfig`], and what it selects.
 //!
-//! Selection costs a hash look-up for exact domains and a walk over the routes of one virtual host; its order is
-//! Envoy's (exact domain, longest suffix, longest prefix, `*`; then the first matching route).
+//! Selection costs a hash look-up for exact domains and one for exact paths, a binary search for prefixes, and a walk
+//! over what is neither; its order is Envoy's (exact domain, longest suffix, longest prefix, `*`; then the first
+//! matching route in the order of the configuration).
 
+mod domains;
+mod index;
+pub mod matcher;
 pub mod redirect;
 pub mod rewrite;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use http::{Method, StatusCode};
 
 use crate::config::RouteConfig;
 use crate::config::extension::PerRouteConfig;
-use crate::config::route::{Route, VirtualHost};
-use crate::http::RequestHead;
+use crate::config::header::HeaderMutations;
+use crate::config::route::{
+    Action, ClusterSpecifier, ForwardAction, PathMatch, RedirectAction, RedirectPath, RequireTls,
+    Route, RouteMatch, VirtualHost, WeightedCluster,
+};
+use crate::http::{RequestHead, Scheme};
+
+use domains::Domains;
+pub use domains::port_start;
+use index::RouteIndex;
 
 /// A compiled route table. Immutable.
 #[derive(Debug)]
 pub struct RouteTable {
     config: Arc<RouteConfig>,
+    domains: Domains,
+    /// By position of the virtual host.
+    indices: Box<[RouteIndex]>,
+    /// What `require_tls` answers with.
+    tls_redirect: OnceLock<Arc<Route>>,
 }
 
 impl RouteTable {
     /// Compiles `config`.
     pub fn new(config: Arc<RouteConfig>) -> Self {
-        Self { config }
+        Self {
+            domains: Domains::new(&config.virtual_hosts),
+            indices: config
+                .virtual_hosts
+                .iter()
+                .map(|host| RouteIndex::new(&host.routes))
+                .collect(),
+            config,
+            tls_redirect: OnceLock::new(),
+        }
     }
 
     /// The configuration it was compiled from.
@@ -31,9 +59,182 @@ impl RouteTable {
     }
 
     /// The route for `request`; `random` decides fractions and weights. `None`: no virtual host or no route.
-    pub fn select(self: &Arc<Self>, _request: &RequestHead, _random: u64) -> Option<SelectedRoute> {
-        None
+    pub fn select(self: &Arc<Self>, request: &RequestHead, random: u64) -> Option<SelectedRoute> {
+        let found = self.domains.find(
+            request.authority.as_bytes(),
+            self.config.ignore_port_in_host_matching,
+        )?;
+        let index = found as usize;
+        let host = &self.config.virtual_hosts[index];
+        if needs_tls(host.require_tls, request) {
+            return Some(SelectedRoute {
+                table: self.clone(),
+                virtual_host: index,
+                route: self.tls_redirect.get_or_init(tls_redirect).clone(),
+                cluster: None,
+                weighted: None,
+                tls_redirect: true,
+            });
+        }
+        let path = request.path_only();
+        let at = self.indices[index].find(&host.routes, path, |route| {
+            route_matches(&route.matcher, request, path, random)
+        })?;
+        let route = host.routes[at].clone();
+        let (cluster, weighted) = match &route.action {
+            Action::Forward(forward) => choose_cluster(&forward.cluster, request, random),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => (None, None),
+        };
+        Some(SelectedRoute {
+            table: self.clone(),
+            virtual_host: index,
+            route,
+            cluster,
+            weighted,
+            tls_redirect: false,
+        })
     }
+}
+
+fn needs_tls(required: RequireTls, request: &RequestHead) -> bool {
+    let plain = request.scheme != Scheme::Https;
+    match required {
+        RequireTls::None => false,
+        RequireTls::All => plain,
+        RequireTls::ExternalOnly => {
+            plain
+                && request
+                    .headers
+                    .get("x-envoy-internal")
+                    .is_none_or(|value| value != "true")
+        }
+    }
+}
+
+fn tls_redirect() -> Arc<Route> {
+    Arc::new(Route {
+        name: "".into(),
+        matcher: RouteMatch {
+            path: PathMatch::Prefix("".into()),
+            ignore_case: false,
+            fraction_per_million: None,
+            headers: Vec::new(),
+            query_parameters: Vec::new(),
+            grpc: false,
+        },
+        action: Action::Redirect(Box::new(RedirectAction {
+            scheme: Some("https".into()),
+            host: None,
+            port: None,
+            path: RedirectPath::Keep,
+            status: StatusCode::MOVED_PERMANENTLY,
+            strip_query: false,
+        })),
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        per_filter: Default::default(),
+        metadata: None,
+        decorator: None,
+    })
+}
+
+fn route_matches(matcher: &RouteMatch, request: &RequestHead, path: &[u8], random: u64) -> bool {
+    path_matches(matcher, request, path)
+        && matcher.fraction_per_million.is_none_or(|fraction| {
+            // The upper half, so that the choice of a weighted cluster does not depend on it.
+            (random >> 32) % 1_000_000 < u64::from(fraction)
+        })
+        && (!matcher.grpc || request.is_grpc())
+        && matcher
+            .headers
+            .iter()
+            .all(|header| matcher::header_matches(header, request))
+        && (matcher.query_parameters.is_empty() || {
+            let query = request.query();
+            matcher
+                .query_parameters
+                .iter()
+                .all(|parameter| matcher::query_matches(parameter, query))
+        })
+}
+
+fn path_matches(matcher: &RouteMatch, request: &RequestHead, path: &[u8]) -> bool {
+    // A plain CONNECT has no path: no other kind of route is for it.
+    let connect = matches!(matcher.path, PathMatch::Connect);
+    if request.path.is_empty() && !connect {
+        return false;
+    }
+    match &matcher.path {
+        PathMatch::Prefix(prefix) => starts_with(path, prefix, matcher.ignore_case),
+        PathMatch::Exact(whole) => {
+            path.len() == whole.len() && starts_with(path, whole, matcher.ignore_case)
+        }
+        PathMatch::SeparatedPrefix(prefix) => {
+            starts_with(path, prefix, matcher.ignore_case)
+                && path.get(prefix.len()).is_none_or(|byte| *byte == b'/')
+        }
+        PathMatch::Regex(regex) => regex.regex.is_match(path),
+        PathMatch::Connect => request.method == Method::CONNECT,
+    }
+}
+
+fn starts_with(path: &[u8], prefix: &str, ignore_case: bool) -> bool {
+    path.get(..prefix.len()).is_some_and(|head| {
+        if ignore_case {
+            head.eq_ignore_ascii_case(prefix.as_bytes())
+        } else {
+            head == prefix.as_bytes()
+        }
+    })
+}
+
+fn choose_cluster(
+    specifier: &ClusterSpecifier,
+    request: &RequestHead,
+    random: u64,
+) -> (Option<Arc<str>>, Option<usize>) {
+    match specifier {
+        ClusterSpecifier::Cluster(name) => (Some(name.clone()), None),
+        ClusterSpecifier::Header(name) => (cluster_from_header(request, name), None),
+        ClusterSpecifier::Weighted {
+            clusters,
+            total,
+            random_value_header,
+        } => {
+            let value = random_value_header
+                .as_ref()
+                .and_then(|name| {
+                    request
+                        .headers
+                        .get(name)?
+                        .to_str()
+                        .ok()?
+                        .parse::<u64>()
+                        .ok()
+                })
+                .unwrap_or(random);
+            let mut left = value % (*total).max(1);
+            let chosen = clusters.iter().position(|cluster| {
+                let weight = u64::from(cluster.weight);
+                let here = left < weight;
+                left = left.saturating_sub(weight);
+                here
+            });
+            let name = chosen.and_then(|index| {
+                let cluster = &clusters[index];
+                match &cluster.header {
+                    Some(header) => cluster_from_header(request, header),
+                    None => Some(cluster.name.clone()),
+                }
+            });
+            (name, chosen)
+        }
+    }
+}
+
+fn cluster_from_header(request: &RequestHead, name: &http::HeaderName) -> Option<Arc<str>> {
+    let value = std::str::from_utf8(request.headers.get(name)?.as_bytes()).ok()?;
+    (!value.is_empty()).then(|| value.into())
 }
 
 /// A matched route, with the choices made on the way.
@@ -49,12 +250,30 @@ pub struct SelectedRoute {
     pub cluster: Option<Arc<str>>,
     /// Index of the chosen weighted cluster.
     pub weighted: Option<usize>,
+    /// The route is the answer of `require_tls`: no header mutation of any level applies.
+    pub tls_redirect: bool,
 }
 
 impl SelectedRoute {
     /// The virtual host.
     pub fn virtual_host(&self) -> &VirtualHost {
         &self.table.config.virtual_hosts[self.virtual_host]
+    }
+
+    /// The forwarding action, where the route forwards.
+    pub fn forward(&self) -> Option<&ForwardAction> {
+        match &self.route.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
+        }
+    }
+
+    /// The chosen weighted cluster.
+    pub fn weighted_cluster(&self) -> Option<&WeightedCluster> {
+        match &self.forward()?.cluster {
+            ClusterSpecifier::Weighted { clusters, .. } => clusters.get(self.weighted?),
+            ClusterSpecifier::Cluster(_) | ClusterSpecifier::Header(_) => None,
+        }
     }
 
     /// The most specific configuration for the filter called `name`: weighted cluster, route, virtual host, table.
@@ -64,17 +283,8 @@ impl SelectedRoute {
 
     /// Every level's configuration for the filter called `name`, most specific first.
     pub fn per_filter_all(&self, name: &str) -> impl Iterator<Item = &PerRouteConfig> {
-        let weighted = self.weighted.and_then(|index| match &self.route.action {
-            crate::config::route::Action::Forward(forward) => match &forward.cluster {
-                crate::config::route::ClusterSpecifier::Weighted { clusters, .. } => {
-                    clusters.get(index).map(|cluster| &cluster.per_filter)
-                }
-                _ => None,
-            },
-            _ => None,
-        });
         [
-            weighted,
+            self.weighted_cluster().map(|cluster| &cluster.per_filter),
             Some(&self.route.per_filter),
             Some(&self.virtual_host().per_filter),
             Some(&self.table.config.per_filter),
@@ -82,5 +292,43 @@ impl SelectedRoute {
         .into_iter()
         .flatten()
         .filter_map(move |level| level.get(name))
+    }
+
+    /// The request header mutations of all levels in the order in which they apply: the most specific first, so that
+    /// the least specific has the last word, unless `most_specific_header_mutations_wins`.
+    pub fn request_mutations(&self) -> impl Iterator<Item = &HeaderMutations> {
+        self.in_order([
+            self.weighted_cluster()
+                .map(|cluster| &cluster.request_headers),
+            Some(&self.route.request_headers),
+            Some(&self.virtual_host().request_headers),
+            Some(&self.table.config.request_headers),
+        ])
+    }
+
+    /// The response header mutations, ordered as [`SelectedRoute::request_mutations`].
+    pub fn response_mutations(&self) -> impl Iterator<Item = &HeaderMutations> {
+        self.in_order([
+            self.weighted_cluster()
+                .map(|cluster| &cluster.response_headers),
+            Some(&self.route.response_headers),
+            Some(&self.virtual_host().response_headers),
+            Some(&self.table.config.response_headers),
+        ])
+    }
+
+    fn in_order<'a>(
+        &self,
+        mut levels: [Option<&'a HeaderMutations>; 4],
+    ) -> impl Iterator<Item = &'a HeaderMutations> + use<'a> {
+        if self.tls_redirect {
+            levels = [None; 4];
+        } else if self.table.config.most_specific_header_mutations_wins {
+            levels.reverse();
+        }
+        levels
+            .into_iter()
+            .flatten()
+            .filter(|mutations| !mutations.is_empty())
     }
 }

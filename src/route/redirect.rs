@@ -3,15 +3,75 @@
 use http::HeaderValue;
 
 use super::SelectedRoute;
-use crate::config::route::RedirectAction;
-use crate::http::RequestHead;
+use super::rewrite::{path_end, replace_prefix, replace_regex};
+use crate::config::route::{RedirectAction, RedirectPath};
+use crate::http::{RequestHead, Scheme};
 
-/// The `location` of `redirect` for `head`, which `selected` matched.
+/// The `location` of `redirect` for `head`, which `selected` matched. `None` where it is no header value.
 pub fn location(
     selected: &SelectedRoute,
     redirect: &RedirectAction,
     head: &RequestHead,
-) -> HeaderValue {
-    let _ = (selected, redirect);
-    head.path.clone()
+) -> Option<HeaderValue> {
+    let mut out = Vec::with_capacity(64 + head.path.len());
+    let scheme = redirect.scheme.as_deref().unwrap_or(head.scheme.as_str());
+    out.extend_from_slice(scheme.as_bytes());
+    out.extend_from_slice(b"://");
+    match &redirect.host {
+        Some(host) => out.extend_from_slice(host.as_bytes()),
+        None => out.extend_from_slice(request_host(head, scheme, redirect.port.is_some())),
+    }
+    if let Some(port) = redirect.port {
+        out.extend_from_slice(format!(":{port}").as_bytes());
+    }
+    out.extend_from_slice(&path(selected, redirect, head.path.as_bytes()));
+    HeaderValue::from_bytes(&out).ok()
+}
+
+fn path(selected: &SelectedRoute, redirect: &RedirectAction, request: &[u8]) -> Vec<u8> {
+    let mut path = match &redirect.path {
+        RedirectPath::Whole(whole) => {
+            let mut path = whole.as_bytes().to_vec();
+            // A query of its own takes the place of the request's, and is never stripped.
+            if whole.contains('?') {
+                return path;
+            }
+            if let Some(query) = memchr::memchr(b'?', request) {
+                path.extend_from_slice(&request[query..]);
+            }
+            path
+        }
+        RedirectPath::Keep => request.to_vec(),
+        RedirectPath::Prefix(prefix) => replace_prefix(selected, request, prefix),
+        RedirectPath::Regex {
+            pattern,
+            substitution,
+        } => replace_regex(&pattern.regex, substitution, request),
+    };
+    if redirect.strip_query {
+        path.truncate(path_end(&path));
+    }
+    path
+}
+
+/// The request's host; its port goes where another is set, or where it is the default one of a scheme that changes.
+fn request_host<'a>(head: &'a RequestHead, scheme: &str, new_port: bool) -> &'a [u8] {
+    let host = head.authority.as_bytes();
+    let colon = match host.first() {
+        Some(b'[') => memchr::memmem::rfind(host, b"]:").map(|at| at + 1),
+        _ => memchr::memrchr(b':', host),
+    };
+    let Some(colon) = colon else {
+        return host;
+    };
+    let default_port = scheme != head.scheme.as_str()
+        && match head.scheme {
+            Scheme::Http => &host[colon..] == b":80",
+            Scheme::Https => &host[colon..] == b":443",
+        };
+    if new_port || default_port {
+        &host[..colon]
+    } else {
+        host
+    }
 }

@@ -1,0 +1,146 @@
+//! Evaluates string, header and query-parameter matchers over a request.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use http::header::HeaderName;
+
+use crate::config::matcher::{
+    HeaderCondition, HeaderMatcher, MatchedHeader, QueryMatcher, StringMatcher,
+};
+use crate::http::{RequestHead, ResponseHead};
+
+/// True where `value` fits `matcher`. Case is ignored in ASCII only.
+pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
+    match matcher {
+        StringMatcher::Exact {
+            value: wanted,
+            ignore_case,
+        } => value.len() == wanted.len() && bytes_equal(value, wanted.as_bytes(), *ignore_case),
+        StringMatcher::Prefix {
+            value: wanted,
+            ignore_case,
+        } => value
+            .get(..wanted.len())
+            .is_some_and(|head| bytes_equal(head, wanted.as_bytes(), *ignore_case)),
+        StringMatcher::Suffix {
+            value: wanted,
+            ignore_case,
+        } => value
+            .len()
+            .checked_sub(wanted.len())
+            .is_some_and(|at| bytes_equal(&value[at..], wanted.as_bytes(), *ignore_case)),
+        StringMatcher::Contains {
+            value: wanted,
+            ignore_case: false,
+        } => memchr::memmem::find(value, wanted.as_bytes()).is_some(),
+        StringMatcher::Contains {
+            value: wanted,
+            ignore_case: true,
+        } => {
+            wanted.is_empty()
+                || value
+                    .windows(wanted.len())
+                    .any(|window| window.eq_ignore_ascii_case(wanted.as_bytes()))
+        }
+        StringMatcher::Regex(regex) => regex.regex.is_match(value),
+    }
+}
+
+fn bytes_equal(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
+    if ignore_case {
+        a.eq_ignore_ascii_case(b)
+    } else {
+        a == b
+    }
+}
+
+/// True where `head` fits `matcher`.
+pub fn header_matches(matcher: &HeaderMatcher, head: &RequestHead) -> bool {
+    let value = match &matcher.name {
+        MatchedHeader::Header(name) => joined(&head.headers, name),
+        MatchedHeader::Method => Some(Cow::Borrowed(head.method.as_str().as_bytes())),
+        MatchedHeader::Path => present(head.path.as_bytes()),
+        MatchedHeader::Authority => present(head.authority.as_bytes()),
+        MatchedHeader::Scheme => Some(Cow::Borrowed(head.scheme.as_str().as_bytes())),
+    };
+    condition_matches(matcher, value)
+}
+
+/// True where the response `head` fits `matcher`; pseudo-headers of requests are absent.
+pub fn response_header_matches(matcher: &HeaderMatcher, head: &ResponseHead) -> bool {
+    let value = match &matcher.name {
+        MatchedHeader::Header(name) => joined(&head.headers, name),
+        MatchedHeader::Method
+        | MatchedHeader::Path
+        | MatchedHeader::Authority
+        | MatchedHeader::Scheme => None,
+    };
+    condition_matches(matcher, value)
+}
+
+fn present(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+    (!value.is_empty()).then_some(Cow::Borrowed(value))
+}
+
+/// The header's value; several are joined with `,`, as Envoy does before it matches.
+fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    let Some(second) = values.next() else {
+        return Some(Cow::Borrowed(first));
+    };
+    let mut all = first.to_vec();
+    for value in std::iter::once(second).chain(values) {
+        all.push(b',');
+        all.extend_from_slice(value.as_bytes());
+    }
+    Some(Cow::Owned(all))
+}
+
+fn condition_matches(matcher: &HeaderMatcher, value: Option<Cow<'_, [u8]>>) -> bool {
+    let value = match value {
+        Some(value) => value,
+        None if matcher.missing_as_empty => Cow::Borrowed(&b""[..]),
+        // Of an absent header only its absence can be asked; other conditions fail, inverted or not.
+        None => {
+            return match matcher.condition {
+                HeaderCondition::Present(wanted) => wanted == matcher.invert,
+                _ => false,
+            };
+        }
+    };
+    let holds = match &matcher.condition {
+        HeaderCondition::Present(wanted) => *wanted,
+        HeaderCondition::String(string) => string_matches(string, &value),
+        HeaderCondition::Range { start, end } => std::str::from_utf8(&value)
+            .ok()
+            .and_then(|text| text.trim().parse::<i64>().ok())
+            .is_some_and(|number| (*start..*end).contains(&number)),
+    };
+    holds != matcher.invert
+}
+
+/// True where the query string (without its `?`) fits `matcher`; values are compared as they are, undecoded.
+pub fn query_matches(matcher: &QueryMatcher, query: Option<&[u8]>) -> bool {
+    let value = query.and_then(|query| query_parameter(query, matcher.name.as_bytes()));
+    match value {
+        None => matcher.absent,
+        Some(_) if matcher.absent => false,
+        Some(value) => matcher
+            .value
+            .as_ref()
+            .is_none_or(|wanted| string_matches(wanted, value)),
+    }
+}
+
+/// The first value of the parameter `name`; empty where it has no `=`.
+pub fn query_parameter<'a>(query: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    query.split(|byte| *byte == b'&').find_map(|pair| {
+        let (key, value) = match memchr::memchr(b'=', pair) {
+            Some(at) => (&pair[..at], &pair[at + 1..]),
+            None => (pair, &b""[..]),
+        };
+        (key == name && !key.is_empty()).then_some(value)
+    })
+}

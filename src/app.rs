@@ -1,1 +1,15 @@
-//! app
+//! Wires the parts together.
+
+use crate::cli::Command;
+
+/// Does what the command line asks for, until it is done.
+///
+/// # Errors
+/// What went wrong, for a person to read; the exit code is 1.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Proxy(_) | Command::Demo(_) | Command::ControlPlane(_) | Command::Plugin(_) => {
+            anyhow::bail!("not built yet")
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! bootstrap
+//! Envoy's bootstrap, validated.
+
+pub mod version;

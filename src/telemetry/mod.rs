@@ -2,4 +2,5 @@
 //!
 //! [`metrics`] is written by the data path, per shard and without contention; the encoders read the sums.
 
+pub mod log;
 pub mod metrics;

@@ -17,8 +17,8 @@ use crate::filter::factory::{ChainContext, Warmth};
 use crate::filter::{HttpFilterChain, Registry};
 use crate::pb;
 use crate::route::RouteTable;
-use crate::stream::StreamConfig;
 use crate::stream::access_log::{AccessLogger, Sinks};
+use crate::stream::{Records, StreamConfig};
 use crate::telemetry::metrics::{self, StatSet};
 use crate::wasm::Plugins;
 
@@ -214,26 +214,30 @@ impl Builder {
         };
         let access_log = match known {
             Some(known) if known.hcm.chain.http.access_log == manager.access_log => {
-                Arc::clone(&known.hcm.access_log)
+                Arc::clone(&known.hcm.records.access_log)
             }
             _ => Arc::new(AccessLogger::new(&manager.access_log, &self.parts.sinks).unwrap_or_else(|error| {
                 tracing::error!(target: "config", listener = %listener.name, %error, "access log not opened; this listener logs nothing");
                 AccessLogger::new(&[], &self.parts.sinks).expect("there is nothing to open")
             })),
         };
+        let records = Records {
+            access_log,
+            http: http_stats,
+            listener: self.listener_http_stats(listener_stats, &manager.stat_prefix),
+        };
         let stream = Arc::new(StreamConfig {
             routes,
             clusters: Arc::clone(world.clusters),
             options: Arc::clone(&manager.options),
             generation: self.number,
+            records: Some(records.clone()),
         });
         let hcm = Arc::new(HttpConnectionManager {
             chain: Arc::clone(chain),
             stream,
             filters,
-            access_log,
-            stats: http_stats,
-            listener_stats: self.listener_http_stats(listener_stats, &manager.stat_prefix),
+            records,
         });
         let drain = known.map_or_else(
             || Arc::new(ChainDrain::new()),

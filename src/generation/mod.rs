@@ -29,8 +29,7 @@ use crate::config::extension::HttpFilterConfig;
 use crate::config::listener::FilterChainMatch;
 use crate::filter::HttpFilterChain;
 use crate::filter::factory::Warmth;
-use crate::stream::StreamConfig;
-use crate::stream::access_log::AccessLogger;
+use crate::stream::{Records, StreamConfig};
 use crate::telemetry::metrics::StatSet;
 
 /// A consistent, live configuration.
@@ -126,12 +125,8 @@ pub struct HttpConnectionManager {
     pub stream: Arc<StreamConfig>,
     /// The filters.
     pub filters: Arc<HttpFilterChain>,
-    /// The access logs.
-    pub access_log: Arc<AccessLogger>,
-    /// `http.<stat_prefix>.`; survives updates.
-    pub stats: Arc<StatSet>,
-    /// `listener.<address>.http.<stat_prefix>.`; survives updates.
-    pub listener_stats: Arc<StatSet>,
+    /// The access logs and the statistics, which survive updates.
+    pub records: Records,
 }
 
 impl fmt::Debug for HttpConnectionManager {

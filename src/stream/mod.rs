@@ -24,14 +24,16 @@ use crate::cluster::ClusterMap;
 use crate::config::http_connection_manager::Options;
 use crate::http::{RequestHead, ResponseHead};
 use crate::route::{RouteTable, SelectedRoute};
+use crate::telemetry::metrics::StatSet;
+use access_log::AccessLogger;
 
 pub use drive::{Companion, Phase, Timeout, Timeouts, Verdict};
 pub use finish::{Ending, Finish};
 pub use info::{ConnectionInfo, StreamInfo, UpstreamInfo};
 pub use pump::{Flow, PumpHandle, Side, Start, Tap};
 
-/// What a stream pins of one Generation.
-#[derive(Clone, Debug)]
+/// What a stream pins of one Generation. One instance a connection manager and Generation.
+#[derive(Debug)]
 pub struct StreamConfig {
     /// The route table; `None` where RDS never answered.
     pub routes: Option<Arc<RouteTable>>,
@@ -41,6 +43,19 @@ pub struct StreamConfig {
     pub options: Arc<Options>,
     /// The number of the Generation.
     pub generation: u64,
+    /// Where the stream is recorded; `None` in tests of filters.
+    pub records: Option<Records>,
+}
+
+/// Where the streams of a connection manager are recorded.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// The access logs.
+    pub access_log: Arc<AccessLogger>,
+    /// `http.<stat_prefix>.`
+    pub http: Arc<StatSet>,
+    /// `listener.<address>.http.<stat_prefix>.`
+    pub listener: Arc<StatSet>,
 }
 
 /// One exchange.
@@ -48,7 +63,7 @@ pub struct Stream {
     /// The connection that it came on.
     pub connection: Arc<ConnectionInfo>,
     /// What it pins of its Generation.
-    pub config: StreamConfig,
+    pub config: Arc<StreamConfig>,
     /// The request head as filters have left it so far.
     pub request: WorkerCell<RequestHead>,
     /// The response head, once there is one.
@@ -75,7 +90,7 @@ impl Stream {
     /// Begins a stream with room for `filters` per-filter slots.
     pub fn new(
         connection: Arc<ConnectionInfo>,
-        config: StreamConfig,
+        config: impl Into<Arc<StreamConfig>>,
         request: RequestHead,
         filters: usize,
     ) -> Arc<Self> {
@@ -83,7 +98,7 @@ impl Stream {
         slots.resize_with(filters, || None);
         Arc::new(Self {
             connection,
-            config,
+            config: config.into(),
             request: WorkerCell::new(request),
             response: WorkerCell::new(None),
             request_trailers: WorkerCell::new(None),

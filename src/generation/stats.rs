@@ -125,3 +125,22 @@ crate::stats! {
         DOWNSTREAM_CX_TOTAL: Counter = "downstream_cx_total",
     }
 }
+
+crate::stats! {
+    /// `listener_manager.`
+    pub mod listener_manager {
+        LISTENER_ADDED: Counter = "listener_added",
+        LISTENER_CREATE_FAILURE: Counter = "listener_create_failure",
+        LISTENER_CREATE_SUCCESS: Counter = "listener_create_success",
+        LISTENER_IN_PLACE_UPDATED: Counter = "listener_in_place_updated",
+        LISTENER_MODIFIED: Counter = "listener_modified",
+        LISTENER_REMOVED: Counter = "listener_removed",
+        LISTENER_STOPPED: Counter = "listener_stopped",
+        TOTAL_FILTER_CHAINS_DRAINING: Gauge = "total_filter_chains_draining",
+        TOTAL_LISTENERS_ACTIVE: Gauge = "total_listeners_active",
+        TOTAL_LISTENERS_DRAINING: Gauge = "total_listeners_draining",
+        TOTAL_LISTENERS_WARMING: Gauge = "total_listeners_warming",
+        WORKERS_PINNED: Gauge = "workers_pinned",
+        WORKERS_STARTED: Gauge = "workers_started",
+    }
+}

@@ -8,12 +8,14 @@ use tokio::time::Instant;
 
 use super::http::HttpConnection;
 use super::server_state::ServerState;
-use super::stats::{http, socket, worker};
 use crate::base::{PerWorker, WorkerCell};
+use crate::config::listener::TrafficDirection;
 use crate::generation::chain_match::ConnectionFacts;
-use crate::generation::{CurrentGeneration, HttpConnectionManager, LiveChain, LiveListener};
+use crate::generation::stats::{http, socket, worker};
+use crate::generation::{CurrentGeneration, ListenerStats, LiveChain};
 use crate::http::codec::server::{self, ConnectionEnd};
 use crate::http::codec::{ConnectionMeter, Io};
+use crate::pb;
 use crate::stream::ConnectionInfo;
 use crate::telemetry::metrics::{Registry, StatSet};
 
@@ -32,8 +34,8 @@ pub struct ServeContext {
     pub node_id: Box<str>,
     /// This machine's own address.
     pub own_address: IpAddr,
-    /// `%CONNECTION_ID%` of the next connection.
-    next_connection: AtomicU64,
+    /// `%CONNECTION_ID%` of the next connection; shared with the clusters, as in Envoy.
+    pub connection_ids: Arc<AtomicU64>,
     /// The `date` header of the second, by worker.
     pub(super) dates: PerWorker<WorkerCell<super::http::Date>>,
 }
@@ -44,8 +46,8 @@ impl ServeContext {
         current: Arc<CurrentGeneration>,
         registry: Registry,
         state: Arc<ServerState>,
-        node_cluster: &str,
-        node_id: &str,
+        connection_ids: Arc<AtomicU64>,
+        (node_cluster, node_id): (&str, &str),
     ) -> Self {
         let dates = PerWorker::new(registry.shards());
         Self {
@@ -55,7 +57,7 @@ impl ServeContext {
             node_cluster: node_cluster.into(),
             node_id: node_id.into(),
             own_address: own_address(),
-            next_connection: AtomicU64::new(0),
+            connection_ids,
             dates,
         }
     }
@@ -73,50 +75,53 @@ fn own_address() -> IpAddr {
 }
 
 /// Counts a connection while it lives.
-struct Counted<'a> {
-    listener: &'a LiveListener,
-    hcm: Option<Arc<StatSet>>,
-    http2: bool,
+struct Counted {
+    listener: Arc<ListenerStats>,
+    manager: Option<(Arc<StatSet>, Arc<ConnectionMeter>)>,
     begin: Instant,
 }
 
-impl<'a> Counted<'a> {
-    fn new(listener: &'a LiveListener) -> Self {
-        listener.stats.inc(socket::DOWNSTREAM_CX_TOTAL);
-        listener.stats.inc(socket::DOWNSTREAM_CX_ACTIVE);
-        if let Some(stats) = listener.worker_stats() {
+impl Counted {
+    fn new(listener: Arc<ListenerStats>) -> Self {
+        listener.set.inc(socket::DOWNSTREAM_CX_TOTAL);
+        listener.set.inc(socket::DOWNSTREAM_CX_ACTIVE);
+        if let Some(stats) = listener.workers.get() {
             stats.inc(worker::DOWNSTREAM_CX_TOTAL);
             stats.inc(worker::DOWNSTREAM_CX_ACTIVE);
         }
-        Self { listener, hcm: None, http2: false, begin: Instant::now() }
+        Self {
+            listener,
+            manager: None,
+            begin: Instant::now(),
+        }
     }
 
-    fn managed_by(&mut self, hcm: &HttpConnectionManager) {
-        hcm.stats.inc(http::DOWNSTREAM_CX_TOTAL);
-        hcm.stats.inc(http::DOWNSTREAM_CX_ACTIVE);
-        self.hcm = Some(Arc::clone(&hcm.stats));
+    fn managed(&mut self, stats: &Arc<StatSet>) -> Arc<ConnectionMeter> {
+        stats.inc(http::DOWNSTREAM_CX_TOTAL);
+        stats.inc(http::DOWNSTREAM_CX_ACTIVE);
+        let meter = Arc::new(ConnectionMeter::default());
+        self.manager = Some((Arc::clone(stats), Arc::clone(&meter)));
+        meter
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         let length = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.listener.stats.dec(socket::DOWNSTREAM_CX_ACTIVE);
-        self.listener.stats.inc(socket::DOWNSTREAM_CX_DESTROY);
-        self.listener.stats.record(socket::DOWNSTREAM_CX_LENGTH_MS, length);
-        if let Some(stats) = self.listener.worker_stats() {
+        self.listener.set.dec(socket::DOWNSTREAM_CX_ACTIVE);
+        self.listener.set.inc(socket::DOWNSTREAM_CX_DESTROY);
+        self.listener
+            .set
+            .record(socket::DOWNSTREAM_CX_LENGTH_MS, length);
+        if let Some(stats) = self.listener.workers.get() {
             stats.dec(worker::DOWNSTREAM_CX_ACTIVE);
         }
-        if let Some(stats) = &self.hcm {
+        if let Some((stats, meter)) = &self.manager {
             stats.dec(http::DOWNSTREAM_CX_ACTIVE);
             stats.inc(http::DOWNSTREAM_CX_DESTROY);
             stats.record(http::DOWNSTREAM_CX_LENGTH_MS, length);
-            let (total, active) = if self.http2 {
-                (http::DOWNSTREAM_CX_HTTP2_TOTAL, http::DOWNSTREAM_CX_HTTP2_ACTIVE)
-            } else {
-                (http::DOWNSTREAM_CX_HTTP1_TOTAL, http::DOWNSTREAM_CX_HTTP1_ACTIVE)
-            };
-            let _ = (total, active);
+            stats.add(http::DOWNSTREAM_CX_RX_BYTES_TOTAL, meter.received());
+            stats.add(http::DOWNSTREAM_CX_TX_BYTES_TOTAL, meter.sent());
         }
     }
 }
@@ -129,58 +134,66 @@ pub(super) async fn serve(
     remote: Option<SocketAddr>,
 ) {
     let local = io.local_addr();
-    // Nothing of this Generation may be held while the connection idles but what survives it anyway.
-    let Some((live, chain, hcm)) = admit(&context, &listener, local, remote) else { return };
-    let mut counted = Counted::new(&live);
-    let Some((chain, hcm)) = chain.zip(hcm) else {
-        live.stats.inc(socket::NO_FILTER_CHAIN_MATCH);
+    // Nothing of this Generation is held while the connection idles but what survives updates anyway.
+    let Some((stats, chain)) = admit(&context, &listener, local, remote) else {
         return;
     };
-    counted.managed_by(&hcm);
+    let mut counted = Counted::new(stats);
+    let Some((chain, direction, metadata)) = chain else {
+        counted.listener.set.inc(socket::NO_FILTER_CHAIN_MATCH);
+        return;
+    };
+    let stats = Arc::clone(&chain.hcm.records.http);
+    let meter = counted.managed(&stats);
     let info = Arc::new(ConnectionInfo {
-        id: context.next_connection.fetch_add(1, Relaxed),
+        id: context.connection_ids.fetch_add(1, Relaxed),
         remote,
         local,
         listener,
-        filter_chain: chain.config.name.clone(),
-        direction: live.config.direction,
-        listener_metadata: live.config.metadata.clone(),
+        filter_chain: chain.identity.name.clone(),
+        direction,
+        listener_metadata: metadata,
         accepted: Instant::now(),
     });
-    let (codec, options) = (chain.config.http.codec, Arc::clone(&hcm.config.options));
-    let drain = chain.drain.watch();
-    let meter = Arc::new(ConnectionMeter::default());
-    let stats = Arc::clone(&hcm.stats);
-    let handler = HttpConnection::new(Arc::clone(&context), info, hcm, Arc::clone(&meter));
-    let mut deadline = chain.drain.watch();
+    let codec = chain.hcm.chain.http.codec;
+    let options = Arc::clone(&chain.hcm.stream.options);
+    let (drain, mut deadline) = (chain.drain.watch(), chain.drain.watch());
+    let handler = HttpConnection::new(
+        Arc::clone(&context),
+        info,
+        chain.identity.clone(),
+        &chain.hcm,
+    );
     drop(chain);
-    let served = server::serve(io, codec, options, handler, drain, Arc::clone(&meter));
+    let served = server::serve(io, codec, options, handler, drain, meter);
     let drain_time = context.state.drain_time();
     let end = tokio::select! {
+        biased;
         end = served => end,
         () = async {
             deadline.draining().await;
             tokio::time::sleep(drain_time).await;
         } => ConnectionEnd::Drained,
     };
+    stats.inc(match &end {
+        ConnectionEnd::Remote => http::DOWNSTREAM_CX_DESTROY_REMOTE,
+        _ => http::DOWNSTREAM_CX_DESTROY_LOCAL,
+    });
     match end {
-        ConnectionEnd::Remote => stats.inc(http::DOWNSTREAM_CX_DESTROY_REMOTE),
         ConnectionEnd::Idle => stats.inc(http::DOWNSTREAM_CX_IDLE_TIMEOUT),
         ConnectionEnd::Duration => stats.inc(http::DOWNSTREAM_CX_MAX_DURATION_REACHED),
         ConnectionEnd::Drained => stats.inc(http::DOWNSTREAM_CX_DRAIN_CLOSE),
         ConnectionEnd::Protocol(_) => stats.inc(http::DOWNSTREAM_CX_PROTOCOL_ERROR),
-        ConnectionEnd::Local => {}
+        ConnectionEnd::Remote | ConnectionEnd::Local => {}
     }
-    if end != ConnectionEnd::Remote {
-        stats.inc(http::DOWNSTREAM_CX_DESTROY_LOCAL);
-    }
-    stats.add(http::DOWNSTREAM_CX_RX_BYTES_TOTAL, meter.received());
-    stats.add(http::DOWNSTREAM_CX_TX_BYTES_TOTAL, meter.sent());
 }
 
-type Admitted = (Arc<LiveListener>, Option<Arc<LiveChain>>, Option<Arc<HttpConnectionManager>>);
+type Admitted = (
+    Arc<ListenerStats>,
+    Option<(Arc<LiveChain>, TrafficDirection, Option<Arc<pb::Metadata>>)>,
+);
 
-/// The listener and the chain that take the connection, of the Generation of this moment.
+/// The listener's statistics and the chain that takes the connection, of the Generation of this moment.
 fn admit(
     context: &ServeContext,
     listener: &str,
@@ -196,6 +209,12 @@ fn admit(
         transport_protocol: "raw_buffer",
         application_protocols: &[],
     });
-    let hcm = chain.map(|chain| Arc::clone(&chain.hcm));
-    Some((Arc::clone(live), chain.cloned(), hcm))
+    let chain = chain.map(|chain| {
+        (
+            Arc::clone(chain),
+            live.config.direction,
+            live.config.metadata.clone(),
+        )
+    });
+    Some((Arc::clone(&live.stats), chain))
 }

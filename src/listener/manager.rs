@@ -11,12 +11,11 @@ use std::sync::Arc;
 use super::accept;
 use super::connection::ServeContext;
 use super::socket::Sockets;
-use super::stats;
 use crate::base::WorkerHandles;
 use crate::base::drain::{self, DrainTrigger};
 use crate::config::Listener;
 use crate::config::endpoint::Address;
-use crate::generation::Generation;
+use crate::generation::{Generation, stats};
 use crate::telemetry::metrics::StatSet;
 
 /// Owns the listening sockets of a process.
@@ -66,8 +65,12 @@ impl Drop for Bound {
 impl ListenerManager {
     /// Manages no listener yet.
     pub fn new(context: Arc<ServeContext>, workers: WorkerHandles) -> Self {
-        let stats =
-            context.registry.set(&stats::listener_manager::TABLE, "listener_manager.", "listener_manager", []);
+        let stats = context.registry.set(
+            &stats::listener_manager::TABLE,
+            "listener_manager.",
+            "listener_manager",
+            [],
+        );
         stats.set(stats::listener_manager::WORKERS_STARTED, 0);
         Self {
             context,
@@ -93,17 +96,23 @@ impl ListenerManager {
         let mut failed = Vec::new();
         for (name, live) in &generation.listeners {
             let wanted = &live.config;
-            if self.bound.get(name).is_some_and(|bound| bound.addresses == wanted.addresses) {
+            if self
+                .bound
+                .get(name)
+                .is_some_and(|bound| bound.addresses == wanted.addresses)
+            {
                 continue;
             }
             match self.bind(name, wanted) {
                 Ok(bound) => {
-                    self.stats.inc(stats::listener_manager::LISTENER_CREATE_SUCCESS);
+                    self.stats
+                        .inc(stats::listener_manager::LISTENER_CREATE_SUCCESS);
                     // The predecessor, if any, stops accepting only now.
                     self.bound.insert(Arc::clone(name), bound);
                 }
                 Err(error) => {
-                    self.stats.inc(stats::listener_manager::LISTENER_CREATE_FAILURE);
+                    self.stats
+                        .inc(stats::listener_manager::LISTENER_CREATE_FAILURE);
                     tracing::error!(target: "config", listener = %error.listener, %error, "listener not bound");
                     failed.push(error);
                 }
@@ -116,8 +125,10 @@ impl ListenerManager {
             }
             wanted
         });
-        self.stats
-            .set(stats::listener_manager::TOTAL_LISTENERS_ACTIVE, generation.listeners.len() as u64);
+        self.stats.set(
+            stats::listener_manager::TOTAL_LISTENERS_ACTIVE,
+            generation.listeners.len() as u64,
+        );
         self.publish();
         failed
     }
@@ -132,7 +143,10 @@ impl ListenerManager {
         let bound = self
             .bound
             .iter()
-            .map(|(name, bound)| BoundListener { name: Arc::clone(name), addresses: bound.real_addresses() })
+            .map(|(name, bound)| BoundListener {
+                name: Arc::clone(name),
+                addresses: bound.real_addresses(),
+            })
             .collect();
         self.bound_tx.send_replace(bound);
     }
@@ -142,9 +156,14 @@ impl ListenerManager {
         let mut sockets = Vec::new();
         if listener.bind_to_port {
             for address in &listener.addresses {
-                let bound = Sockets::bind(address, listener, self.workers.count()).map_err(|source| {
-                    BindError { listener: Arc::clone(name), address: address.clone(), source }
-                })?;
+                let bound =
+                    Sockets::bind(address, listener, self.workers.count()).map_err(|source| {
+                        BindError {
+                            listener: Arc::clone(name),
+                            address: address.clone(),
+                            source,
+                        }
+                    })?;
                 sockets.push(bound);
             }
         }
@@ -155,10 +174,15 @@ impl ListenerManager {
                     Err(source) => {
                         stop.drain();
                         let address = listener.addresses[0].clone();
-                        return Err(BindError { listener: Arc::clone(name), address, source });
+                        return Err(BindError {
+                            listener: Arc::clone(name),
+                            address,
+                            source,
+                        });
                     }
                 };
-                let (context, name, watch) = (Arc::clone(&self.context), Arc::clone(name), watch.clone());
+                let (context, name, watch) =
+                    (Arc::clone(&self.context), Arc::clone(name), watch.clone());
                 self.workers.run_on(index, move || {
                     if let Err(error) = accept::start(context, Arc::clone(&name), acceptor, watch) {
                         tracing::error!(target: "main", listener = %name, %error, "cannot accept on a socket");
@@ -166,7 +190,11 @@ impl ListenerManager {
                 });
             }
         }
-        Ok(Bound { addresses: listener.addresses.clone(), sockets, stop })
+        Ok(Bound {
+            addresses: listener.addresses.clone(),
+            sockets,
+            stop,
+        })
     }
 }
 

@@ -1,6 +1,16 @@
 //! The downstream side: sockets, accept loops, connections, and the HTTP connection manager.
 //!
-//! [`manager`] reconciles sockets with the current Generation; [`accept`] hands connections to [`connection`], which
-//! picks the filter chain and serves it through the codec; [`http`] is the per-request entry point.
+//! [`manager`] reconciles sockets with the current Generation; the accept loops hand connections to [`connection`],
+//! which picks the filter chain and serves it through the codec; `http` is the per-request entry point.
 
+mod accept;
+pub mod connection;
+mod http;
+pub mod manager;
 mod request_head;
+pub mod server_state;
+mod socket;
+
+pub use connection::ServeContext;
+pub use manager::{BindError, BoundListener, ListenerManager};
+pub use server_state::{DrainStrategy, ServerState};

@@ -68,7 +68,11 @@ impl ServerState {
     /// `/drain_listeners`: responses begin to close their connections.
     pub fn start_drain(&self, inbound_only: bool) {
         let mut drains = self.drains.write();
-        let which = if inbound_only { &mut drains.inbound } else { &mut drains.all };
+        let which = if inbound_only {
+            &mut drains.inbound
+        } else {
+            &mut drains.all
+        };
         which.get_or_insert_with(Instant::now);
         self.draining.store(true, Relaxed);
     }
@@ -82,8 +86,12 @@ impl ServerState {
             return false;
         }
         let drains = self.drains.read();
-        let inbound = (direction == TrafficDirection::Inbound).then_some(drains.inbound).flatten();
-        let Some(started) = drains.all.or(inbound) else { return false };
+        let inbound = (direction == TrafficDirection::Inbound)
+            .then_some(drains.inbound)
+            .flatten();
+        let Some(started) = drains.all.or(inbound) else {
+            return false;
+        };
         match self.strategy {
             DrainStrategy::Immediate => true,
             DrainStrategy::Gradual => {
@@ -104,14 +112,22 @@ mod tests {
         assert!(!state.closes(TrafficDirection::Inbound));
         state.start_drain(true);
         let closed = |state: &ServerState| {
-            (0..1000).filter(|_| state.closes(TrafficDirection::Inbound)).count()
+            (0..1000)
+                .filter(|_| state.closes(TrafficDirection::Inbound))
+                .count()
         };
         tokio::time::advance(Duration::from_secs(10)).await;
         let early = closed(&state);
         tokio::time::advance(Duration::from_secs(80)).await;
         let late = closed(&state);
-        assert!(early > 20 && early < 300 && late > 800, "{early} then {late} of 1000");
-        assert!(!state.closes(TrafficDirection::Outbound), "only inbound listeners drain");
+        assert!(
+            early > 20 && early < 300 && late > 800,
+            "{early} then {late} of 1000"
+        );
+        assert!(
+            !state.closes(TrafficDirection::Outbound),
+            "only inbound listeners drain"
+        );
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(closed(&state), 1000);
     }

@@ -29,9 +29,9 @@ pub(super) enum Sockets {
 impl Sockets {
     /// Binds `address` as `listener` asks, for `workers` workers.
     pub(super) fn bind(address: &Address, listener: &Listener, workers: usize) -> io::Result<Self> {
-        let backlog = listener
-            .backlog
-            .map_or(DEFAULT_BACKLOG, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX));
+        let backlog = listener.backlog.map_or(DEFAULT_BACKLOG, |backlog| {
+            i32::try_from(backlog).unwrap_or(i32::MAX)
+        });
         match address {
             Address::Socket(address) => bind_tcp(*address, listener.reuse_port, backlog, workers),
             Address::Pipe(path) => bind_unix(path, listener.pipe_mode, backlog).map(Self::Unix),
@@ -66,11 +66,20 @@ pub(super) enum StdAcceptor {
     Unix(UnixListener),
 }
 
-fn bind_tcp(address: SocketAddr, reuse_port: bool, backlog: i32, workers: usize) -> io::Result<Sockets> {
+fn bind_tcp(
+    address: SocketAddr,
+    reuse_port: bool,
+    backlog: i32,
+    workers: usize,
+) -> io::Result<Sockets> {
     let mut address = address;
     let mut sockets = Vec::new();
     for _ in 0..if reuse_port { workers } else { 1 } {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         if reuse_port {
             socket.set_reuse_port(true)?;

@@ -78,6 +78,8 @@ pub struct StreamInfo {
     pub filter_state: Vec<(Box<str>, bytes::Bytes)>,
     /// True for a health check of the health_check filter.
     pub health_check: bool,
+    /// The codec understood nothing of the request's head: the stream's is made up.
+    pub without_head: bool,
     /// The response is one of our own.
     pub local_reply: bool,
     /// The local reply asked for the connection to be closed after it (HTTP/1).
@@ -131,6 +133,7 @@ impl StreamInfo {
             dynamic_metadata: None,
             filter_state: Vec::new(),
             health_check: false,
+            without_head: false,
             local_reply: false,
             close: false,
         }

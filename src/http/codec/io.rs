@@ -20,6 +20,16 @@ pub enum Io {
     Memory(DuplexStream),
 }
 
+impl Io {
+    /// Our end; `None` but for TCP.
+    pub fn local_addr(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) | Self::Memory(_) => None,
+        }
+    }
+}
+
 macro_rules! each {
     ($self:expr, $io:ident => $call:expr) => {
         match $self.get_mut() {

@@ -1,0 +1,415 @@
+//! The HTTP connection manager's per-request entry point: from the codec's exchange to the filter chain and back.
+//!
+//! Every request takes the Generation of its moment. A connection itself holds names, numbers and a weak reference to
+//! the manager it saw last, so that an idle connection pins no old configuration.
+
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use futures_util::FutureExt as _;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use tokio::time::Instant;
+
+use super::connection::ServeContext;
+use super::request_head::{self, Facts, append_via};
+use crate::base::WorkerCell;
+use crate::config::http_connection_manager::ServerHeader;
+use crate::filter::Observer;
+use crate::generation::chain_match::ConnectionFacts;
+use crate::generation::stats::{http as stat, listener_http};
+use crate::generation::{ChainIdentity, HttpConnectionManager};
+use crate::http::codec::{Exchange, Handler, Malformed, Reply, Reset};
+use crate::http::{LocalReply, RequestHead, ResponseFlag, ResponseHead};
+use crate::stream::{ConnectionInfo, Phase, Stream, StreamInfo, Verdict};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const HEALTH_CHECK_FAIL: HeaderName =
+    HeaderName::from_static("x-envoy-immediate-health-check-fail");
+
+/// The `date` header of one second.
+#[derive(Debug)]
+pub(super) struct Date {
+    second: u64,
+    value: HeaderValue,
+}
+
+impl Default for Date {
+    fn default() -> Self {
+        Self {
+            second: 0,
+            value: HeaderValue::from_static(""),
+        }
+    }
+}
+
+impl Date {
+    fn at(&mut self, now: SystemTime) -> HeaderValue {
+        let second = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if self.second != second || self.value.is_empty() {
+            self.second = second;
+            let text = jiff::Timestamp::from_second(i64::try_from(second).unwrap_or_default())
+                .unwrap_or_default()
+                .strftime("%a, %d %b %Y %H:%M:%S GMT")
+                .to_string();
+            self.value = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
+        }
+        self.value.clone()
+    }
+}
+
+/// One downstream HTTP connection: what the codec calls, and what its streams report to.
+#[derive(Debug)]
+pub(super) struct HttpConnection(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    context: Arc<ServeContext>,
+    info: Arc<ConnectionInfo>,
+    identity: ChainIdentity,
+    known: WorkerCell<Known>,
+}
+
+/// The manager that the last request met.
+#[derive(Debug)]
+struct Known {
+    generation: u64,
+    manager: Weak<HttpConnectionManager>,
+    /// The chain that admitted the connection is gone: close it with the next response.
+    stale: bool,
+}
+
+impl HttpConnection {
+    pub(super) fn new(
+        context: Arc<ServeContext>,
+        info: Arc<ConnectionInfo>,
+        identity: ChainIdentity,
+        manager: &Arc<HttpConnectionManager>,
+    ) -> Self {
+        let known = Known {
+            generation: manager.stream.generation,
+            manager: Arc::downgrade(manager),
+            stale: false,
+        };
+        Self(Arc::new(Inner {
+            context,
+            info,
+            identity,
+            known: WorkerCell::new(known),
+        }))
+    }
+
+    /// Begins the stream of a request; what refuses its head is decided already.
+    fn begin(&self, mut head: RequestHead, refused: Option<LocalReply>) -> Option<Begun> {
+        let inner = &self.0;
+        let manager = inner.manager()?;
+        let options = &manager.stream.options;
+        let http = &manager.records.http;
+        http.inc(stat::DOWNSTREAM_RQ_TOTAL);
+        http.inc(stat::DOWNSTREAM_RQ_ACTIVE);
+        http.inc(if head.version >= http::Version::HTTP_2 {
+            stat::DOWNSTREAM_RQ_HTTP2_TOTAL
+        } else {
+            stat::DOWNSTREAM_RQ_HTTP1_TOTAL
+        });
+        let facts = Facts {
+            remote: inner.info.remote,
+            local: inner.info.local,
+            own_address: inner.context.own_address,
+            node_cluster: &inner.context.node_cluster,
+            node_id: &inner.context.node_id,
+        };
+        let refused = match refused {
+            Some(reply) => Some(reply),
+            None => request_head::prepare(&mut head, options, &facts)
+                .err()
+                .or_else(|| request_head::check_upgrade(&head, options)),
+        };
+        let stream = Stream::new(
+            Arc::clone(&inner.info),
+            Arc::clone(&manager.stream),
+            head,
+            manager.filters.len(),
+        );
+        if let Some(reply) = refused {
+            stream.decide(Verdict::Reply {
+                reply: Box::new(reply),
+                direct: false,
+            });
+        }
+        crate::filter::manager_timeouts(&stream);
+        Some(Begun { stream, manager })
+    }
+}
+
+struct Begun {
+    stream: Arc<Stream>,
+    manager: Arc<HttpConnectionManager>,
+}
+
+impl Inner {
+    /// The manager of this moment. `None`: no chain would take this connection any more.
+    fn manager(&self) -> Option<Arc<HttpConnectionManager>> {
+        let generation = self.context.current.load();
+        let mut known = self.known.lock();
+        if known.generation == generation.number
+            && let Some(manager) = known.manager.upgrade()
+        {
+            return Some(manager);
+        }
+        let taken = generation
+            .listeners
+            .get(&self.info.listener)
+            .and_then(|listener| {
+                listener.select(&ConnectionFacts {
+                    destination: self.info.local,
+                    source: self.info.remote,
+                    server_name: "",
+                    transport_protocol: "raw_buffer",
+                    application_protocols: &[],
+                })
+            });
+        match taken {
+            Some(chain) => {
+                known.generation = generation.number;
+                known.manager = Arc::downgrade(&chain.hcm);
+                known.stale = chain.identity != self.identity;
+                Some(Arc::clone(&chain.hcm))
+            }
+            // The listener is gone and drains: what was seen last still answers, and closes.
+            None => {
+                known.stale = true;
+                known.manager.upgrade()
+            }
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.known.lock().stale || self.context.state.closes(self.info.direction)
+    }
+}
+
+impl Handler for HttpConnection {
+    fn request(
+        &self,
+        exchange: Exchange,
+    ) -> impl Future<Output = Result<Reply, Reset>> + Send + 'static {
+        let begun = self.begin(exchange.head, None);
+        let observer: Arc<dyn Observer> = Arc::<Inner>::clone(&self.0);
+        async move {
+            let Some(Begun { stream, manager }) = begun else {
+                return Err(Reset::Refused);
+            };
+            let filters = Arc::clone(&manager.filters);
+            drop(manager);
+            let body = filters
+                .run(Arc::clone(&stream), exchange.body, observer)
+                .await?;
+            Ok(reply(&stream, body))
+        }
+    }
+
+    fn malformed(&self, malformed: Malformed) -> Reply {
+        let Malformed {
+            head,
+            reply: refusal,
+        } = malformed;
+        let without_head = head.is_none();
+        let fallback = || Reply {
+            head: ResponseHead::new(refusal.status),
+            body: crate::http::Body::full(refusal.body.clone()),
+            close: true,
+        };
+        let head = head.unwrap_or_else(|| RequestHead::new(http::Method::GET, "", ""));
+        let Some(Begun { stream, manager }) = self.begin(head, Some(refusal.clone())) else {
+            return fallback();
+        };
+        stream.info.lock().without_head = without_head;
+        let observer: Arc<dyn Observer> = Arc::<Inner>::clone(&self.0);
+        let filters = Arc::clone(&manager.filters);
+        // A filter that would wait cannot be waited for here; the codec needs the answer now.
+        match filters
+            .run(Arc::clone(&stream), crate::http::Body::empty(), observer)
+            .now_or_never()
+        {
+            Some(Ok(body)) => {
+                let mut reply = reply(&stream, body);
+                reply.close = true;
+                reply
+            }
+            Some(Err(_)) | None => fallback(),
+        }
+    }
+}
+
+fn reply(stream: &Stream, body: crate::http::Body) -> Reply {
+    let head = stream.response.lock().clone();
+    Reply {
+        head: head.unwrap_or_else(|| ResponseHead::new(http::StatusCode::INTERNAL_SERVER_ERROR)),
+        body,
+        close: stream.info.lock().close,
+    }
+}
+
+impl Observer for Inner {
+    fn head(&self, stream: &Arc<Stream>) {
+        let options = &stream.config.options;
+        let closing = self.is_closing();
+        let (start, mut close) = {
+            let info = stream.info.lock();
+            (info.start, info.close)
+        };
+        close |= closing;
+        let mut response = stream.response.lock();
+        let Some(response) = &mut *response else {
+            return;
+        };
+        remove_hop_by_hop(&mut response.headers, response.status);
+        if let Some(via) = &options.via {
+            append_via(&mut response.headers, via);
+        }
+        if options.always_set_request_id_in_response
+            && let Some(id) = stream.request.lock().headers.get(X_REQUEST_ID)
+        {
+            response.headers.insert(X_REQUEST_ID, id.clone());
+        }
+        if !response.headers.contains_key(header::DATE) {
+            let now = start + stream.info.lock().begin.elapsed();
+            let date = self
+                .context
+                .dates
+                .get_or_init(WorkerCell::default)
+                .lock()
+                .at(now);
+            response.headers.insert(header::DATE, date);
+        }
+        match options.server_header {
+            ServerHeader::Overwrite => {
+                response
+                    .headers
+                    .insert(header::SERVER, options.server_name.clone());
+            }
+            ServerHeader::AppendIfAbsent => {
+                response
+                    .headers
+                    .entry(header::SERVER)
+                    .or_insert_with(|| options.server_name.clone());
+            }
+            ServerHeader::PassThrough => {}
+        }
+        if self.context.state.health_failed() {
+            response
+                .headers
+                .insert(HEALTH_CHECK_FAIL, HeaderValue::from_static("true"));
+        }
+        stream.info.lock().close = close;
+    }
+
+    fn log(&self, stream: &Arc<Stream>) {
+        let Some(records) = &stream.config.records else {
+            return;
+        };
+        record(stream, &records.http, &records.listener);
+        records.access_log.log(stream);
+    }
+}
+
+/// Counts a stream that is over.
+fn record(
+    stream: &Stream,
+    http: &crate::telemetry::metrics::StatSet,
+    listener: &crate::telemetry::metrics::StatSet,
+) {
+    http.dec(stat::DOWNSTREAM_RQ_ACTIVE);
+    let status = stream
+        .response
+        .lock()
+        .as_ref()
+        .map(|head| head.status.as_u16());
+    let info = stream.info.lock();
+    if let Some(status) = status {
+        http.inc(stat::DOWNSTREAM_RQ_COMPLETED);
+        listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
+        let (class, listener_class) = match status / 100 {
+            1 => (stat::DOWNSTREAM_RQ_1XX, listener_http::DOWNSTREAM_RQ_1XX),
+            2 => (stat::DOWNSTREAM_RQ_2XX, listener_http::DOWNSTREAM_RQ_2XX),
+            3 => (stat::DOWNSTREAM_RQ_3XX, listener_http::DOWNSTREAM_RQ_3XX),
+            4 => (stat::DOWNSTREAM_RQ_4XX, listener_http::DOWNSTREAM_RQ_4XX),
+            _ => (stat::DOWNSTREAM_RQ_5XX, listener_http::DOWNSTREAM_RQ_5XX),
+        };
+        http.inc(class);
+        listener.inc(listener_class);
+        let took = info
+            .end
+            .unwrap_or_else(Instant::now)
+            .saturating_duration_since(info.begin);
+        http.record(
+            stat::DOWNSTREAM_RQ_TIME,
+            u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        );
+    }
+    if info
+        .flags
+        .contains(ResponseFlag::DownstreamConnectionTermination)
+        || info.flags.contains(ResponseFlag::DownstreamRemoteReset)
+    {
+        http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+    }
+    match info.details.as_deref() {
+        Some("route_not_found") => http.inc(stat::NO_ROUTE),
+        Some("cluster_not_found") => http.inc(stat::NO_CLUSTER),
+        Some("stream_idle_timeout") => http.inc(stat::DOWNSTREAM_RQ_IDLE_TIMEOUT),
+        Some("request_overall_timeout") => http.inc(stat::DOWNSTREAM_RQ_TIMEOUT),
+        Some("request_header_timeout") => http.inc(stat::DOWNSTREAM_RQ_HEADER_TIMEOUT),
+        Some("max_duration_timeout") => http.inc(stat::DOWNSTREAM_RQ_MAX_DURATION_REACHED),
+        Some("request_payload_too_large") => http.inc(stat::DOWNSTREAM_RQ_TOO_LARGE),
+        Some("path_normalization_failed") => {
+            http.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION)
+        }
+        Some("response_payload_too_large") => http.inc(stat::RS_TOO_LARGE),
+        Some("absolute_path_rejected") => http.inc(stat::DOWNSTREAM_RQ_NON_RELATIVE_PATH),
+        Some("direct_response") => match status {
+            Some(300..400) => http.inc(stat::RQ_REDIRECT),
+            _ => http.inc(stat::RQ_DIRECT_RESPONSE),
+        },
+        _ => {}
+    }
+    if info.upstream.cluster.is_some()
+        || matches!(
+            info.details.as_deref(),
+            Some("route_not_found" | "direct_response")
+        )
+    {
+        http.inc(stat::RQ_TOTAL);
+    }
+}
+
+/// Connection headers end at this hop; an upgrade's go on.
+fn remove_hop_by_hop(headers: &mut HeaderMap, status: http::StatusCode) {
+    let upgrade = status == http::StatusCode::SWITCHING_PROTOCOLS;
+    let mut present = [false; 4];
+    for name in headers.keys() {
+        match name.as_str() {
+            "connection" => present[0] = true,
+            "keep-alive" => present[1] = true,
+            "proxy-connection" => present[2] = true,
+            "transfer-encoding" => present[3] = true,
+            _ => {}
+        }
+    }
+    if present[0] && !upgrade {
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+    }
+    if present[1] {
+        headers.remove("keep-alive");
+    }
+    if present[2] {
+        headers.remove("proxy-connection");
+    }
+    if present[3] {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+}

@@ -14,6 +14,7 @@ pub mod host;
 pub mod stats;
 
 mod balance;
+mod connection;
 mod map;
 mod pool;
 mod send;
@@ -76,6 +77,8 @@ struct Live {
     /// What the endpoints are made of; one writer at a time.
     source: Mutex<Source>,
     warm: tokio::sync::watch::Sender<bool>,
+    /// Rings when hosts have left, for the keepers of idle connections.
+    changed: Arc<tokio::sync::Notify>,
 }
 
 #[derive(Debug)]
@@ -112,9 +115,10 @@ impl Cluster {
                 applied: None,
             }),
             warm: tokio::sync::watch::Sender::new(false),
+            changed: Arc::default(),
         });
         live.stats.set.set(stat::WARMING_STATE, 0);
-        let pools = Arc::new(pool::Pools::new(live.shards));
+        let pools = Arc::new(pool::Pools::new(live.shards, &live.changed));
         Self::start(config, live, pools, None, runtime)
     }
 
@@ -138,7 +142,7 @@ impl Cluster {
             Arc::clone(&previous.pools)
         } else {
             previous.pools.retire();
-            Arc::new(pool::Pools::new(live.shards))
+            Arc::new(pool::Pools::new(live.shards, &live.changed))
         };
         let resolution = previous.resolution.clone().filter(|_| {
             previous.config.discovery == config.discovery && previous.config.dns == config.dns
@@ -317,6 +321,9 @@ impl Live {
             stats.inc(stat::MEMBERSHIP_CHANGE);
         }
         self.endpoints.store(Arc::new(set));
+        if changed {
+            self.changed.notify_waiters();
+        }
     }
 }
 

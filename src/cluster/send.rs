@@ -1,12 +1,25 @@
 //! One request to one host: a pooled connection or a new one, the request, the head of its answer.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::Version;
+use http_body::{Body as _, Frame, SizeHint};
 
-use super::{Cluster, ConnectError, Host};
-use crate::http::{Body, ReplyReason, RequestHead, ResponseHead};
+use super::connect::{self, ConnectError, Connected};
+use super::connection::Connection;
+use super::pool::{Lease, LeaseOrWait, Shared, WorkerPool};
+use super::stats::cluster as stat;
+use super::{Cluster, Host, Live};
+use crate::base::task;
+use crate::config;
+use crate::config::cluster::{Http1Options, Http2Options, UpstreamProtocol};
+use crate::http::codec::client::{Http1, Http2, SendError};
+use crate::http::{Body, BodyError, ReplyReason, RequestHead, ResponseHead};
 
 /// What is known of the connection that an attempt used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,23 +74,53 @@ pub struct UpstreamError {
 }
 
 /// What happened to an attempt.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum UpstreamErrorKind {
     /// No connection.
+    #[error("no connection: {0}")]
     Connect(ConnectError),
     /// The connection closed before the answer's head.
+    #[error("the connection closed before an answer")]
     Closed,
     /// The peer reset the stream (HTTP/2).
+    #[error("the peer reset the stream")]
     Reset,
-    /// The answer is not HTTP.
-    Protocol,
+    /// The peer promises that it did nothing with the request (HTTP/2).
+    #[error("the peer refused the stream")]
+    Refused,
+    /// The answer is not HTTP; with Envoy's details where it has them.
+    #[error("the answer is malformed: {0}")]
+    Protocol(std::borrow::Cow<'static, str>),
     /// Too many connections or requests.
+    #[error("too many connections or requests")]
     Overflow,
     /// Our own request body failed.
-    RequestBody(crate::http::BodyError),
+    #[error("the request's body failed: {0}")]
+    RequestBody(BodyError),
 }
 
 impl UpstreamError {
+    fn connecting(error: ConnectError) -> Self {
+        Self {
+            kind: UpstreamErrorKind::Connect(error),
+            connection: None,
+        }
+    }
+
+    fn sending(error: SendError, connection: UpstreamConnection) -> Self {
+        let kind = match error {
+            SendError::Closed { .. } => UpstreamErrorKind::Closed,
+            SendError::Protocol(details) => UpstreamErrorKind::Protocol(details),
+            SendError::Reset => UpstreamErrorKind::Reset,
+            SendError::Refused => UpstreamErrorKind::Refused,
+            SendError::RequestBody(error) => UpstreamErrorKind::RequestBody(error),
+        };
+        Self {
+            kind,
+            connection: Some(connection),
+        }
+    }
+
     /// What to answer the client.
     pub fn reason(&self) -> ReplyReason {
         match &self.kind {
@@ -88,8 +131,8 @@ impl UpstreamError {
             UpstreamErrorKind::Closed | UpstreamErrorKind::RequestBody(_) => {
                 ReplyReason::UpstreamTermination
             }
-            UpstreamErrorKind::Reset => ReplyReason::UpstreamReset,
-            UpstreamErrorKind::Protocol => ReplyReason::UpstreamProtocolError,
+            UpstreamErrorKind::Reset | UpstreamErrorKind::Refused => ReplyReason::UpstreamReset,
+            UpstreamErrorKind::Protocol(_) => ReplyReason::UpstreamProtocolError,
             UpstreamErrorKind::Overflow => ReplyReason::Overflow,
         }
     }
@@ -106,7 +149,11 @@ impl UpstreamError {
 }
 
 impl Cluster {
-    /// Sends a request to `host` on a connection of this worker's pool. Dropping the future gives the attempt up.
+    /// Sends a request to `host` on a connection of this worker's pool, and waits for the head of the answer.
+    /// Dropping the future, or the answer's body before its end, gives the attempt up.
+    ///
+    /// A safe request (`GET` and the like) without a body is sent once more on a fresh connection where the one from
+    /// the pool turns out to have been closed before a byte of an answer: the peer's idle timeout then met our use.
     pub async fn send<O: Observer>(
         self: &Arc<Self>,
         host: &Arc<Host>,
@@ -114,10 +161,344 @@ impl Cluster {
         body: Body,
         options: SendOptions<O>,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let _ = (host, head, body, options);
-        Err(UpstreamError {
-            kind: UpstreamErrorKind::Overflow,
-            connection: None,
+        match &self.config.protocol {
+            UpstreamProtocol::Http1(http1) => {
+                self.send_http1(host, head, body, options, http1).await
+            }
+            UpstreamProtocol::Downstream(http1, _) if head.version < Version::HTTP_2 => {
+                self.send_http1(host, head, body, options, http1).await
+            }
+            UpstreamProtocol::Http2(http2) | UpstreamProtocol::Downstream(_, http2) => {
+                self.send_http2(host, head, body, options, http2).await
+            }
+        }
+    }
+
+    async fn send_http1<O: Observer>(
+        self: &Arc<Self>,
+        host: &Arc<Host>,
+        head: RequestHead,
+        body: Body,
+        mut options: SendOptions<O>,
+        http1: &Http1Options,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let pool = self.pools.here();
+        let (codec, mut connection) = match pool.take(host) {
+            Some(ready) => ready,
+            // Boxed: a request on a pooled connection does not carry the room for this.
+            None => Box::pin(self.connect_http1(pool, host, http1)).await?,
+        };
+        let facts = connection.begin();
+        options.observer.connected(&facts);
+        let exchange = Exchange {
+            connection: Some(connection),
+            pool: Arc::clone(pool),
+            cluster: Arc::clone(self),
+        };
+        match codec
+            .send(head, body, move |codec| exchange.finish(codec))
+            .await
+        {
+            Ok((head, body)) => Ok(UpstreamResponse {
+                head,
+                body,
+                connection: facts,
+            }),
+            Err(error) => Err(UpstreamError::sending(error, facts)),
+        }
+    }
+
+    async fn connect_http1(
+        self: &Arc<Self>,
+        pool: &Arc<WorkerPool>,
+        host: &Arc<Host>,
+        http1: &Http1Options,
+    ) -> Result<(Http1, Box<Connection>), UpstreamError> {
+        pool.keep();
+        let mut pending = Pending::new(&self.live, host);
+        let result = self.connect(host, Version::HTTP_11).await;
+        pending.resolved(result.is_ok());
+        let (connected, connection) = result.map_err(UpstreamError::connecting)?;
+        let meter = Arc::clone(connection.meter());
+        Ok((Http1::new(connected.io, http1, meter), connection))
+    }
+
+    async fn connect(
+        &self,
+        host: &Arc<Host>,
+        protocol: Version,
+    ) -> Result<(Connected, Box<Connection>), ConnectError> {
+        let mut connection = Connection::new(&self.live, host, protocol);
+        match connect::connect(&host.connect_address(), &self.config).await {
+            Ok(connected) => {
+                connection.established(&connected);
+                Ok((connected, connection))
+            }
+            Err(error) => {
+                connection.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn send_http2<O: Observer>(
+        self: &Arc<Self>,
+        host: &Arc<Host>,
+        head: RequestHead,
+        body: Body,
+        mut options: SendOptions<O>,
+        http2: &Http2Options,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let pool = self.pools.here();
+        let lease = match pool.lease(host) {
+            LeaseOrWait::Lease(lease) => lease,
+            LeaseOrWait::Wait(receiver, first) => {
+                let mut pending = Pending::new(&self.live, host);
+                if first {
+                    pool.keep();
+                    let connect = Arc::clone(self).connect_http2(
+                        Arc::clone(pool),
+                        Arc::clone(host),
+                        http2.clone(),
+                    );
+                    // A task of its own: others wait for it too, and must not lose it with this request.
+                    drop(task::spawn("upstream-connect", connect));
+                }
+                let result = receiver.await.unwrap_or(Err(ConnectError::Handshake(
+                    "the connection was given up".into(),
+                )));
+                pending.resolved(result.is_ok());
+                result.map_err(UpstreamError::connecting)?
+            }
+        };
+        let shared = Arc::clone(lease.shared());
+        let facts = shared.connection.lock().begin();
+        options.observer.connected(&facts);
+        let stream = StreamGuard {
+            lease,
+            pool: Arc::clone(pool),
+            live: Arc::clone(&self.live),
+            complete: false,
+        };
+        if stream.is_used_up(&self.config) {
+            pool.forget(&shared);
+        }
+        match shared.http2.send(head, body).await {
+            Ok((head, body)) => Ok(UpstreamResponse {
+                head,
+                body: stream.track(body),
+                connection: facts,
+            }),
+            Err(error) => {
+                stream.failed(&error);
+                Err(UpstreamError::sending(error, facts))
+            }
+        }
+    }
+
+    async fn connect_http2(
+        self: Arc<Self>,
+        pool: Arc<WorkerPool>,
+        host: Arc<Host>,
+        options: Http2Options,
+    ) {
+        loop {
+            let shared = self.handshake(&host, &options).await;
+            let made = shared.as_ref().ok().cloned();
+            let again = pool.connected(&host, shared);
+            if let Some(shared) = made {
+                let pool = Arc::downgrade(&pool);
+                drop(task::spawn("upstream-http2", async move {
+                    shared.http2.closed().await;
+                    if let Some(pool) = pool.upgrade() {
+                        pool.forget(&shared);
+                    }
+                    shared.connection.lock().went_away();
+                }));
+            }
+            if !again {
+                return;
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        host: &Arc<Host>,
+        options: &Http2Options,
+    ) -> Result<Arc<Shared>, ConnectError> {
+        let (connected, connection) = self.connect(host, Version::HTTP_2).await?;
+        let meter = Arc::clone(connection.meter());
+        match Http2::handshake(connected.io, options, meter).await {
+            Ok(http2) => Ok(Shared::new(http2, connection, self.config.idle_timeout)),
+            Err(error) => Err(ConnectError::Handshake(error.to_string().into())),
+        }
+    }
+}
+
+/// A request that waits for a connection.
+struct Pending<'a> {
+    live: &'a Live,
+    host: &'a Host,
+    resolved: bool,
+}
+
+impl<'a> Pending<'a> {
+    fn new(live: &'a Live, host: &'a Host) -> Self {
+        let stats = &live.stats.set;
+        stats.inc(stat::UPSTREAM_RQ_PENDING_TOTAL);
+        stats.inc(stat::UPSTREAM_RQ_PENDING_ACTIVE);
+        host.stats.rq_pending_active.fetch_add(1, Relaxed);
+        Self {
+            live,
+            host,
+            resolved: false,
+        }
+    }
+
+    fn resolved(&mut self, ready: bool) {
+        self.resolved = true;
+        if !ready {
+            self.live
+                .stats
+                .set
+                .inc(stat::UPSTREAM_RQ_PENDING_FAILURE_EJECT);
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let stats = &self.live.stats.set;
+        if !self.resolved {
+            stats.inc(stat::UPSTREAM_RQ_CANCELLED);
+        }
+        stats.dec(stat::UPSTREAM_RQ_PENDING_ACTIVE);
+        self.host.stats.rq_pending_active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request on an HTTP/1 connection; lives in the codec until both messages have ended.
+struct Exchange {
+    connection: Option<Box<Connection>>,
+    pool: Arc<WorkerPool>,
+    cluster: Arc<Cluster>,
+}
+
+impl Exchange {
+    /// Both messages have ended and the connection may serve another request.
+    fn finish(mut self, codec: Http1) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        connection.end();
+        let config = &self.cluster.config;
+        match config.max_requests_per_connection {
+            Some(limit) if connection.requests() >= u64::from(limit) => connection.used_up(),
+            _ => self.pool.put(codec, connection, config.idle_timeout),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.end();
+            connection.lost();
+        }
+    }
+}
+
+/// A stream on an HTTP/2 connection.
+#[derive(Debug)]
+struct StreamGuard {
+    lease: Lease,
+    pool: Arc<WorkerPool>,
+    live: Arc<Live>,
+    complete: bool,
+}
+
+impl StreamGuard {
+    fn is_used_up(&self, config: &config::Cluster) -> bool {
+        let mut connection = self.lease.shared().connection.lock();
+        let used_up = config
+            .max_requests_per_connection
+            .is_some_and(|limit| connection.requests() >= u64::from(limit));
+        if used_up {
+            connection.used_up();
+        }
+        used_up
+    }
+
+    fn failed(mut self, error: &SendError) {
+        self.complete = true;
+        match error {
+            SendError::Reset | SendError::Refused => {
+                self.live.stats.set.inc(stat::UPSTREAM_RQ_RX_RESET);
+            }
+            SendError::RequestBody(_) => self.live.stats.set.inc(stat::UPSTREAM_RQ_TX_RESET),
+            SendError::Closed { .. } | SendError::Protocol(_) => {}
+        }
+    }
+
+    fn track(mut self, body: Body) -> Body {
+        if body.is_end_stream() {
+            self.complete = true;
+            return body;
+        }
+        Body::new(Tracked {
+            body,
+            guard: Some(self),
         })
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.live.stats.set.inc(stat::UPSTREAM_RQ_TX_RESET);
+        }
+        let shared = self.lease.shared();
+        shared.connection.lock().end();
+        if shared.http2.is_closed() {
+            self.pool.forget(shared);
+        }
+    }
+}
+
+/// The body of an HTTP/2 answer, which tells when the stream has ended.
+#[derive(Debug)]
+struct Tracked {
+    body: Body,
+    guard: Option<StreamGuard>,
+}
+
+impl http_body::Body for Tracked {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let reset = matches!(frame, Some(Err(_)));
+        if (frame.is_none() || reset || self.body.is_end_stream())
+            && let Some(mut guard) = self.guard.take()
+        {
+            guard.complete = true;
+            if reset {
+                guard.live.stats.set.inc(stat::UPSTREAM_RQ_RX_RESET);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -12,9 +12,13 @@ pub enum Ending {
     Asked,
     /// The last exchange was complete, and we may not use the connection again (surplus bytes, request unread).
     Spent,
-    /// The peer closed or reset it, within an exchange or not; a body that ends with the connection included.
+    /// The last exchange was complete: the response's body ended with the connection.
+    Eof,
+    /// The peer closed or reset it: idle, or before a response head.
     Peer,
-    /// The peer does not speak HTTP: malformed head, truncated body.
+    /// The peer closed it within a response body.
+    Truncated,
+    /// The peer does not speak HTTP.
     Malformed,
 }
 
@@ -42,8 +46,10 @@ impl ConnectionMeter {
         match self.ending.load(Ordering::Relaxed) {
             1 => Ending::Asked,
             2 => Ending::Spent,
-            3 => Ending::Peer,
-            4 => Ending::Malformed,
+            3 => Ending::Eof,
+            4 => Ending::Peer,
+            5 => Ending::Truncated,
+            6 => Ending::Malformed,
             _ => Ending::Open,
         }
     }

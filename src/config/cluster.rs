@@ -1,7 +1,7 @@
 //! `envoy.config.cluster.v3.Cluster` as believed.
 
-mod parse;
-mod source;
+pub(super) mod parse;
+pub(super) mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,9 @@ pub struct Cluster {
     pub max_stream_duration: Option<Duration>,
     /// `common_lb_config.healthy_panic_threshold` in percent; default 50.
     pub healthy_panic_threshold: f64,
+    /// `locality_weighted_lb_config`, of `common_lb_config` or of the typed policy: a locality is chosen by weight first.
+    /// Else the localities' weights do not count.
+    pub locality_weighted: bool,
     /// `respect_dns_ttl`, `dns_refresh_rate` and the like.
     pub dns: DnsOptions,
     /// `upstream_connection_options.tcp_keepalive`.
@@ -98,6 +101,8 @@ pub enum ConfigSource {
 pub struct GrpcService {
     /// The cluster (of the bootstrap's static ones) to call.
     pub cluster: Arc<str>,
+    /// `google_grpc.target_uri`: call this plain-text address; `cluster` is then `stat_prefix`, and names no cluster.
+    pub target_uri: Option<Box<str>>,
     /// `authority`; default the cluster's name.
     pub authority: Option<Box<str>>,
     /// `initial_metadata`.
@@ -148,6 +153,8 @@ pub struct Http1Options {
     pub refuse_absolute_url: bool,
     /// `override_stream_error_on_invalid_http_message`.
     pub keep_open_on_invalid_message: bool,
+    /// `allow_custom_methods`: else a method outside the registered ones is refused with 400.
+    pub allow_custom_methods: bool,
 }
 
 /// `Http2ProtocolOptions`, either side, with Envoy's defaults filled in.

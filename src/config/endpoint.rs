@@ -1,7 +1,7 @@
 //! `envoy.config.endpoint.v3.ClusterLoadAssignment` as believed.
 
-mod address;
-mod parse;
+pub(super) mod address;
+pub(super) mod parse;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -99,7 +99,7 @@ impl fmt::Display for ConfigError {
             write!(f, "{}: ", self.path)?;
         }
         match &self.kind {
-            ErrorKind::Missing => f.write_str("required field is not set"),
+            ErrorKind::Missing => f.write_str("value is required"),
             ErrorKind::Unsupported(why) if why.is_empty() => f.write_str("not supported"),
             ErrorKind::Unsupported(why) => write!(f, "not supported: {why}"),
             ErrorKind::Invalid(reason) => f.write_str(reason),

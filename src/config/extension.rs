@@ -2,7 +2,7 @@
 //!
 //! `app` passes the filter registry in as [`Extensions`]; tests pass a stub. There is no global registry.
 
-mod parse;
+pub(super) mod parse;
 
 use std::any::Any;
 use std::fmt::Debug;

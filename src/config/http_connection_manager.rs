@@ -1,6 +1,6 @@
 //! `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager` as believed.
 
-mod parse;
+pub(super) mod parse;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -158,6 +158,9 @@ pub struct Options {
     pub local_reply: Option<LocalReplyConfig>,
     /// `scheme_header_transformation.scheme_to_overwrite`.
     pub scheme_to_overwrite: Option<Box<str>>,
+    /// `forward_client_cert_details: ALWAYS_FORWARD_ONLY`: `x-forwarded-client-cert` of the request is kept. All other
+    /// values remove it from plain-text requests.
+    pub keep_client_cert_header: bool,
     /// `append_x_forwarded_port`.
     pub append_x_forwarded_port: bool,
     /// The listener's `per_connection_buffer_limit_bytes`, copied here for filters.

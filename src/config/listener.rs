@@ -1,6 +1,6 @@
 //! `envoy.config.listener.v3.Listener` as believed.
 
-mod parse;
+pub(super) mod parse;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Listener {
     pub metadata: Option<Arc<pb::Metadata>>,
     /// Unix socket mode, where an address is a pipe.
     pub pipe_mode: Option<u32>,
+    /// `ipv4_compat` of an IPv6 `address`: it serves IPv4 too.
+    pub ipv4_compat: bool,
 }
 
 /// `TrafficDirection`.

@@ -2,10 +2,11 @@
 //!
 //! Regular expressions work on bytes, with Unicode off, and must match the whole value, as Envoy's RE2 full match.
 
-mod parse;
+pub(super) mod parse;
+pub(super) mod regex;
 
+use ::regex::bytes::Regex;
 use http::HeaderName;
-use regex::bytes::Regex;
 
 /// A compiled regular expression that matches whole values; equal when the source is.
 #[derive(Clone, Debug)]

@@ -11,10 +11,13 @@ pub mod context;
 pub mod endpoint;
 pub mod error;
 pub mod extension;
+mod field;
 pub mod header;
 pub mod http_connection_manager;
+pub mod ignored;
 pub mod listener;
 pub mod matcher;
+mod protocol;
 pub mod route;
 pub mod snapshot;
 

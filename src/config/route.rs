@@ -1,6 +1,6 @@
 //! `envoy.config.route.v3.RouteConfiguration` as believed.
 
-mod parse;
+pub(super) mod parse;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -174,12 +174,24 @@ pub struct ForwardAction {
     pub host_rewrite: HostRewrite,
     /// `append_x_forwarded_host`.
     pub append_x_forwarded_host: bool,
-    /// `metadata_match`: labels that the subset load balancer asks for; refused where a cluster would need it.
+    /// `max_grpc_timeout` and `grpc_timeout_offset`: gRPC requests go by their own `grpc-timeout` header.
+    pub grpc_timeout: Option<GrpcTimeout>,
+    /// `priority: HIGH`.
     pub priority_high: bool,
     /// `upgrade_configs` by lower-case upgrade type: enabled or not.
     pub upgrades: Vec<(Box<str>, bool)>,
     /// `max_stream_duration.max_stream_duration`; `Some(None)` is none.
     pub max_stream_duration: Option<Option<Duration>>,
+}
+
+/// What a gRPC request's timeout is made of, in the place of the route's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// `max_grpc_timeout`: what the request's `grpc-timeout` is capped to, and what holds where it has none; `None` (0 s)
+    /// is no cap.
+    pub max: Option<Duration>,
+    /// `grpc_timeout_offset`: subtracted from the request's value, where that leaves something.
+    pub offset: Duration,
 }
 
 /// `cluster`, `cluster_header` or `weighted_clusters`.

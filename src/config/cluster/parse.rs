@@ -4,6 +4,9 @@ use super::Cluster;
 use crate::config::{ConfigError, ParseContext};
 use crate::pb::envoy::config::cluster::v3 as proto;
 
+/// Accepted without effect.
+pub(in crate::config) const IGNORED: &[crate::config::ignored::Ignored] = &[];
+
 impl Cluster {
     /// Validates a message.
     ///

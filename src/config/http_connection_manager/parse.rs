@@ -4,6 +4,9 @@ use super::HttpConnectionManager;
 use crate::config::{ConfigError, ParseContext};
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 
+/// Accepted without effect.
+pub(in crate::config) const IGNORED: &[crate::config::ignored::Ignored] = &[];
+
 impl HttpConnectionManager {
     /// Validates a message.
     ///

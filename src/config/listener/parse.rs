@@ -4,6 +4,9 @@ use super::Listener;
 use crate::config::{ConfigError, ParseContext};
 use crate::pb::envoy::config::listener::v3 as proto;
 
+/// Accepted without effect.
+pub(in crate::config) const IGNORED: &[crate::config::ignored::Ignored] = &[];
+
 impl Listener {
     /// Validates a message.
     ///

@@ -4,6 +4,9 @@ use super::RouteConfig;
 use crate::config::{ConfigError, ParseContext};
 use crate::pb::envoy::config::route::v3 as proto;
 
+/// Accepted without effect.
+pub(in crate::config) const IGNORED: &[crate::config::ignored::Ignored] = &[];
+
 impl RouteConfig {
     /// Validates a message.
     ///

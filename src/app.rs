@@ -1,6 +1,13 @@
-//! Wires the parts together.
+//! Wires the parts of a proxy together: configuration in, Generations out, sockets open, signals heeded. No logic.
+
+mod admission;
+mod control;
+mod server;
+mod stats;
 
 use crate::cli::Command;
+
+pub use server::{Server, Setup};
 
 /// Does what the command line asks for, until it is done.
 ///

@@ -12,8 +12,9 @@
 //!
 //! | level | modules |
 //! |---|---|
-//! | 10 | [`app`], [`cli`], [`control_plane`] |
-//! | 9 | [`admin`] |
+//! | 11 | `demo` |
+//! | 10 | [`app`] |
+//! | 9 | [`admin`], [`cli`], [`control_plane`] |
 //! | 8 | [`listener`] |
 //! | 7 | [`generation`] |
 //! | 6 | [`filter`] |

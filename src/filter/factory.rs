@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prost::{Message, Name};
 
-use super::HttpFilter;
+use super::{BoxFuture, HttpFilter};
 use crate::config::ConfigError;
 use crate::config::listener::TrafficDirection;
 use crate::pb;
@@ -30,6 +30,16 @@ pub trait FilterFactory: 'static {
     /// # Errors
     /// With the path of the field that this build cannot honour.
     fn parse(proto: Self::Proto, name: &str) -> Result<Self::Config, ConfigError>;
+
+    /// Tries what only trying can tell, before the resource that holds the configuration is acknowledged (Envoy does so
+    /// with Wasm code that is at hand). `None`: there is nothing to try. The future ends by itself.
+    fn admit(
+        config: &Arc<Self::Config>,
+        plugins: &Plugins,
+    ) -> Option<BoxFuture<Result<(), ConfigError>>> {
+        let _ = (config, plugins);
+        None
+    }
 
     /// Brings the filter to life for one chain. On the control side.
     fn build(config: &Arc<Self::Config>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter>;

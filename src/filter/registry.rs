@@ -6,10 +6,11 @@ use std::sync::Arc;
 use prost::{Message, Name};
 
 use super::factory::{BuildContext, FilterFactory, PerRoute};
-use super::{HttpFilter, router};
+use super::{BoxFuture, HttpFilter, router};
 use crate::config::extension::{ExtensionConfig, HttpFilterConfig};
 use crate::config::{ConfigError, Extensions};
 use crate::pb;
+use crate::wasm::Plugins;
 
 /// Every filter of this build, alphabetically.
 fn table() -> Vec<Registration> {
@@ -17,6 +18,7 @@ fn table() -> Vec<Registration> {
 }
 
 type Parse = fn(&[u8], &str) -> Result<Arc<dyn ExtensionConfig>, ConfigError>;
+type Admit = fn(&HttpFilterConfig, &Plugins) -> Option<BoxFuture<Result<(), ConfigError>>>;
 type Build = fn(&HttpFilterConfig, &BuildContext<'_>) -> Option<Arc<dyn HttpFilter>>;
 
 /// One line of the table.
@@ -31,6 +33,7 @@ pub struct Registration {
     terminal: bool,
     parse: Parse,
     parse_route: Option<Parse>,
+    admit: Admit,
     build: Build,
 }
 
@@ -45,6 +48,10 @@ fn register<F: FilterFactory>() -> Registration {
             Ok(Arc::new(config))
         },
         parse_route: None,
+        admit: |config, plugins| {
+            let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
+            F::admit(&parsed.downcast::<F::Config>().ok()?, plugins)
+        },
         build: |config, context| {
             let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
             let parsed = parsed.downcast::<F::Config>().ok()?;
@@ -116,6 +123,16 @@ impl Registry {
             ));
         }
         text
+    }
+
+    /// See [`FilterFactory::admit`].
+    pub fn admit(
+        &self,
+        config: &HttpFilterConfig,
+        plugins: &Plugins,
+    ) -> Option<BoxFuture<Result<(), ConfigError>>> {
+        let index = *self.by_type.get(pb::type_name(&config.type_url))?;
+        (self.entries[index].admit)(config, plugins)
     }
 
     /// Brings a parsed filter to life. `None` where this registry did not parse it.

@@ -7,6 +7,8 @@ use super::{
     ChainDrain, ChainIdentity, CurrentGeneration, Generation, HttpConnectionManager, ListenerStats,
     LiveChain, LiveListener, stats,
 };
+use arc_swap::ArcSwap;
+
 use crate::base::{PerWorker, Shard};
 use crate::cluster::{self, ClusterMap};
 use crate::config::extension::HttpFilterConfig;
@@ -33,6 +35,8 @@ pub struct Parts {
     pub plugins: Plugins,
     /// What clusters need.
     pub clusters: cluster::Runtime,
+    /// The clusters of the newest Generation, for calls of our own; stored as soon as they are built.
+    pub cluster_map: Arc<ArcSwap<ClusterMap>>,
     /// Where access logs go.
     pub sinks: Arc<Sinks>,
     /// Who we are.
@@ -45,8 +49,8 @@ pub struct Builder {
     parts: Parts,
     plugins: tokio::sync::watch::Receiver<u64>,
     number: u64,
-    /// By route configuration: a table is compiled once, however many listeners use it.
-    tables: HashMap<*const crate::config::RouteConfig, Weak<RouteTable>>,
+    /// By the address of their configuration, which each keeps alive: compiled once, however many listeners use it.
+    tables: HashMap<usize, Weak<RouteTable>>,
     http_stats: HashMap<Box<str>, Weak<StatSet>>,
     listener_http_stats: HashMap<(Arc<str>, Box<str>), Weak<StatSet>>,
 }
@@ -85,6 +89,7 @@ impl Builder {
                 &self.parts.clusters,
             ))
         };
+        self.parts.cluster_map.store(Arc::clone(&clusters));
         let mut next = Generation {
             number: self.number,
             snapshot: Arc::clone(&snapshot),
@@ -254,7 +259,7 @@ impl Builder {
     }
 
     fn table(&mut self, config: &Arc<crate::config::RouteConfig>) -> Arc<RouteTable> {
-        let key = Arc::as_ptr(config);
+        let key = Arc::as_ptr(config).addr();
         if let Some(table) = self.tables.get(&key).and_then(Weak::upgrade) {
             return table;
         }

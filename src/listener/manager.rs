@@ -91,6 +91,11 @@ impl ListenerManager {
         &self.stats
     }
 
+    /// Says that the workers have begun to accept (`listener_manager.workers_started`, which readiness probes read).
+    pub fn workers_started(&self) {
+        self.stats.set(stats::listener_manager::WORKERS_STARTED, 1);
+    }
+
     /// Makes the sockets match `generation`. Listeners that cannot be bound keep what they had, and are named.
     pub fn apply(&mut self, generation: &Generation) -> Vec<BindError> {
         let mut failed = Vec::new();

@@ -18,8 +18,9 @@ const LEVELS: &[&[&str]] = &[
     &["filter"],
     &["generation"],
     &["listener"],
-    &["admin"],
-    &["app", "cli", "control_plane", "demo"],
+    &["admin", "cli", "control_plane"],
+    &["app"],
+    &["demo"],
 ];
 
 /// Libraries that one module alone may name.

@@ -1,0 +1,93 @@
+//! What is tried before a resource is acknowledged: the filters in it that want to be (Wasm code at hand).
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
+
+use crate::config::extension::HttpFilterConfig;
+use crate::config::http_connection_manager::FilterSource;
+use crate::config::listener::FilterChain;
+use crate::config::{ConfigError, Listener};
+use crate::filter::Registry;
+use crate::wasm::Plugins;
+use crate::xds::{Admission, Candidate};
+
+/// Tries filters through their factories.
+#[derive(Debug)]
+pub(super) struct Trial {
+    filters: Arc<Registry>,
+    plugins: Plugins,
+}
+
+impl Trial {
+    pub(super) fn new(filters: Arc<Registry>, plugins: Plugins) -> Self {
+        Self { filters, plugins }
+    }
+
+    fn one(
+        &self,
+        config: &HttpFilterConfig,
+        path: String,
+    ) -> Option<BoxFuture<'static, Result<(), ConfigError>>> {
+        let trial = self.filters.admit(config, &self.plugins)?;
+        Some(
+            trial
+                .map(move |result| result.map_err(|error| error.at(&path)))
+                .boxed(),
+        )
+    }
+
+    fn listener(&self, listener: &Listener) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
+        let chains = listener
+            .filter_chains
+            .iter()
+            .enumerate()
+            .map(|(index, chain)| (format!("filter_chains[{index}]"), chain));
+        let default = listener
+            .default_filter_chain
+            .iter()
+            .map(|chain| ("default_filter_chain".to_owned(), chain));
+        chains
+            .chain(default)
+            .flat_map(|(path, chain)| self.chain(&path, chain))
+            .collect()
+    }
+
+    fn chain(
+        &self,
+        path: &str,
+        chain: &FilterChain,
+    ) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
+        let filters = chain.http.http_filters.iter().enumerate();
+        filters
+            .filter_map(|(index, filter)| {
+                let config = match &filter.config {
+                    FilterSource::Inline(config) => config,
+                    FilterSource::Discovered { default, .. } => default.as_ref()?,
+                };
+                self.one(config, format!("{path}.http_filters[{index}]"))
+            })
+            .collect()
+    }
+}
+
+impl Admission for Trial {
+    fn admit(&self, candidate: &Candidate) -> Option<BoxFuture<'static, Result<(), ConfigError>>> {
+        let trials = match candidate {
+            Candidate::Listener(listener) => self.listener(listener),
+            Candidate::Extension(_, config) => self
+                .one(config, "typed_config".to_owned())
+                .into_iter()
+                .collect(),
+            Candidate::Cluster(_) | Candidate::Route(_) => Vec::new(),
+        };
+        if trials.is_empty() {
+            return None;
+        }
+        Some(
+            try_join_all(trials)
+                .map(|result| result.map(|_| ()))
+                .boxed(),
+        )
+    }
+}

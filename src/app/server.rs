@@ -1,0 +1,277 @@
+//! A running proxy, in parts that its owner can hold: the binary, the demonstration, and tests in process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::admission::Trial;
+use super::control::{Command, Control, Readiness};
+use super::stats::{generation as generation_stat, server as stat};
+use crate::base::Workers;
+use crate::base::task::OwnedTask;
+use crate::cluster;
+use crate::filter;
+use crate::generation::{Builder, CurrentGeneration, Parts};
+use crate::listener::{
+    BindError, BoundListener, DrainStrategy, ListenerManager, ServeContext, ServerState,
+};
+use crate::pb;
+use crate::stream::access_log::{SinkOptions, Sinks};
+use crate::telemetry::metrics::{Registry, StatSet};
+use crate::wasm;
+use crate::xds;
+
+/// What a proxy is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// Who we are, where the configuration comes from, and what is static.
+    pub xds: xds::Options,
+    /// The worker threads.
+    pub workers: Workers,
+    /// `--drain-strategy`.
+    pub drain_strategy: DrainStrategy,
+    /// `--drain-time-s`.
+    pub drain_time: Duration,
+    /// How access logs are written.
+    pub sinks: SinkOptions,
+    /// Where compiled plugins are kept.
+    pub wasm_cache: Option<PathBuf>,
+    /// How names are resolved.
+    pub resolver: Arc<dyn cluster::dns::Resolver>,
+    /// All metrics; its shards are those of `workers`.
+    pub metrics: Registry,
+    /// The filters of this build.
+    pub filters: Arc<filter::Registry>,
+    /// `server.`; made here unless the caller counted already.
+    pub stats: Option<Arc<StatSet>>,
+}
+
+/// A running proxy. Dropping it ends it, cutting what it serves.
+#[derive(Debug)]
+pub struct Server {
+    /// The configuration of the moment.
+    pub current: Arc<CurrentGeneration>,
+    /// All metrics.
+    pub metrics: Registry,
+    /// Drain and health.
+    pub state: Arc<ServerState>,
+    /// The Wasm host.
+    pub plugins: wasm::Plugins,
+    /// Access log sinks.
+    pub sinks: Arc<Sinks>,
+    /// What was received and what was refused.
+    pub xds: xds::Status,
+    /// `server.`
+    pub stats: Arc<StatSet>,
+    /// When it started.
+    pub started: Instant,
+    readiness: watch::Receiver<Readiness>,
+    bound: watch::Receiver<Vec<BoundListener>>,
+    bind_errors: watch::Receiver<Vec<Arc<BindError>>>,
+    commands: mpsc::UnboundedSender<Command>,
+    _control: OwnedTask,
+    _flush: OwnedTask,
+    _client: xds::Client,
+    // Last: connections are cut when everything else is gone.
+    _workers: Workers,
+}
+
+impl Server {
+    /// Starts on the running runtime, which becomes the control side's.
+    ///
+    /// # Errors
+    /// Where the Wasm engine cannot be made, or the configuration's source cannot be reached by construction.
+    pub fn start(setup: Setup) -> anyhow::Result<Self> {
+        let Setup {
+            xds,
+            workers,
+            drain_strategy,
+            drain_time,
+            sinks,
+            wasm_cache,
+            resolver,
+            metrics,
+            filters,
+            stats,
+        } = setup;
+        let started = Instant::now();
+        let stats = stats.unwrap_or_else(|| metrics.set(&stat::TABLE, "server.", "server", []));
+        let node = Arc::new(xds.node.clone());
+        let state = Arc::new(ServerState::new(drain_strategy, drain_time));
+        let sinks = Sinks::new(sinks);
+        let connection_ids = Arc::new(AtomicU64::new(0));
+        let cluster_map = Arc::new(ArcSwap::from_pointee(cluster::ClusterMap::default()));
+        let mut options =
+            wasm::Options::new(workers.handles(), metrics.clone(), Arc::clone(&cluster_map));
+        options.node = Some(Arc::clone(&node));
+        options.cache_dir = wasm_cache;
+        let plugins = wasm::Plugins::new(options).context("cannot start the Wasm host")?;
+
+        let current = Arc::new(CurrentGeneration::default());
+        let context = Arc::new(ServeContext::new(
+            Arc::clone(&current),
+            metrics.clone(),
+            Arc::clone(&state),
+            Arc::clone(&connection_ids),
+            (&node.cluster, &node.id),
+        ));
+        let builder = Builder::new(Parts {
+            metrics: metrics.clone(),
+            filters: Arc::clone(&filters),
+            plugins: plugins.clone(),
+            clusters: cluster::Runtime {
+                registry: metrics.clone(),
+                resolver,
+                connection_ids,
+            },
+            cluster_map,
+            sinks: Arc::clone(&sinks),
+            node,
+        });
+        let manager = ListenerManager::new(context, workers.handles());
+        let bound = manager.bound();
+
+        let trial = Trial::new(Arc::clone(&filters), plugins.clone());
+        let client = xds::Client::start(xds, filters, Arc::new(trial), &metrics)
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
+        let status = client.status();
+
+        let (commands, received) = mpsc::unbounded_channel();
+        let (readiness, readiness_rx) = watch::channel(Readiness::PreInitializing);
+        let (bind_errors, bind_errors_rx) = watch::channel(Vec::new());
+        let control = Control {
+            snapshots: client.snapshots(),
+            progress: client.progress(),
+            plugins: plugins.changed(),
+            commands: received,
+            builder,
+            current: Arc::clone(&current),
+            manager,
+            readiness,
+            bind_errors,
+        };
+        stats.set(stat::CONCURRENCY, workers.handles().count() as u64);
+        let flush = Flush {
+            server: Arc::clone(&stats),
+            generation: metrics.set(&generation_stat::TABLE, "generation.", "generation", []),
+            current: Arc::clone(&current),
+            state: Arc::clone(&state),
+            readiness: readiness_rx.clone(),
+            started,
+        };
+        Ok(Self {
+            current,
+            metrics,
+            state,
+            plugins,
+            sinks,
+            xds: status,
+            stats,
+            started,
+            readiness: readiness_rx,
+            bound,
+            bind_errors: bind_errors_rx,
+            commands,
+            _control: OwnedTask::spawn("control", control.run()),
+            _flush: OwnedTask::spawn("stats flush", flush.run()),
+            _client: client,
+            _workers: workers,
+        })
+    }
+
+    /// How far start-up has come.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.clone()
+    }
+
+    /// Where the listeners really listen.
+    pub fn bound(&self) -> watch::Receiver<Vec<BoundListener>> {
+        self.bound.clone()
+    }
+
+    /// The listeners that could not be bound with the current Generation.
+    pub fn bind_errors(&self) -> watch::Receiver<Vec<Arc<BindError>>> {
+        self.bind_errors.clone()
+    }
+
+    /// Responses begin to close their connections (`/drain_listeners`).
+    pub fn start_drain(&self, inbound_only: bool) {
+        self.state.start_drain(inbound_only);
+    }
+
+    /// Stops accepting, on all listeners or on the inbound ones.
+    pub async fn stop_accepting(&self, inbound_only: bool) {
+        let (done, stopped) = oneshot::channel();
+        if self
+            .commands
+            .send(Command::StopAccepting { inbound_only, done })
+            .is_ok()
+        {
+            let _ = stopped.await;
+        }
+    }
+}
+
+/// Envoy writes these gauges at every flush of statistics; readers of `?usedonly` rely on it.
+struct Flush {
+    server: Arc<StatSet>,
+    generation: Arc<StatSet>,
+    current: Arc<CurrentGeneration>,
+    state: Arc<ServerState>,
+    readiness: watch::Receiver<Readiness>,
+    started: Instant,
+}
+
+impl Flush {
+    async fn run(mut self) {
+        const INTERVAL: Duration = Duration::from_secs(5);
+        loop {
+            let readiness = *self.readiness.borrow_and_update();
+            let state = match readiness {
+                _ if self.state.health_failed() => 1,
+                Readiness::Live => 0,
+                Readiness::PreInitializing => 2,
+                Readiness::Initializing => 3,
+            };
+            self.server.set(stat::STATE, state);
+            self.server.set(stat::LIVE, u64::from(state == 0));
+            self.server
+                .set(stat::UPTIME, self.started.elapsed().as_secs());
+            self.generation
+                .set(generation_stat::CURRENT, self.current.load().number);
+            self.generation
+                .set(generation_stat::ALIVE, self.current.sweep() as u64);
+            if let Some(resident) = resident_bytes() {
+                for gauge in [
+                    stat::MEMORY_ALLOCATED,
+                    stat::MEMORY_HEAP_SIZE,
+                    stat::MEMORY_PHYSICAL_SIZE,
+                ] {
+                    self.server.set(gauge, resident);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                // Readiness is told at once, not at the next flush.
+                changed = self.readiness.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Resident memory of the process.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}

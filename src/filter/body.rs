@@ -9,9 +9,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::chain::{Ends, poll_after_head};
+use super::router::malformed_request;
 use super::timer::Timer;
+use crate::config::route::Action;
 use crate::http::{Body, BodyError, ResponseFlag};
-use crate::stream::{Finish, Phase, Stream, Timeouts};
+use crate::stream::{Finish, Phase, Stream, Verdict};
 
 /// The request's body as the codec gives it, counted.
 pub(super) struct RequestBody {
@@ -30,6 +32,21 @@ impl RequestBody {
             stream: Arc::clone(stream),
             inner: body,
         })
+    }
+}
+
+impl RequestBody {
+    /// What the client did ends the stream, whatever waits for an upstream.
+    fn broken(&self, error: &BodyError) {
+        let verdict = match error {
+            BodyError::Malformed(_) => Verdict::Reply {
+                reply: Box::new(malformed_request()),
+                direct: false,
+            },
+            // The codec drops the stream when the connection is gone.
+            BodyError::Reset | BodyError::Aborted(_) => return,
+        };
+        self.stream.decide(verdict);
     }
 }
 
@@ -54,7 +71,7 @@ impl HttpBody for RequestBody {
                     self.stream.request_ended();
                 }
             }
-            Poll::Ready(Some(Err(_))) => {}
+            Poll::Ready(Some(Err(error))) => self.broken(error),
         }
         polled
     }
@@ -87,6 +104,12 @@ impl ResponseBody {
         stream.set_phase(Phase::Sent);
         stream.info.lock().response_begin = Some(Instant::now());
         if body.is_end_stream() {
+            {
+                let mut info = stream.info.lock();
+                if info.upstream_first_rx.is_some() && !info.local_reply {
+                    info.upstream_last_rx = info.response_begin;
+                }
+            }
             finish.complete();
             return body;
         }
@@ -107,6 +130,17 @@ impl ResponseBody {
         self.done = true;
         self.finish.complete();
         Poll::Ready(Some(Err(BodyError::Aborted(why))))
+    }
+
+    /// The last byte was handed over.
+    fn complete(&self) {
+        {
+            let mut info = self.finish.stream().info.lock();
+            if info.upstream_first_rx.is_some() && !info.local_reply {
+                info.upstream_last_rx.get_or_insert_with(Instant::now);
+            }
+        }
+        self.finish.complete();
     }
 
     /// The upstream broke off: Envoy's flag and details.
@@ -157,7 +191,7 @@ impl HttpBody for ResponseBody {
                             if let Some(flag) = timeout.flag() {
                                 info.flags.set(flag);
                             }
-                            info.details = Some(timeout.reply().details);
+                            info.details = Some(timeout.reply(true).details);
                         }
                         self.abort("a timeout")
                     }
@@ -165,7 +199,7 @@ impl HttpBody for ResponseBody {
             }
             Poll::Ready(None) => {
                 self.done = true;
-                self.finish.complete();
+                self.complete();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
@@ -180,7 +214,7 @@ impl HttpBody for ResponseBody {
                 }
                 stream.active();
                 if last {
-                    self.finish.complete();
+                    self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -208,19 +242,25 @@ impl Drop for ResponseBody {
         // HEAD, and codecs that count: everything that had to be sent was sent.
         let head = stream.request.lock().method == http::Method::HEAD;
         if head || self.missing == Some(0) {
-            self.finish.complete();
+            self.complete();
         }
     }
 }
 
-/// The deadlines that the connection manager sets: a route may change them.
-pub fn manager_timeouts(stream: &Stream) {
+/// The deadlines that the connection manager and the route set.
+pub(super) fn set_timeouts(stream: &Stream) {
     let options = &stream.config.options;
-    let of_manager = Timeouts {
-        response: None,
-        idle: options.stream_idle_timeout,
-        max_duration: options.max_stream_duration,
-        request: options.request_timeout,
-    };
-    stream.set_timeouts(|timeouts| *timeouts = of_manager);
+    let mut idle = options.stream_idle_timeout;
+    let mut max_duration = options.max_stream_duration;
+    if let Some(route) = stream.route()
+        && let Action::Forward(action) = &route.route.action
+    {
+        idle = action.idle_timeout.unwrap_or(idle);
+        max_duration = action.max_stream_duration.unwrap_or(max_duration);
+    }
+    stream.set_timeouts(|timeouts| {
+        timeouts.idle = idle;
+        timeouts.max_duration = max_duration;
+        timeouts.request = options.request_timeout;
+    });
 }

@@ -11,14 +11,16 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::{HeaderValue, Method};
 use smallvec::SmallVec;
 
-use super::body::{RequestBody, ResponseBody};
+use super::body::{RequestBody, ResponseBody, set_timeouts};
 use super::factory::{BuildContext, ChainContext};
 use super::timer::Timer;
-use super::{HttpFilter, Registry, Step, local_reply};
+use super::{HttpFilter, Registry, Step, local_reply, router};
 use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, HttpFilter as FilterEntry};
+use crate::config::route::Action;
 use crate::http::codec::Reset;
 use crate::http::{Body, LocalReply, ReplyReason, ResponseHead};
 use crate::stream::{Ending, Finish, Phase, Stream, Verdict};
@@ -158,6 +160,7 @@ impl HttpFilterChain {
         );
         let ends = finish.ending();
         let body = RequestBody::wrap(&stream, body);
+        set_timeouts(&stream);
         let mut timer = pin!(Timer::new(&stream));
         let first = ends.chain.exchange(&stream, &ends.active, body);
         let mut outcome = drive(&stream, timer.as_mut(), first).await;
@@ -209,6 +212,9 @@ impl HttpFilterChain {
         active: &Active,
         mut body: Body,
     ) -> Result<Body, Stop> {
+        if !upgrade_is_allowed(stream) {
+            return Err(Stop::reply(ReplyReason::UpgradeFailed.into()));
+        }
         for (index, entry) in self.entries.iter().enumerate() {
             if !active.contains(index) {
                 continue;
@@ -256,6 +262,37 @@ impl HttpFilterChain {
         }
         Ok(body)
     }
+}
+
+/// A route says whether it takes an upgrade, else the connection manager does. CONNECT counts as one, where a route
+/// matched it. `h2c` is nobody's wish: it is ignored, as by Envoy.
+fn upgrade_is_allowed(stream: &Stream) -> bool {
+    let wish = {
+        let request = stream.request.lock();
+        match &request.upgrade {
+            Some(wish) if wish.as_bytes().eq_ignore_ascii_case(b"h2c") => return true,
+            Some(wish) => wish.clone(),
+            None if request.method == Method::CONNECT => HeaderValue::from_static("connect"),
+            None => return true,
+        }
+    };
+    let among = |allowed: &[(Box<str>, bool)]| {
+        allowed
+            .iter()
+            .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(wish.as_bytes()))
+            .map(|(_, enabled)| *enabled)
+    };
+    let route = stream.route();
+    if route.is_none() && wish == "connect" {
+        return true;
+    }
+    let of_route = route.and_then(|route| match &route.route.action {
+        Action::Forward(action) => among(&action.upgrades),
+        _ => None,
+    });
+    of_route
+        .or_else(|| among(&stream.config.options.upgrades))
+        .unwrap_or(false)
 }
 
 /// Why a phase was given up.
@@ -312,10 +349,7 @@ async fn drive(
             Ok(Poll::Pending) => match timer.as_mut().poll(stream, context) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(timeout) => {
-                    if let Some(flag) = timeout.flag() {
-                        stream.info.lock().flags.set(flag);
-                    }
-                    Poll::Ready(Err(Stop::reply(timeout.reply())))
+                    Poll::Ready(Err(Stop::reply(router::timed_out(stream, timeout))))
                 }
             },
             // A decision made while the last step ran stands above it.

@@ -5,33 +5,19 @@ use std::sync::Arc;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::config::route::Action;
 use crate::http::{Body, LocalReply, ResponseHead};
 use crate::stream::Stream;
+use crate::stream::finalize::finalize_response;
+use crate::stream::local_reply::map_local_reply;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Makes `reply` the stream's response: the head is in `stream.response`, the body is the result.
-pub fn apply(stream: &Arc<Stream>, reply: LocalReply) -> Body {
-    let LocalReply {
-        status,
-        body,
-        flags,
-        details,
-        headers,
-        grpc_status,
-        close,
-    } = reply;
-    {
-        let mut info = stream.info.lock();
-        for flag in flags {
-            info.flags.set(flag);
-        }
-        info.details = Some(underscored(details));
-        info.local_reply = true;
-        info.close |= close;
-        info.local_reply_body = Some(body.clone());
-    }
+///
+/// As in Envoy, the route's response header mutations apply to it, before the reply's own headers.
+pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
     let (is_grpc, is_head, version) = {
         let request = stream.request.lock();
         (
@@ -40,38 +26,61 @@ pub fn apply(stream: &Arc<Stream>, reply: LocalReply) -> Body {
             request.version,
         )
     };
-    let mut head = ResponseHead::new(status);
-    head.version = version;
+    {
+        let mut info = stream.info.lock();
+        for flag in reply.flags.drain(..) {
+            info.flags.set(flag);
+        }
+        info.details = Some(underscored(std::mem::take(&mut reply.details)));
+        info.local_reply = true;
+        info.close |= reply.close;
+        info.local_reply_body = Some(reply.body.clone());
+    }
     *stream.response_trailers.lock() = None;
-    if is_grpc {
-        grpc_head(&mut head, status, &body, grpc_status);
-        for (name, value) in &headers {
-            head.headers.append(name.clone(), value.clone());
-        }
-        *stream.response.lock() = Some(head);
-        return Body::empty();
+    if !is_grpc && let Some(config) = &stream.config.options.local_reply {
+        map_local_reply(stream, config, &mut reply);
     }
-    let mut content_type = (!body.is_empty()).then(|| HeaderValue::from_static("text/plain"));
-    if !body.is_empty() || version < http::Version::HTTP_2 {
-        head.headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    }
-    if let Some(given) = headers.get(CONTENT_TYPE) {
-        content_type = Some(given.clone());
-    }
-    if let Some(content_type) = content_type {
-        head.headers.insert(CONTENT_TYPE, content_type);
-    }
-    for (name, value) in &headers {
-        if name != CONTENT_TYPE && name != CONTENT_LENGTH {
-            head.headers.append(name.clone(), value.clone());
-        }
+    let mut head = ResponseHead::new(reply.status);
+    head.version = version;
+    let route = stream.resolved_route();
+    let forwards = route
+        .as_ref()
+        .is_some_and(|route| matches!(route.route.action, Action::Forward(_)));
+    if !forwards {
+        add(&mut head.headers, &reply.headers);
     }
     *stream.response.lock() = Some(head);
+    if let Some(route) = &route {
+        finalize_response(stream, route);
+    }
+    let mut response = stream.response.lock();
+    let head = response.get_or_insert_with(|| ResponseHead::new(reply.status));
+    if forwards {
+        add(&mut head.headers, &reply.headers);
+    }
+    if is_grpc {
+        grpc_head(head, reply.status, &reply.body, reply.grpc_status);
+        return Body::empty();
+    }
+    if !reply.body.is_empty() {
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
+        head.headers
+            .entry(CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("text/plain"));
+    }
     if is_head {
         Body::empty()
     } else {
-        Body::full(body)
+        Body::full(reply.body)
+    }
+}
+
+fn add(headers: &mut HeaderMap, more: &HeaderMap) {
+    for (name, value) in more {
+        if name != CONTENT_LENGTH {
+            headers.append(name.clone(), value.clone());
+        }
     }
 }
 

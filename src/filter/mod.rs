@@ -28,7 +28,6 @@ use std::sync::Arc;
 use crate::http::{Body, LocalReply, ResponseHead};
 use crate::stream::Stream;
 
-pub use body::manager_timeouts;
 pub use chain::{HttpFilterChain, Observer};
 pub use factory::{BuildContext, ChainContext, FilterFactory, PerRoute};
 pub use registry::Registry;

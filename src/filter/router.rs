@@ -1,25 +1,61 @@
-//! `envoy.filters.http.router`, the terminal filter: route, cluster, attempt, timeouts.
+//! `envoy.filters.http.router`, the terminal filter: route, cluster, host, attempt, timeouts, and what becomes of
+//! failures.
+//!
+//! | field | |
+//! |---|---|
+//! | `dynamic_stats` | honoured |
+//! | `suppress_envoy_headers` | honoured |
+//! | `strict_check_headers` | honoured |
+//! | `respect_expected_rq_timeout` | honoured |
+//! | `start_child_span`, `reject_connect_request_early_data` | ignored: there is no tracing; early data are not read |
+//! | `suppress_grpc_request_failure_code_stats` | honoured |
+//! | `upstream_log`, `upstream_log_options` | refused |
+//! | `upstream_http_filters` | `envoy.filters.http.upstream_codec` alone; others are refused |
+//!
+//! One attempt is made; retries, hedging and mirroring belong between [`Router::forward`] and [`attempt`]. The route's
+//! timeout is one of the stream's deadlines, which the root driver watches, before and after the response's head.
 
+mod config;
+mod direct;
+
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+pub use config::Config;
 
 use super::factory::{BuildContext, FilterFactory};
 use super::{HttpFilter, Step};
+use crate::cluster::{
+    self, Cluster, DropOverload, Host, Origin, PickContext, SendOptions, UpstreamConnection,
+    UpstreamError, UpstreamErrorKind, UpstreamResponse,
+};
 use crate::config::ConfigError;
-use crate::http::{Body, ReplyReason};
+use crate::config::route::{Action, ForwardAction, HostRewrite};
+use crate::http::{
+    Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseFlag, ResponseHead,
+};
 use crate::pb::envoy::extensions::filters::http::router::v3 as proto;
-use crate::stream::Stream;
+use crate::route::{SelectedRoute, rewrite};
+use crate::stream::{Stream, Timeout, finalize};
 
-/// The router's settings.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Config {
-    /// `suppress_envoy_headers`.
-    pub suppress_envoy_headers: bool,
-}
+pub(super) const UPSTREAM_RQ_TIMEOUT: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+pub(super) const UPSTREAM_RQ_PER_TRY_TIMEOUT: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+pub(super) const EXPECTED_RQ_TIMEOUT: HeaderName =
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
 /// The router.
 #[derive(Debug)]
 pub struct Router {
-    #[allow(dead_code, reason = "read once requests are forwarded")]
     config: Arc<Config>,
 }
 
@@ -30,9 +66,7 @@ impl FilterFactory for Router {
     type Config = Config;
 
     fn parse(proto: proto::Router, _: &str) -> Result<Config, ConfigError> {
-        Ok(Config {
-            suppress_envoy_headers: proto.suppress_envoy_headers,
-        })
+        Config::parse(proto)
     }
 
     fn build(config: &Arc<Config>, _: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
@@ -43,7 +77,390 @@ impl FilterFactory for Router {
 }
 
 impl HttpFilter for Router {
-    fn request(&self, _: &Arc<Stream>, _: Body) -> Step<Body> {
-        Step::Reply(ReplyReason::RouteNotFound.into())
+    fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        stream.info.lock().reached_router = true;
+        let Some(route) = stream.route() else {
+            return Step::Reply(ReplyReason::RouteNotFound.into());
+        };
+        match &route.route.action {
+            Action::Forward(action) => match self.forward(stream, &route, action) {
+                Ok(attempt) => Step::Wait(Box::pin(attempt.run(body))),
+                Err(reply) => Step::Reply(reply),
+            },
+            Action::Redirect(action) => Step::Reply(direct::redirect(stream, &route, action)),
+            Action::DirectResponse(response) => Step::Reply(direct::response(response)),
+            Action::NonForwarding => Step::Reply(ReplyReason::RouteNotFound.into()),
+        }
+    }
+
+    /// Statistics of the cluster that are known at the end alone.
+    fn log(&self, stream: &Arc<Stream>) {
+        let info = stream.info.lock();
+        let Some(cluster) = &info.upstream.cluster else {
+            return;
+        };
+        let origin = origin(&stream.request.lock());
+        let host = info.upstream.host.as_deref();
+        if info.flags.contains(ResponseFlag::UpstreamRequestTimeout) {
+            cluster.timed_out(host);
+            if info.local_reply && self.config.dynamic_stats {
+                cluster.answered(host, StatusCode::GATEWAY_TIMEOUT.as_u16(), origin);
+            }
+        }
+        if self.config.dynamic_stats
+            && !info.health_check
+            && let (Some(from), Some(to)) = (info.request_end, info.upstream_last_rx)
+        {
+            cluster.answer_time(to.saturating_duration_since(from), origin);
+        }
+    }
+}
+
+impl Router {
+    /// Everything that comes before an attempt; the reply where it does not come to one.
+    fn forward(
+        &self,
+        stream: &Arc<Stream>,
+        route: &Arc<SelectedRoute>,
+        action: &ForwardAction,
+    ) -> Result<Attempt, LocalReply> {
+        let cluster = route
+            .cluster
+            .as_deref()
+            .and_then(|name| stream.config.clusters.get(name))
+            .ok_or(ReplyReason::ClusterNotFound(
+                action.cluster_not_found_status,
+            ))?;
+        stream.info.lock().upstream.cluster = Some(Arc::clone(cluster));
+        let origin = {
+            let mut request = stream.request.lock();
+            let origin = origin(&request);
+            config::strict_check(&self.config.strict_check_headers, &request.headers)?;
+            let timeout = self.timeout(&mut request, action);
+            if route.virtual_host().include_request_attempt_count {
+                request
+                    .headers
+                    .insert(ATTEMPT_COUNT, HeaderValue::from_static("1"));
+            }
+            drop(request);
+            let options = &stream.config.options;
+            // Anew, since a filter may have cleared the first route.
+            stream.set_timeouts(|timeouts| {
+                timeouts.response = timeout;
+                timeouts.idle = action.idle_timeout.unwrap_or(options.stream_idle_timeout);
+                timeouts.max_duration = action
+                    .max_stream_duration
+                    .unwrap_or(options.max_stream_duration);
+            });
+            origin
+        };
+        if let Some(dropped) = cluster.drop_overload() {
+            if self.config.dynamic_stats {
+                cluster.answered(None, StatusCode::SERVICE_UNAVAILABLE.as_u16(), origin);
+            }
+            return Err(self.dropped(&dropped));
+        }
+        finalize::finalize_request(stream, route);
+        let Some(host) = cluster.pick(&PickContext::default()) else {
+            if self.config.dynamic_stats {
+                cluster.answered(None, StatusCode::SERVICE_UNAVAILABLE.as_u16(), origin);
+            }
+            let mut reply: LocalReply = ReplyReason::NoHealthyUpstream.into();
+            if route.virtual_host().include_attempt_count_in_response {
+                reply.headers.insert(ATTEMPT_COUNT, number(1));
+            }
+            return Err(reply);
+        };
+        if action.host_rewrite == HostRewrite::Auto
+            && !host.hostname.is_empty()
+            && let Ok(authority) = HeaderValue::from_str(&host.hostname)
+        {
+            rewrite::set_authority(
+                &mut stream.request.lock(),
+                authority,
+                action.append_x_forwarded_host,
+                !self.config.suppress_envoy_headers,
+            );
+        }
+        let attempts = {
+            let mut info = stream.info.lock();
+            info.upstream.host = Some(Arc::clone(&host));
+            info.attempts += 1;
+            info.attempts
+        };
+        Ok(Attempt {
+            stream: Arc::clone(stream),
+            route: Arc::clone(route),
+            cluster: Arc::clone(cluster),
+            host,
+            config: Arc::clone(&self.config),
+            origin,
+            attempts,
+        })
+    }
+
+    /// The route's timeout, which a trusted client may replace; told to the upstream.
+    fn timeout(&self, request: &mut RequestHead, action: &ForwardAction) -> Option<Duration> {
+        let headers = &mut request.headers;
+        // A route with `max_stream_duration` has no timeout of the old kind.
+        let mut timeout = match action.max_stream_duration {
+            None => action.timeout,
+            Some(_) => None,
+        };
+        let told = self
+            .config
+            .respect_expected_rq_timeout
+            .then(|| millis(headers.get(EXPECTED_RQ_TIMEOUT)))
+            .flatten();
+        if let Some(told) = told {
+            timeout = told;
+        } else if let Some(value) = headers.get(UPSTREAM_RQ_TIMEOUT) {
+            if let Some(asked) = millis(Some(value)) {
+                timeout = asked;
+            }
+            headers.remove(UPSTREAM_RQ_TIMEOUT);
+        }
+        if headers.contains_key(UPSTREAM_RQ_PER_TRY_TIMEOUT) {
+            headers.remove(UPSTREAM_RQ_PER_TRY_TIMEOUT);
+        }
+        if let Some(timeout) = timeout
+            && !self.config.suppress_envoy_headers
+        {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(EXPECTED_RQ_TIMEOUT, number(millis));
+        }
+        timeout
+    }
+
+    fn dropped(&self, dropped: &DropOverload) -> LocalReply {
+        let (flag, details, name) = if dropped.unconditional {
+            (
+                ResponseFlag::UnconditionalDropOverload,
+                "unconditional_drop_overload",
+                "x-envoy-unconditional-drop-overload",
+            )
+        } else {
+            (
+                ResponseFlag::DropOverload,
+                "drop_overload",
+                "x-envoy-drop-overload",
+            )
+        };
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut reply = LocalReply::new(status, "drop overload", details).flag(flag);
+        if !self.config.suppress_envoy_headers {
+            reply.headers.insert(name, HeaderValue::from_static("true"));
+        }
+        reply
+    }
+}
+
+/// A number of milliseconds; zero is no timeout.
+fn millis(value: Option<&HeaderValue>) -> Option<Option<Duration>> {
+    let millis: u64 = value?.to_str().ok()?.parse().ok()?;
+    Some((millis > 0).then(|| Duration::from_millis(millis)))
+}
+
+fn origin(request: &RequestHead) -> Origin {
+    match request.headers.get(INTERNAL) {
+        Some(value) if value == "true" => Origin::Internal,
+        _ => Origin::External,
+    }
+}
+
+fn number(number: u64) -> HeaderValue {
+    // The usual route timeout, without formatting.
+    match number {
+        0 => HeaderValue::from_static("0"),
+        1 => HeaderValue::from_static("1"),
+        15000 => HeaderValue::from_static("15000"),
+        number => HeaderValue::from(number),
+    }
+}
+
+/// One request to one host.
+struct Attempt {
+    stream: Arc<Stream>,
+    route: Arc<SelectedRoute>,
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    config: Arc<Config>,
+    origin: Origin,
+    attempts: u32,
+}
+
+/// Notes the connection while there is no answer yet: a log of a timeout shows it.
+struct Connected(Arc<Stream>);
+
+impl cluster::Observer for Connected {
+    fn connected(&mut self, connection: &UpstreamConnection) {
+        note(&self.0, connection);
+    }
+}
+
+fn note(stream: &Stream, connection: &UpstreamConnection) {
+    let now = Instant::now();
+    let mut info = stream.info.lock();
+    info.upstream_first_tx.get_or_insert(now);
+    info.upstream.pool_ready = Some(now);
+    info.upstream.connection_id = Some(connection.id);
+    info.upstream.local = connection.local;
+    info.upstream.remote = connection.remote;
+    info.upstream.protocol = Some(connection.protocol);
+}
+
+impl Attempt {
+    async fn run(self, body: Body) -> Step<Body> {
+        // The stream keeps its head for logs, retries and the response's filters.
+        let head = self.stream.request.lock().clone();
+        let options = SendOptions {
+            observer: Connected(Arc::clone(&self.stream)),
+        };
+        match self.cluster.send(&self.host, head, body, options).await {
+            Ok(response) => self.answered(response),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn answered(self, response: UpstreamResponse) -> Step<Body> {
+        let UpstreamResponse {
+            mut head,
+            body,
+            connection,
+        } = response;
+        let now = Instant::now();
+        let request_end = {
+            let mut info = self.stream.info.lock();
+            if info.upstream.connection_id != Some(connection.id) {
+                drop(info);
+                note(&self.stream, &connection);
+                info = self.stream.info.lock();
+            }
+            info.upstream_first_rx = Some(now);
+            info.upstream_last_tx = info.request_end;
+            info.details = Some(Cow::Borrowed("via_upstream"));
+            info.request_end
+        };
+        if self.config.dynamic_stats {
+            let code = self.counted_code(&head);
+            self.cluster.answered(Some(&self.host), code, self.origin);
+        }
+        if !self.config.suppress_envoy_headers
+            && let Some(request_end) = request_end
+        {
+            let took = now.saturating_duration_since(request_end).as_millis();
+            let took = u64::try_from(took).unwrap_or(u64::MAX);
+            head.headers.insert(SERVICE_TIME, number(took));
+        }
+        self.count_attempts(&mut head.headers);
+        *self.stream.response.lock() = Some(head);
+        finalize::finalize_response(&self.stream, &self.route);
+        let head = self.stream.response.lock().take();
+        let head = head.unwrap_or_else(|| ResponseHead::new(StatusCode::BAD_GATEWAY));
+        Step::Answer(Box::new(head), body)
+    }
+
+    /// A gRPC failure counts as the HTTP status that it stands for.
+    fn counted_code(&self, head: &ResponseHead) -> u16 {
+        let status = head.status.as_u16();
+        if self.config.suppress_grpc_failure_stats {
+            return status;
+        }
+        let Some(grpc) = head.headers.get("grpc-status") else {
+            return status;
+        };
+        if !self.stream.request.lock().is_grpc() {
+            return status;
+        }
+        let code = grpc.to_str().ok().and_then(|code| code.parse().ok());
+        code.map_or(status, http_status_of)
+    }
+
+    fn failed(self, error: &UpstreamError) -> Step<Body> {
+        let mut flag = None;
+        {
+            let mut info = self.stream.info.lock();
+            info.upstream.transport_failure = error.transport_failure();
+            if let Some(connection) = &error.connection {
+                info.upstream.connection_id = Some(connection.id);
+                info.upstream.protocol = Some(connection.protocol);
+                info.upstream.local = connection.local;
+                info.upstream.remote = connection.remote;
+            }
+        }
+        let mut reply: LocalReply = match &error.kind {
+            // The client broke off: its side of the stream knows what to do about it.
+            UpstreamErrorKind::RequestBody(BodyError::Malformed(_)) => {
+                return Step::Reply(malformed_request());
+            }
+            _ => error.reason().into(),
+        };
+        if let UpstreamErrorKind::RequestBody(BodyError::Reset) = &error.kind {
+            flag = Some(ResponseFlag::DownstreamConnectionTermination);
+        }
+        if let Some(flag) = flag {
+            self.stream.info.lock().flags.set(flag);
+        }
+        if self.config.dynamic_stats {
+            self.cluster
+                .answered(Some(&self.host), reply.status.as_u16(), self.origin);
+        }
+        if self.config.suppress_envoy_headers {
+            reply.headers.remove(OVERLOADED);
+        }
+        self.count_attempts(&mut reply.headers);
+        Step::Reply(reply)
+    }
+
+    fn count_attempts(&self, headers: &mut http::HeaderMap) {
+        if self.route.virtual_host().include_attempt_count_in_response {
+            headers.insert(ATTEMPT_COUNT, number(u64::from(self.attempts)));
+        }
+    }
+}
+
+/// The reply to a request that took too long.
+pub(super) fn timed_out(stream: &Stream, timeout: Timeout) -> LocalReply {
+    let (ended, attempts) = {
+        let mut info = stream.info.lock();
+        if let Some(flag) = timeout.flag() {
+            info.flags.set(flag);
+        }
+        (info.request_end.is_some(), info.attempts)
+    };
+    let mut reply = timeout.reply(ended);
+    if timeout == Timeout::Response
+        && let Some(route) = stream.resolved_route()
+        && route.virtual_host().include_attempt_count_in_response
+    {
+        reply
+            .headers
+            .insert(ATTEMPT_COUNT, number(u64::from(attempts)));
+    }
+    reply
+}
+
+/// The reply to a request whose body is not what its framing says.
+pub(super) fn malformed_request() -> LocalReply {
+    LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error")
+        .flag(ResponseFlag::DownstreamProtocolError)
+        .closing()
+}
+
+/// The HTTP status that stands for a gRPC status, for statistics.
+fn http_status_of(grpc: u32) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }

@@ -123,9 +123,7 @@ impl HttpConnection {
         };
         let refused = match refused {
             Some(reply) => Some(reply),
-            None => request_head::prepare(&mut head, options, &facts)
-                .err()
-                .or_else(|| request_head::check_upgrade(&head, options)),
+            None => request_head::prepare(&mut head, options, &facts).err(),
         };
         let stream = Stream::new(
             Arc::clone(&inner.info),
@@ -139,7 +137,6 @@ impl HttpConnection {
                 direct: false,
             });
         }
-        crate::filter::manager_timeouts(&stream);
         Some(Begun { stream, manager })
     }
 }

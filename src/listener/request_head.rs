@@ -240,17 +240,6 @@ pub(super) fn prepare(
     Ok(Seen { client })
 }
 
-/// An upgrade that the manager does not allow is refused; `h2c` is not an upgrade that anybody can want here.
-pub(super) fn check_upgrade(head: &RequestHead, options: &Options) -> Option<LocalReply> {
-    let wanted = head.upgrade.as_ref()?;
-    let allowed = options
-        .upgrades
-        .iter()
-        .any(|(name, enabled)| *enabled && wanted.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
-    (!allowed && !wanted.as_bytes().eq_ignore_ascii_case(b"h2c"))
-        .then(|| ReplyReason::UpgradeFailed.into())
-}
-
 fn check_path(head: &RequestHead) -> Result<(), LocalReply> {
     if !head.has_host {
         return Err(ReplyReason::MissingHost.into());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::Stream;
@@ -81,15 +82,26 @@ pub enum Timeout {
 }
 
 impl Timeout {
-    /// The reply where no head was sent.
-    pub fn reply(self) -> LocalReply {
-        match self {
+    /// The reply where no head was sent. While the request is still coming, Envoy blames the client (408).
+    pub fn reply(self, request_ended: bool) -> LocalReply {
+        let mut reply: LocalReply = match self {
             Self::Response => ReplyReason::ResponseTimeout,
             Self::Idle => ReplyReason::StreamIdle,
             Self::MaxDuration => ReplyReason::MaxDuration,
             Self::Request => ReplyReason::RequestTimeout,
         }
-        .into()
+        .into();
+        match self {
+            Self::Idle | Self::MaxDuration if !request_ended => {
+                reply.status = StatusCode::REQUEST_TIMEOUT;
+            }
+            _ => {}
+        }
+        if self == Self::MaxDuration {
+            const DEADLINE_EXCEEDED: u32 = 4;
+            reply.grpc_status = Some(DEADLINE_EXCEEDED);
+        }
+        reply
     }
 
     /// The flag, also where a head was sent.

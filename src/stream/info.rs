@@ -80,6 +80,8 @@ pub struct StreamInfo {
     pub health_check: bool,
     /// The codec understood nothing of the request's head: the stream's is made up.
     pub without_head: bool,
+    /// The router filter saw the request (`rq_total`).
+    pub reached_router: bool,
     /// The response is one of our own.
     pub local_reply: bool,
     /// The local reply asked for the connection to be closed after it (HTTP/1).
@@ -134,6 +136,7 @@ impl StreamInfo {
             filter_state: Vec::new(),
             health_check: false,
             without_head: false,
+            reached_router: false,
             local_reply: false,
             close: false,
         }

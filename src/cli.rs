@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bootstrap::version;
+use crate::bootstrap::{self, version};
 use crate::telemetry::log::{Component, Level};
 
 mod flags;
@@ -163,6 +163,21 @@ pub struct Options {
     pub log_stacktrace_single_entry: bool,
     /// To be logged once the log is set up.
     pub warnings: Vec<String>,
+}
+
+impl Options {
+    /// What [`crate::bootstrap::load`] needs of it.
+    pub fn bootstrap_source(&self) -> bootstrap::Source {
+        bootstrap::Source {
+            path: self.config_path.clone(),
+            yaml: self.config_yaml.clone(),
+            node_id: self.service_node.clone(),
+            node_cluster: self.service_cluster.clone(),
+            node_zone: self.service_zone.clone(),
+            allow_unknown_fields: self.allow_unknown_static_fields,
+            skip_deprecated: self.skip_deprecated_logs,
+        }
+    }
 }
 
 /// Reads the command line, `argv[0]` included.

@@ -19,11 +19,17 @@ const MAX_DEPTH: usize = 100;
 
 /// The JSON of a message.
 pub fn to_json<M: Name>(message: &M) -> Json {
-    let mut value = any_to_json(&super::pack(message));
-    if let Json::Object(fields) = &mut value {
-        fields.shift_remove("@type");
+    match any_to_json(&super::pack(message)) {
+        Json::Object(mut fields) => {
+            fields.shift_remove("@type");
+            if read::has_special_json(&M::full_name()) {
+                fields.shift_remove("value").unwrap_or(Json::Null)
+            } else {
+                Json::Object(fields)
+            }
+        }
+        other => other,
     }
-    value
 }
 
 /// The JSON of the message in `any`, with `@type` first. Bytes of an unknown type, or that do not decode, are shown as

@@ -1,0 +1,265 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::extension::HttpFilterConfig;
+use crate::config::{ConfigError, Extensions};
+use crate::pb::envoy::config::core::v3::node::UserAgentVersionType;
+
+#[derive(Debug)]
+struct NoFilters;
+
+impl Extensions for NoFilters {
+    fn http_filter(&self, _: &str, _: &pb::Any) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        Ok(None)
+    }
+
+    fn per_route(&self, _: &str, _: &pb::Any) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        Ok(None)
+    }
+
+    fn is_terminal(&self, _: &HttpFilterConfig) -> bool {
+        false
+    }
+}
+
+fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn yaml(text: &str) -> Source {
+    Source {
+        yaml: Some(text.to_owned()),
+        ..Source::default()
+    }
+}
+
+fn parse(text: &str) -> Result<Bootstrap, ConfigError> {
+    Bootstrap::parse(load(&yaml(text)).unwrap().proto, &NoFilters)
+}
+
+fn refused(text: &str) -> String {
+    parse(text).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn the_extension_decides_the_format() {
+    for (name, text, good) in [
+        ("a.yaml", "node: {id: x}", true),
+        ("a.yml", "node: {id: x}", true),
+        ("a.json", "{\"node\": {\"id\": \"x\"}}", true),
+        ("a", "{\"node\": {\"id\": \"x\"}}", true),
+        ("a.json", "node: {id: x}", false),
+        ("a", "node: {id: x}", false),
+        ("a.pb", "\n\x03\n\x01x", true),
+        ("a.pb_length_delimited", "\x05\n\x03\n\x01x", true),
+        ("a.pb_text", "node { id: 'x' }", false),
+    ] {
+        let (_folder, path) = file(name, text);
+        let loaded = load(&Source {
+            path: Some(path),
+            ..Source::default()
+        });
+        assert_eq!(loaded.is_ok(), good, "{name} {text}: {loaded:?}");
+        if let Ok(loaded) = loaded {
+            assert_eq!(loaded.proto.node.unwrap().id, "x", "{name}");
+        }
+    }
+}
+
+#[test]
+fn nothing_and_a_missing_file_are_told_as_envoy_tells_them() {
+    let nothing = "At least one of --config-path or --config-yaml or Options::configProto() should be non-empty";
+    assert_eq!(load(&Source::default()).unwrap_err().to_string(), nothing);
+    assert_eq!(load(&yaml("")).unwrap_err().to_string(), nothing);
+    let missing = Source {
+        path: Some("/nonexistent.yaml".into()),
+        ..Source::default()
+    };
+    assert_eq!(
+        load(&missing).unwrap_err().to_string(),
+        "Invalid path: /nonexistent.yaml"
+    );
+}
+
+#[test]
+fn the_text_is_merged_over_the_file_and_the_flags_over_both() {
+    let (_folder, path) = file(
+        "b.yaml",
+        "node: {id: a, cluster: ca, locality: {region: r, zone: z}, metadata: {k1: v1, k2: v2}}\n\
+         static_resources: {clusters: [{name: c1}]}\n",
+    );
+    let mut source = Source {
+        path: Some(path),
+        ..yaml(
+            "node: {id: b, metadata: {k2: OVERRIDE, k3: v3}}\nstatic_resources: {clusters: [{name: c2}]}",
+        )
+    };
+    let proto = load(&source).unwrap().proto;
+    let node = pb::to_json(proto.node.as_ref().unwrap());
+    assert_eq!(
+        node,
+        serde_json::json!({"id": "b", "cluster": "ca", "locality": {"region": "r", "zone": "z"},
+            "metadata": {"k1": "v1", "k2": "OVERRIDE", "k3": "v3"}})
+    );
+    let clusters = proto.static_resources.unwrap().clusters;
+    assert_eq!(
+        clusters.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
+        ["c1", "c2"]
+    );
+
+    source.node_id = Some("SN".to_owned());
+    source.node_cluster = Some("SC".to_owned());
+    source.node_zone = Some("SZ".to_owned());
+    let node = load(&source).unwrap().proto.node.unwrap();
+    let locality = node.locality.unwrap();
+    assert_eq!((node.id.as_str(), node.cluster.as_str()), ("SN", "SC"));
+    assert_eq!(
+        (locality.region.as_str(), locality.zone.as_str()),
+        ("r", "SZ")
+    );
+}
+
+#[test]
+fn unknown_fields_are_fatal_unless_allowed() {
+    let mut source = yaml("foo: 1\nnode: {bar: 2}");
+    let error = load(&source).unwrap_err().to_string();
+    assert!(
+        error.starts_with(
+            "Protobuf message (type envoy.config.bootstrap.v3.Bootstrap reason INVALID_ARGUMENT:"
+        ) && error.ends_with(") has unknown fields"),
+        "{error}"
+    );
+    source.allow_unknown_fields = true;
+    let loaded = load(&source).unwrap();
+    assert_eq!(loaded.unknown_fields, 2);
+    assert!(
+        loaded.warnings[0].contains("no such field: 'foo'"),
+        "{:?}",
+        loaded.warnings
+    );
+}
+
+#[test]
+fn a_deprecated_field_is_told_once() {
+    let mut source = yaml(
+        "static_resources: {clusters: [{name: a, http2_protocol_options: {}}, {name: b, http2_protocol_options: {}}]}",
+    );
+    assert_eq!(load(&source).unwrap().warnings.len(), 1);
+    source.skip_deprecated = true;
+    assert!(load(&source).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn the_log_format_is_text_or_one_line_of_json() {
+    let of = |text: &str| load::log_format(&load(&yaml(text)).unwrap().proto);
+    assert_eq!(of("node: {}"), Ok(None));
+    assert_eq!(
+        of("application_log_config: {log_format: {text_format: '%v'}}"),
+        Ok(Some("%v".to_owned()))
+    );
+    assert_eq!(
+        of("application_log_config: {log_format: {json_format: {msg: '%j', level: '%l'}}}"),
+        Ok(Some(r#"{"level":"%l","msg":"%j"}"#.to_owned()))
+    );
+    assert!(of("application_log_config: {log_format: {json_format: {msg: '%v'}}}").is_err());
+}
+
+#[test]
+fn control_planes_are_told_that_we_follow_envoy() {
+    let bootstrap = parse("node: {id: a, cluster: c, metadata: {X: y}}").unwrap();
+    let node = &bootstrap.node;
+    assert_eq!(
+        (node.id.as_str(), node.user_agent_name.as_str()),
+        ("a", "envoy")
+    );
+    let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type
+    else {
+        panic!("no build version")
+    };
+    let version = build.version.as_ref().unwrap();
+    assert_eq!(
+        (version.major_number, version.minor_number, version.patch),
+        (1, 40, 0)
+    );
+    for key in [
+        "revision.sha",
+        "revision.status",
+        "build.type",
+        "ssl.version",
+    ] {
+        assert!(
+            build.metadata.as_ref().unwrap().fields.contains_key(key),
+            "{key}"
+        );
+    }
+    assert_eq!(bootstrap.proto.node.as_ref(), Some(node));
+}
+
+#[test]
+fn what_has_no_effect_is_told_once_each() {
+    let bootstrap = parse(
+        "overload_manager: {refresh_interval: 0.25s}\nhds_config: {api_type: GRPC}\nadmin: {access_log_path: /dev/null, profile_path: /tmp/p}\n\
+         layered_runtime: {layers: [{name: s, static_layer: {a: 1}}, {name: d, disk_layer: {symlink_root: /x}}, {name: a, admin_layer: {}}]}\n\
+         bootstrap_extensions: [{name: envoy.bootstrap.internal_listener, typed_config: {'@type': type.googleapis.com/udpa.type.v1.TypedStruct, \
+         type_url: type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener, value: {buffer_size_kb: 64}}}]\n",
+    )
+    .unwrap();
+    assert_eq!(
+        bootstrap.notes,
+        [
+            "bootstrap: hds_config is accepted without effect",
+            "bootstrap: overload_manager is accepted without effect",
+            "bootstrap: extension envoy.bootstrap.internal_listener is accepted without effect",
+            "bootstrap: admin.profile_path is accepted without effect",
+            "bootstrap: runtime layer d is accepted without effect",
+        ]
+    );
+    assert!(bootstrap.admin.is_none(), "no address");
+    let kinds: Vec<_> = bootstrap.runtime.iter().map(|layer| &layer.kind).collect();
+    assert!(matches!(
+        kinds[..],
+        [
+            RuntimeLayerKind::Static(_),
+            RuntimeLayerKind::Empty,
+            RuntimeLayerKind::Admin
+        ]
+    ));
+}
+
+#[test]
+fn what_would_change_requests_is_refused() {
+    assert_eq!(
+        refused("header_prefix: x-foo"),
+        "header_prefix: not supported: it is always x-envoy"
+    );
+    assert!(
+        refused("bootstrap_extensions: [{name: w, typed_config: {'@type': type.googleapis.com/envoy.extensions.wasm.v3.WasmService}}]")
+            .starts_with("bootstrap_extensions[0].typed_config: not supported: Wasm services")
+    );
+    assert!(
+        refused("dynamic_resources: {lds_resources_locator: 'xdstp://x'}")
+            .starts_with("dynamic_resources.lds_resources_locator")
+    );
+    assert_eq!(
+        refused("stats_flush_interval: 0s"),
+        "stats_flush_interval: must be at least 1 ms"
+    );
+}
+
+#[test]
+fn stats_are_configured() {
+    let stats = parse(
+        "stats_flush_interval: 1.5s\nstats_server_version_override: 7\nstats_config: {use_all_default_tags: false, \
+         stats_tags: [{tag_name: a, fixed_value: b}, {tag_name: c, regex: '^x(?=\\.)(y)'}, {tag_name: envoy.cluster_name}]}",
+    )
+    .unwrap()
+    .stats;
+    assert_eq!(stats.flush_interval, Duration::from_millis(1500));
+    assert_eq!(stats.server_version, Some(7));
+    assert!(!stats.use_default_tags);
+    assert_eq!(stats.tags.len(), 3);
+    assert_eq!(stats.matcher, StatsMatcher::All);
+}

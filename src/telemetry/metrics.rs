@@ -463,6 +463,11 @@ impl Registry {
         self.0.texts.write().insert(name.into(), value.into());
     }
 
+    /// Takes a text readout away.
+    pub fn remove_text(&self, name: &str) {
+        self.0.texts.write().remove(name);
+    }
+
     /// All living sets.
     pub fn sets(&self) -> Vec<Arc<StatSet>> {
         self.0

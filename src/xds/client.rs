@@ -1,16 +1,34 @@
 //! The task that moves bytes and keeps time; see the module's figure.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
+use super::ResourceType;
 use super::admission::Admission;
+use super::ads::{Request, Response};
+use super::engine::{ChannelId, Effects, Engine, Origin, Question};
+use super::file::File;
+use super::stats::control_plane;
 use super::status::Status;
+use super::stream::{Stream, control_plane_of};
 use crate::base::task::OwnedTask;
 use crate::config::cluster::{ConfigSource, GrpcService};
 use crate::config::{Cluster, ConfigError, Extensions, Listener, Snapshot};
 use crate::pb;
+use crate::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use crate::telemetry::metrics::{Registry, Stat, StatSet};
+
+/// Events that may wait: the back-pressure on the streams.
+const EVENTS: usize = 64;
+
+/// The text readout of the aggregated stream's `control_plane.identifier`.
+const IDENTIFIER: &str = "control_plane.identifier";
 
 /// What the client needs of the bootstrap and the command line.
 #[derive(Clone, Debug, Default)]
@@ -87,8 +105,45 @@ impl Client {
         admission: Arc<dyn Admission>,
         registry: &Registry,
     ) -> Result<Self, ConfigError> {
-        let _ = (options, extensions, admission, registry);
-        Err(ConfigError::unsupported("dynamic_resources", "not yet"))
+        let clusters: FxHashMap<Arc<str>, Arc<Cluster>> = options
+            .static_clusters
+            .iter()
+            .map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster)))
+            .collect();
+        let unknown_fields = options.unknown_fields;
+        let has_ads = options.ads.is_some();
+        let mut engine = Engine::new(options, extensions, admission, registry, Instant::now())?;
+        let effects = engine.settle(Instant::now());
+        let (snapshots, snapshots_watch) =
+            watch::channel(effects.snapshot.clone().unwrap_or_default());
+        let (progress, progress_watch) = watch::channel(engine.progress());
+        let status = engine.status();
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let control_plane = has_ads.then(|| {
+            let set = registry.set(&control_plane::TABLE, "control_plane.", "control_plane", []);
+            set.set(control_plane::CONNECTED_STATE, 0);
+            registry.set_text(IDENTIFIER, "");
+            set
+        });
+        let driver = Driver {
+            engine,
+            clusters,
+            unknown_fields,
+            registry: registry.clone(),
+            control_plane,
+            tasks: FxHashMap::default(),
+            admissions: FuturesUnordered::new(),
+            events,
+            inbox,
+            snapshots,
+            progress,
+        };
+        Ok(Self {
+            snapshots: snapshots_watch,
+            progress: progress_watch,
+            status,
+            _task: OwnedTask::spawn("xds", driver.run(effects)),
+        })
     }
 
     /// What is to be served. The first value holds the static resources that need nothing else.
@@ -104,5 +159,205 @@ impl Client {
     /// For the admin endpoints.
     pub fn status(&self) -> Status {
         self.status.clone()
+    }
+}
+
+/// What the tasks of streams and files report.
+pub(super) enum Event {
+    /// A stream is open; what is to be said on it goes into the sender.
+    Opened(ChannelId, mpsc::UnboundedSender<Request>),
+    /// A response.
+    Received(ChannelId, Response),
+    /// A stream broke, or could not be opened, and why.
+    Closed(ChannelId, String),
+    /// A file was read.
+    Loaded(ChannelId, Result<Box<DiscoveryResponse>, String>),
+}
+
+/// The task of one channel.
+struct Task {
+    ads: bool,
+    requests: Option<mpsc::UnboundedSender<Request>>,
+    reload: Option<mpsc::UnboundedSender<()>>,
+    _task: OwnedTask,
+}
+
+type Refusals = Vec<(Arc<str>, ConfigError)>;
+
+/// Carries events to the engine and its effects out.
+struct Driver {
+    engine: Engine,
+    clusters: FxHashMap<Arc<str>, Arc<Cluster>>,
+    unknown_fields: UnknownFields,
+    registry: Registry,
+    control_plane: Option<Arc<StatSet>>,
+    tasks: FxHashMap<ChannelId, Task>,
+    admissions: FuturesUnordered<BoxFuture<'static, (u64, Refusals)>>,
+    events: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Driver {
+    async fn run(mut self, first: Effects) {
+        self.carry_out(first);
+        loop {
+            let deadline = self.engine.deadline();
+            let expired = async move {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.inbox.recv() => {
+                    let Some(event) = event else { return };
+                    self.take_in(event);
+                }
+                Some((judgement, refused)) = self.admissions.next() => {
+                    self.engine.admitted(judgement, &refused, Instant::now());
+                }
+                () = expired => {}
+            }
+            // All that is there already, before anything follows from it: one world for a burst of updates.
+            while let Ok(event) = self.inbox.try_recv() {
+                self.take_in(event);
+            }
+            let effects = self.engine.settle(Instant::now());
+            self.carry_out(effects);
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Opened(id, requests) => {
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.requests = Some(requests);
+                    self.set_connected(id, true);
+                    self.engine.opened(id);
+                }
+            }
+            Event::Received(id, response) => {
+                if let Some(identifier) = control_plane_of(&response)
+                    && self.is_ads(id)
+                {
+                    self.registry.set_text(IDENTIFIER, identifier);
+                }
+                self.engine.received(id, response);
+            }
+            Event::Closed(id, reason) => {
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.requests = None;
+                    self.set_connected(id, false);
+                    tracing::warn!(%reason, "gRPC config stream closed");
+                    self.engine.closed(id);
+                }
+            }
+            Event::Loaded(id, file) => self.engine.loaded(id, file.map(|response| *response)),
+        }
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        for id in effects.close {
+            self.tasks.remove(&id);
+        }
+        for (id, origin) in effects.open {
+            self.open(id, origin);
+        }
+        for (id, request) in effects.requests {
+            if let Some(requests) = self.tasks.get(&id).and_then(|task| task.requests.as_ref()) {
+                // A stream that has just ended says so itself.
+                let _ = requests.send(request);
+            }
+        }
+        for Question { judgement, of, .. } in effects.admissions {
+            self.admissions.push(Box::pin(async move {
+                let mut refused = Refusals::new();
+                let mut asked: FuturesUnordered<_> = of
+                    .into_iter()
+                    .map(|(name, admitted)| async move { (name, admitted.await) })
+                    .collect();
+                while let Some((name, verdict)) = asked.next().await {
+                    if let Err(error) = verdict {
+                        refused.push((name, error));
+                    }
+                }
+                (judgement, refused)
+            }));
+        }
+        if let Some(snapshot) = effects.snapshot {
+            self.snapshots.send_replace(snapshot);
+        }
+        let now = self.engine.progress();
+        self.progress
+            .send_if_modified(|progress| std::mem::replace(progress, now) != now);
+    }
+
+    fn open(&mut self, id: ChannelId, origin: Origin) {
+        if let Some(task) = self.tasks.get(&id) {
+            if let Some(reload) = &task.reload {
+                // A file whose task has ended has nobody to serve.
+                let _ = reload.send(());
+            }
+            return;
+        }
+        let task = match origin {
+            Origin::Ads(api) => self.stream(id, api, None),
+            Origin::Grpc(kind, api) => self.stream(id, api, Some(kind)),
+            Origin::File(_, path, directory) => {
+                let (moved, reload) = mpsc::unbounded_channel();
+                let file = File {
+                    channel: id,
+                    path: PathBuf::from(&*path),
+                    directory: directory.map(|directory| PathBuf::from(&*directory)),
+                    unknown_fields: self.unknown_fields,
+                    events: self.events.clone(),
+                    reload,
+                    moved: moved.clone(),
+                };
+                Some(Task {
+                    ads: false,
+                    requests: None,
+                    reload: Some(moved),
+                    _task: OwnedTask::spawn("xds_file", file.run()),
+                })
+            }
+        };
+        if let Some(task) = task {
+            self.tasks.insert(id, task);
+        }
+    }
+
+    fn stream(&self, id: ChannelId, api: ApiSource, kind: Option<ResourceType>) -> Option<Task> {
+        // The engine has checked that the cluster exists.
+        let cluster = Arc::clone(self.clusters.get(&api.service.cluster)?);
+        let stream = Stream {
+            channel: id,
+            cluster,
+            service: api.service,
+            delta: api.delta,
+            kind,
+            events: self.events.clone(),
+        };
+        Some(Task {
+            ads: kind.is_none(),
+            requests: None,
+            reload: None,
+            _task: OwnedTask::spawn("xds_stream", stream.run()),
+        })
+    }
+
+    fn is_ads(&self, id: ChannelId) -> bool {
+        self.tasks.get(&id).is_some_and(|task| task.ads)
+    }
+
+    fn set_connected(&self, id: ChannelId, connected: bool) {
+        if let Some(set) = &self.control_plane
+            && self.is_ads(id)
+        {
+            set.set(control_plane::CONNECTED_STATE, u64::from(connected));
+            set.set(control_plane::PENDING_REQUESTS, 0);
+        }
     }
 }

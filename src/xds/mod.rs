@@ -19,7 +19,13 @@ pub mod resource;
 pub mod status;
 
 mod ads;
+mod assemble;
 mod cache;
+mod engine;
+mod file;
+mod stats;
+mod stream;
+pub(crate) mod transport;
 
 pub use admission::{Admission, Candidate};
 pub use client::{ApiSource, Client, Options, Progress, UnknownFields};

@@ -65,6 +65,17 @@ impl ResourceType {
         }
     }
 
+    /// `cluster`, `listener`, …: for messages.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "cluster load assignment",
+            Self::Listener => "listener",
+            Self::Extension => "extension config",
+            Self::Route => "route config",
+        }
+    }
+
     /// True where a state-of-the-world response is the full state: what it leaves out is deleted.
     pub fn is_full_state(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)
@@ -163,6 +174,18 @@ impl Value {
                 Self::Route(Arc::new(RouteConfig::parse(decode(body)?, context)?))
             }
         })
+    }
+
+    /// True where both are the same allocation.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Cluster(a), Self::Cluster(b)) => Arc::ptr_eq(a, b),
+            (Self::Endpoints(a), Self::Endpoints(b)) => Arc::ptr_eq(a, b),
+            (Self::Listener(a), Self::Listener(b)) => Arc::ptr_eq(a, b),
+            (Self::Extension(a), Self::Extension(b)) => Arc::ptr_eq(a, b),
+            (Self::Route(a), Self::Route(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 
     /// What admission is asked about; endpoints are always admitted.

@@ -178,11 +178,6 @@ impl Conversation {
         }
     }
 
-    /// True where the stream is open.
-    pub(super) fn is_open(&self) -> bool {
-        self.open
-    }
-
     /// Takes a response in. Ignored, with `false`, where its type was never asked for.
     pub(super) fn receive(&mut self, response: Response) -> bool {
         let type_url = match &response {
@@ -286,13 +281,6 @@ impl Conversation {
     /// What is to be sent now, in order.
     pub(super) fn take_requests(&mut self) -> impl Iterator<Item = Request> + '_ {
         self.outbox.drain(..)
-    }
-
-    /// True where a response of the type waits for its answer.
-    pub(super) fn is_judging(&self, kind: ResourceType) -> bool {
-        self.types
-            .get(&kind)
-            .is_some_and(|subscription| subscription.judged.is_some())
     }
 
     /// Tells the server what has changed in what is wanted, if that may be said now.

@@ -271,7 +271,7 @@ impl Driver {
                 let _ = requests.send(request);
             }
         }
-        for Question { judgement, of, .. } in effects.admissions {
+        for Question { judgement, of } in effects.admissions {
             self.admissions.push(Box::pin(async move {
                 let mut refused = Refusals::new();
                 let mut asked: FuturesUnordered<_> = of

@@ -58,8 +58,6 @@ pub(super) struct Effects {
 
 /// Admission asked for what one response holds.
 pub(super) struct Question {
-    pub(super) channel: ChannelId,
-    pub(super) kind: ResourceType,
     pub(super) judgement: u64,
     pub(super) of: Vec<(Arc<str>, BoxFuture<'static, Result<(), ConfigError>>)>,
 }
@@ -414,8 +412,6 @@ impl Engine {
             self.finish(pending, now);
         } else {
             self.effects.admissions.push(Question {
-                channel: id,
-                kind,
                 judgement: pending.id,
                 of,
             });

@@ -23,6 +23,7 @@ crate::stats! {
 
 crate::stats! {
     /// CDS, and one RDS name.
+    #[allow(dead_code, reason = "Envoy prints them all; some are always zero")]
     mod reloaded {
         _0: Counter = "init_fetch_timeout",
         _1: Counter = "update_attempt",
@@ -39,6 +40,7 @@ crate::stats! {
 
 crate::stats! {
     /// One ECDS name.
+    #[allow(dead_code, reason = "Envoy prints them all; some are always zero")]
     mod extension {
         _0: Counter = "init_fetch_timeout",
         _1: Counter = "update_attempt",
@@ -56,6 +58,7 @@ crate::stats! {
 
 crate::stats! {
     /// `cluster_manager.*`
+    #[allow(dead_code, reason = "Envoy prints them all; some are always zero")]
     pub(super) mod cluster_manager {
         ACTIVE_CLUSTERS: Gauge = "active_clusters",
         CLUSTER_ADDED: Counter = "cluster_added",
@@ -71,6 +74,7 @@ crate::stats! {
 
 crate::stats! {
     /// `control_plane.*`
+    #[allow(dead_code, reason = "Envoy prints them all; some are always zero")]
     pub(super) mod control_plane {
         CONNECTED_STATE: Gauge = "connected_state",
         PENDING_REQUESTS: Gauge = "pending_requests",

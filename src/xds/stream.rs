@@ -144,5 +144,7 @@ pub(super) fn control_plane_of(response: &Response) -> Option<&str> {
         Response::Sotw(discovery::DiscoveryResponse { control_plane, .. })
         | Response::Delta(discovery::DeltaDiscoveryResponse { control_plane, .. }) => control_plane,
     };
-    control_plane.as_ref().map(|plane| plane.identifier.as_str())
+    control_plane
+        .as_ref()
+        .map(|plane| plane.identifier.as_str())
 }

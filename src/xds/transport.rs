@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::config::Cluster;
@@ -78,14 +79,14 @@ impl Target {
     }
 
     /// `initial_metadata`, where gRPC can carry it.
-    pub(super) fn metadata(&self) -> tonic::metadata::MetadataMap {
-        let mut map = tonic::metadata::MetadataMap::new();
+    pub(super) fn metadata(&self) -> MetadataMap {
+        let mut map = MetadataMap::new();
         for (name, value) in &self.service.metadata {
-            let key = tonic::metadata::MetadataKey::from_bytes(name.as_bytes());
-            let value = tonic::metadata::MetadataValue::try_from(&**value);
+            let key = AsciiMetadataKey::from_bytes(name.as_bytes());
+            let value = AsciiMetadataValue::try_from(&**value);
             match (key, value) {
                 (Ok(key), Ok(value)) => {
-                    map.append::<tonic::metadata::Ascii>(key, value);
+                    map.append(key, value);
                 }
                 _ => tracing::warn!(%name, "initial metadata left out: not ASCII"),
             }
@@ -141,11 +142,10 @@ impl Target {
                 Address::Pipe(path) => unix(path).await.map(Either::Right),
             }
         };
-        let io: Either<TcpStream, UnixStream> =
-            tokio::time::timeout(cluster.connect_timeout, dial)
-                .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-                .map_err(failed)?;
+        let io: Either<TcpStream, UnixStream> = tokio::time::timeout(cluster.connect_timeout, dial)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(failed)?;
         let http2 = match &cluster.protocol {
             UpstreamProtocol::Http2(options) | UpstreamProtocol::Downstream(_, options) => {
                 options.clone()

@@ -1,11 +1,21 @@
 //! Evaluates substitution formats: what `%OPERATORS%` mean for one stream.
+//!
+//! Values are appended to the caller's buffer; nothing is allocated for the usual operators. A missing value is `-` in
+//! text and `null` in JSON, or left out where the format says so.
+
+mod operator;
+mod time;
+mod value;
 
 use http::HeaderMap;
 
 use super::{ConnectionInfo, Stream, StreamInfo};
-use crate::config::access_log::{Format, LogFormat};
+use crate::config::access_log::{Format, FormatPart, JsonFormat, LogFormat};
 use crate::http::{RequestHead, ResponseHead};
 use crate::route::SelectedRoute;
+
+use operator::Written;
+pub use operator::grpc_status;
 
 /// Which record of a stream is written (`%ACCESS_LOG_TYPE%`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,8 +58,10 @@ pub struct Scope<'a> {
     pub connection: &'a ConnectionInfo,
     /// The route, as resolved.
     pub route: Option<&'a SelectedRoute>,
-    /// `%LOCAL_REPLY_BODY%`; else that of `info`.
-    pub local_reply_body: Option<&'a [u8]>,
+    /// The status to show instead of the response's: a local reply's, which has no head yet.
+    pub status: Option<http::StatusCode>,
+    /// `%LOCAL_REPLY_BODY%`: empty in access logs, as in Envoy.
+    pub local_reply_body: &'a [u8],
     /// Which record.
     pub log_type: LogType,
 }
@@ -69,7 +81,8 @@ impl Scope<'_> {
             info: &info,
             connection: &stream.connection,
             route: route.as_deref(),
-            local_reply_body: None,
+            status: None,
+            local_reply_body: b"",
             log_type,
         })
     }
@@ -77,10 +90,112 @@ impl Scope<'_> {
 
 /// Appends `format` to `out`; a missing value is `-`, or nothing where `omit_empty`.
 pub fn write_text(format: &Format, scope: &Scope<'_>, omit_empty: bool, out: &mut Vec<u8>) {
-    let _ = (format, scope, omit_empty, out);
+    for part in &format.parts {
+        match part {
+            FormatPart::Text(text) => out.extend_from_slice(text.as_bytes()),
+            FormatPart::Operator { operator, max_len } => {
+                let start = out.len();
+                if operator::write(operator, scope, out) == Written::Missing && !omit_empty {
+                    out.push(b'-');
+                }
+                if let Some(max_len) = max_len {
+                    out.truncate(start + (out.len() - start).min(*max_len));
+                }
+            }
+        }
+    }
 }
 
 /// Appends a whole record: text as it is, JSON with a line end.
 pub fn write_record(format: &LogFormat, scope: &Scope<'_>, out: &mut Vec<u8>) {
-    let _ = (format, scope, out);
+    match format {
+        LogFormat::Text { format, omit_empty } => write_text(format, scope, *omit_empty, out),
+        LogFormat::Json { object, omit_empty } => {
+            if !write_json(object, scope, *omit_empty, out) {
+                // The outermost object is always there.
+                out.extend_from_slice(b"{}");
+            }
+            out.push(b'\n');
+        }
+    }
 }
+
+/// Appends `template` as JSON. False where nothing was written, because a missing value is to be left out.
+fn write_json(
+    template: &JsonFormat,
+    scope: &Scope<'_>,
+    omit_empty: bool,
+    out: &mut Vec<u8>,
+) -> bool {
+    match template {
+        JsonFormat::Literal(text) => out.extend_from_slice(text.as_bytes()),
+        JsonFormat::String(format) => {
+            out.push(b'"');
+            let start = out.len();
+            write_text(format, scope, omit_empty, out);
+            value::escape_from(out, start);
+            out.push(b'"');
+        }
+        JsonFormat::Typed { operator, max_len } => {
+            // Most values are text: begin as one, and take the quote back where it is not.
+            out.push(b'"');
+            let start = out.len();
+            match operator::write(operator, scope, out) {
+                Written::Text => {
+                    if let Some(max_len) = max_len {
+                        out.truncate(start + (out.len() - start).min(*max_len));
+                    }
+                    value::escape_from(out, start);
+                    out.push(b'"');
+                }
+                Written::Json => {
+                    out.remove(start - 1);
+                }
+                Written::Missing => {
+                    out.truncate(start - 1);
+                    if omit_empty {
+                        return false;
+                    }
+                    out.extend_from_slice(b"null");
+                }
+            }
+        }
+        JsonFormat::Object(entries) => {
+            let start = out.len();
+            out.push(b'{');
+            for (key, entry) in entries {
+                let before = out.len();
+                if before > start + 1 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(key.as_bytes());
+                if !write_json(entry, scope, omit_empty, out) {
+                    out.truncate(before);
+                }
+            }
+            if out.len() == start + 1 && omit_empty {
+                out.truncate(start);
+                return false;
+            }
+            out.push(b'}');
+        }
+        JsonFormat::List(entries) => {
+            let start = out.len();
+            out.push(b'[');
+            for entry in entries {
+                let before = out.len();
+                if before > start + 1 {
+                    out.push(b',');
+                }
+                if !write_json(entry, scope, omit_empty, out) {
+                    out.truncate(before);
+                }
+            }
+            out.push(b']');
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

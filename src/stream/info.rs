@@ -54,6 +54,10 @@ pub struct StreamInfo {
     pub response_begin: Option<Instant>,
     /// The response's last byte went downstream, or the stream ended otherwise.
     pub end: Option<Instant>,
+    /// The client as far as it is trusted to say who it is (`x-forwarded-for`, with port 0); `None`: the peer.
+    pub client: Option<SocketAddr>,
+    /// Bytes of heads and on the wire.
+    pub counts: ByteCounts,
     /// Request body bytes received.
     pub bytes_received: u64,
     /// Response body bytes sent.
@@ -86,6 +90,27 @@ pub struct StreamInfo {
     pub local_reply: bool,
     /// The local reply asked for the connection to be closed after it (HTTP/1).
     pub close: bool,
+}
+
+/// Bytes of a stream beside its bodies. What no codec counts stays zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByteCounts {
+    /// Head and framing of the request as received, and its body.
+    pub downstream_wire_received: u64,
+    /// Of these, the head's names and values.
+    pub downstream_header_received: u64,
+    /// The response as sent.
+    pub downstream_wire_sent: u64,
+    /// Of these, the head's names and values.
+    pub downstream_header_sent: u64,
+    /// The request as sent upstream.
+    pub upstream_wire_sent: u64,
+    /// Of these, the head's names and values.
+    pub upstream_header_sent: u64,
+    /// The response as received from upstream.
+    pub upstream_wire_received: u64,
+    /// Of these, the head's names and values.
+    pub upstream_header_received: u64,
 }
 
 /// The upstream side of a stream.
@@ -123,6 +148,8 @@ impl StreamInfo {
             upstream_last_rx: None,
             response_begin: None,
             end: None,
+            client: None,
+            counts: ByteCounts::default(),
             bytes_received: 0,
             bytes_sent: 0,
             flags: ResponseFlags::default(),

@@ -29,7 +29,7 @@ use access_log::AccessLogger;
 
 pub use drive::{Companion, Phase, Timeout, Timeouts, Verdict};
 pub use finish::{Ending, Finish};
-pub use info::{ConnectionInfo, StreamInfo, UpstreamInfo};
+pub use info::{ByteCounts, ConnectionInfo, StreamInfo, UpstreamInfo};
 pub use pump::{Flow, PumpHandle, Side, Start, Tap};
 
 /// What a stream pins of one Generation. One instance a connection manager and Generation.

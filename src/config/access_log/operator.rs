@@ -81,6 +81,8 @@ pub enum Operator {
     },
     /// `REQUESTED_SERVER_NAME`: what the TLS client asked for, or the host.
     RequestedServerName(ServerNameChoice),
+    /// `HOSTNAME`, likewise.
+    Hostname(Box<str>),
     /// `ENVIRONMENT`, read when the configuration is: it cannot change.
     Environment(Option<Box<str>>),
     /// `XFCC_VALUE(key)`: a value of `x-forwarded-client-cert`.
@@ -412,8 +414,6 @@ fields! {
     TraceId = "TRACE_ID";
     /// Tracing.
     SpanId = "SPAN_ID";
-    /// Of this machine.
-    Hostname = "HOSTNAME";
     /// Of the route.
     RouteName = "ROUTE_NAME";
     /// Of the virtual cluster.
@@ -555,6 +555,7 @@ fn syntax(name: &str) -> Option<Syntax> {
         | "DOWNSTREAM_PEER_CERT_V_END"
         | "UPSTREAM_PEER_CERT_V_START"
         | "UPSTREAM_PEER_CERT_V_END" => Syntax::new(Params::Optional, false),
+        "HOSTNAME" => Syntax::new(Params::None, false),
         name if maskable(name).is_some() => Syntax::new(Params::Optional, false),
         name if Field::by_name(name).is_some() || UNAVAILABLE.contains(&name) => {
             Syntax::new(Params::None, false)
@@ -618,6 +619,11 @@ impl Operator {
             }),
             "START_TIME" | "START_TIME_LOCAL" | "EMIT_TIME" | "EMIT_TIME_LOCAL" => {
                 let local = name.ends_with("_LOCAL");
+                if params.contains("%n") {
+                    return Err(ConfigError::invalid(
+                        "Invalid header configuration. Format string contains newline.",
+                    ));
+                }
                 Ok(Self::Time {
                     emit: name.starts_with("EMIT"),
                     local,
@@ -644,6 +650,7 @@ impl Operator {
             "ENVIRONMENT" => Ok(Self::Environment(
                 std::env::var(params).ok().map(String::into_boxed_str),
             )),
+            "HOSTNAME" => Ok(Self::Hostname(hostname())),
             "XFCC_VALUE" if params.is_empty() => Err(ConfigError::invalid(
                 "XFCC_VALUE command requires a subcommand",
             )),
@@ -681,6 +688,12 @@ impl HeaderChoice {
             alternative: alternative.map(FormatHeader::parse),
         })
     }
+}
+
+/// The kernel's name of this machine; `-` where it cannot be read.
+fn hostname() -> Box<str> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "-".into(), |name| name.trim_end().into())
 }
 
 fn bad_option(name: &str, got: &str, allowed: &str) -> ConfigError {

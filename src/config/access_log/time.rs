@@ -44,8 +44,27 @@ pub enum TimePart {
     Hour,
     /// `%I`.
     Hour12,
-    /// `%p`.
-    AmPm,
+    /// `%k`, `%l`: padded with a space.
+    HourSpaced {
+        /// Of twelve.
+        twelve: bool,
+    },
+    /// `%p`, and `%P` in lower case.
+    AmPm {
+        /// `pm`.
+        lower: bool,
+    },
+    /// `%U`: Sunday begins a week.
+    WeekFromSunday,
+    /// `%W`: Monday does.
+    WeekFromMonday,
+    /// `%V`: of ISO 8601.
+    IsoWeek,
+    /// `%G`, the year of that week, and `%g` without the century.
+    IsoYear {
+        /// Two digits.
+        short: bool,
+    },
     /// `%M`.
     Minute,
     /// `%S`, and `%E3S` with digits.
@@ -54,6 +73,8 @@ pub enum TimePart {
     SecondFull,
     /// `%f` (nine digits) and `%3f`.
     Fraction(u8),
+    /// `%E*f`: as many digits as are needed.
+    FractionFull,
     /// `%s`: since the epoch.
     Epoch,
     /// `%z` (`+0000`); with a colon for `%Ez`.
@@ -125,7 +146,15 @@ fn compile(format: &str, text: &mut String, parts: &mut Vec<TimePart>) {
             'w' => push(TimePart::WeekdayFromSunday),
             'H' => push(TimePart::Hour),
             'I' => push(TimePart::Hour12),
-            'p' => push(TimePart::AmPm),
+            'k' => push(TimePart::HourSpaced { twelve: false }),
+            'l' => push(TimePart::HourSpaced { twelve: true }),
+            'p' => push(TimePart::AmPm { lower: false }),
+            'P' => push(TimePart::AmPm { lower: true }),
+            'U' => push(TimePart::WeekFromSunday),
+            'W' => push(TimePart::WeekFromMonday),
+            'V' => push(TimePart::IsoWeek),
+            'G' => push(TimePart::IsoYear { short: false }),
+            'g' => push(TimePart::IsoYear { short: true }),
             'M' => push(TimePart::Minute),
             'S' => push(TimePart::Second(0)),
             'f' => push(TimePart::Fraction(9)),
@@ -133,7 +162,6 @@ fn compile(format: &str, text: &mut String, parts: &mut Vec<TimePart>) {
             'z' => push(TimePart::Offset { colon: false }),
             'Z' => push(TimePart::ZoneName),
             '%' => text.push('%'),
-            'n' => text.push('\n'),
             't' => text.push('\t'),
             'F' => compile("%Y-%m-%d", text, parts),
             'T' => compile("%H:%M:%S", text, parts),
@@ -152,7 +180,7 @@ fn compile(format: &str, text: &mut String, parts: &mut Vec<TimePart>) {
                     push(TimePart::SecondFull);
                     used += 2;
                 } else if tail.starts_with("*f") {
-                    push(TimePart::Fraction(9));
+                    push(TimePart::FractionFull);
                     used += 2;
                 } else if tail.starts_with("4Y") {
                     push(TimePart::Year);

@@ -1,0 +1,759 @@
+//! The value of each operator.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
+
+use http::{HeaderMap, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::value::{write_f64, write_struct, write_u64, write_value};
+use super::{Scope, time};
+use crate::config::access_log::{
+    DurationUnit, Field, FormatHeader, GrpcStatusFormat, HeaderChoice, MaskableAddress,
+    MetadataSource, Operator, PathSource, ServerNameChoice, TimePoint,
+};
+use crate::http::{RequestHead, ResponseFlag, ResponseHead};
+use crate::pb;
+use crate::pb::google::protobuf::value::Kind;
+
+/// What was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Nothing: there is no value.
+    Missing,
+    /// A text.
+    Text,
+    /// A number, truth value, list or object, as JSON.
+    Json,
+}
+
+/// Appends the value of `operator`.
+pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
+    match operator {
+        Operator::RequestHeader(choice) => choose(choice, out, |header, out| {
+            request_header(header, scope.request, out)
+        }),
+        Operator::ResponseHeader(choice) => {
+            choose(choice, out, |header, out| match (header, scope.response) {
+                (FormatHeader::Status, _) => match status(scope) {
+                    Some(status) => text(status.as_str(), out),
+                    None => Written::Missing,
+                },
+                (_, Some(head)) => map_header(header, &head.headers, out),
+                (_, None) => Written::Missing,
+            })
+        }
+        Operator::ResponseTrailer(choice) => choose(choice, out, |header, out| {
+            scope
+                .response_trailers
+                .map_or(Written::Missing, |trailers| {
+                    map_header(header, trailers, out)
+                })
+        }),
+        Operator::Path { query, source } => path(*query, *source, scope.request, out),
+        Operator::QueryParam(name) => query_param(name, scope.request, out),
+        Operator::QueryParams { decoded } => query_params(*decoded, scope.request, out),
+        Operator::Field(field) => write_field(*field, scope, out),
+        Operator::ResponseCodeDetails { keep_spaces } => match scope.info.details.as_deref() {
+            None => Written::Missing,
+            Some(details) if *keep_spaces => text(details, out),
+            Some(details) => underscored(details, out),
+        },
+        Operator::Time {
+            emit,
+            local,
+            format,
+        } => {
+            let moment = if *emit {
+                SystemTime::now()
+            } else {
+                scope.info.start
+            };
+            time::write(format, *local, moment, out);
+            Written::Text
+        }
+        Operator::CommonDuration { start, end, unit } => {
+            let (Some(start), Some(end)) = (point(start, scope), point(end, scope)) else {
+                return Written::Missing;
+            };
+            // A moment that came before the other has no distance to it.
+            let Some(duration) = end.checked_duration_since(start) else {
+                return Written::Missing;
+            };
+            let value = match unit {
+                DurationUnit::Millis => duration.as_millis(),
+                DurationUnit::Micros => duration.as_micros(),
+                DurationUnit::Nanos => duration.as_nanos(),
+            };
+            number(u64::try_from(value).unwrap_or(u64::MAX), out)
+        }
+        Operator::GrpcStatus(format) => write_grpc_status(*format, scope, out),
+        Operator::MaskedAddress { address, bits } => masked(*address, *bits, scope, out),
+        Operator::Metadata { source, path } => metadata(*source, path, scope, out),
+        Operator::FilterState {
+            upstream,
+            key,
+            field,
+        } => {
+            // Objects of the upstream connection, and fields of objects, are known to no filter of this build.
+            if *upstream || field.is_some() {
+                return Written::Missing;
+            }
+            match scope.info.filter_state.iter().find(|(name, _)| name == key) {
+                Some((_, value)) => bytes(value, out),
+                None => Written::Missing,
+            }
+        }
+        Operator::RequestedServerName(choice) => match choice {
+            // There is no TLS server name in this build: only the host can be told.
+            ServerNameChoice::SniOnly => Written::Missing,
+            ServerNameChoice::SniFirst | ServerNameChoice::HostFirst => {
+                non_empty(scope.request.authority.as_bytes(), out)
+            }
+        },
+        Operator::Hostname(name) => text(name, out),
+        Operator::Environment(value) => value
+            .as_deref()
+            .map_or(Written::Missing, |value| text(value, out)),
+        Operator::XfccValue(key) => xfcc(key, &scope.request.headers, out),
+        Operator::Coalesce(operators) => {
+            for (operator, max_len) in operators {
+                let start = out.len();
+                let written = write(operator, scope, out);
+                if written != Written::Missing && out.len() > start {
+                    if let Some(max_len) = max_len {
+                        out.truncate(start + (out.len() - start).min(*max_len));
+                    }
+                    return written;
+                }
+                out.truncate(start);
+            }
+            Written::Missing
+        }
+        Operator::Unavailable => Written::Missing,
+    }
+}
+
+fn text(value: &str, out: &mut Vec<u8>) -> Written {
+    bytes(value.as_bytes(), out)
+}
+
+fn bytes(value: &[u8], out: &mut Vec<u8>) -> Written {
+    out.extend_from_slice(value);
+    Written::Text
+}
+
+fn non_empty(value: &[u8], out: &mut Vec<u8>) -> Written {
+    if value.is_empty() {
+        Written::Missing
+    } else {
+        bytes(value, out)
+    }
+}
+
+fn underscored(value: &str, out: &mut Vec<u8>) -> Written {
+    out.extend(value.bytes().map(|byte| {
+        if byte.is_ascii_whitespace() {
+            b'_'
+        } else {
+            byte
+        }
+    }));
+    Written::Text
+}
+
+fn number(value: u64, out: &mut Vec<u8>) -> Written {
+    write_u64(value, out);
+    Written::Json
+}
+
+fn display(value: impl Display, out: &mut Vec<u8>) -> Written {
+    // Writing to a vector does not fail.
+    let _ = write!(out, "{value}");
+    Written::Text
+}
+
+fn choose(
+    choice: &HeaderChoice,
+    out: &mut Vec<u8>,
+    mut one: impl FnMut(&FormatHeader, &mut Vec<u8>) -> Written,
+) -> Written {
+    match one(&choice.main, out) {
+        Written::Missing => choice
+            .alternative
+            .as_ref()
+            .map_or(Written::Missing, |header| one(header, out)),
+        written => written,
+    }
+}
+
+fn request_header(header: &FormatHeader, head: &RequestHead, out: &mut Vec<u8>) -> Written {
+    match header {
+        FormatHeader::Authority if head.has_host => bytes(head.authority.as_bytes(), out),
+        FormatHeader::Authority => Written::Missing,
+        FormatHeader::Method => text(head.method.as_str(), out),
+        FormatHeader::Path => non_empty(head.path.as_bytes(), out),
+        FormatHeader::Scheme => text(head.scheme.as_str(), out),
+        FormatHeader::Protocol => head
+            .upgrade
+            .as_ref()
+            .map_or(Written::Missing, |value| bytes(value.as_bytes(), out)),
+        FormatHeader::Status | FormatHeader::Never | FormatHeader::Header(_) => {
+            map_header(header, &head.headers, out)
+        }
+    }
+}
+
+/// The first value only, as in Envoy.
+fn map_header(header: &FormatHeader, headers: &HeaderMap, out: &mut Vec<u8>) -> Written {
+    match header {
+        FormatHeader::Header(name) => headers
+            .get(name)
+            .map_or(Written::Missing, |value| bytes(value.as_bytes(), out)),
+        _ => Written::Missing,
+    }
+}
+
+fn path(query: bool, source: PathSource, head: &RequestHead, out: &mut Vec<u8>) -> Written {
+    let original = head.headers.get("x-envoy-original-path");
+    let path = match source {
+        PathSource::Original => original,
+        PathSource::Current => Some(&head.path),
+        PathSource::OriginalOrCurrent => Some(original.unwrap_or(&head.path)),
+    };
+    let Some(path) = path.filter(|path| !path.is_empty()) else {
+        return Written::Missing;
+    };
+    let path = path.as_bytes();
+    let end = match query {
+        true => path.len(),
+        false => memchr::memchr(b'?', path).unwrap_or(path.len()),
+    };
+    bytes(&path[..end], out)
+}
+
+fn query_param(name: &str, head: &RequestHead, out: &mut Vec<u8>) -> Written {
+    let value = head
+        .query()
+        .and_then(|query| crate::route::matcher::query_parameter(query, name.as_bytes()));
+    match value {
+        None => Written::Missing,
+        Some(value) => {
+            out.extend(percent_encoding::percent_decode(value));
+            Written::Text
+        }
+    }
+}
+
+fn query_params(decoded: bool, head: &RequestHead, out: &mut Vec<u8>) -> Written {
+    let Some(query) = head.query().filter(|query| !query.is_empty()) else {
+        return Written::Missing;
+    };
+    if !decoded {
+        return bytes(query, out);
+    }
+    // What is visible is decoded; white space, controls and what is no ASCII stay encoded.
+    let mut rest = query;
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        out.extend_from_slice(&rest[..at]);
+        let byte = rest
+            .get(at + 1..at + 3)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            .filter(u8::is_ascii_graphic);
+        match byte {
+            Some(byte) => {
+                out.push(byte);
+                rest = &rest[at + 3..];
+            }
+            None => {
+                out.push(b'%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    bytes(rest, out)
+}
+
+fn status(scope: &Scope<'_>) -> Option<StatusCode> {
+    scope
+        .status
+        .or_else(|| scope.response.map(|head| head.status))
+}
+
+fn version(version: Version, out: &mut Vec<u8>) -> Written {
+    match version {
+        Version::HTTP_10 => text("HTTP/1.0", out),
+        Version::HTTP_11 => text("HTTP/1.1", out),
+        Version::HTTP_2 => text("HTTP/2", out),
+        Version::HTTP_3 => text("HTTP/3", out),
+        _ => Written::Missing,
+    }
+}
+
+fn address(address: Option<SocketAddr>, out: &mut Vec<u8>) -> Written {
+    address.map_or(Written::Missing, |address| display(address, out))
+}
+
+fn ip(address: Option<SocketAddr>, out: &mut Vec<u8>) -> Written {
+    address.map_or(Written::Missing, |address| display(address.ip(), out))
+}
+
+fn port(address: Option<SocketAddr>, out: &mut Vec<u8>) -> Written {
+    address.map_or(Written::Missing, |address| {
+        number(u64::from(address.port()), out)
+    })
+}
+
+fn millis(from: Instant, to: Option<Instant>, out: &mut Vec<u8>) -> Written {
+    to.map_or(Written::Missing, |to| {
+        let duration = to.saturating_duration_since(from);
+        number(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), out)
+    })
+}
+
+/// The client, as far as it is trusted to say who it is.
+fn client(scope: &Scope<'_>) -> Option<SocketAddr> {
+    scope.info.client.or(scope.connection.remote)
+}
+
+fn write_field(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
+    let (info, connection) = (scope.info, scope.connection);
+    let upstream = &info.upstream;
+    let counts = &info.counts;
+    match field {
+        Field::Protocol => version(scope.request.version, out),
+        Field::UpstreamProtocol => upstream
+            .protocol
+            .map_or(Written::Missing, |protocol| version(protocol, out)),
+        Field::ResponseCode => number(
+            status(scope).map_or(0, |status| u64::from(status.as_u16())),
+            out,
+        ),
+        Field::ConnectionTerminationDetails => optional(info.termination_details.as_deref(), out),
+        Field::ResponseFlags => flags(scope, ResponseFlag::short, out),
+        Field::ResponseFlagsLong => flags(scope, ResponseFlag::long, out),
+        Field::BytesReceived => number(info.bytes_received, out),
+        Field::BytesSent => number(info.bytes_sent, out),
+        // QUIC only.
+        Field::BytesRetransmitted | Field::PacketsRetransmitted => number(0, out),
+        Field::UpstreamWireBytesSent => number(counts.upstream_wire_sent, out),
+        Field::UpstreamWireBytesReceived => number(counts.upstream_wire_received, out),
+        Field::UpstreamHeaderBytesSent | Field::UpstreamDecompressedHeaderBytesSent => {
+            number(counts.upstream_header_sent, out)
+        }
+        Field::UpstreamHeaderBytesReceived | Field::UpstreamDecompressedHeaderBytesReceived => {
+            number(counts.upstream_header_received, out)
+        }
+        Field::DownstreamWireBytesSent => number(counts.downstream_wire_sent, out),
+        Field::DownstreamWireBytesReceived => number(counts.downstream_wire_received, out),
+        Field::DownstreamHeaderBytesSent | Field::DownstreamDecompressedHeaderBytesSent => {
+            number(counts.downstream_header_sent, out)
+        }
+        Field::DownstreamHeaderBytesReceived | Field::DownstreamDecompressedHeaderBytesReceived => {
+            number(counts.downstream_header_received, out)
+        }
+        Field::Duration => millis(info.begin, Some(info.end.unwrap_or_else(Instant::now)), out),
+        Field::RequestDuration => millis(info.begin, info.request_end, out),
+        Field::RequestTxDuration => millis(info.begin, info.upstream_last_tx, out),
+        Field::ResponseDuration => millis(info.begin, info.upstream_first_rx, out),
+        Field::ResponseTxDuration => info.upstream_first_rx.map_or(Written::Missing, |first| {
+            millis(first, info.response_begin.and(info.end), out)
+        }),
+        Field::UpstreamConnectionPoolReadyDuration => millis(info.begin, upstream.pool_ready, out),
+        Field::UpstreamHost => upstream_host(scope, out),
+        Field::UpstreamHostName => upstream_host_name(scope, true, out),
+        Field::UpstreamHostNameWithoutPort => upstream_host_name(scope, false, out),
+        Field::UpstreamCluster => optional(
+            upstream
+                .cluster
+                .as_ref()
+                .map(|cluster| &*cluster.config.stat_name),
+            out,
+        ),
+        Field::UpstreamClusterRaw => optional(
+            upstream
+                .cluster
+                .as_ref()
+                .map(|cluster| &*cluster.config.name),
+            out,
+        ),
+        Field::UpstreamLocalAddress => address(upstream.local, out),
+        Field::UpstreamLocalAddressWithoutPort => ip(upstream.local, out),
+        Field::UpstreamLocalPort => port(upstream.local, out),
+        Field::UpstreamRemoteAddress => address(upstream.remote, out),
+        Field::UpstreamRemoteAddressWithoutPort => ip(upstream.remote, out),
+        Field::UpstreamRemotePort => port(upstream.remote, out),
+        Field::UpstreamRemoteAddressEndpointId => {
+            upstream.remote.map_or(Written::Missing, |_| Written::Text)
+        }
+        Field::UpstreamRequestAttemptCount => number(u64::from(info.attempts), out),
+        Field::UpstreamConnectionId => number(upstream.connection_id.unwrap_or(0), out),
+        // One attempt is all that is made: the last host is all that were tried.
+        Field::UpstreamHostsAttempted => match upstream.connection_id {
+            Some(_) => upstream_host(scope, out),
+            None => Written::Missing,
+        },
+        Field::UpstreamHostsAttemptedWithoutPort => match upstream.connection_id {
+            Some(_) => ip(upstream.remote, out),
+            None => Written::Missing,
+        },
+        Field::UpstreamHostNamesAttempted => match upstream.connection_id {
+            Some(_) => upstream_host_name(scope, true, out),
+            None => Written::Missing,
+        },
+        Field::UpstreamHostNamesAttemptedWithoutPort => match upstream.connection_id {
+            Some(_) => upstream_host_name(scope, false, out),
+            None => Written::Missing,
+        },
+        Field::UpstreamConnectionIdsAttempted => upstream
+            .connection_id
+            .map_or(Written::Missing, |id| display(id, out)),
+        Field::UpstreamTransportFailureReason => match upstream.transport_failure.as_deref() {
+            Some(reason) => underscored(reason, out),
+            None => Written::Missing,
+        },
+        Field::UpstreamDetectedCloseType => upstream
+            .host
+            .as_ref()
+            .map_or(Written::Missing, |_| text("Normal", out)),
+        Field::DownstreamDetectedCloseType => text("Normal", out),
+        Field::DownstreamRemoteAddress => address(client(scope), out),
+        Field::DownstreamRemoteAddressWithoutPort => ip(client(scope), out),
+        Field::DownstreamRemotePort => port(client(scope), out),
+        Field::DownstreamDirectRemoteAddress => address(connection.remote, out),
+        Field::DownstreamDirectRemoteAddressWithoutPort => ip(connection.remote, out),
+        Field::DownstreamDirectRemotePort => port(connection.remote, out),
+        Field::DownstreamLocalAddress | Field::DownstreamDirectLocalAddress => {
+            address(connection.local, out)
+        }
+        Field::DownstreamLocalAddressWithoutPort
+        | Field::DownstreamDirectLocalAddressWithoutPort => ip(connection.local, out),
+        Field::DownstreamLocalPort | Field::DownstreamDirectLocalPort => {
+            port(connection.local, out)
+        }
+        // Internal listeners only.
+        Field::DownstreamLocalAddressEndpointId | Field::DownstreamDirectLocalAddressEndpointId => {
+            Written::Text
+        }
+        Field::ConnectionId => number(connection.id, out),
+        Field::StreamId => scope
+            .request
+            .headers
+            .get("x-request-id")
+            .map_or(Written::Missing, |id| bytes(id.as_bytes(), out)),
+        Field::UniqueId => display(
+            uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid(),
+            out,
+        ),
+        Field::RouteName => match scope.route {
+            Some(route) => non_empty(route.route.name.as_bytes(), out),
+            None => Written::Missing,
+        },
+        Field::FilterChainName => non_empty(connection.filter_chain.as_bytes(), out),
+        Field::ListenerName => non_empty(connection.listener.as_bytes(), out),
+        Field::RouteResolutionCount => number(1, out),
+        Field::RouteResolutionTimeUs => number(0, out),
+        Field::CustomFlags => Written::Text,
+        Field::AccessLogType => text(scope.log_type.as_str(), out),
+        Field::LocalReplyBody => bytes(scope.local_reply_body, out),
+        Field::RequestHeadersBytes => number(request_bytes(scope.request), out),
+        Field::ResponseHeadersBytes => number(scope.response.map_or(0, response_bytes), out),
+        Field::ResponseTrailersBytes => {
+            number(scope.response_trailers.map_or(0, header_bytes), out)
+        }
+        Field::GrpcStatusNumber => write_grpc_status(GrpcStatusFormat::Number, scope, out),
+        // TLS, QUIC, tracing, virtual clusters and what the system does not tell.
+        Field::DownstreamHandshakeDuration
+        | Field::RoundtripDuration
+        | Field::UpstreamLocalCloseReason
+        | Field::DownstreamLocalCloseReason
+        | Field::DownstreamTransportFailureReason
+        | Field::DownstreamCxRtt
+        | Field::TraceId
+        | Field::SpanId
+        | Field::VirtualClusterName => Written::Missing,
+    }
+}
+
+fn optional(value: Option<&str>, out: &mut Vec<u8>) -> Written {
+    value.map_or(Written::Missing, |value| text(value, out))
+}
+
+fn flags(scope: &Scope<'_>, name: fn(ResponseFlag) -> &'static str, out: &mut Vec<u8>) -> Written {
+    if scope.info.flags.is_empty() {
+        return text("-", out);
+    }
+    for (index, flag) in scope.info.flags.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(name(flag).as_bytes());
+    }
+    Written::Text
+}
+
+fn upstream_host(scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
+    let upstream = &scope.info.upstream;
+    match &upstream.host {
+        None => Written::Missing,
+        Some(host) => display(host.connect_address(), out),
+    }
+}
+
+fn upstream_host_name(scope: &Scope<'_>, with_port: bool, out: &mut Vec<u8>) -> Written {
+    let Some(host) = &scope.info.upstream.host else {
+        return Written::Missing;
+    };
+    let start = out.len();
+    if host.hostname.is_empty() {
+        display(host.connect_address(), out);
+    } else {
+        text(&host.hostname, out);
+    }
+    if !with_port && let Some(port) = crate::route::port_start(&out[start..]) {
+        out.truncate(start + port);
+    }
+    Written::Text
+}
+
+fn header_bytes(headers: &HeaderMap) -> u64 {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum::<usize>() as u64
+}
+
+fn request_bytes(head: &RequestHead) -> u64 {
+    let pseudo = [
+        (":method", head.method.as_str().len()),
+        (":path", head.path.len()),
+        (":authority", head.authority.len()),
+        (":scheme", head.scheme.as_str().len()),
+    ];
+    let pseudo: usize = pseudo
+        .iter()
+        .filter(|(_, length)| *length > 0)
+        .map(|(name, length)| name.len() + length)
+        .sum();
+    pseudo as u64 + header_bytes(&head.headers)
+}
+
+fn response_bytes(head: &ResponseHead) -> u64 {
+    (":status".len() + 3) as u64 + header_bytes(&head.headers)
+}
+
+fn point(point: &TimePoint, scope: &Scope<'_>) -> Option<Instant> {
+    let info = scope.info;
+    match point {
+        TimePoint::DownstreamRxBegin => Some(info.begin),
+        TimePoint::DownstreamRxEnd => info.request_end,
+        TimePoint::UpstreamTxBegin => info.upstream_first_tx,
+        TimePoint::UpstreamTxEnd => info.upstream_last_tx,
+        TimePoint::UpstreamRxBegin | TimePoint::UpstreamRxBodyBegin => info.upstream_first_rx,
+        TimePoint::UpstreamRxEnd => info.upstream_last_rx,
+        TimePoint::DownstreamTxBegin => info.response_begin,
+        TimePoint::DownstreamTxEnd => info.response_begin.and(info.end),
+        TimePoint::UpstreamConnectBegin
+        | TimePoint::UpstreamConnectEnd
+        | TimePoint::UpstreamHandshakeEnd
+        | TimePoint::Custom(_) => None,
+    }
+}
+
+/// The gRPC status of a gRPC stream: of the trailers, the headers, or what the HTTP status stands for.
+pub fn grpc_status(scope: &Scope<'_>) -> Option<u32> {
+    if !scope.request.is_grpc() {
+        return None;
+    }
+    let of = |headers: &HeaderMap| -> Option<u32> {
+        headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    };
+    scope
+        .response_trailers
+        .and_then(of)
+        .or_else(|| scope.response.and_then(|head| of(&head.headers)))
+        .or_else(|| {
+            status(scope).map(|status| match status.as_u16() {
+                400 => 13,
+                401 => 16,
+                403 => 7,
+                404 => 12,
+                429 | 502..=504 => 14,
+                _ => 2,
+            })
+        })
+}
+
+const GRPC_NAMES: [(&str, &str); 17] = [
+    ("OK", "OK"),
+    ("Canceled", "CANCELLED"),
+    ("Unknown", "UNKNOWN"),
+    ("InvalidArgument", "INVALID_ARGUMENT"),
+    ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
+    ("NotFound", "NOT_FOUND"),
+    ("AlreadyExists", "ALREADY_EXISTS"),
+    ("PermissionDenied", "PERMISSION_DENIED"),
+    ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
+    ("FailedPrecondition", "FAILED_PRECONDITION"),
+    ("Aborted", "ABORTED"),
+    ("OutOfRange", "OUT_OF_RANGE"),
+    ("Unimplemented", "UNIMPLEMENTED"),
+    ("Internal", "INTERNAL"),
+    ("Unavailable", "UNAVAILABLE"),
+    ("DataLoss", "DATA_LOSS"),
+    ("Unauthenticated", "UNAUTHENTICATED"),
+];
+
+fn write_grpc_status(format: GrpcStatusFormat, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
+    let Some(code) = grpc_status(scope) else {
+        return Written::Missing;
+    };
+    let names = usize::try_from(code)
+        .ok()
+        .and_then(|code| GRPC_NAMES.get(code));
+    match (format, names) {
+        (GrpcStatusFormat::Number, _) => number(u64::from(code), out),
+        (GrpcStatusFormat::Camel, Some((camel, _))) => text(camel, out),
+        (GrpcStatusFormat::Snake, Some((_, snake))) => text(snake, out),
+        (_, None) => display(code, out),
+    }
+}
+
+fn masked(which: MaskableAddress, bits: u8, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
+    let address = match which {
+        MaskableAddress::DownstreamRemote => client(scope),
+        MaskableAddress::DownstreamDirectRemote => scope.connection.remote,
+        MaskableAddress::DownstreamLocal | MaskableAddress::DownstreamDirectLocal => {
+            scope.connection.local
+        }
+        MaskableAddress::UpstreamLocal => scope.info.upstream.local,
+        MaskableAddress::UpstreamRemote => scope.info.upstream.remote,
+    };
+    let Some(address) = address else {
+        return Written::Missing;
+    };
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            let bits = bits.min(32);
+            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            let network = std::net::Ipv4Addr::from(u32::from(ip) & mask);
+            display(format_args!("{network}/{bits}"), out)
+        }
+        IpAddr::V6(ip) => {
+            let bits = bits.min(128);
+            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            let network = std::net::Ipv6Addr::from(u128::from(ip) & mask);
+            display(format_args!("{network}/{bits}"), out)
+        }
+    }
+}
+
+fn metadata(
+    source: MetadataSource,
+    path: &[Box<str>],
+    scope: &Scope<'_>,
+    out: &mut Vec<u8>,
+) -> Written {
+    let upstream = &scope.info.upstream;
+    let attributes;
+    let metadata: Option<&pb::Metadata> = match source {
+        MetadataSource::Dynamic => scope.info.dynamic_metadata.as_deref(),
+        MetadataSource::Cluster => upstream
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.config.metadata.as_deref()),
+        MetadataSource::Route => scope
+            .route
+            .and_then(|route| route.route.metadata.as_deref()),
+        MetadataSource::VirtualHost => scope
+            .route
+            .and_then(|route| route.virtual_host().metadata.as_deref()),
+        MetadataSource::UpstreamHost => match &upstream.host {
+            Some(host) => {
+                attributes = host.attributes();
+                attributes.metadata.as_deref()
+            }
+            None => None,
+        },
+        MetadataSource::Listener => scope.connection.listener_metadata.as_deref(),
+        MetadataSource::FilterChain => None,
+    };
+    let Some((namespace, keys)) = path.split_first() else {
+        return Written::Missing;
+    };
+    let Some(fields) = metadata.and_then(|metadata| metadata.filter_metadata.get(&**namespace))
+    else {
+        return Written::Missing;
+    };
+    let Some((first, rest)) = keys.split_first() else {
+        write_struct(fields, out);
+        return Written::Json;
+    };
+    let mut value = fields.fields.get(&**first);
+    for key in rest {
+        value = match value.and_then(|value| value.kind.as_ref()) {
+            Some(Kind::StructValue(fields)) => fields.fields.get(&**key),
+            _ => None,
+        };
+    }
+    match value.and_then(|value| value.kind.as_ref()) {
+        None | Some(Kind::NullValue(_)) => Written::Missing,
+        Some(Kind::StringValue(value)) => text(value, out),
+        Some(Kind::NumberValue(value)) => {
+            write_f64(*value, out);
+            Written::Json
+        }
+        Some(_) => {
+            if let Some(value) = value {
+                write_value(value, out);
+            }
+            Written::Json
+        }
+    }
+}
+
+/// The first value of `key` in `x-forwarded-client-cert`: elements are separated by commas, pairs by semicolons.
+fn xfcc(key: &str, headers: &HeaderMap, out: &mut Vec<u8>) -> Written {
+    let Some(value) = headers.get("x-forwarded-client-cert") else {
+        return Written::Missing;
+    };
+    let mut quoted = false;
+    let mut escaped = false;
+    let pairs = value.as_bytes().split(|byte| {
+        let separates = !quoted && matches!(byte, b',' | b';');
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+        separates
+    });
+    for pair in pairs {
+        let pair = pair.trim_ascii();
+        let Some(equals) = memchr::memchr(b'=', pair) else {
+            continue;
+        };
+        if pair[..equals].eq_ignore_ascii_case(key.as_bytes()) {
+            let value = &pair[equals + 1..];
+            let inner = value
+                .strip_prefix(b"\"")
+                .and_then(|value| value.strip_suffix(b"\""));
+            match inner {
+                Some(inner) => {
+                    let mut escaped = false;
+                    out.extend(inner.iter().filter(|byte| {
+                        escaped = **byte == b'\\' && !escaped;
+                        !escaped
+                    }));
+                }
+                None => out.extend_from_slice(value),
+            }
+            return Written::Text;
+        }
+    }
+    Written::Missing
+}

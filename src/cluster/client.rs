@@ -1,19 +1,24 @@
 //! Our own calls: what Wasm plugins send and what we fetch. Works on any runtime and thread.
 //!
-//! Failures become the responses that Envoy makes of them (503, 504), because plugins look at `:status`.
+//! Failures become the responses that Envoy's asynchronous client makes of them (503 and 504 with the router's
+//! texts), because plugins look at `:status`; what is left without any response is a [`CallError`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::HeaderMap;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
 
-use super::ClusterMap;
-use crate::http::{RequestHead, ResponseHead};
+use super::{Cluster, ClusterMap, Host, Origin, PickContext, SendOptions};
+use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
 /// A request of our own.
 #[derive(Debug)]
 pub struct Call {
-    /// The head. `x-envoy-expected-rq-timeout-ms` and the like are added.
+    /// The head. `x-envoy-internal` and `x-envoy-expected-rq-timeout-ms` are added, as Envoy adds them.
     pub head: RequestHead,
     /// The body.
     pub body: Bytes,
@@ -23,6 +28,19 @@ pub struct Call {
     pub timeout: Duration,
     /// Largest answer body.
     pub limit: usize,
+}
+
+impl Call {
+    /// A call without body and trailers, and with no limit but that of memory.
+    pub fn new(head: RequestHead, timeout: Duration) -> Self {
+        Self {
+            head,
+            body: Bytes::new(),
+            trailers: HeaderMap::new(),
+            timeout,
+            limit: usize::MAX,
+        }
+    }
 }
 
 /// The whole answer, which may be one that we made because of a failure.
@@ -42,9 +60,15 @@ pub enum CallError {
     /// There is no such cluster.
     #[error("unknown cluster {0:?}")]
     UnknownCluster(Box<str>),
-    /// The answer ended before its end, or is larger than the limit.
-    #[error("{0}")]
-    Reset(Box<str>),
+    /// The answer ended before its end: what Envoy reports as a reset.
+    #[error("the answer ended early: {0}")]
+    Reset(BodyError),
+    /// The answer had begun when the time was over.
+    #[error("no complete answer in time")]
+    Timeout,
+    /// The answer is larger than the caller allows.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
 }
 
 /// Calls `cluster` and waits for the whole answer.
@@ -53,7 +77,12 @@ pub async fn call(
     cluster: &str,
     call: Call,
 ) -> Result<CallResponse, CallError> {
-    download(clusters, cluster, call, |_| ()).await
+    let mut body = Collected::default();
+    let mut response = download(clusters, cluster, call, |chunk| body.push(chunk)).await?;
+    if response.body.is_empty() {
+        response.body = body.finish();
+    }
+    Ok(response)
 }
 
 /// As [`call`], giving the body to `chunk` as it comes; the answer's `body` is then that of a failure alone.
@@ -61,8 +90,185 @@ pub async fn download(
     clusters: &ClusterMap,
     cluster: &str,
     call: Call,
-    chunk: impl FnMut(Bytes) + Send,
+    mut chunk: impl FnMut(Bytes) + Send,
 ) -> Result<CallResponse, CallError> {
-    let _ = (clusters, call, chunk);
-    Err(CallError::UnknownCluster(cluster.into()))
+    let cluster = clusters
+        .get(cluster)
+        .ok_or_else(|| CallError::UnknownCluster(cluster.into()))?;
+    let Some(host) = cluster.pick(&PickContext::default()) else {
+        return Ok(refused(cluster, None, ReplyReason::NoHealthyUpstream));
+    };
+    let begun = Instant::now();
+    let (timeout, limit) = (call.timeout, call.limit);
+    let mut started = false;
+    let exchange = exchange(cluster, &host, call, limit, &mut started, &mut chunk);
+    if timeout.is_zero() {
+        return exchange.await;
+    }
+    let Ok(result) = tokio::time::timeout_at(begun + timeout, exchange).await else {
+        cluster.timed_out(Some(&host));
+        return if started {
+            Err(CallError::Timeout)
+        } else {
+            Ok(refused(cluster, Some(&host), ReplyReason::ResponseTimeout))
+        };
+    };
+    result
+}
+
+async fn exchange(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    call: Call,
+    limit: usize,
+    started: &mut bool,
+    chunk: &mut (impl FnMut(Bytes) + Send),
+) -> Result<CallResponse, CallError> {
+    let begun = Instant::now();
+    let (head, body) = request(call);
+    let sent = cluster.send(host, head, body, SendOptions::default()).await;
+    let response = match sent {
+        Ok(response) => response,
+        Err(error) => return Ok(refused(cluster, Some(host), error.reason())),
+    };
+    *started = true;
+    let mut head = response.head;
+    cluster.answered(Some(host), head.status.as_u16(), Origin::Internal);
+    head.headers.insert(
+        "x-envoy-upstream-service-time",
+        millis(begun.elapsed()).into(),
+    );
+    let mut body = response.body;
+    let mut received = 0usize;
+    let mut trailers = None;
+    while let Some(frame) = next_frame(&mut body).await {
+        match frame.map_err(CallError::Reset)?.into_data() {
+            Ok(data) => {
+                received = received.saturating_add(data.len());
+                if received > limit {
+                    return Err(CallError::TooLarge(limit));
+                }
+                chunk(data);
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    cluster.answer_time(begun.elapsed(), Origin::Internal);
+    Ok(CallResponse {
+        head,
+        body: Bytes::new(),
+        trailers,
+    })
+}
+
+async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, BodyError>> {
+    std::future::poll_fn(|cx| std::pin::Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+fn request(call: Call) -> (RequestHead, Body) {
+    let Call {
+        mut head,
+        body,
+        trailers,
+        timeout,
+        limit: _,
+    } = call;
+    if !body.is_empty() && trailers.is_empty() {
+        head.headers.insert(CONTENT_LENGTH, body.len().into());
+    }
+    head.headers
+        .insert("x-envoy-internal", HeaderValue::from_static("true"));
+    if !timeout.is_zero() {
+        head.headers
+            .insert("x-envoy-expected-rq-timeout-ms", millis(timeout).into());
+    }
+    let body = if trailers.is_empty() {
+        Body::full(body)
+    } else {
+        Body::new(WithTrailers {
+            data: Some(body).filter(|body| !body.is_empty()),
+            trailers: Some(trailers),
+        })
+    };
+    (head, body)
+}
+
+/// The response that Envoy makes of a failure: status, text, three headers.
+fn refused(cluster: &Cluster, host: Option<&Host>, reason: ReplyReason) -> CallResponse {
+    let reply = LocalReply::from(reason);
+    cluster.answered(host, reply.status.as_u16(), Origin::Internal);
+    let mut head = ResponseHead::new(reply.status);
+    head.headers = reply.headers;
+    if !reply.body.is_empty() {
+        head.headers.insert(CONTENT_LENGTH, reply.body.len().into());
+        head.headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    debug_assert!(reply.status >= StatusCode::BAD_REQUEST);
+    CallResponse {
+        head,
+        body: reply.body,
+        trailers: None,
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Chunks as one: no copy where there is one chunk, as is usual.
+#[derive(Default)]
+struct Collected {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Collected {
+    fn push(&mut self, chunk: Bytes) {
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = chunk;
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(&self.first);
+        }
+        self.rest.extend_from_slice(&chunk);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.rest.is_empty() {
+            self.first
+        } else {
+            self.rest.freeze()
+        }
+    }
+}
+
+struct WithTrailers {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl http_body::Body for WithTrailers {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self.data.take() {
+            Some(data) => Some(Frame::data(data)),
+            None => self.trailers.take().map(Frame::trailers),
+        };
+        std::task::Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64)
+    }
 }

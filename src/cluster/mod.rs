@@ -285,20 +285,29 @@ impl Live {
         {
             source.policy = policy(config, Some(endpoints));
             source.applied = Some(Arc::clone(endpoints));
-            self.set_members(&source, endpoint_set::members(endpoints));
+            self.set_members(&source, endpoint_set::members(endpoints), |_| ());
         }
         drop(source);
+        self.set_warm();
+    }
+
+    fn set_warm(&self) {
         self.warm
             .send_if_modified(|warm| !std::mem::replace(warm, true));
     }
 
+    /// Publishes the set of `members`; `prepare` sees every host before a pick can.
     fn set_members(
         &self,
         source: &Source,
         members: impl IntoIterator<Item = (host::HostKey, host::Attributes)>,
+        prepare: impl Fn(&Arc<Host>),
     ) {
         let previous = self.endpoints.load_full();
         let set = EndpointSet::build(members, &source.policy, &previous, self.shards);
+        set.hosts().for_each(prepare);
+        let matched = set.membership().total as u64;
+        self.stats.set.add(stat::DEFAULT_TOTAL_MATCH_COUNT, matched);
         let changed = {
             let (old, new) = (previous.membership().total, set.membership().total);
             old != new

@@ -47,10 +47,16 @@ pub trait Observer: Send {
 impl Observer for () {}
 
 /// What an attempt may be told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SendOptions<O = ()> {
     /// Hears of the connection before there is an answer.
     pub observer: O,
+}
+
+impl Default for SendOptions {
+    fn default() -> Self {
+        Self { observer: () }
+    }
 }
 
 /// The answer to a request.

@@ -87,7 +87,7 @@ impl ResourceType {
     }
 
     /// The gRPC method of the type's own service.
-    pub(super) fn method(self, delta: bool) -> &'static str {
+    pub(crate) fn method(self, delta: bool) -> &'static str {
         match (self, delta) {
             (Self::Cluster, false) => {
                 "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters"

@@ -3,6 +3,7 @@
 pub mod body;
 pub mod codec;
 pub mod head;
+pub mod joined;
 pub mod reply;
 
 pub use body::{Body, BodyError};

@@ -3,6 +3,8 @@
 //! A worker only ever appends to a buffer in memory; a thread of its own writes them out. The same path is one
 //! writer, whichever Generation it comes from.
 
+pub(in crate::stream) mod filter;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,26 +1,293 @@
 //! What the selected route makes of heads: header mutations and rewrites on the way to the upstream, and back.
+//!
+//! As in Envoy, one set of mutations first removes, then evaluates all its values over what is left, then overwrites,
+//! then appends. A value that comes out empty is not added, unless it is to be kept.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use smallvec::SmallVec;
 
 use super::Stream;
-use crate::config::header::HeaderMutations;
-use crate::route::SelectedRoute;
+use super::format::{LogType, Scope, write_text};
+use crate::config::header::{AppendAction, HeaderMutations, HeaderTarget, HeaderValueOption};
+use crate::config::route::PathRewrite;
+use crate::http::joined::{self, Side};
+use crate::http::{RequestHead, ResponseHead, Scheme};
+use crate::route::{SelectedRoute, rewrite};
+
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 /// Prepares the request for the upstream as `route` says: header mutations of all levels, path and host rewrites, and
 /// the `x-envoy-original-…` headers. `auto_host_rewrite` is left to the router (`route::rewrite::set_authority`).
 pub fn finalize_request(stream: &Stream, route: &SelectedRoute) {
-    let _ = (stream, route);
+    for mutations in route.request_mutations() {
+        mutate_request_for(stream, Some(route), mutations);
+    }
+    let Some(forward) = route.forward() else {
+        return;
+    };
+    let keep_original = !stream.config.options.suppress_envoy_headers;
+    let formatted = match &forward.path_rewrite {
+        PathRewrite::Format(format) => {
+            let mut out = Vec::new();
+            with_scope(stream, Some(route), None, |scope| {
+                write_text(format, scope, true, &mut out);
+            });
+            Some(out)
+        }
+        PathRewrite::None | PathRewrite::Prefix(_) | PathRewrite::Regex { .. } => None,
+    };
+    let mut request = stream.request.lock();
+    // Of the weighted cluster, then the route's own, which sees the path before it is rewritten.
+    let weighted = route
+        .weighted_cluster()
+        .and_then(|cluster| cluster.host_rewrite.as_deref())
+        .and_then(|host| HeaderValue::from_str(host).ok());
+    let host = rewrite::rewritten_host(route, &request);
+    let path = formatted.or_else(|| rewrite::rewritten_path(route, request.path.as_bytes()));
+    if let Some(path) = path.and_then(|path| HeaderValue::from_bytes(&path).ok()) {
+        set_path(&mut request, path, keep_original);
+    }
+    if let Some(host) = weighted {
+        request.authority = host;
+    }
+    if let Some(host) = host {
+        rewrite::set_authority(
+            &mut request,
+            host,
+            forward.append_x_forwarded_host,
+            keep_original,
+        );
+    }
+}
+
+/// Replaces the path, and keeps what it was in `x-envoy-original-path`.
+pub fn set_path(request: &mut RequestHead, path: HeaderValue, keep_original: bool) {
+    if keep_original {
+        request.headers.insert(ORIGINAL_PATH, request.path.clone());
+    }
+    request.path = path;
 }
 
 /// Applies the response header mutations of all levels of `route` to the response head in `stream`.
 pub fn finalize_response(stream: &Stream, route: &SelectedRoute) {
-    let _ = (stream, route);
+    for mutations in route.response_mutations() {
+        mutate_response_for(stream, Some(route), mutations);
+    }
 }
 
 /// Applies `mutations` to the request head in `stream`.
 pub fn mutate_request(stream: &Stream, mutations: &HeaderMutations) {
-    let _ = (stream, mutations);
+    let route = stream.resolved_route();
+    mutate_request_for(stream, route.as_deref(), mutations);
 }
 
 /// Applies `mutations` to the response head in `stream`, if there is one.
 pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
-    let _ = (stream, mutations);
+    let route = stream.resolved_route();
+    mutate_response_for(stream, route.as_deref(), mutations);
+}
+
+fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations: &HeaderMutations) {
+    {
+        let mut request = stream.request.lock();
+        for name in &mutations.remove {
+            request.headers.remove(name);
+        }
+    }
+    if mutations.add.is_empty() {
+        return;
+    }
+    let mut values = Values::new();
+    with_scope(stream, route, None, |scope| {
+        values = evaluate(&mutations.add, scope, |name| {
+            request_has(scope.request, name)
+        });
+    });
+    let mut request = stream.request.lock();
+    in_order(values, |option, value, append| match &option.name {
+        HeaderTarget::Header(name) => {
+            set(Side::Request, &mut request.headers, name, value, append);
+        }
+        HeaderTarget::Authority => {
+            request.authority = value;
+            request.has_host = true;
+        }
+        HeaderTarget::Path => request.path = value,
+        HeaderTarget::Method => {
+            if let Ok(method) = Method::from_bytes(value.as_bytes()) {
+                request.method = method;
+            }
+        }
+        HeaderTarget::Scheme => match value.as_bytes() {
+            b"http" => request.scheme = Scheme::Http,
+            b"https" => request.scheme = Scheme::Https,
+            _ => {}
+        },
+        HeaderTarget::Status => {}
+    });
+}
+
+fn mutate_response_for(
+    stream: &Stream,
+    route: Option<&SelectedRoute>,
+    mutations: &HeaderMutations,
+) {
+    {
+        let mut response = stream.response.lock();
+        let Some(response) = response.as_mut() else {
+            return;
+        };
+        for name in &mutations.remove {
+            response.headers.remove(name);
+        }
+    }
+    if mutations.add.is_empty() {
+        return;
+    }
+    let mut values = Values::new();
+    with_scope(stream, route, None, |scope| {
+        values = evaluate(&mutations.add, scope, |name| {
+            scope
+                .response
+                .is_some_and(|response| response_has(response, name))
+        });
+    });
+    if let Some(response) = stream.response.lock().as_mut() {
+        apply_to_response(values, response);
+    }
+}
+
+/// Applies `mutations` to a head that is not yet the stream's (a local reply's); `scope` is what the values see.
+pub(super) fn mutate_reply(
+    mutations: &HeaderMutations,
+    scope: &Scope<'_>,
+    response: &mut ResponseHead,
+) {
+    for name in &mutations.remove {
+        response.headers.remove(name);
+    }
+    let values = evaluate(&mutations.add, scope, |name| response_has(response, name));
+    apply_to_response(values, response);
+}
+
+fn apply_to_response(values: Values<'_>, response: &mut ResponseHead) {
+    in_order(values, |option, value, append| match &option.name {
+        HeaderTarget::Header(name) => {
+            set(Side::Response, &mut response.headers, name, value, append);
+        }
+        HeaderTarget::Status => {
+            if let Ok(status) = StatusCode::from_bytes(value.as_bytes()) {
+                response.status = status;
+            }
+        }
+        HeaderTarget::Authority
+        | HeaderTarget::Path
+        | HeaderTarget::Method
+        | HeaderTarget::Scheme => {}
+    });
+}
+
+/// Evaluated values, with what they are for and whether they append.
+type Values<'a> = SmallVec<[(&'a HeaderValueOption, HeaderValue, bool); 8]>;
+
+fn evaluate<'a>(
+    options: &'a [HeaderValueOption],
+    scope: &Scope<'_>,
+    has: impl Fn(&HeaderTarget) -> bool,
+) -> Values<'a> {
+    let mut values = Values::new();
+    let mut buffer = Vec::new();
+    for option in options {
+        let append = match option.action {
+            AppendAction::AppendIfExistsOrAdd => true,
+            AppendAction::AddIfAbsent if has(&option.name) => continue,
+            AppendAction::AddIfAbsent => true,
+            AppendAction::OverwriteIfExistsOrAdd => false,
+            AppendAction::OverwriteIfExists if !has(&option.name) => continue,
+            AppendAction::OverwriteIfExists => false,
+        };
+        buffer.clear();
+        let bytes: &[u8] = match option.value.as_literal() {
+            Some(text) => text.as_bytes(),
+            None => {
+                write_text(&option.value, scope, true, &mut buffer);
+                &buffer
+            }
+        };
+        if bytes.is_empty() && !option.keep_empty_value {
+            continue;
+        }
+        if let Ok(value) = HeaderValue::from_bytes(bytes) {
+            values.push((option, value, append));
+        }
+    }
+    values
+}
+
+/// Overwrites first, then appends.
+fn in_order(values: Values<'_>, mut apply: impl FnMut(&HeaderValueOption, HeaderValue, bool)) {
+    let mut appended = Values::new();
+    for (option, value, append) in values {
+        if append {
+            appended.push((option, value, append));
+        } else {
+            apply(option, value, false);
+        }
+    }
+    for (option, value, append) in appended {
+        apply(option, value, append);
+    }
+}
+
+fn set(side: Side, headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, append: bool) {
+    if append {
+        joined::append(side, headers, name.clone(), value);
+    } else {
+        headers.insert(name, value);
+    }
+}
+
+fn request_has(request: &RequestHead, target: &HeaderTarget) -> bool {
+    match target {
+        HeaderTarget::Header(name) => request.headers.contains_key(name),
+        HeaderTarget::Authority => request.has_host,
+        HeaderTarget::Path => !request.path.is_empty(),
+        HeaderTarget::Method | HeaderTarget::Scheme => true,
+        HeaderTarget::Status => false,
+    }
+}
+
+fn response_has(response: &ResponseHead, target: &HeaderTarget) -> bool {
+    match target {
+        HeaderTarget::Header(name) => response.headers.contains_key(name),
+        HeaderTarget::Status => true,
+        HeaderTarget::Authority
+        | HeaderTarget::Path
+        | HeaderTarget::Method
+        | HeaderTarget::Scheme => false,
+    }
+}
+
+/// The scope of `stream`, whose cells are locked while `f` runs.
+pub(super) fn with_scope<R>(
+    stream: &Stream,
+    route: Option<&SelectedRoute>,
+    status: Option<StatusCode>,
+    f: impl FnOnce(&Scope<'_>) -> R,
+) -> R {
+    let request = stream.request.lock();
+    let response = stream.response.lock();
+    let trailers = stream.response_trailers.lock();
+    let info = stream.info.lock();
+    f(&Scope {
+        request: &request,
+        response: response.as_ref(),
+        response_trailers: trailers.as_ref(),
+        info: &info,
+        connection: &stream.connection,
+        route,
+        status,
+        local_reply_body: info.local_reply_body.as_deref().unwrap_or_default(),
+        log_type: LogType::NotSet,
+    })
 }

@@ -15,7 +15,7 @@ use crate::http::{RequestHead, ResponseHead};
 use crate::route::SelectedRoute;
 
 use operator::Written;
-pub use operator::grpc_status;
+pub use operator::{grpc_status, grpc_status_of};
 
 /// Which record of a stream is written (`%ACCESS_LOG_TYPE%`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

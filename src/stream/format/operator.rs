@@ -568,6 +568,11 @@ pub fn grpc_status(scope: &Scope<'_>) -> Option<u32> {
     if !scope.request.is_grpc() {
         return None;
     }
+    grpc_status_of(scope)
+}
+
+/// As [`grpc_status`], whatever the request was.
+pub fn grpc_status_of(scope: &Scope<'_>) -> Option<u32> {
     let of = |headers: &HeaderMap| -> Option<u32> {
         headers.get("grpc-status")?.to_str().ok()?.parse().ok()
     };

@@ -2,5 +2,6 @@
 //!
 //! [`metrics`] is written by the data path, per shard and without contention; the encoders read the sums.
 
+pub mod limit;
 pub mod log;
 pub mod metrics;

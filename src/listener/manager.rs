@@ -39,7 +39,7 @@ pub struct BoundListener {
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot bind '{address}': {source}")]
+#[error("cannot bind '{address}': {}", reason(.source))]
 pub struct BindError {
     /// The listener.
     pub listener: Arc<str>,
@@ -47,6 +47,15 @@ pub struct BindError {
     pub address: Address,
     /// Why.
     pub source: io::Error,
+}
+
+/// The reason alone, as Envoy prints it, without the number that Rust adds.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[derive(Debug)]

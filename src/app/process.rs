@@ -1,0 +1,192 @@
+//! The proxy as a process: from its command line to its exit code.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::control::Readiness;
+use super::server::{Server, Setup};
+use super::stats::server as stat;
+use crate::base::{Shard, Workers};
+use crate::bootstrap::{self, Bootstrap};
+use crate::cli::{self, Mode, Options};
+use crate::cluster::dns::SystemResolver;
+use crate::config::cluster::ConfigSource;
+use crate::filter;
+use crate::listener::DrainStrategy;
+use crate::stream::access_log::SinkOptions;
+use crate::telemetry::metrics::{Registry, StatSet};
+use crate::xds;
+
+/// Runs a proxy as the command line asks, until a signal or `/quitquitquit` ends it.
+///
+/// # Errors
+/// What kept it from starting, for a person to read; the exit code is 1.
+pub fn serve(options: Options) -> anyhow::Result<()> {
+    let loaded = bootstrap::load(&bootstrap::Source {
+        path: options.config_path.clone(),
+        yaml: options.config_yaml.clone(),
+        node_id: options.service_node.clone(),
+        node_cluster: options.service_cluster.clone(),
+        node_zone: options.service_zone.clone(),
+        allow_unknown_fields: options.allow_unknown_static_fields,
+        skip_deprecated: options.skip_deprecated_logs,
+    })?;
+    set_up_log(&options);
+    for warning in options.warnings.iter().chain(&loaded.warnings) {
+        tracing::warn!(target: "main", "{warning}");
+    }
+    let filters = Arc::new(filter::Registry::new());
+    let bootstrap = Bootstrap::parse(loaded.proto, &*filters)?;
+    for note in &bootstrap.notes {
+        tracing::info!(target: "main", "{note}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Shard::CONTROL.enter();
+    let unknown_fields = loaded.unknown_fields;
+    let result = runtime.block_on(async move {
+        match options.mode {
+            Mode::Serve => run(options, bootstrap, filters, unknown_fields).await,
+            Mode::Validate | Mode::InitOnly => {
+                super::validate::validate(&options, &bootstrap, &filters).await
+            }
+        }
+    });
+    // A blocking task (a compilation) must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(
+    options: Options,
+    bootstrap: Bootstrap,
+    filters: Arc<filter::Registry>,
+    unknown_fields: usize,
+) -> anyhow::Result<()> {
+    let workers = Workers::threads(options.concurrency).context("cannot start the workers")?;
+    let metrics = Registry::new(workers.handles().shards());
+    let stats = metrics.set(&stat::TABLE, "server.", "server", []);
+    stats.add(stat::STATIC_UNKNOWN_FIELDS, unknown_fields as u64);
+    let static_listeners: Vec<_> = bootstrap
+        .listeners
+        .iter()
+        .map(|listener| Arc::clone(&listener.value.name))
+        .collect();
+    let server = Server::start(setup(
+        &options,
+        &bootstrap,
+        filters,
+        workers,
+        metrics,
+        Arc::clone(&stats),
+    )?)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut reopen = signal(SignalKind::user_defined1())?;
+    let mut readiness = server.readiness();
+    let mut live = false;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                tracing::warn!(target: "main", "caught SIGTERM");
+                break;
+            }
+            _ = interrupt.recv() => {
+                tracing::warn!(target: "main", "caught SIGINT");
+                break;
+            }
+            _ = hang_up.recv() => tracing::warn!(target: "main", "caught and eating SIGHUP. See documentation for how to hot restart."),
+            _ = reopen.recv() => server.sinks.reopen(),
+            Ok(()) = readiness.changed(), if !live => {
+                if *readiness.borrow_and_update() == Readiness::Live {
+                    live = true;
+                    let errors = server.bind_errors().borrow().clone();
+                    if let Some(error) = errors.iter().find(|error| static_listeners.contains(&error.listener)) {
+                        anyhow::bail!("{error}");
+                    }
+                    tracing::info!(target: "main", "all dependencies initialized. starting workers");
+                }
+            }
+        }
+    }
+    tracing::info!(target: "main", "exiting");
+    server.sinks.flush();
+    Ok(())
+}
+
+/// What a server is started with.
+pub(super) fn setup(
+    options: &cli::Options,
+    bootstrap: &Bootstrap,
+    filters: Arc<filter::Registry>,
+    workers: Workers,
+    metrics: Registry,
+    stats: Arc<StatSet>,
+) -> anyhow::Result<Setup> {
+    let unknown_fields = if options.reject_unknown_dynamic_fields {
+        xds::UnknownFields::Reject
+    } else if options.ignore_unknown_dynamic_fields {
+        xds::UnknownFields::Ignore
+    } else {
+        xds::UnknownFields::Warn
+    };
+    let xds = xds::Options {
+        node: bootstrap.node.clone(),
+        ads: match bootstrap.ads.clone() {
+            Some(ConfigSource::Grpc {
+                delta,
+                service,
+                node_on_first_message_only,
+                ..
+            }) => Some(xds::ApiSource {
+                delta,
+                service,
+                node_on_first_message_only,
+            }),
+            _ => None,
+        },
+        cds: bootstrap.cds.clone(),
+        lds: bootstrap.lds.clone(),
+        static_clusters: bootstrap
+            .clusters
+            .iter()
+            .map(|cluster| Arc::clone(&cluster.value))
+            .collect(),
+        static_listeners: bootstrap
+            .listeners
+            .iter()
+            .map(|listener| Arc::clone(&listener.value))
+            .collect(),
+        unknown_fields,
+        unknown_fields_stat: Some((Arc::clone(&stats), stat::DYNAMIC_UNKNOWN_FIELDS)),
+    };
+    Ok(Setup {
+        xds,
+        workers,
+        drain_strategy: match options.drain_strategy {
+            cli::DrainStrategy::Gradual => DrainStrategy::Gradual,
+            cli::DrainStrategy::Immediate => DrainStrategy::Immediate,
+        },
+        drain_time: options.drain_time,
+        sinks: SinkOptions {
+            flush_interval: options.file_flush_interval,
+            flush_size: options.file_flush_min_size_kb as usize * 1024,
+        },
+        wasm_cache: super::wasm_cache(),
+        resolver: Arc::new(SystemResolver::default()),
+        metrics,
+        filters,
+        stats: Some(stats),
+    })
+}
+
+fn set_up_log(options: &Options) {
+    let _ = options;
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .try_init();
+}

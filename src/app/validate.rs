@@ -1,0 +1,46 @@
+//! `--mode validate`: everything that can be told without opening a port.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::admission::Trial;
+use crate::base::Workers;
+use crate::bootstrap::Bootstrap;
+use crate::cli::Options;
+use crate::cluster::ClusterMap;
+use crate::filter;
+use crate::telemetry::metrics::Registry;
+use crate::wasm;
+use crate::xds::{Admission as _, Candidate};
+
+/// Validates what the bootstrap holds, Wasm code at hand included, and says so on standard output. Files that are
+/// watched (`path_config_source`) are not read, as in Envoy.
+pub(super) async fn validate(
+    options: &Options,
+    bootstrap: &Bootstrap,
+    filters: &Arc<filter::Registry>,
+) -> anyhow::Result<()> {
+    let workers = Workers::inline();
+    let metrics = Registry::new(workers.handles().shards());
+    let clusters = Arc::new(ArcSwap::from_pointee(ClusterMap::default()));
+    let plugins = wasm::Plugins::new(wasm::Options::new(workers.handles(), metrics, clusters))?;
+    let trial = Trial::new(Arc::clone(filters), plugins);
+    for listener in &bootstrap.listeners {
+        if let Some(trial) = trial.admit(&Candidate::Listener(Arc::clone(&listener.value))) {
+            trial.await.map_err(|error| {
+                error.at(&format!(
+                    "static_resources.listeners[{}]",
+                    listener.value.name
+                ))
+            })?;
+        }
+    }
+    let path = options
+        .config_path
+        .as_ref()
+        .map(|path| path.display().to_string())
+        .unwrap_or_default();
+    println!("configuration '{path}' OK");
+    Ok(())
+}

@@ -104,7 +104,7 @@ impl Server {
         let stats = stats.unwrap_or_else(|| metrics.set(&stat::TABLE, "server.", "server", []));
         let node = Arc::new(xds.node.clone());
         let state = Arc::new(ServerState::new(drain_strategy, drain_time));
-        let sinks = Sinks::new(sinks);
+        let sinks = Sinks::new(sinks, &metrics);
         let connection_ids = Arc::new(AtomicU64::new(0));
         let cluster_map = Arc::new(ArcSwap::from_pointee(cluster::ClusterMap::default()));
         let mut options =

@@ -1,60 +1,31 @@
-//! Access loggers of one connection manager, and the sinks that they share.
+//! The access logs of one connection manager, ready to write.
 //!
-//! A worker only ever appends to a buffer in memory; a thread of its own writes them out. The same path is one
-//! writer, whichever Generation it comes from.
+//! A worker formats a line into a buffer of its own and appends it to the sink's: no file is touched on the request
+//! path (see [`sink`]).
 
 pub(in crate::stream) mod filter;
+pub mod sink;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Stream;
-use super::format::LogType;
-use crate::config::access_log::AccessLog;
+use super::format::{LogType, Scope, write_record};
+use crate::config::access_log::{AccessLog, AccessLogFilter, LogFormat};
 
-/// How files are written.
-#[derive(Clone, Debug)]
-pub struct SinkOptions {
-    /// `--file-flush-interval-msec`.
-    pub flush_interval: Duration,
-    /// `--file-flush-min-size-kb`, in bytes: a fuller buffer is written at once.
-    pub flush_size: usize,
-}
-
-impl Default for SinkOptions {
-    fn default() -> Self {
-        Self {
-            flush_interval: Duration::from_secs(10),
-            flush_size: 64 << 10,
-        }
-    }
-}
-
-/// All open sinks of the process.
-#[derive(Debug)]
-pub struct Sinks {
-    options: SinkOptions,
-}
-
-impl Sinks {
-    /// With no sink open. The writing thread ends when the last handle is dropped, after a last flush.
-    pub fn new(options: SinkOptions) -> Arc<Self> {
-        Arc::new(Self { options })
-    }
-
-    /// Opens every file anew (SIGUSR1, `/reopen_logs`).
-    pub fn reopen(&self) {}
-
-    /// Writes out what is buffered, and returns when that is done. Blocks: control side only.
-    pub fn flush(&self) {
-        let _ = &self.options;
-    }
-}
+pub use sink::{Sink, SinkOptions, Sinks};
 
 /// The access logs of one connection manager, ready to write.
 #[derive(Debug)]
 pub struct AccessLogger {
-    logs: Vec<AccessLog>,
+    logs: Box<[Log]>,
+    sinks: Arc<Sinks>,
+}
+
+#[derive(Debug)]
+struct Log {
+    sink: Arc<Sink>,
+    format: LogFormat,
+    filter: Option<AccessLogFilter>,
 }
 
 impl AccessLogger {
@@ -63,9 +34,19 @@ impl AccessLogger {
     /// # Errors
     /// A file that cannot be opened.
     pub fn new(logs: &[AccessLog], sinks: &Arc<Sinks>) -> std::io::Result<Self> {
-        let _ = sinks;
+        let logs = logs
+            .iter()
+            .map(|log| {
+                Ok(Log {
+                    sink: sinks.open(&log.sink)?,
+                    format: log.format.clone(),
+                    filter: log.filter.clone(),
+                })
+            })
+            .collect::<std::io::Result<_>>()?;
         Ok(Self {
-            logs: logs.to_vec(),
+            logs,
+            sinks: Arc::clone(sinks),
         })
     }
 
@@ -76,6 +57,26 @@ impl AccessLogger {
 
     /// Writes a record of the given type.
     pub fn log_as(&self, stream: &Stream, log_type: LogType) {
-        let _ = (&self.logs, stream, log_type);
+        if self.logs.is_empty() {
+            return;
+        }
+        self.sinks.with_scratch(|line| {
+            Scope::with(stream, log_type, |scope| {
+                for log in &self.logs {
+                    let wanted = log
+                        .filter
+                        .as_ref()
+                        .is_none_or(|filter| filter::passes(filter, scope));
+                    if wanted {
+                        line.clear();
+                        write_record(&log.format, scope, line);
+                        log.sink.write(line);
+                    }
+                }
+            });
+        });
     }
 }
+
+#[cfg(test)]
+mod tests;

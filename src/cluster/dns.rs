@@ -209,6 +209,7 @@ fn targets(endpoints: &Endpoints) -> Vec<Target> {
                     priority: locality.priority,
                     health: endpoint.health,
                     locality: Arc::clone(&shared),
+                    locality_weight: locality.weight.unwrap_or(0),
                     metadata: endpoint.metadata.clone(),
                 },
                 addresses: Vec::new(),

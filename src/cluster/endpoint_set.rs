@@ -9,10 +9,14 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::balance::Group;
+use super::balance::edf::Edf;
 use super::host::{Attributes, Health, Host, HostKey};
 use crate::base::Shards;
 use crate::config::cluster::Balancer;
 use crate::config::endpoint::Endpoints;
+
+/// Highest number of a priority that the API allows.
+const MAX_PRIORITY: usize = 128;
 
 /// What decides besides the hosts.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +29,8 @@ pub struct Policy {
     pub overprovisioning_factor: u32,
     /// `weighted_priority_health`.
     pub weighted_priority_health: bool,
+    /// A locality is chosen first, by its weight and what of it is available.
+    pub locality_weighted: bool,
     /// `drop_overloads`: category and parts of a million. Envoy heeds the first.
     pub drop_overloads: Vec<(Box<str>, u32)>,
 }
@@ -41,6 +47,9 @@ struct Priority {
     all: Arc<Group>,
     healthy: Arc<Group>,
     degraded: Arc<Group>,
+    /// With weighted localities: the same hosts by locality.
+    healthy_localities: Option<Localities>,
+    degraded_localities: Option<Localities>,
     /// Percent of requests that go to the healthy hosts.
     healthy_load: u32,
     /// Percent of requests that go to the degraded hosts.
@@ -96,7 +105,9 @@ impl EndpointSet {
             if !seen.insert(key.clone()) {
                 continue;
             }
-            let (priority, weight) = (attributes.priority as usize, attributes.weight.max(1));
+            let weight = attributes.weight.max(1);
+            // The API allows 128; nothing that came past it may make us allocate for more.
+            let priority = (attributes.priority as usize).min(MAX_PRIORITY);
             let host = match known.remove(&key) {
                 Some(host) => {
                     host.set_attributes(attributes);
@@ -168,10 +179,14 @@ impl EndpointSet {
         if priority.panic {
             return priority.all.pick(rng).map_or(Picked::None, Picked::Panic);
         }
-        let group = if degraded {
-            &priority.degraded
+        let (localities, group) = if degraded {
+            (&priority.degraded_localities, &priority.degraded)
         } else {
-            &priority.healthy
+            (&priority.healthy_localities, &priority.healthy)
+        };
+        let group = match localities {
+            Some(localities) => localities.pick(rng),
+            None => group,
         };
         group.pick(rng).map_or(Picked::None, Picked::Host)
     }
@@ -231,44 +246,112 @@ impl EndpointSet {
 
 impl Priority {
     fn new(members: Vec<(Arc<Host>, u32)>, policy: &Policy, shards: Shards) -> Self {
-        let mut rng = fastrand::Rng::new();
-        let mut group = |wanted: Option<Health>| {
-            let (hosts, weights): (Vec<_>, Vec<_>) = members
-                .iter()
-                .filter(|(host, _)| wanted.is_none_or(|wanted| host.health() == wanted))
-                .cloned()
-                .unzip();
-            Arc::new(Group::new(
-                hosts,
-                &weights,
-                &policy.balancer,
-                shards,
-                &mut rng,
-            ))
+        let mut builder = Builder {
+            policy,
+            shards,
+            rng: fastrand::Rng::new(),
         };
-        let all = group(None);
-        let count = |health| {
+        let all = builder.group(members.iter());
+        let of = |health| {
             members
                 .iter()
-                .filter(|(host, _)| host.health() == health)
-                .count()
+                .filter(move |(host, _)| host.health() == health)
         };
         // Most of the time one group is all: then it is kept once.
-        let healthy = if count(Health::Healthy) == members.len() {
+        let healthy = if of(Health::Healthy).count() == members.len() {
             Arc::clone(&all)
         } else {
-            group(Some(Health::Healthy))
+            builder.group(of(Health::Healthy))
         };
-        let degraded = group(Some(Health::Degraded));
+        let degraded = builder.group(of(Health::Degraded));
         Self {
             all,
             healthy,
             degraded,
+            healthy_localities: builder.localities(&members, Health::Healthy),
+            degraded_localities: builder.localities(&members, Health::Degraded),
             healthy_load: 0,
             degraded_load: 0,
             panic: false,
         }
     }
+}
+
+struct Builder<'a> {
+    policy: &'a Policy,
+    shards: Shards,
+    rng: fastrand::Rng,
+}
+
+impl Builder<'_> {
+    fn group<'m>(&mut self, members: impl Iterator<Item = &'m (Arc<Host>, u32)>) -> Arc<Group> {
+        let (hosts, weights): (Vec<_>, Vec<_>) = members.cloned().unzip();
+        Arc::new(Group::new(
+            hosts,
+            &weights,
+            &self.policy.balancer,
+            self.shards,
+            &mut self.rng,
+        ))
+    }
+
+    /// `None` where localities are not weighted, or none of them has both a weight and a host.
+    fn localities(&mut self, members: &[(Arc<Host>, u32)], health: Health) -> Option<Localities> {
+        if !self.policy.locality_weighted {
+            return None;
+        }
+        let mut by_locality: Vec<(Arc<Attributes>, Vec<&(Arc<Host>, u32)>)> = Vec::new();
+        for member in members {
+            let attributes = member.0.attributes();
+            match by_locality
+                .iter_mut()
+                .find(|(known, _)| known.locality == attributes.locality)
+            {
+                Some((_, members)) => members.push(member),
+                None => by_locality.push((attributes, vec![member])),
+            }
+        }
+        let factor = f64::from(overprovisioning(self.policy.overprovisioning_factor)) / 100.0;
+        let mut groups = Vec::new();
+        let mut weights = Vec::new();
+        for (attributes, members) in by_locality {
+            let chosen: Vec<_> = members
+                .iter()
+                .copied()
+                .filter(|(host, _)| host.health() == health)
+                .collect();
+            let available = (factor * chosen.len() as f64 / members.len() as f64).min(1.0);
+            let weight = f64::from(attributes.locality_weight) * available;
+            if weight > 0.0 {
+                groups.push(self.group(chosen.into_iter()));
+                weights.push(weight);
+            }
+        }
+        (!groups.is_empty()).then(|| Localities {
+            groups: groups.into(),
+            schedule: Edf::new(weights, self.shards, &mut self.rng),
+        })
+    }
+}
+
+/// The localities of one priority and state of health, taken in turn by weight.
+#[derive(Debug)]
+struct Localities {
+    groups: Box<[Arc<Group>]>,
+    schedule: Edf,
+}
+
+impl Localities {
+    fn pick(&self, rng: &mut fastrand::Rng) -> &Arc<Group> {
+        match &*self.groups {
+            [only] => only,
+            groups => &groups[self.schedule.pick(rng, |_, weight| weight)],
+        }
+    }
+}
+
+fn overprovisioning(percent: u32) -> u32 {
+    if percent == 0 { 140 } else { percent }
 }
 
 /// What the arithmetic of priorities needs to know of one.
@@ -316,12 +399,8 @@ struct Loads {
 }
 
 impl Loads {
-    fn of(counts: &[Counts], overprovisioning: u32, panic_threshold: f64) -> Self {
-        let factor = u64::from(if overprovisioning == 0 {
-            140
-        } else {
-            overprovisioning
-        });
+    fn of(counts: &[Counts], percent: u32, panic_threshold: f64) -> Self {
+        let factor = u64::from(overprovisioning(percent));
         let availability = |part: u64, total: u64| {
             if total == 0 {
                 0
@@ -440,9 +519,13 @@ pub(super) fn members(endpoints: &Endpoints) -> impl Iterator<Item = (HostKey, A
                         priority: locality.priority,
                         health: endpoint.health,
                         locality: Arc::clone(&shared),
+                        locality_weight: locality.weight.unwrap_or(0),
                         metadata: endpoint.metadata.clone(),
                     },
                 )
             })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,8 @@ pub struct Attributes {
     pub health: HealthStatus,
     /// `locality`.
     pub locality: Arc<Locality>,
+    /// `load_balancing_weight` of the locality; 0 where unset.
+    pub locality_weight: u32,
     /// `metadata`.
     pub metadata: Option<Arc<pb::Metadata>>,
 }
@@ -58,6 +60,7 @@ impl Default for Attributes {
             priority: 0,
             health: HealthStatus::Unknown,
             locality: Arc::default(),
+            locality_weight: 0,
             metadata: None,
         }
     }

@@ -19,6 +19,10 @@ mod map;
 mod pool;
 mod send;
 mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -340,6 +344,7 @@ fn policy(config: &config::Cluster, endpoints: Option<&Endpoints>) -> Policy {
     Policy {
         balancer: config.balancer.clone(),
         panic_threshold: config.healthy_panic_threshold,
+        locality_weighted: config.locality_weighted,
         overprovisioning_factor: endpoints.map_or(140, |e| e.overprovisioning_factor),
         weighted_priority_health: endpoints.is_some_and(|e| e.weighted_priority_health),
         drop_overloads: endpoints.map_or_else(Vec::new, |e| e.drop_overloads.clone()),

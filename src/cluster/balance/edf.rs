@@ -1,8 +1,8 @@
-//! Earliest deadline first: the scheduler behind both weighted balancers.
+//! Earliest deadline first: the scheduler behind weighted hosts and weighted localities.
 //!
-//! Each host has a deadline; the earliest is picked and is due again `1/weight` later, so that picks are spread in
+//! Each entry has a deadline; the earliest is picked and is due again `1/weight` later, so that picks are spread in
 //! proportion to weight and evenly in time. The first deadlines are random within their period, so that workers
-//! (and proxies) do not all begin with the same host.
+//! (and proxies) do not all begin with the same one.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -41,21 +41,27 @@ impl Eq for Entry {}
 
 /// A schedule a worker.
 #[derive(Debug)]
-pub(super) struct Edf {
+pub(in crate::cluster) struct Edf {
     heaps: PerWorker<WorkerCell<BinaryHeap<Entry>>>,
-    weights: Box<[u32]>,
+    weights: Box<[f64]>,
 }
 
 impl Edf {
-    pub(super) fn new(weights: &[u32], shards: Shards, rng: &mut fastrand::Rng) -> Self {
+    /// `weights` are above zero.
+    pub(in crate::cluster) fn new(
+        weights: impl IntoIterator<Item = f64>,
+        shards: Shards,
+        rng: &mut fastrand::Rng,
+    ) -> Self {
+        let weights: Box<[f64]> = weights.into_iter().collect();
         let heaps = PerWorker::new(shards);
         // Made here, on the control side, for all workers: a pick never builds anything.
         for index in 0..shards.count() {
             let shard = index.checked_sub(1).map_or(Shard::CONTROL, Shard::worker);
             let heap: BinaryHeap<Entry> = (0u32..)
-                .zip(weights)
+                .zip(&weights)
                 .map(|(host, weight)| Entry {
-                    deadline: rng.f64() / f64::from((*weight).max(1)),
+                    deadline: rng.f64() / weight,
                     host,
                 })
                 .collect();
@@ -63,16 +69,13 @@ impl Edf {
                 .set(shard, WorkerCell::new(heap))
                 .expect("each shard once");
         }
-        Self {
-            heaps,
-            weights: weights.into(),
-        }
+        Self { heaps, weights }
     }
 
-    /// The index of the host that is due; `weight` gives what its weight is worth at the moment.
+    /// The index of the entry that is due; `weight` gives what its weight is worth at the moment.
     ///
     /// The control side may be several threads: where two meet, the second picks by chance.
-    pub(super) fn pick(
+    pub(in crate::cluster) fn pick(
         &self,
         rng: &mut fastrand::Rng,
         weight: impl FnOnce(usize, f64) -> f64,
@@ -81,9 +84,9 @@ impl Edf {
         let Some(mut heap) = heap else {
             return rng.usize(..self.weights.len());
         };
-        let mut entry = heap.peek_mut().expect("a group of one or none never asks");
+        let mut entry = heap.peek_mut().expect("nobody schedules nothing");
         let index = entry.host as usize;
-        let weight = weight(index, f64::from(self.weights[index].max(1)));
+        let weight = weight(index, self.weights[index]);
         entry.deadline += 1.0 / weight;
         // Dropping the guard puts the entry where it now belongs.
         drop(entry);

@@ -30,7 +30,7 @@ impl LeastRequest {
                 choices: choices.max(1),
             },
             Some(weights) => Self::Weighted {
-                edf: Edf::new(weights, shards, rng),
+                edf: Edf::new(weights.iter().map(|weight| f64::from(*weight)), shards, rng),
                 bias,
             },
         }

@@ -10,7 +10,7 @@ use super::host::Host;
 use crate::base::Shards;
 use crate::config::cluster::Balancer;
 
-mod edf;
+pub(super) mod edf;
 mod least_request;
 mod random;
 mod round_robin;

@@ -29,7 +29,11 @@ impl RoundRobin {
                 shards,
                 cursors: OnceLock::new(),
             },
-            Some(weights) => Self::Weighted(Edf::new(weights, shards, rng)),
+            Some(weights) => Self::Weighted(Edf::new(
+                weights.iter().map(|weight| f64::from(*weight)),
+                shards,
+                rng,
+            )),
         }
     }
 

@@ -1,14 +1,50 @@
 //! The Proxy-Wasm host: plugins are fetched, verified, compiled, warmed and swapped while traffic flows.
 //!
+//! * [`PluginSpec`] is a validated `PluginConfig`. [`Plugins`] (control side) turns a spec into a live [`Plugin`]: it
+//!   fetches and checks the code, compiles it on a blocking pool, builds one configured VM **per worker** off the
+//!   workers, and moves each to its worker. Until then the slot's last ready version serves.
+//! * A [`Vm`] belongs to one worker. Guest calls are short and synchronous, under an epoch deadline; no guest is
+//!   entered twice and none from `Drop`. Host functions of the ABI are in `abi`, by group.
+//! * A trap kills the VM, never the process or another plugin; a fresh one is built off the worker, within limits.
+//!
 //! The only importer of `wasmtime`. Without the feature `wasm` only [`PluginSpec`] and the status types remain, and
 //! every plugin is refused.
 
+#[cfg(not(feature = "wasm"))]
 mod disabled;
 mod options;
 pub mod spec;
 pub mod status;
 
+#[cfg(feature = "wasm")]
+mod abi;
+#[cfg(feature = "wasm")]
+mod callbacks;
+#[cfg(feature = "wasm")]
+mod context;
+#[cfg(feature = "wasm")]
+mod engine;
+#[cfg(feature = "wasm")]
+mod fetch;
+#[cfg(feature = "wasm")]
+mod manager;
+#[cfg(feature = "wasm")]
+mod module;
+#[cfg(feature = "wasm")]
+mod plugin;
+#[cfg(feature = "wasm")]
+mod shared;
+#[cfg(feature = "wasm")]
+mod vm;
+
+#[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
+#[cfg(feature = "wasm")]
+pub use manager::Plugins;
 pub use options::{Options, Resolution};
+#[cfg(feature = "wasm")]
+pub use plugin::Plugin;
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
+#[cfg(feature = "wasm")]
+pub use vm::{Answer, DataAction, Direction, HeadersAction, Vm};

@@ -1,0 +1,192 @@
+//! Buffers: bodies, the answer of a callout, configurations.
+//!
+//! A body is visible in its own callback as far as the chain shows it, and afterwards while this context holds it back.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Guest, Outcome, Status, give, memory, put, range};
+use crate::wasm::context::Host;
+use crate::wasm::vm::Direction;
+
+/// What a buffer number means now.
+enum View {
+    /// There is nothing; the answer that Envoy gives then.
+    Empty,
+    /// These bytes.
+    Bytes(Bytes),
+}
+
+/// `WasmBufferType`.
+fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
+    Ok(match buffer {
+        0 | 1 => {
+            let direction = if buffer == 0 {
+                Direction::Request
+            } else {
+                Direction::Response
+            };
+            match body(host, direction) {
+                Some(data) => View::Bytes(data),
+                None => View::Empty,
+            }
+        }
+        // No network filters, gRPC calls or calls of foreign functions are under way: their buffers are empty.
+        2 | 3 | 5 | 8 => View::Empty,
+        4 => View::Bytes(host.call.as_ref().ok_or(Status::NotFound)?.body.clone()),
+        6 => View::Bytes(host.env.spec.vm_configuration.clone()),
+        7 if host.root.configuring => View::Bytes(host.env.spec.configuration.clone()),
+        7 => return Err(Status::NotFound),
+        _ => return Err(Status::BadArgument),
+    })
+}
+
+fn body(host: &mut Host, direction: Direction) -> Option<Bytes> {
+    let context = host.context_mut()?;
+    let view = &context.bodies[direction as usize];
+    if let Some(data) = &view.data {
+        return Some(data.clone());
+    }
+    context.pumps[direction as usize]
+        .as_ref()?
+        .with_held(|held| held.clone())
+}
+
+pub(super) fn get(
+    guest: &mut Guest<'_>,
+    buffer: u32,
+    start: u32,
+    len: u32,
+    at_out: u32,
+    len_out: u32,
+) -> Outcome {
+    let end = start.checked_add(len).ok_or(Status::BadArgument)?;
+    match view(guest.data_mut(), buffer)? {
+        View::Empty => give(guest, &[], at_out, len_out),
+        View::Bytes(data) => {
+            let end = (end as usize).min(data.len());
+            let start = (start as usize).min(end);
+            give(guest, &data[start..end], at_out, len_out)
+        }
+    }
+}
+
+pub(super) fn get_configuration(guest: &mut Guest<'_>, at_out: u32, len_out: u32) -> Outcome {
+    let data = match view(guest.data_mut(), 7)? {
+        View::Empty => Bytes::new(),
+        View::Bytes(data) => data,
+    };
+    give(guest, &data, at_out, len_out)
+}
+
+pub(super) fn status(guest: &mut Guest<'_>, buffer: u32, len_out: u32, flags_out: u32) -> Outcome {
+    let len = match view(guest.data_mut(), buffer)? {
+        View::Empty => 0,
+        View::Bytes(data) => u32::try_from(data.len()).unwrap_or(u32::MAX),
+    };
+    let memory = memory(guest)?;
+    let data = memory.data_mut(&mut *guest);
+    put(data, len_out, &len.to_le_bytes())?;
+    put(data, flags_out, &0u32.to_le_bytes())?;
+    Ok(())
+}
+
+pub(super) fn set(
+    guest: &mut Guest<'_>,
+    buffer: u32,
+    start: u32,
+    len: u32,
+    at: u32,
+    value_len: u32,
+) -> Outcome {
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let value = range(data, at, value_len)?;
+    let direction = match buffer {
+        0 => Direction::Request,
+        1 => Direction::Response,
+        _ => return Err(Status::BadArgument.into()),
+    };
+    let limit = host.env.memory_limit;
+    let context = host.context_mut().ok_or(Status::BadArgument)?;
+    let view = &mut context.bodies[direction as usize];
+    if let Some(held) = &mut view.data {
+        splice(held, start, len, value, limit)?;
+        return Ok(());
+    }
+    context.pumps[direction as usize]
+        .as_ref()
+        .and_then(|pump| pump.with_held(|held| splice(held, start, len, value, limit)))
+        .unwrap_or(Err(Status::BadArgument))?;
+    Ok(())
+}
+
+/// Envoy's three ways to change a buffer: prepend, replace the beginning, append.
+fn splice(
+    held: &mut Bytes,
+    start: u32,
+    len: u32,
+    value: &[u8],
+    limit: usize,
+) -> Result<(), Status> {
+    let (start, len) = (start as usize, len as usize);
+    if held.len() + value.len() > limit {
+        return Err(Status::InternalFailure);
+    }
+    if start == 0 {
+        let rest = if len == 0 {
+            held.clone()
+        } else {
+            held.slice(len.min(held.len())..)
+        };
+        if rest.is_empty() {
+            *held = Bytes::copy_from_slice(value);
+        } else {
+            let mut joined = BytesMut::with_capacity(value.len() + rest.len());
+            joined.extend_from_slice(value);
+            joined.extend_from_slice(&rest);
+            *held = joined.freeze();
+        }
+        Ok(())
+    } else if start >= held.len() {
+        let mut joined = std::mem::take(held)
+            .try_into_mut()
+            .unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
+        joined.extend_from_slice(value);
+        *held = joined.freeze();
+        Ok(())
+    } else {
+        Err(Status::BadArgument)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_changes_at_its_ends_only() {
+        let cases: [(u32, u32, Result<&str, Status>); 7] = [
+            (0, 0, Ok("XYabc")),
+            (0, 2, Ok("XYc")),
+            (0, 3, Ok("XY")),
+            (0, u32::MAX, Ok("XY")),
+            (3, 0, Ok("abcXY")),
+            (u32::MAX, 9, Ok("abcXY")),
+            (1, 1, Err(Status::BadArgument)),
+        ];
+        for (start, len, expected) in cases {
+            let mut held = Bytes::from_static(b"abc");
+            let result = splice(&mut held, start, len, b"XY", 100);
+            match expected {
+                Ok(text) => assert_eq!((result, &*held), (Ok(()), text.as_bytes())),
+                Err(status) => assert_eq!(result, Err(status)),
+            }
+        }
+        let mut held = Bytes::from_static(b"abc");
+        assert_eq!(
+            splice(&mut held, 3, 0, b"XY", 4),
+            Err(Status::InternalFailure)
+        );
+        assert_eq!(held, "abc");
+    }
+}

@@ -1,0 +1,236 @@
+//! Callouts: HTTP requests of a plugin to a cluster. Their answers come to the root context.
+//!
+//! A call starts at once on the VM's worker, or when the VM is adopted if it was made while being configured. It ends
+//! with its answer, its timeout, or its VM; not with the stream that asked for it, as in Envoy.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method};
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
+use crate::base::task::OwnedTask;
+use crate::cluster::client::{self, Call};
+use crate::http::{RequestHead, Scheme};
+use crate::wasm::context::{Environment, Host};
+use crate::wasm::vm::Message;
+
+/// Most calls of one VM that may be under way.
+const MAX_CALLS: usize = 1000;
+/// Largest answer.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// The callouts of one VM.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    /// Tokens are 4, 8, 12, … as in Envoy.
+    last: u32,
+    active: FxHashMap<u32, OwnedTask>,
+    queued: Vec<(u32, Request)>,
+    /// The VM is on its worker.
+    adopted: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    cluster: Box<str>,
+    call: Call,
+}
+
+impl Calls {
+    /// Calls under way.
+    pub(crate) fn len(&self) -> usize {
+        self.active.len() + self.queued.len()
+    }
+
+    /// The call of `token` has ended. False where there is none.
+    pub(crate) fn finish(&mut self, token: u32) -> bool {
+        self.active.remove(&token).is_some()
+    }
+
+    /// Gives all of them up.
+    pub(crate) fn cancel(&mut self) {
+        self.active.clear();
+        self.queued.clear();
+    }
+
+    fn start(
+        &mut self,
+        token: u32,
+        request: Request,
+        env: &std::sync::Arc<Environment>,
+        mailbox: &UnboundedSender<Message>,
+    ) {
+        let clusters = env.clusters.load_full();
+        let mailbox = mailbox.clone();
+        let task = OwnedTask::spawn("wasm callout", async move {
+            let Request { cluster, call } = request;
+            let result = client::call(&clusters, &cluster, call).await;
+            // Nobody listens where the VM is gone.
+            let _ = mailbox.send(Message::Called { token, result });
+        });
+        self.active.insert(token, task);
+    }
+}
+
+/// The VM is on its worker: calls that waited for that start now.
+pub(crate) fn adopt(host: &mut Host) {
+    host.calls.adopted = true;
+    for (token, request) in std::mem::take(&mut host.calls.queued) {
+        host.calls.start(token, request, &host.env, &host.mailbox);
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn http_call(
+    guest: &mut Guest<'_>,
+    upstream: u32,
+    upstream_len: u32,
+    headers: u32,
+    headers_len: u32,
+    body: u32,
+    body_len: u32,
+    trailers: u32,
+    trailers_len: u32,
+    timeout: u32,
+    token_out: u32,
+) -> Outcome {
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let data = &*data;
+    let cluster = range(data, upstream, upstream_len)?;
+    let headers = pairs::read(range(data, headers, headers_len)?).unwrap_or_default();
+    let body = range(data, body, body_len)?;
+    let trailers = pairs::read(range(data, trailers, trailers_len)?).unwrap_or_default();
+    // The place of the token is checked before anything happens.
+    range(data, token_out, 4)?;
+    let known = std::str::from_utf8(cluster)
+        .ok()
+        .filter(|name| host.env.clusters.load().get(name).is_some());
+    let request = known
+        .zip(head(&headers))
+        .filter(|_| i32::try_from(timeout).is_ok());
+    let Some((cluster, head)) = request else {
+        put_u32(guest, token_out, 0)?;
+        return Err(Status::BadArgument.into());
+    };
+    if host.calls.len() >= MAX_CALLS {
+        return Err(Status::InternalFailure.into());
+    }
+    let request = Request {
+        cluster: cluster.into(),
+        call: Call {
+            head,
+            body: Bytes::copy_from_slice(body),
+            trailers: fields(&trailers),
+            timeout: Duration::from_millis(u64::from(timeout)),
+            limit: MAX_ANSWER,
+        },
+    };
+    host.calls.last = host.calls.last.wrapping_add(4);
+    let token = host.calls.last;
+    if host.calls.adopted {
+        host.calls.start(token, request, &host.env, &host.mailbox);
+    } else {
+        host.calls.queued.push((token, request));
+    }
+    put_u32(guest, token_out, token)?;
+    Ok(())
+}
+
+/// The head of a request; `None` where what it must have is missing.
+fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
+    let (mut method, mut path, mut authority) = (None, None, None);
+    let mut head = RequestHead::new(Method::GET, "", "/");
+    for (name, value) in pairs {
+        match *name {
+            b":method" => method = Some(Method::from_bytes(value).ok()?),
+            b":path" => {
+                if value.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
+                    return None;
+                }
+                path = Some(HeaderValue::from_bytes(value).ok()?);
+            }
+            b":authority" | b"host" => authority = Some(HeaderValue::from_bytes(value).ok()?),
+            b":scheme" if *value == b"https" => head.scheme = Scheme::Https,
+            [b':', ..] => {}
+            name => append(&mut head.headers, name, value),
+        }
+    }
+    head.method = method?;
+    head.path = path?;
+    head.authority = authority?;
+    head.has_host = true;
+    Some(head)
+}
+
+fn fields(pairs: &[(&[u8], &[u8])]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in pairs {
+        append(&mut fields, name, value);
+    }
+    fields
+}
+
+/// What is not a header is left out.
+fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        // Past the map's capacity nothing is added.
+        let _ = fields.try_append(name, value);
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn grpc_call(
+    _: &mut Guest<'_>,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+) -> Outcome {
+    // There is no gRPC client yet: what Envoy says where it can make none.
+    Err(Status::BadArgument.into())
+}
+
+#[allow(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn grpc_stream(
+    _: &mut Guest<'_>,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+) -> Outcome {
+    Err(Status::BadArgument.into())
+}
+
+pub(super) fn grpc_send(guest: &mut Guest<'_>, token: u32, _: u32, _: u32, _: u32) -> Outcome {
+    Err(no_stream(guest, token).into())
+}
+
+pub(super) fn grpc_cancel(guest: &mut Guest<'_>, token: u32) -> Outcome {
+    Err(no_stream(guest, token).into())
+}
+
+fn no_stream(guest: &Guest<'_>, token: u32) -> Status {
+    if guest.data().calls.active.contains_key(&token) {
+        Status::BadArgument
+    } else {
+        Status::NotFound
+    }
+}

@@ -1,0 +1,196 @@
+//! The course of a stream: going on, replying, resetting; and which context is meant.
+
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+
+use super::{Guest, Outcome, Status, bytes, give, memory, pairs, put_u32, range};
+use crate::http::LocalReply;
+use crate::wasm::context::{Effect, ROOT, Removed, StreamContext};
+use crate::wasm::vm::Direction;
+
+pub(super) fn get_status(guest: &mut Guest<'_>, code: u32, at: u32, len: u32) -> Outcome {
+    let (number, message) = guest.data().status.clone();
+    put_u32(guest, code, number)?;
+    give(guest, message.as_bytes(), at, len)
+}
+
+pub(super) fn continue_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
+    match stream {
+        0 => resume(guest, Direction::Request),
+        1 => resume(guest, Direction::Response),
+        // There are no network filters of ours to hold a connection back.
+        2 => Ok(()),
+        3 => Err(Status::Unimplemented.into()),
+        _ => Err(Status::BadArgument.into()),
+    }
+}
+
+pub(super) fn continue_request(guest: &mut Guest<'_>) -> Outcome {
+    resume(guest, Direction::Request)
+}
+
+pub(super) fn continue_response(guest: &mut Guest<'_>) -> Outcome {
+    resume(guest, Direction::Response)
+}
+
+fn resume(guest: &mut Guest<'_>, direction: Direction) -> Outcome {
+    let host = guest.data_mut();
+    let (effective, running) = (host.effective, host.effective == host.current);
+    if let Some(context) = host.context_mut() {
+        if running && context.callback == Some(direction) {
+            context.resumed[direction as usize] = true;
+        } else {
+            host.effects.push(Effect::Continue(effective, direction));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn close_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
+    match stream {
+        0 | 1 => {}
+        2 | 3 => return Ok(()),
+        _ => return Err(Status::BadArgument.into()),
+    }
+    let host = guest.data_mut();
+    let (effective, running) = (host.effective, host.effective == host.current);
+    if let Some(context) = host.context_mut()
+        && !context.ended
+        && !context.logging
+    {
+        context.ended = true;
+        if running && context.callback.is_some() {
+            context.reset = true;
+        } else {
+            host.effects.push(Effect::Reset(effective));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn clear_route_cache(guest: &mut Guest<'_>) -> Outcome {
+    if let Some(stream) = &guest.data().stream {
+        stream.clear_route();
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn send_local_response(
+    guest: &mut Guest<'_>,
+    code: u32,
+    details: u32,
+    details_len: u32,
+    body: u32,
+    body_len: u32,
+    headers: u32,
+    headers_len: u32,
+    grpc_status: i32,
+) -> Outcome {
+    let details = bytes(guest, details, details_len)?;
+    let body = bytes(guest, body, body_len)?;
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let mut fields = HeaderMap::new();
+    let mut refused = false;
+    for (name, value) in pairs::read(range(data, headers, headers_len)?).unwrap_or_default() {
+        match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            (Ok(name), Ok(value)) => {
+                refused |= fields.try_append(name, value).is_err();
+            }
+            _ => refused = true,
+        }
+    }
+    let status = u16::try_from(code)
+        .ok()
+        .filter(|code| (200..600).contains(code))
+        .and_then(|code| StatusCode::from_u16(code).ok());
+    if refused || status.is_none() {
+        let plugin = &host.env.spec.name;
+        tracing::warn!(target: "wasm", "plugin {plugin}: a local reply with status {code} or its headers is not HTTP");
+    }
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // No body can follow these two: its bytes would be read as another response.
+    let body = if matches!(status.as_u16(), 204 | 304) {
+        Vec::new()
+    } else {
+        body
+    };
+    let mut reply = LocalReply::new(
+        status,
+        body,
+        String::from_utf8_lossy(&details).replace(' ', "_"),
+    );
+    reply.headers = fields;
+    reply.grpc_status = u32::try_from(grpc_status)
+        .ok()
+        .filter(|status| *status <= 16);
+    let (effective, running) = (host.effective, host.effective == host.current);
+    let name = std::sync::Arc::clone(&host.env.spec.name);
+    let Some(context) = host.context_mut() else {
+        // Without a stream there is nobody to answer, and Envoy says Ok.
+        return Ok(());
+    };
+    if context.logging {
+        tracing::warn!(target: "wasm", "plugin {name}: a local reply from on_log is too late");
+        return Err(Status::BadArgument.into());
+    }
+    if context.ended {
+        return Ok(());
+    }
+    context.ended = true;
+    if running && context.callback.is_some() {
+        context.reply = Some(reply);
+    } else {
+        host.effects.push(Effect::Reply(effective, reply));
+    }
+    Ok(())
+}
+
+/// What Envoy's codec answers where a filter left a request that cannot be sent.
+pub(crate) fn invalid_request_reply(context: &StreamContext, connect: bool) -> Option<LocalReply> {
+    let Removed {
+        method,
+        path,
+        authority,
+        scheme: _,
+        status: _,
+    } = context.removed;
+    let reason = if let Some(reason) = context.invalid {
+        format!("invalid_header:_{}", reason.replace(' ', "_"))
+    } else if method {
+        "missing_required_header:_:method".to_owned()
+    } else if path {
+        "missing_required_header:_:path".to_owned()
+    } else if authority && connect {
+        "missing_required_header:_:authority".to_owned()
+    } else {
+        return None;
+    };
+    Some(LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "",
+        format!("filter_removed_required_request_headers{{{reason}}}"),
+    ))
+}
+
+pub(super) fn set_effective_context(guest: &mut Guest<'_>, id: u32) -> Outcome {
+    if guest.data_mut().set_effective(id) {
+        Ok(())
+    } else {
+        Err(Status::BadArgument.into())
+    }
+}
+
+pub(super) fn done(guest: &mut Guest<'_>) -> Outcome {
+    let host = guest.data_mut();
+    if host.current == ROOT || host.effective == ROOT || host.context().is_some() {
+        if !host.root.pending_done {
+            return Err(Status::NotFound.into());
+        }
+        host.root.pending_done = false;
+        host.effects.push(Effect::Done);
+        return Ok(());
+    }
+    Err(Status::NotFound.into())
+}

@@ -1,0 +1,491 @@
+//! Header maps: those of the stream that the effective context shows, and those of a callout's answer.
+//!
+//! Pseudo-headers are entries like others, first in the map. What a plugin writes must still be a message: a name or
+//! value that is none is refused for responses, and fails the request with 503, as Envoy's codec does.
+
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
+use smallvec::SmallVec;
+
+use super::{Guest, Outcome, Status, give, give_with, memory, pairs, put_u32, range};
+use crate::http::{RequestHead, ResponseHead, Scheme};
+use crate::wasm::context::{Host, Removed};
+use crate::wasm::module::Abi;
+
+/// `WasmHeaderMapType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MapType {
+    RequestHeaders,
+    RequestTrailers,
+    ResponseHeaders,
+    ResponseTrailers,
+    GrpcInitialMetadata,
+    GrpcTrailingMetadata,
+    CallHeaders,
+    CallTrailers,
+}
+
+impl MapType {
+    fn parse(number: u32) -> Result<Self, Status> {
+        Ok(match number {
+            0 => Self::RequestHeaders,
+            1 => Self::RequestTrailers,
+            2 => Self::ResponseHeaders,
+            3 => Self::ResponseTrailers,
+            4 => Self::GrpcInitialMetadata,
+            5 => Self::GrpcTrailingMetadata,
+            6 => Self::CallHeaders,
+            7 => Self::CallTrailers,
+            _ => return Err(Status::BadArgument),
+        })
+    }
+}
+
+/// A header map under one roof.
+pub(super) enum Map<'a> {
+    Request(&'a mut RequestHead),
+    Response(&'a mut ResponseHead),
+    Fields(&'a mut HeaderMap),
+}
+
+/// What is not HTTP.
+type Invalid = &'static str;
+
+impl Map<'_> {
+    fn fields(&self) -> &HeaderMap {
+        match self {
+            Self::Request(head) => &head.headers,
+            Self::Response(head) => &head.headers,
+            Self::Fields(fields) => fields,
+        }
+    }
+
+    fn fields_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Request(head) => &mut head.headers,
+            Self::Response(head) => &mut head.headers,
+            Self::Fields(fields) => fields,
+        }
+    }
+
+    /// Calls `f` for each entry, in order.
+    pub(super) fn each(&self, removed: &Removed, f: &mut dyn FnMut(&[u8], &[u8])) {
+        match self {
+            Self::Request(head) => {
+                if !removed.authority && head.has_host {
+                    f(b":authority", head.authority.as_bytes());
+                }
+                if !removed.path && !head.path.is_empty() {
+                    f(b":path", head.path.as_bytes());
+                }
+                if !removed.method {
+                    f(b":method", head.method.as_str().as_bytes());
+                }
+                if !removed.scheme {
+                    f(b":scheme", head.scheme.as_str().as_bytes());
+                }
+            }
+            Self::Response(head) => {
+                if !removed.status {
+                    f(b":status", head.status.as_str().as_bytes());
+                }
+            }
+            Self::Fields(_) => {}
+        }
+        for (name, value) in self.fields() {
+            f(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+
+    /// The first value of `name`.
+    pub(super) fn get(&self, removed: &Removed, name: &[u8]) -> Option<&[u8]> {
+        match self {
+            Self::Request(head) => match name {
+                b":authority" | b"host" => {
+                    return (!removed.authority && head.has_host)
+                        .then(|| head.authority.as_bytes());
+                }
+                b":path" => {
+                    return (!removed.path && !head.path.is_empty()).then(|| head.path.as_bytes());
+                }
+                b":method" => {
+                    return (!removed.method).then(|| head.method.as_str().as_bytes());
+                }
+                b":scheme" => {
+                    return (!removed.scheme).then(|| head.scheme.as_str().as_bytes());
+                }
+                _ => {}
+            },
+            Self::Response(head) => {
+                if name == b":status" {
+                    return (!removed.status).then(|| head.status.as_str().as_bytes());
+                }
+            }
+            Self::Fields(_) => {}
+        }
+        let name = std::str::from_utf8(name).ok()?;
+        self.fields().get(name).map(HeaderValue::as_bytes)
+    }
+
+    /// Sets a pseudo-header. `None`: it is none.
+    fn set_pseudo(
+        &mut self,
+        removed: &mut Removed,
+        name: &[u8],
+        value: &[u8],
+    ) -> Option<Result<(), Invalid>> {
+        let text = || HeaderValue::from_bytes(value).map_err(|_| "invalid header value");
+        Some(match (self, name) {
+            (Self::Request(head), b":authority" | b"host") => text().map(|value| {
+                head.has_host = true;
+                head.authority = value;
+                removed.authority = false;
+            }),
+            (Self::Request(head), b":path") => {
+                if value.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
+                    return Some(Err("invalid path"));
+                }
+                text().map(|value| {
+                    head.path = value;
+                    removed.path = false;
+                })
+            }
+            (Self::Request(head), b":method") => Method::from_bytes(value)
+                .map(|method| {
+                    head.method = method;
+                    removed.method = false;
+                })
+                .map_err(|_| "invalid method"),
+            (Self::Request(head), b":scheme") => {
+                head.scheme = match value {
+                    b"http" => Scheme::Http,
+                    b"https" => Scheme::Https,
+                    _ => return Some(Err("invalid scheme")),
+                };
+                removed.scheme = false;
+                Ok(())
+            }
+            (Self::Response(head), b":status") => {
+                // Below 200 is not a final status: bytes that follow it would be taken for another response.
+                match StatusCode::from_bytes(value) {
+                    Ok(status) if status.as_u16() >= 200 => {
+                        head.status = status;
+                        removed.status = false;
+                        Ok(())
+                    }
+                    _ => Err("invalid status"),
+                }
+            }
+            (_, [b':', ..]) => Err("unknown pseudo-header"),
+            _ => return None,
+        })
+    }
+
+    /// Adds an entry; a pseudo-header is set.
+    fn add(&mut self, removed: &mut Removed, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
+        if let Some(result) = self.set_pseudo(removed, name, value) {
+            return result;
+        }
+        let (name, value) = field(name, value)?;
+        self.fields_mut()
+            .try_append(name, value)
+            .map(drop)
+            .map_err(|_| "too many headers")
+    }
+
+    /// Sets an entry in the place of all of its name.
+    fn replace(&mut self, removed: &mut Removed, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
+        if let Some(result) = self.set_pseudo(removed, name, value) {
+            return result;
+        }
+        let (name, value) = field(name, value)?;
+        self.fields_mut()
+            .try_insert(name, value)
+            .map(drop)
+            .map_err(|_| "too many headers")
+    }
+
+    fn remove(&mut self, removed: &mut Removed, name: &[u8]) {
+        match (&mut *self, name) {
+            (Self::Request(_), b":authority" | b"host") => removed.authority = true,
+            (Self::Request(_), b":path") => removed.path = true,
+            (Self::Request(_), b":method") => removed.method = true,
+            (Self::Request(_), b":scheme") => removed.scheme = true,
+            (Self::Response(_), b":status") => removed.status = true,
+            _ => {
+                if let Ok(name) = std::str::from_utf8(name) {
+                    self.fields_mut().remove(name);
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self, removed: &mut Removed) {
+        self.fields_mut().clear();
+        match self {
+            Self::Request(_) => {
+                removed.method = true;
+                removed.path = true;
+                removed.authority = true;
+                removed.scheme = true;
+            }
+            Self::Response(_) => removed.status = true,
+            Self::Fields(_) => {}
+        }
+    }
+}
+
+fn field(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Invalid> {
+    Ok((
+        HeaderName::from_bytes(name).map_err(|_| "invalid header name")?,
+        HeaderValue::from_bytes(value).map_err(|_| "invalid header value")?,
+    ))
+}
+
+/// Bytes of all names and values: what Envoy calls the size of a map.
+pub(crate) fn byte_size(fields: &HeaderMap) -> usize {
+    fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}
+
+/// Entries of a map, pseudo-headers included.
+pub(crate) fn count(host: &mut Host, response: bool) -> u32 {
+    let map = if response {
+        MapType::ResponseHeaders
+    } else {
+        MapType::RequestHeaders
+    };
+    with(host, map, |map, removed| {
+        let mut count = 0;
+        map.each(removed, &mut |_, _| count += 1);
+        count
+    })
+    .unwrap_or(0)
+}
+
+/// Runs `f` on a map; `None` where it cannot be reached now.
+fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) -> R) -> Option<R> {
+    match map {
+        MapType::CallHeaders => {
+            let head = host.call.as_mut()?.head.as_mut()?;
+            return Some(f(Map::Response(head), &mut Removed::default()));
+        }
+        MapType::CallTrailers => {
+            let trailers = host.call.as_mut()?.trailers.as_mut()?;
+            return Some(f(Map::Fields(trailers), &mut Removed::default()));
+        }
+        MapType::GrpcInitialMetadata | MapType::GrpcTrailingMetadata => return None,
+        _ => {}
+    }
+    let context = host.streams.get_mut(&host.effective)?;
+    let stream = host.stream.as_ref()?;
+    let visible = context.visible;
+    match map {
+        MapType::RequestHeaders if visible.request_headers => {
+            let mut head = stream.request.lock();
+            Some(f(Map::Request(&mut head), &mut context.removed))
+        }
+        MapType::ResponseHeaders if visible.response_headers => {
+            let mut head = stream.response.lock();
+            Some(f(Map::Response(head.as_mut()?), &mut context.removed))
+        }
+        MapType::RequestTrailers if visible.request_trailers => {
+            let mut trailers = stream.request_trailers.lock();
+            Some(fields(&mut trailers, |map| f(map, &mut context.removed)))
+        }
+        MapType::ResponseTrailers if visible.response_trailers => {
+            let mut trailers = stream.response_trailers.lock();
+            if context.logging && trailers.is_none() {
+                return None;
+            }
+            Some(fields(&mut trailers, |map| f(map, &mut context.removed)))
+        }
+        _ => None,
+    }
+}
+
+/// Trailers come into being when something is added: a plugin may make them at the end of a body.
+fn fields<R>(trailers: &mut Option<HeaderMap>, f: impl FnOnce(Map<'_>) -> R) -> R {
+    match trailers {
+        Some(trailers) => f(Map::Fields(trailers)),
+        None => {
+            let mut made = HeaderMap::new();
+            let result = f(Map::Fields(&mut made));
+            if !made.is_empty() {
+                *trailers = Some(made);
+            }
+            result
+        }
+    }
+}
+
+pub(super) fn get_value(
+    guest: &mut Guest<'_>,
+    map: u32,
+    key: u32,
+    key_len: u32,
+    value_out: u32,
+    len_out: u32,
+) -> Outcome {
+    let map = MapType::parse(map)?;
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let key = range(data, key, key_len)?;
+    let lower: SmallVec<[u8; 64]>;
+    let key = if key.iter().any(u8::is_ascii_uppercase) {
+        lower = key.iter().map(u8::to_ascii_lowercase).collect();
+        &lower
+    } else {
+        key
+    };
+    let value = with(host, map, |map, removed| {
+        map.get(removed, key).map(SmallVec::<[u8; 128]>::from_slice)
+    })
+    .ok_or(Status::BadArgument)?;
+    match value {
+        Some(value) => give(guest, &value, value_out, len_out),
+        None if host.env.abi == Abi::V0_1_0 => give(guest, &[], value_out, len_out),
+        None => Err(Status::NotFound.into()),
+    }
+}
+
+pub(super) fn get_pairs(guest: &mut Guest<'_>, map: u32, at_out: u32, len_out: u32) -> Outcome {
+    let map = MapType::parse(map)?;
+    let (mut count, mut len) = (0, 4);
+    let present = with(guest.data_mut(), map, |map, removed| {
+        map.each(removed, &mut |name, value| {
+            count += 1;
+            len += name.len() + value.len() + pairs::OVERHEAD;
+        });
+    });
+    if present.is_none() || count == 0 {
+        // Envoy: an absent map is an empty one here.
+        return give(guest, &[], at_out, len_out);
+    }
+    give_with(guest, len, at_out, len_out, |host, block| {
+        with(host, map, |map, removed| {
+            pairs::write(block, count, |sink| map.each(removed, sink));
+        });
+    })
+}
+
+pub(super) fn get_size(guest: &mut Guest<'_>, map: u32, size_out: u32) -> Outcome {
+    let map = MapType::parse(map)?;
+    let size = with(guest.data_mut(), map, |map, removed| {
+        let mut size = 0;
+        map.each(removed, &mut |name, value| size += name.len() + value.len());
+        size
+    })
+    .ok_or(Status::BadArgument)?;
+    put_u32(guest, size_out, u32::try_from(size).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
+/// What a plugin does to a map.
+enum Edit<'a> {
+    Add(&'a [u8], &'a [u8]),
+    Replace(&'a [u8], &'a [u8]),
+    Remove(&'a [u8]),
+    Set(&'a [(&'a [u8], &'a [u8])]),
+}
+
+fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
+    if host.context().is_some_and(|context| context.logging)
+        || matches!(map, MapType::CallHeaders | MapType::CallTrailers)
+    {
+        return Err(Status::BadArgument);
+    }
+    let result = with(host, map, |mut map, removed| match edit {
+        Edit::Add(name, value) => map.add(removed, name, value),
+        Edit::Replace(name, value) => map.replace(removed, name, value),
+        Edit::Remove(name) => {
+            map.remove(removed, name);
+            Ok(())
+        }
+        Edit::Set(pairs) => {
+            map.clear(removed);
+            // All that is good, and the first of what is not.
+            pairs.iter().fold(Ok(()), |result, (name, value)| {
+                result.and(map.add(removed, name, value))
+            })
+        }
+    })
+    .ok_or(Status::BadArgument)?;
+    if map == MapType::RequestHeaders
+        && let Some(stream) = &host.stream
+    {
+        stream.clear_route();
+    }
+    if let Err(reason) = result {
+        refuse(host, map, reason);
+    }
+    Ok(())
+}
+
+/// The SDKs panic at any other status than Ok, which would kill the VM: so it is Ok, and the message pays.
+#[cold]
+fn refuse(host: &mut Host, map: MapType, reason: Invalid) {
+    let plugin = &host.env.spec.name;
+    tracing::warn!(target: "wasm", "plugin {plugin}: {map:?}: {reason}; the edit was refused");
+    if matches!(map, MapType::RequestHeaders | MapType::RequestTrailers)
+        && let Some(context) = host.context_mut()
+    {
+        context.invalid.get_or_insert(reason);
+    }
+}
+
+pub(super) fn add(guest: &mut Guest<'_>, map: u32, k: u32, kl: u32, v: u32, vl: u32) -> Outcome {
+    let map = MapType::parse(map)?;
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let data = &*data;
+    edit(
+        host,
+        map,
+        &Edit::Add(range(data, k, kl)?, range(data, v, vl)?),
+    )?;
+    Ok(())
+}
+
+pub(super) fn replace(
+    guest: &mut Guest<'_>,
+    map: u32,
+    k: u32,
+    kl: u32,
+    v: u32,
+    vl: u32,
+) -> Outcome {
+    let map = MapType::parse(map)?;
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let data = &*data;
+    edit(
+        host,
+        map,
+        &Edit::Replace(range(data, k, kl)?, range(data, v, vl)?),
+    )?;
+    Ok(())
+}
+
+pub(super) fn remove(guest: &mut Guest<'_>, map: u32, key: u32, key_len: u32) -> Outcome {
+    let map = MapType::parse(map)?;
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    edit(host, map, &Edit::Remove(range(data, key, key_len)?))?;
+    Ok(())
+}
+
+pub(super) fn set_pairs(guest: &mut Guest<'_>, map: u32, at: u32, len: u32) -> Outcome {
+    let map = MapType::parse(map)?;
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let pairs = pairs::read(range(data, at, len)?).unwrap_or_else(|| {
+        let plugin = &host.env.spec.name;
+        tracing::warn!(target: "wasm", "plugin {plugin}: {map:?} set from malformed bytes: taken for empty");
+        Vec::new()
+    });
+    edit(host, map, &Edit::Set(&pairs))?;
+    Ok(())
+}

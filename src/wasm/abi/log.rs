@@ -1,0 +1,47 @@
+//! What guests write to the log: component `wasm`, with the plugin's name before it.
+
+use super::{Guest, Outcome, Status, memory, put_u32, range};
+use crate::wasm::context::Host;
+
+/// Longest message that is logged; the rest is cut off.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// Writes one line for the plugin of `host`. Levels are Envoy's: trace 0 to critical 5.
+pub(crate) fn write_log(host: &Host, level: u32, message: &str) {
+    let prefix = &host.env.log_prefix;
+    match level {
+        0 => tracing::trace!(target: "wasm", "{prefix}: {message}"),
+        1 => tracing::debug!(target: "wasm", "{prefix}: {message}"),
+        2 => tracing::info!(target: "wasm", "{prefix}: {message}"),
+        3 => tracing::warn!(target: "wasm", "{prefix}: {message}"),
+        _ => tracing::error!(target: "wasm", "{prefix}: {message}"),
+    }
+}
+
+pub(super) fn log(guest: &mut Guest<'_>, level: u32, at: u32, len: u32) -> Outcome {
+    if level > 5 {
+        return Err(Status::BadArgument.into());
+    }
+    let memory = memory(guest)?;
+    let message = range(memory.data(&*guest), at, len)?;
+    let message = &message[..message.len().min(MAX_MESSAGE)];
+    write_log(guest.data(), level, &String::from_utf8_lossy(message));
+    Ok(())
+}
+
+pub(super) fn get_level(guest: &mut Guest<'_>, out: u32) -> Outcome {
+    use tracing::Level;
+    let level = if tracing::enabled!(target: "wasm", Level::TRACE) {
+        0
+    } else if tracing::enabled!(target: "wasm", Level::DEBUG) {
+        1
+    } else if tracing::enabled!(target: "wasm", Level::INFO) {
+        2
+    } else if tracing::enabled!(target: "wasm", Level::WARN) {
+        3
+    } else {
+        4
+    };
+    put_u32(guest, out, level)?;
+    Ok(())
+}

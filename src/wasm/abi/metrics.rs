@@ -1,0 +1,84 @@
+//! Metrics that plugins define: `wasmcustom.<name>` in the process's registry.
+
+use std::sync::Arc;
+
+use super::{Guest, Outcome, Status, memory, put_u32, put_u64, range};
+use crate::telemetry::metrics::{Kind, Metric};
+
+/// Most metrics that one VM defines.
+const MAX_METRICS: usize = 10_000;
+/// Longest name.
+const MAX_NAME: u32 = 1024;
+
+/// The metrics of one VM. An id is `4 · n + kind`, n from 1 for each kind, as in Envoy.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics([Vec<Arc<Metric>>; 3]);
+
+impl Metrics {
+    fn get(&self, id: u32) -> Option<&Arc<Metric>> {
+        let (kind, number) = (id as usize % 4, id as usize / 4);
+        self.0.get(kind)?.get(number.checked_sub(1)?)
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+}
+
+pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out: u32) -> Outcome {
+    let metric_kind = match kind {
+        0 => Kind::Counter,
+        1 => Kind::Gauge,
+        2 => Kind::Histogram,
+        _ => return Err(Status::BadArgument.into()),
+    };
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let name = range(data, name, len)?;
+    if len > MAX_NAME || host.metrics.len() >= MAX_METRICS {
+        return Err(Status::InternalFailure.into());
+    }
+    let name = format!("wasmcustom.{}", String::from_utf8_lossy(name));
+    let metric = host
+        .env
+        .registry
+        .metric(&name, metric_kind)
+        .ok_or(Status::BadArgument)?;
+    let metrics = &mut host.metrics.0[kind as usize];
+    metrics.push(metric);
+    let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;
+    put_u32(guest, out, 4 * number + kind)?;
+    Ok(())
+}
+
+pub(super) fn increment(guest: &mut Guest<'_>, id: u32, offset: i64) -> Outcome {
+    let metric = guest.data().metrics.get(id).ok_or(Status::NotFound)?;
+    match metric.kind() {
+        Kind::Counter if offset > 0 => metric.add(offset.cast_unsigned()),
+        // Below zero it wraps, as in Envoy.
+        Kind::Gauge => metric.add(offset.cast_unsigned()),
+        Kind::Counter | Kind::Histogram => return Err(Status::BadArgument.into()),
+    }
+    Ok(())
+}
+
+pub(super) fn record(guest: &mut Guest<'_>, id: u32, value: i64) -> Outcome {
+    let metric = guest.data().metrics.get(id).ok_or(Status::NotFound)?;
+    let value = value.cast_unsigned();
+    match metric.kind() {
+        Kind::Counter => metric.add(value),
+        Kind::Gauge => metric.set(value),
+        Kind::Histogram => metric.record(value),
+    }
+    Ok(())
+}
+
+pub(super) fn get(guest: &mut Guest<'_>, id: u32, out: u32) -> Outcome {
+    let metric = guest.data().metrics.get(id).ok_or(Status::NotFound)?;
+    if metric.kind() == Kind::Histogram {
+        return Err(Status::BadArgument.into());
+    }
+    let value = metric.value();
+    put_u64(guest, out, value)?;
+    Ok(())
+}

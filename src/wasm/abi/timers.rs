@@ -1,0 +1,38 @@
+//! Clocks and the tick of a root context.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::{Guest, Outcome, Status, put_u64};
+use crate::wasm::context::Effect;
+
+/// Shortest period that is kept: a plugin that ticks faster would only burn its worker.
+const MIN_PERIOD: Duration = Duration::from_millis(1);
+
+pub(super) fn set_tick_period(guest: &mut Guest<'_>, period: u32) -> Outcome {
+    let host = guest.data_mut();
+    // The timer is the root context's, whichever context asks.
+    if host.current == 0 {
+        return Err(Status::BadArgument.into());
+    }
+    let period = (period > 0).then(|| Duration::from_millis(u64::from(period)).max(MIN_PERIOD));
+    host.root.tick_period = period;
+    host.root.next_tick = period.map(|period| Instant::now() + period);
+    host.effects.push(Effect::Wake);
+    Ok(())
+}
+
+pub(super) fn current_time(guest: &mut Guest<'_>, out: u32) -> Outcome {
+    put_u64(guest, out, wall_clock())?;
+    Ok(())
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn wall_clock() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| u64::try_from(since.as_nanos()).ok())
+        .unwrap_or(0)
+}

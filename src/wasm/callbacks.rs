@@ -1,0 +1,96 @@
+//! The callbacks that a module exports, looked up once an instance and kept as typed functions.
+
+use wasmtime::{Instance, Store, TypedFunc, WasmParams, WasmResults};
+
+use super::context::Host;
+use super::module::{Abi, LoadError};
+use super::spec::PluginSpec;
+
+/// A callback of no result on one context.
+pub(crate) type OnContext = TypedFunc<u32, ()>;
+
+macro_rules! callbacks {
+    ($($(#[$doc:meta])* $field:ident: $params:ty => $result:ty = $name:literal;)*) => {
+        /// What the host may call in a guest. Every callback is optional.
+        #[derive(Default)]
+        pub(crate) struct Callbacks {
+            $($(#[$doc])* pub(crate) $field: Option<TypedFunc<$params, $result>>,)*
+            /// `proxy_on_request_headers` of ABI 0.1.0, which is not told the end of the stream.
+            pub(crate) request_headers_0_1_0: Option<TypedFunc<(u32, u32), u32>>,
+            /// Likewise.
+            pub(crate) response_headers_0_1_0: Option<TypedFunc<(u32, u32), u32>>,
+        }
+
+        impl Callbacks {
+            /// Looks all of them up.
+            ///
+            /// # Errors
+            /// Where an export has the name of a callback and another type.
+            pub(crate) fn of(
+                instance: &Instance,
+                store: &mut Store<Host>,
+                spec: &PluginSpec,
+                abi: Abi,
+            ) -> Result<Self, LoadError> {
+                let mut callbacks = Self::default();
+                $(
+                    let skip = abi == Abi::V0_1_0
+                        && matches!($name, "proxy_on_request_headers" | "proxy_on_response_headers");
+                    if !skip {
+                        callbacks.$field = find(instance, store, spec, $name)?;
+                    }
+                )*
+                if abi == Abi::V0_1_0 {
+                    callbacks.request_headers_0_1_0 =
+                        find(instance, store, spec, "proxy_on_request_headers")?;
+                    callbacks.response_headers_0_1_0 =
+                        find(instance, store, spec, "proxy_on_response_headers")?;
+                }
+                Ok(callbacks)
+            }
+        }
+    };
+}
+
+callbacks! {
+    /// The allocator that Envoy prefers.
+    malloc: u32 => u32 = "malloc";
+    memory_allocate: u32 => u32 = "proxy_on_memory_allocate";
+    context_create: (u32, u32) => () = "proxy_on_context_create";
+    vm_start: (u32, u32) => u32 = "proxy_on_vm_start";
+    configure: (u32, u32) => u32 = "proxy_on_configure";
+    tick: u32 => () = "proxy_on_tick";
+    done: u32 => u32 = "proxy_on_done";
+    log: u32 => () = "proxy_on_log";
+    delete: u32 => () = "proxy_on_delete";
+    request_headers: (u32, u32, u32) => u32 = "proxy_on_request_headers";
+    request_body: (u32, u32, u32) => u32 = "proxy_on_request_body";
+    request_trailers: (u32, u32) => u32 = "proxy_on_request_trailers";
+    response_headers: (u32, u32, u32) => u32 = "proxy_on_response_headers";
+    response_body: (u32, u32, u32) => u32 = "proxy_on_response_body";
+    response_trailers: (u32, u32) => u32 = "proxy_on_response_trailers";
+    http_call_response: (u32, u32, u32, u32, u32) => () = "proxy_on_http_call_response";
+    grpc_receive_initial_metadata: (u32, u32, u32) => () = "proxy_on_grpc_receive_initial_metadata";
+    grpc_receive: (u32, u32, u32) => () = "proxy_on_grpc_receive";
+    grpc_receive_trailing_metadata: (u32, u32, u32) => () = "proxy_on_grpc_receive_trailing_metadata";
+    grpc_close: (u32, u32, u32) => () = "proxy_on_grpc_close";
+    queue_ready: (u32, u32) => () = "proxy_on_queue_ready";
+    foreign_function: (u32, u32, u32) => () = "proxy_on_foreign_function";
+}
+
+fn find<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: &mut Store<Host>,
+    spec: &PluginSpec,
+    name: &str,
+) -> Result<Option<TypedFunc<P, R>>, LoadError> {
+    let Some(function) = instance.get_func(&mut *store, name) else {
+        return Ok(None);
+    };
+    // A denied callback is never called. The allocator is no capability.
+    let allocator = matches!(name, "malloc" | "proxy_on_memory_allocate");
+    let typed = function
+        .typed(&*store)
+        .map_err(|_| LoadError::BadSignature(name.to_owned()))?;
+    Ok((allocator || spec.allows(name)).then_some(typed))
+}

@@ -1,0 +1,257 @@
+//! The one wasmtime engine of the process: its settings, the ticker that makes deadlines pass, and limits of a VM.
+//!
+//! Guests are interrupted by epochs: a thread of ours counts [`TICK`]s while any VM lives. A guest that is still
+//! running after half its budget is looked at again every tick; it is stopped when *its thread* has spent the other
+//! half computing, so that a machine that is busy elsewhere stops nobody.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, UpdateDeadline,
+};
+
+/// The unit of deadlines.
+pub(crate) const TICK: Duration = Duration::from_millis(5);
+
+/// VMs that may live at once: workers × plugins × 2 while a reload is under way.
+const MAX_VMS: u32 = 2000;
+
+/// The engine with its ticker.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    engine: Engine,
+    clock: Arc<Clock>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Clock {
+    state: Mutex<ClockState>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct ClockState {
+    vms: usize,
+    stop: bool,
+}
+
+/// Keeps the ticker running; one a VM.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Clock>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.state.lock().vms -= 1;
+    }
+}
+
+impl Runtime {
+    /// An engine with a pool of pre-reserved memories, or without one where the machine cannot reserve it.
+    pub(crate) fn new() -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(true)).or_else(|error| {
+            tracing::warn!(target: "wasm", "no pool of instances ({error:#}); allocating on demand");
+            Engine::new(&config(false))
+        })?;
+        let clock = Arc::new(Clock::default());
+        let ticker = std::thread::Builder::new()
+            .name("wasm:epoch".to_owned())
+            .spawn({
+                let (engine, clock) = (engine.clone(), Arc::clone(&clock));
+                move || tick(&engine, &clock)
+            })?;
+        Ok(Self {
+            engine,
+            clock,
+            ticker: Some(ticker),
+        })
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Registers a VM with the ticker.
+    pub(crate) fn running(&self) -> Running {
+        self.clock.state.lock().vms += 1;
+        self.clock.bell.notify_one();
+        Running(Arc::clone(&self.clock))
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.clock.state.lock().stop = true;
+        self.clock.bell.notify_one();
+        if let Some(ticker) = self.ticker.take() {
+            // It wakes at the latest a tick from now, and never panics.
+            let _ = ticker.join();
+        }
+    }
+}
+
+fn tick(engine: &Engine, clock: &Clock) {
+    let mut state = clock.state.lock();
+    while !state.stop {
+        if state.vms == 0 {
+            clock.bell.wait(&mut state);
+        } else {
+            // A spurious early tick would be harmless: deadlines are checked against CPU time.
+            parking_lot::MutexGuard::unlocked(&mut state, || std::thread::sleep(TICK));
+            engine.increment_epoch();
+        }
+    }
+}
+
+fn config(pooling: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .parallel_compilation(true)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(20))
+        .max_wasm_stack(512 << 10);
+    if pooling {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_core_instances(MAX_VMS)
+            .total_memories(MAX_VMS)
+            .total_tables(MAX_VMS)
+            .max_memories_per_module(1)
+            .max_tables_per_module(1)
+            .table_elements(200_000)
+            .max_core_instance_size(4 << 20)
+            .max_unused_warm_slots(4);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    config
+}
+
+/// The time budget of the guest call that runs.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// How long it may compute.
+    pub(crate) limit: Duration,
+    /// CPU time of the thread when the first half had passed.
+    since: Option<Duration>,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, since: None }
+    }
+
+    /// Ticks until the first look.
+    pub(crate) fn first_look(&self) -> u64 {
+        u64::try_from((self.limit / 2).as_nanos() / TICK.as_nanos())
+            .unwrap_or(u64::MAX / 2)
+            .max(1)
+    }
+
+    /// A new call begins.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        self.since = None;
+    }
+
+    /// Called when a deadline has passed: goes on or stops.
+    pub(crate) fn look(&mut self) -> UpdateDeadline {
+        let Some(now) = thread_cpu_time() else {
+            // Without the clock of the thread, the wall's must do: the second look is the last.
+            return match self.since.replace(Duration::ZERO) {
+                None => UpdateDeadline::Continue(self.first_look()),
+                Some(_) => UpdateDeadline::Interrupt,
+            };
+        };
+        match self.since {
+            None => {
+                self.since = Some(now);
+                UpdateDeadline::Continue(1)
+            }
+            Some(since) if now.saturating_sub(since) >= self.limit / 2 => UpdateDeadline::Interrupt,
+            Some(_) => UpdateDeadline::Continue(1),
+        }
+    }
+}
+
+/// Time that the running thread has spent on a CPU; `None` where the kernel does not say.
+fn thread_cpu_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanos = text.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
+/// The memory that a VM may take. Growth past it fails softly, as the instruction provides.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// Of all linear memories together, in bytes.
+    pub(crate) memory: usize,
+    /// Bytes of linear memory now.
+    pub(crate) used: usize,
+}
+
+impl wasmtime::ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let total = self.used.saturating_sub(current).saturating_add(desired);
+        let granted = total <= self.memory && maximum.is_none_or(|maximum| desired <= maximum);
+        if granted {
+            self.used = total;
+        }
+        Ok(granted)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= 1_000_000 && maximum.is_none_or(|maximum| desired <= maximum))
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+
+    fn tables(&self) -> usize {
+        16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasmtime::ResourceLimiter as _;
+
+    #[test]
+    fn growth_past_the_limit_fails_softly() {
+        let mut limits = Limits {
+            memory: 3 << 16,
+            used: 0,
+        };
+        assert!(limits.memory_growing(0, 2 << 16, None).expect("soft"));
+        assert!(!limits.memory_growing(2 << 16, 4 << 16, None).expect("soft"));
+        assert!(limits.memory_growing(2 << 16, 3 << 16, None).expect("soft"));
+        assert_eq!(limits.used, 3 << 16);
+    }
+
+    #[test]
+    fn the_thread_clock_counts_computing_only() {
+        let before = thread_cpu_time().expect("Linux");
+        std::thread::sleep(Duration::from_millis(30));
+        let asleep = thread_cpu_time().expect("Linux") - before;
+        assert!(asleep < Duration::from_millis(20), "{asleep:?}");
+    }
+}

@@ -1,0 +1,604 @@
+//! The control-side manager: which plugin versions are wanted where, and the way of each from its spec to a live
+//! [`Plugin`]. What is live in a slot stays until its successor is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, watch};
+
+use super::abi::{Imports, linker};
+use super::context::{Environment, Host};
+use super::engine::Runtime;
+use super::fetch;
+use super::module::{Cache, LoadError, Module};
+use super::options::{Options, Resolution};
+use super::plugin::{Plugin, Recipe};
+use super::shared::Shared;
+use super::spec::{Code, Digest, PluginSpec, Remote};
+use super::status::{Event, PluginStatus, State, plugin_stats, wasm_stats};
+use crate::base::backoff::Backoff;
+use crate::base::task::OwnedTask;
+use crate::config::ConfigError;
+use crate::telemetry::metrics::StatSet;
+
+/// Steps of a version's life that are remembered.
+const MAX_HISTORY: usize = 32;
+/// Compiled modules that are kept though nobody wants them.
+const SPARE_MODULES: usize = 16;
+
+/// The manager. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Plugins(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    runtime: Arc<Runtime>,
+    linker: wasmtime::Linker<Host>,
+    cache: Option<Cache>,
+    shared: Arc<Shared>,
+    stats: Arc<StatSet>,
+    control: tokio::runtime::Handle,
+    /// By digest of the code; one load at a time for each.
+    modules: Mutex<Modules>,
+    /// Versions that a canary has shown to work.
+    proven: Mutex<HashSet<Digest>>,
+    state: Mutex<Table>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Modules {
+    cells: HashMap<Digest, Arc<OnceCell<Module>>>,
+    /// The order of use, oldest first.
+    order: VecDeque<Digest>,
+}
+
+#[derive(Default)]
+struct Table {
+    versions: BTreeMap<Digest, Version>,
+    slots: BTreeMap<Box<str>, Slot>,
+    /// Versions that were asked for since the last [`Plugins::retain`]: none of them goes in the middle of a build.
+    asked: BTreeSet<Digest>,
+    /// Versions that nobody wants, as long as streams hold them.
+    draining: Vec<(Weak<Plugin>, Record)>,
+}
+
+struct Slot {
+    wanted: Digest,
+    live: Option<Arc<Plugin>>,
+}
+
+struct Version {
+    record: Arc<Mutex<Record>>,
+    outcome: Arc<Mutex<Outcome>>,
+    _loading: OwnedTask,
+}
+
+#[derive(Default)]
+enum Outcome {
+    #[default]
+    Loading,
+    Live(Arc<Plugin>),
+}
+
+/// What is told of a version.
+#[derive(Clone)]
+struct Record {
+    spec: Arc<PluginSpec>,
+    state: State,
+    error: Option<Arc<str>>,
+    /// Waiting longer will not help soon: a listener need not be held back for it.
+    given_up: bool,
+    history: VecDeque<Event>,
+    compile_time: Option<Duration>,
+    unknown_imports: Vec<String>,
+}
+
+impl Record {
+    fn new(spec: Arc<PluginSpec>) -> Self {
+        let state = match spec.code {
+            Code::Local { .. } => State::Compiling,
+            Code::Remote(_) => State::Fetching,
+        };
+        let mut record = Self {
+            spec,
+            state,
+            error: None,
+            given_up: false,
+            history: VecDeque::new(),
+            compile_time: None,
+            unknown_imports: Vec::new(),
+        };
+        record.enter(state, "");
+        record
+    }
+
+    fn enter(&mut self, state: State, detail: &str) {
+        self.state = state;
+        if self.history.len() >= MAX_HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(Event {
+            at: SystemTime::now(),
+            state,
+            detail: detail.to_owned(),
+        });
+    }
+
+    fn status(&self, slots: Vec<String>, plugin: Option<&Plugin>) -> PluginStatus {
+        let running = plugin.and_then(|plugin| plugin.recipe().last_error.lock().clone());
+        PluginStatus {
+            name: self.spec.name.to_string(),
+            root_id: self.spec.root_id.to_string(),
+            vm_id: self.spec.vm_id.to_string(),
+            key: self.spec.key(),
+            sha256: self.spec.code.digest(),
+            origin: match &self.spec.code {
+                Code::Local { origin, .. } => origin.to_string(),
+                Code::Remote(remote) => remote.uri.to_string(),
+            },
+            state: self.state,
+            error: running.or_else(|| self.error.as_deref().map(str::to_owned)),
+            slots,
+            vms: plugin.map(Plugin::vm_status).unwrap_or_default(),
+            history: self.history.iter().cloned().collect(),
+            compile_time: self.compile_time,
+            unknown_imports: self.unknown_imports.clone(),
+        }
+    }
+}
+
+impl Plugins {
+    /// Starts the host; must be called inside the control side's runtime.
+    ///
+    /// # Errors
+    /// Where the engine cannot be made on this machine.
+    pub fn new(options: Options) -> Result<Self, ConfigError> {
+        let failed = |error: wasmtime::Error| {
+            ConfigError::invalid(format!("no WebAssembly engine: {error:#}"))
+        };
+        let runtime = Runtime::new().map_err(failed)?;
+        let linker = linker(runtime.engine()).map_err(failed)?;
+        let cache = options.cache_dir.as_deref().and_then(|folder| {
+            // Without it everything works, only slower.
+            Cache::open(folder, runtime.engine())
+                .inspect_err(|error| {
+                    let folder = folder.display();
+                    tracing::warn!(target: "wasm", "no cache of compiled modules in {folder}: {error}");
+                })
+                .ok()
+        });
+        let stats = options
+            .registry
+            .set(&wasm_stats::TABLE, "wasm.", "wasm", []);
+        Ok(Self(Arc::new(Inner {
+            runtime: Arc::new(runtime),
+            linker,
+            cache,
+            shared: Arc::default(),
+            stats,
+            control: tokio::runtime::Handle::current(),
+            modules: Mutex::default(),
+            proven: Mutex::default(),
+            state: Mutex::default(),
+            changed: watch::channel(0).0,
+            options,
+        })))
+    }
+
+    /// Compiles and configures the code of `spec` once, if it is at hand, before the resource that holds it is
+    /// acknowledged. Remote code is not fetched for this.
+    ///
+    /// # Errors
+    /// What Envoy NACKs: not a module, wrong ABI, a trap or `false` from `on_vm_start` or `on_configure`, too slow.
+    pub async fn canary(&self, spec: &Arc<PluginSpec>) -> Result<(), ConfigError> {
+        let Code::Local { .. } = spec.code else {
+            return Ok(());
+        };
+        if self.0.proven.lock().contains(&spec.key()) {
+            return Ok(());
+        }
+        let refuse = |error: &LoadError| {
+            tracing::error!(target: "wasm", "plugin {}: {error}", spec.name);
+            ConfigError::invalid(format!(
+                "Unable to create Wasm plugin {}: {}",
+                spec.name,
+                error.to_string().lines().next().unwrap_or_default()
+            ))
+        };
+        let (_, recipe) = self
+            .0
+            .recipe(spec, |_| ())
+            .await
+            .map_err(|error| match error {
+                Failure::Load(error) => refuse(&error),
+                Failure::Fetch(error) => ConfigError::invalid(error.to_string()),
+            })?;
+        let vm = recipe.build(Arc::default()).await;
+        // Envoy too lets its canary go without a goodbye.
+        vm.map_err(|error| refuse(&error))?;
+        let mut proven = self.0.proven.lock();
+        if proven.len() >= 1024 {
+            proven.clear();
+        }
+        proven.insert(spec.key());
+        Ok(())
+    }
+
+    /// Says that `slot` (a place in the configuration, any stable name) wants `spec`, starts to load it where that is
+    /// new, and says what serves meanwhile. Call it anew for every Generation; [`Plugins::changed`] tells when.
+    pub fn resolve(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+        let key = spec.key();
+        let mut state = self.0.state.lock();
+        let state = &mut *state;
+        let version = state
+            .versions
+            .entry(key)
+            .or_insert_with(|| self.0.load(spec));
+        let ready = match &*version.outcome.lock() {
+            Outcome::Live(plugin) => Some(Arc::clone(plugin)),
+            Outcome::Loading => None,
+        };
+        let record = version.record.lock();
+        let entry = state.slots.entry(slot.into()).or_insert_with(|| Slot {
+            wanted: key,
+            live: None,
+        });
+        entry.wanted = key;
+        let resolution = match ready {
+            Some(plugin) => {
+                entry.live = Some(Arc::clone(&plugin));
+                Resolution::Ready(plugin)
+            }
+            None => match &entry.live {
+                Some(live) => Resolution::Previous(Arc::clone(live)),
+                None if record.given_up => {
+                    Resolution::Failed(record.error.clone().unwrap_or_default())
+                }
+                None => Resolution::Pending,
+            },
+        };
+        drop(record);
+        state.asked.insert(key);
+        resolution
+    }
+
+    /// Forgets the slots for which `keep` is false: call it once a Generation is built, with the slots that it has.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let mut state = self.0.state.lock();
+        state.slots.retain(|name, _| keep(name));
+        state.sweep();
+        state.asked.clear();
+    }
+
+    /// Rings (with a growing number) whenever a version has become live or has failed: time for a new Generation.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// For admin's `/wasm`.
+    pub fn status(&self) -> Vec<PluginStatus> {
+        let state = self.0.state.lock();
+        let mut statuses = Vec::new();
+        for (key, version) in &state.versions {
+            let slots = state
+                .slots
+                .iter()
+                .filter(|(_, slot)| slot.wanted == *key)
+                .map(|(name, _)| name.to_string())
+                .collect();
+            let plugin = match &*version.outcome.lock() {
+                Outcome::Live(plugin) => Some(Arc::clone(plugin)),
+                Outcome::Loading => None,
+            };
+            statuses.push(version.record.lock().status(slots, plugin.as_deref()));
+        }
+        for (plugin, record) in &state.draining {
+            if let Some(plugin) = plugin.upgrade() {
+                statuses.push(record.status(Vec::new(), Some(&plugin)));
+            }
+        }
+        statuses
+    }
+}
+
+impl Table {
+    /// Lets go of versions that no slot wants.
+    fn sweep(&mut self) {
+        let wanted: BTreeSet<Digest> = self.slots.values().map(|slot| slot.wanted).collect();
+        let unwanted: Vec<Digest> = self
+            .versions
+            .keys()
+            .filter(|key| !wanted.contains(*key) && !self.asked.contains(*key))
+            .copied()
+            .collect();
+        for key in unwanted {
+            let Some(version) = self.versions.remove(&key) else {
+                continue;
+            };
+            if let Outcome::Live(plugin) = &*version.outcome.lock() {
+                let mut record = version.record.lock().clone();
+                record.enter(State::Draining, "");
+                self.draining.push((Arc::downgrade(plugin), record));
+            }
+        }
+        self.draining
+            .retain(|(plugin, _)| plugin.strong_count() > 0);
+    }
+}
+
+/// Why a version is not there yet.
+enum Failure {
+    /// The code is here and will not do: trying again would not help.
+    Load(LoadError),
+    /// The code is not here.
+    Fetch(fetch::FetchError),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Load(error) => error.fmt(f),
+            Self::Fetch(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Inner {
+    /// Starts a version on its way.
+    fn load(self: &Arc<Self>, spec: &Arc<PluginSpec>) -> Version {
+        let record = Arc::new(Mutex::new(Record::new(Arc::clone(spec))));
+        let outcome = Arc::new(Mutex::new(Outcome::Loading));
+        let _runtime = self.control.enter();
+        let loading = OwnedTask::spawn("wasm load", {
+            let (inner, spec) = (Arc::downgrade(self), Arc::clone(spec));
+            let (record, outcome) = (Arc::clone(&record), Arc::clone(&outcome));
+            async move { load(inner, spec, &record, &outcome).await }
+        });
+        Version {
+            record,
+            outcome,
+            _loading: loading,
+        }
+    }
+
+    /// The module of `spec` and all else that its VMs are made of.
+    async fn recipe(
+        self: &Arc<Self>,
+        spec: &Arc<PluginSpec>,
+        enter: impl Fn(State),
+    ) -> Result<(Module, Arc<Recipe>), Failure> {
+        let module = self.module(spec, &enter).await?;
+        enter(State::Configuring);
+        let imports = Imports::resolve(&self.linker, &module, spec).map_err(Failure::Load)?;
+        if !imports.unknown.is_empty() {
+            tracing::warn!(
+                target: "wasm",
+                "plugin {}: imports that this host does not know, and that trap when called: {}",
+                spec.name,
+                imports.unknown.join(", ")
+            );
+        }
+        let options = &self.options;
+        let env = Arc::new(Environment {
+            spec: Arc::clone(spec),
+            abi: module.abi,
+            registry: options.registry.clone(),
+            clusters: Arc::clone(&options.clusters),
+            node: options.node.clone(),
+            shared: Arc::clone(&self.shared),
+            space: self.shared.space(&spec.vm_id),
+            log_prefix: log_prefix(spec),
+            callback_budget: options.callback_budget,
+            start_budget: options.start_budget,
+            memory_limit: options.memory_limit,
+        });
+        let recipe = Recipe {
+            runtime: Arc::clone(&self.runtime),
+            module: module.clone(),
+            imports,
+            env,
+            workers: options.workers.clone(),
+            process_stats: Arc::clone(&self.stats),
+            stats: options.registry.set(
+                &plugin_stats::TABLE,
+                format!("wasm.{}.", spec.name),
+                "wasm",
+                [],
+            ),
+            last_error: Mutex::new(None),
+        };
+        Ok((module, Arc::new(recipe)))
+    }
+
+    /// The compiled module: the one in memory, the one on disk, or a new one of code fetched or at hand.
+    async fn module(
+        self: &Arc<Self>,
+        spec: &Arc<PluginSpec>,
+        enter: impl Fn(State),
+    ) -> Result<Module, Failure> {
+        let digest = spec.code.digest();
+        let cell = self.modules.lock().cell(digest);
+        let remote = matches!(spec.code, Code::Remote(_));
+        if remote && cell.initialized() {
+            self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
+        }
+        let module = cell
+            .get_or_try_init(|| async {
+                let kept = self
+                    .blocking(move |inner| Ok(inner.from_disk(digest)))
+                    .await?;
+                if let Some(module) = kept {
+                    if remote {
+                        self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
+                    }
+                    return Ok(module);
+                }
+                let bytes = match &spec.code {
+                    Code::Local { bytes, .. } => bytes.clone(),
+                    Code::Remote(remote) => self.fetch(remote).await?,
+                };
+                enter(State::Compiling);
+                self.blocking(move |inner| {
+                    Module::compile(inner.runtime.engine(), &bytes, digest, inner.cache.as_ref())
+                })
+                .await
+            })
+            .await?
+            .clone();
+        if remote {
+            let entries = self.modules.lock().cells.len() as u64;
+            self.stats
+                .set(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES, entries);
+        }
+        Ok(module)
+    }
+
+    fn from_disk(&self, digest: Digest) -> Option<Module> {
+        Module::cached(self.runtime.engine(), digest, self.cache.as_ref()?)
+    }
+
+    async fn blocking<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<R, LoadError> + Send + 'static,
+    ) -> Result<R, Failure> {
+        let inner = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(result) => result.map_err(Failure::Load),
+            Err(_) => Err(Failure::Load(LoadError::Start(
+                "the compiler panicked".to_owned(),
+            ))),
+        }
+    }
+
+    async fn fetch(&self, remote: &Remote) -> Result<bytes::Bytes, Failure> {
+        self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_MISSES);
+        let clusters = self.options.clusters.load_full();
+        let result = fetch::fetch(&clusters, remote).await;
+        self.stats.inc(match &result {
+            Ok(_) => wasm_stats::REMOTE_LOAD_FETCH_SUCCESSES,
+            Err(_) => wasm_stats::REMOTE_LOAD_FETCH_FAILURES,
+        });
+        result.map_err(Failure::Fetch)
+    }
+
+    fn ring(&self) {
+        self.changed.send_modify(|number| *number += 1);
+    }
+}
+
+impl Modules {
+    fn cell(&mut self, digest: Digest) -> Arc<OnceCell<Module>> {
+        self.order.retain(|known| *known != digest);
+        self.order.push_back(digest);
+        let cell = Arc::clone(self.cells.entry(digest).or_default());
+        while self.order.len() > SPARE_MODULES {
+            // Those in use live on in their plugins; only a second load of them would be paid anew.
+            if let Some(oldest) = self.order.pop_front() {
+                self.cells.remove(&oldest);
+            }
+        }
+        cell
+    }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugins").finish_non_exhaustive()
+    }
+}
+
+/// What log lines of a guest begin with.
+fn log_prefix(spec: &PluginSpec) -> Box<str> {
+    let mut prefix = "wasm log".to_owned();
+    for part in [&*spec.name, &*spec.root_id, &*spec.vm_id] {
+        if !part.is_empty() {
+            prefix.push(' ');
+            prefix.push_str(part);
+        }
+    }
+    prefix.into()
+}
+
+/// One version, from its spec to life, or to a failure that waiting will not mend.
+async fn load(
+    inner: Weak<Inner>,
+    spec: Arc<PluginSpec>,
+    record: &Mutex<Record>,
+    outcome: &Mutex<Outcome>,
+) {
+    let (mut backoff, retries) = match &spec.code {
+        Code::Local { .. } => (
+            Backoff::new(Duration::from_secs(1), Duration::from_secs(1)),
+            0,
+        ),
+        Code::Remote(remote) => (
+            Backoff::new(remote.backoff_base, remote.backoff_cap),
+            remote.retries,
+        ),
+    };
+    let mut attempts = 0;
+    loop {
+        let Some(this) = inner.upgrade() else { return };
+        let enter = |state| {
+            let mut record = record.lock();
+            if record.state != state {
+                record.enter(state, "");
+            }
+        };
+        let result = match this.recipe(&spec, enter).await {
+            Ok((module, recipe)) => {
+                {
+                    let mut record = record.lock();
+                    record.compile_time = module.compile_time;
+                    record.unknown_imports.clone_from(&recipe.imports.unknown);
+                }
+                Plugin::start(recipe).await.map_err(Failure::Load)
+            }
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Ok(plugin) => {
+                *outcome.lock() = Outcome::Live(plugin);
+                {
+                    let mut record = record.lock();
+                    record.error = None;
+                    record.given_up = false;
+                    record.enter(State::Live, "");
+                }
+                tracing::info!(target: "wasm", "plugin {}: live, {}", spec.name, spec.code.digest());
+                this.ring();
+                return;
+            }
+            Err(failure) => {
+                let text = failure.to_string();
+                tracing::error!(target: "wasm", "plugin {}: {text}", spec.name);
+                let heals = matches!(failure, Failure::Fetch(_));
+                let state = if heals {
+                    State::Fetching
+                } else {
+                    State::Failed
+                };
+                {
+                    let mut record = record.lock();
+                    record.error = Some(text.as_str().into());
+                    record.enter(state, &text);
+                    record.given_up = !heals || attempts >= retries;
+                }
+                attempts += 1;
+                this.ring();
+                if !heals {
+                    return;
+                }
+            }
+        }
+        drop(this);
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+#[cfg(test)]
+#[path = "manager/tests.rs"]
+mod tests;

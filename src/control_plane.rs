@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-pub use folder::serve_folder;
+pub use folder::{ServedFolder, serve_folder};
 pub use store::{Answer, Event, Rules};
 
 use crate::base::task::OwnedTask;

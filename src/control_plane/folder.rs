@@ -1,12 +1,471 @@
-//! A folder of resources, served.
-use std::net::SocketAddr;
-use std::path::Path;
+//! A folder of resources, served: files to resources, live updates, and the command.
+//!
+//! Each `.yaml`, `.yml` or `.json` file holds one resource with its `@type`, or a `DiscoveryResponse` (of which
+//! `resources` alone matters). `bootstrap.*` and hidden files are left out. A folder in the folder is the set of the
+//! node of that id: its resources override the shared ones by name. A change is served about 100 ms after the last
+//! write; a set with an error is not served at all, and the last good one stays.
 
-/// Serves a folder of resources until the process ends; prints every answer.
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use notify::{RecursiveMode, Watcher as _};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::store::{Answer, Event, Rules, Set, Store};
+use super::{ControlPlane, service};
+use crate::base::task::OwnedTask;
+use crate::pb;
+use crate::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use crate::xds::ResourceType;
+use crate::xds::resource::{name_of, unwrap_resource};
+
+/// A burst of writes is one change when they follow each other within this.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+type Sets = BTreeMap<String, Set>;
+
+/// Everything in a folder.
+#[derive(Debug, Default, PartialEq)]
+struct Contents {
+    shared: Sets,
+    nodes: BTreeMap<String, Sets>,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Debug, PartialEq, Eq)]
+struct FileError {
+    path: PathBuf,
+    line: Option<String>,
+    reason: String,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(line) = &self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// Serves a folder of resources until SIGINT or SIGTERM; prints every answer and every error as a line.
 ///
 /// # Errors
-/// The address is in use, or the folder cannot be read at all.
+/// The address is in use, or the folder cannot be read or watched at all.
 pub async fn serve_folder(folder: &Path, listen: SocketAddr) -> anyhow::Result<()> {
-    let _ = (folder, listen);
+    anyhow::ensure!(folder.is_dir(), "{} is not a folder", folder.display());
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
+    let served = ServedFolder::start(folder, listener, |line| {
+        // A closed standard output must not end the service.
+        let _ = writeln!(
+            std::io::stdout().lock(),
+            "{} {line}",
+            jiff::Zoned::now().strftime("%H:%M:%S%.3f")
+        );
+    })?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    drop(served);
     Ok(())
+}
+
+/// A folder that is served and watched until this is dropped.
+#[derive(Debug)]
+pub struct ServedFolder {
+    control_plane: ControlPlane,
+    _reload: OwnedTask,
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl ServedFolder {
+    /// Reads the folder, serves it on `listener`, and follows its changes. `print` is given one line for each thing
+    /// that happens.
+    ///
+    /// # Errors
+    /// The folder cannot be watched. Errors in files are printed.
+    pub fn start(
+        folder: &Path,
+        listener: TcpListener,
+        print: impl Fn(&str) + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let print: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(print);
+        let address = listener.local_addr()?;
+        let events = Arc::clone(&print);
+        let store = Store::new(Rules::default()).with_listener(move |event| {
+            if let Some(line) = describe(event) {
+                events(&line);
+            }
+        });
+        let store = Arc::new(store);
+        let (sender, changes) = mpsc::unbounded_channel();
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                if event.is_ok_and(|event| !event.kind.is_access()) {
+                    // The task may have ended meanwhile.
+                    let _ = sender.send(());
+                }
+            })?;
+        watcher
+            .watch(folder, RecursiveMode::Recursive)
+            .with_context(|| format!("cannot watch {}", folder.display()))?;
+        print(&format!("serving {} on {address}", folder.display()));
+        reload(folder, &store, &*print);
+        let follow = follow(folder.to_owned(), Arc::clone(&store), print, changes);
+        Ok(Self {
+            control_plane: ControlPlane {
+                address,
+                _task: OwnedTask::spawn(
+                    "control_plane",
+                    service::serve(listener, Arc::clone(&store)),
+                ),
+                store,
+            },
+            _reload: OwnedTask::spawn("control_plane_folder", follow),
+            _watcher: watcher,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.control_plane.address
+    }
+}
+
+async fn follow(
+    folder: PathBuf,
+    store: Arc<Store>,
+    print: Arc<dyn Fn(&str) + Send + Sync>,
+    mut changes: mpsc::UnboundedReceiver<()>,
+) {
+    while changes.recv().await.is_some() {
+        while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, changes.recv()).await {}
+        reload(&folder, &store, &*print);
+    }
+}
+
+fn reload(folder: &Path, store: &Store, print: &(dyn Fn(&str) + Send + Sync)) {
+    match read(folder) {
+        Ok(contents) => {
+            let mut line = String::from("changed:");
+            for (node, sets) in std::iter::once((None, &contents.shared))
+                .chain(contents.nodes.iter().map(|(node, sets)| (Some(node), sets)))
+            {
+                if let Some(node) = node {
+                    let _ = write!(line, " [{node}]");
+                }
+                for (type_url, set) in sets {
+                    let _ = write!(
+                        line,
+                        " {} {} ({})",
+                        label(type_url),
+                        set.version,
+                        set.resources.len()
+                    );
+                }
+            }
+            if store.replace(contents.shared, contents.nodes) {
+                print(&line);
+            }
+        }
+        Err(errors) => {
+            for error in errors {
+                print(&format!("error: {error}"));
+            }
+            print("error: nothing is changed until this is corrected");
+        }
+    }
+}
+
+fn read(folder: &Path) -> Result<Contents, Vec<FileError>> {
+    let mut errors = Vec::new();
+    let shared = read_sets(folder, &mut errors);
+    let mut nodes = BTreeMap::new();
+    for entry in entries(folder, &mut errors) {
+        if entry.is_dir()
+            && let Some(node) = entry.file_name().and_then(|name| name.to_str())
+        {
+            nodes.insert(node.to_owned(), read_sets(&entry, &mut errors));
+        }
+    }
+    if errors.is_empty() {
+        Ok(Contents { shared, nodes })
+    } else {
+        Err(errors)
+    }
+}
+
+/// What is in a folder, sorted, without what is hidden.
+fn entries(folder: &Path, errors: &mut Vec<FileError>) -> Vec<PathBuf> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            let mut paths: Vec<PathBuf> = entries
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .filter(|path| {
+                    path.file_name()
+                        .and_then(|name| name.to_str())
+                        .is_some_and(|name| !name.starts_with('.'))
+                })
+                .collect();
+            paths.sort();
+            paths
+        }
+        Err(error) => {
+            errors.push(FileError {
+                path: folder.to_owned(),
+                line: None,
+                reason: error.to_string(),
+            });
+            Vec::new()
+        }
+    }
+}
+
+fn read_sets(folder: &Path, errors: &mut Vec<FileError>) -> Sets {
+    let mut types: BTreeMap<String, BTreeMap<String, (pb::Any, PathBuf)>> = BTreeMap::new();
+    for path in entries(folder, errors) {
+        let resource_file = path.is_file()
+            && path.file_stem().is_some_and(|stem| stem != "bootstrap")
+            && path
+                .extension()
+                .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|e| extension == *e));
+        if !resource_file {
+            continue;
+        }
+        let error = |line: Option<String>, reason: String| FileError {
+            path: path.clone(),
+            line,
+            reason,
+        };
+        let resources = match read_file(&path) {
+            Ok(resources) => resources,
+            Err((line, reason)) => {
+                errors.push(error(line, reason));
+                continue;
+            }
+        };
+        for any in resources {
+            let (type_url, name) = match identify(&any) {
+                Ok(identity) => identity,
+                Err(reason) => {
+                    errors.push(error(None, reason));
+                    continue;
+                }
+            };
+            let set = types.entry(type_url.clone()).or_default();
+            if let Some((_, other)) = set.get(&name) {
+                errors.push(error(
+                    None,
+                    format!(
+                        "{} '{name}' is in {} already",
+                        label(&type_url),
+                        other.display()
+                    ),
+                ));
+            } else {
+                set.insert(name, (any, path.clone()));
+            }
+        }
+    }
+    types
+        .into_iter()
+        .map(|(type_url, resources)| {
+            let resources: Vec<pb::Any> = resources.into_values().map(|(any, _)| any).collect();
+            let mut bytes = Vec::new();
+            for any in &resources {
+                bytes.extend((any.value.len() as u64).to_le_bytes());
+                bytes.extend(&any.value);
+            }
+            let version = format!("{:08x}", twox_hash::XxHash64::oneshot(0, &bytes) >> 32);
+            (type_url, Set::new(resources, &version))
+        })
+        .collect()
+}
+
+/// The type and name of a resource, wrapped or not.
+fn identify(any: &pb::Any) -> Result<(String, String), String> {
+    let resource = unwrap_resource(any.clone()).map_err(|error| error.to_string())?;
+    let inner = resource.resource.ok_or("the wrapper holds no resource")?;
+    let name = if resource.name.is_empty() {
+        name_of(&inner.value)?.to_owned()
+    } else {
+        resource.name
+    };
+    if name.is_empty() {
+        return Err(format!("{} without a name", label(&inner.type_url)));
+    }
+    Ok((inner.type_url, name))
+}
+
+type Located = (Option<String>, String);
+
+fn read_file(path: &Path) -> Result<Vec<pb::Any>, Located> {
+    let text = std::fs::read_to_string(path).map_err(|error| (None, error.to_string()))?;
+    let format = pb::Format::of_path(path);
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    if is_single(&text) {
+        let any = pb::from_text::<pb::Any>(&text, format)
+            .and_then(pb::Parsed::strict)
+            .map_err(located)?;
+        return Ok(vec![any]);
+    }
+    pb::from_text::<DiscoveryResponse>(&text, format)
+        .and_then(pb::Parsed::strict)
+        .map(|response| response.resources)
+        .map_err(located)
+}
+
+/// True where the file is one resource: `@type` is a key of its outermost object.
+fn is_single(text: &str) -> bool {
+    if let Ok(json) = serde_json::from_str::<serde_json::Value>(text) {
+        return json.get("@type").is_some();
+    }
+    text.lines().any(|line| {
+        let key = line.trim_start_matches(['"', '\'']);
+        key.starts_with("@type")
+    })
+}
+
+/// The line that an error names, and the error.
+fn located(error: pb::Error) -> Located {
+    let text = error.to_string();
+    let line = text.split("line ").nth(1).map(|rest| {
+        rest.chars()
+            .take_while(char::is_ascii_digit)
+            .collect::<String>()
+    });
+    (line.filter(|line| !line.is_empty()), text)
+}
+
+fn label(type_url: &str) -> &str {
+    match ResourceType::of_url(type_url) {
+        Some(kind) => kind.label(),
+        None => type_url.rsplit(['.', '/']).next().unwrap_or(type_url),
+    }
+}
+
+/// One line for what is worth one.
+fn describe(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Opened(node) => format!("connected node={}", node.id),
+        Event::Closed(node) => format!("disconnected node={node}"),
+        Event::Answered(Answer {
+            node,
+            type_url,
+            version,
+            nonce: _,
+            error: None,
+            stale: _,
+        }) => format!("ACK {} version={version} node={node}", label(type_url)),
+        Event::Answered(Answer {
+            node,
+            type_url,
+            version,
+            nonce: _,
+            error: Some(error),
+            stale: _,
+        }) => format!(
+            "NACK {} keeps version={version} node={node}: {}",
+            label(type_url),
+            error.trim_end()
+        ),
+        Event::Request(_) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str =
+        "\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a\n";
+
+    fn names(sets: &Sets, kind: ResourceType) -> Vec<&str> {
+        sets.get(kind.type_url())
+            .map(|set| set.resources.keys().map(String::as_str).collect())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn files_of_every_shape_are_read_and_nodes_have_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("one.yaml", CLUSTER);
+        write(
+            "list.json",
+            r#"{"resources": [{"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "b"},
+                {"@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "name": "r"}]}"#,
+        );
+        write("edge-1/one.yml", &CLUSTER.replace("name: a", "name: c"));
+        write("bootstrap.yaml", "not: [a, resource");
+        write("README.md", "# read me");
+        write(".hidden.yaml", "also: not");
+        write("empty.yaml", "\n");
+        let contents = read(folder.path()).unwrap();
+        assert_eq!(names(&contents.shared, ResourceType::Cluster), ["a", "b"]);
+        assert_eq!(names(&contents.shared, ResourceType::Route), ["r"]);
+        assert_eq!(
+            names(&contents.nodes["edge-1"], ResourceType::Cluster),
+            ["c"]
+        );
+        let version = |contents: &Contents, kind: ResourceType| {
+            contents.shared[kind.type_url()].version.clone()
+        };
+        let before = read(folder.path()).unwrap();
+        write("one.yaml", &format!("{CLUSTER}connect_timeout: 1s\n"));
+        let after = read(folder.path()).unwrap();
+        assert_ne!(
+            version(&before, ResourceType::Cluster),
+            version(&after, ResourceType::Cluster)
+        );
+        assert_eq!(
+            version(&before, ResourceType::Route),
+            version(&after, ResourceType::Route),
+            "a version is that of its type's content"
+        );
+    }
+
+    #[test]
+    fn every_error_names_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("a.yaml", CLUSTER.to_owned()),
+            ("b.yaml", CLUSTER.to_owned()),
+            ("c.yaml", CLUSTER.replace("name: a", "nme: a")),
+            ("d.json", "{".to_owned()),
+            ("e.yaml", CLUSTER.replace("name: a", "")),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let errors = read(folder.path()).unwrap_err();
+        let files: Vec<_> = errors
+            .iter()
+            .map(|error| error.path.file_name().unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(files, ["b.yaml", "c.yaml", "d.json", "e.yaml"]);
+        assert!(errors[0].reason.contains("a.yaml already"), "{}", errors[0]);
+        assert!(
+            errors[3].reason.contains("cds without a name"),
+            "{}",
+            errors[3]
+        );
+    }
 }

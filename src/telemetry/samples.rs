@@ -1,0 +1,199 @@
+//! A moment's values of all statistics, chosen and in order: what the encoders write.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+
+use super::metrics::{HistogramCounts, Kind, Registry, Stat};
+
+/// Which statistics are asked for (`/stats?…`).
+#[derive(Debug, Default)]
+pub struct Query {
+    /// `usedonly`: only what was written since the start.
+    pub used_only: bool,
+    /// `filter`: anywhere in the raw name.
+    pub filter: Option<Regex>,
+    /// `type`.
+    pub kind: KindFilter,
+}
+
+/// `type=` of `/stats`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KindFilter {
+    /// `All`.
+    #[default]
+    All,
+    /// `Counters`.
+    Counters,
+    /// `Gauges`.
+    Gauges,
+    /// `Histograms`.
+    Histograms,
+    /// `TextReadouts`.
+    TextReadouts,
+}
+
+impl KindFilter {
+    /// From its spelling in the query.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "All" => Self::All,
+            "Counters" => Self::Counters,
+            "Gauges" => Self::Gauges,
+            "Histograms" => Self::Histograms,
+            "TextReadouts" => Self::TextReadouts,
+            _ => return None,
+        })
+    }
+
+    fn takes(self, kind: Kind) -> bool {
+        match self {
+            Self::All => true,
+            Self::Counters => kind == Kind::Counter,
+            Self::Gauges => kind == Kind::Gauge,
+            Self::Histograms => kind == Kind::Histogram,
+            Self::TextReadouts => false,
+        }
+    }
+}
+
+/// Values by raw name. Where two owners have the same name (the old and the new world of an update), theirs are added.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples {
+    /// Text readouts.
+    pub texts: BTreeMap<String, String>,
+    /// Counters and gauges.
+    pub numbers: BTreeMap<String, (Kind, u64)>,
+    /// Histograms.
+    pub histograms: BTreeMap<String, HistogramCounts>,
+}
+
+impl Samples {
+    /// Reads the registry; `hidden` names are left out (`stats_matcher`).
+    pub fn collect(registry: &Registry, query: &Query, hidden: &dyn Fn(&str) -> bool) -> Self {
+        let mut samples = Self::default();
+        let mut name = String::new();
+        for set in registry.sets() {
+            for (index, def) in (0u16..).zip(set.table().stats) {
+                let stat = Stat(index);
+                if !query.kind.takes(def.kind) || (query.used_only && !set.is_used(stat)) {
+                    continue;
+                }
+                name.clear();
+                name.push_str(set.prefix());
+                name.push_str(def.name);
+                if !query.wants(&name) || hidden(&name) {
+                    continue;
+                }
+                match def.kind {
+                    Kind::Histogram => samples.add_histogram(&name, &set.histogram(stat)),
+                    kind => samples.add_number(&name, kind, set.value(stat)),
+                }
+            }
+            if query.kind.takes(Kind::Counter) {
+                for (code, count) in set.codes() {
+                    let name = format!("{}upstream_rq_{code}", set.prefix());
+                    if query.wants(&name) && !hidden(&name) {
+                        samples.add_number(&name, Kind::Counter, count);
+                    }
+                }
+            }
+        }
+        for metric in registry.metrics() {
+            if !query.kind.takes(metric.kind())
+                || (query.used_only && !metric.is_used())
+                || !query.wants(metric.name())
+                || hidden(metric.name())
+            {
+                continue;
+            }
+            match metric.kind() {
+                Kind::Histogram => samples.add_histogram(metric.name(), &metric.counts()),
+                kind => samples.add_number(metric.name(), kind, metric.value()),
+            }
+        }
+        if matches!(query.kind, KindFilter::All | KindFilter::TextReadouts) {
+            for (name, text) in registry.texts() {
+                if query.wants(&name) && !hidden(&name) {
+                    samples.texts.insert(name.into(), text);
+                }
+            }
+        }
+        samples
+    }
+
+    fn add_number(&mut self, name: &str, kind: Kind, value: u64) {
+        match self.numbers.get_mut(name) {
+            Some((_, sum)) => *sum = sum.wrapping_add(value),
+            None => {
+                self.numbers.insert(name.to_owned(), (kind, value));
+            }
+        }
+    }
+
+    fn add_histogram(&mut self, name: &str, counts: &HistogramCounts) {
+        let sum = self.histograms.entry(name.to_owned()).or_default();
+        for (to, from) in sum.buckets.iter_mut().zip(counts.buckets) {
+            *to += from;
+        }
+        sum.sum = sum.sum.wrapping_add(counts.sum);
+    }
+}
+
+impl Query {
+    fn wants(&self, name: &str) -> bool {
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| filter.is_match(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Shards;
+
+    crate::stats! { mod sample { HITS: Counter = "hits", OPEN: Gauge = "open", TOOK: Histogram = "took_ms" } }
+
+    #[test]
+    fn values_are_chosen_and_added() {
+        let registry = Registry::new(Shards::for_workers(1));
+        let old = registry.set(&sample::TABLE, "s.a.", "s", []);
+        let new = registry.set(&sample::TABLE, "s.a.", "s", []);
+        old.add(sample::HITS, 2);
+        new.add(sample::HITS, 3);
+        new.record(sample::TOOK, 7);
+        old.inc_code(404);
+        registry.set_text("s.a.version_text", "v1");
+        registry.metric("wasmcustom.m", Kind::Gauge).unwrap();
+        let all = Samples::collect(&registry, &Query::default(), &|_| false);
+        assert_eq!(all.numbers["s.a.hits"], (Kind::Counter, 5));
+        assert_eq!(all.numbers["s.a.open"], (Kind::Gauge, 0));
+        assert_eq!(all.numbers["s.a.upstream_rq_404"], (Kind::Counter, 1));
+        assert_eq!(all.numbers["wasmcustom.m"], (Kind::Gauge, 0));
+        assert_eq!(all.histograms["s.a.took_ms"].sum, 7);
+        assert_eq!(all.texts["s.a.version_text"], "v1");
+
+        let used = Query {
+            used_only: true,
+            ..Query::default()
+        };
+        let used = Samples::collect(&registry, &used, &|_| false);
+        assert_eq!(
+            used.numbers.keys().collect::<Vec<_>>(),
+            ["s.a.hits", "s.a.upstream_rq_404"]
+        );
+        let gauges = Query {
+            kind: KindFilter::Gauges,
+            filter: Some(Regex::new(r"^s\.").unwrap()),
+            ..Query::default()
+        };
+        let gauges = Samples::collect(&registry, &gauges, &|_| false);
+        assert_eq!(gauges.numbers.keys().collect::<Vec<_>>(), ["s.a.open"]);
+        assert!(gauges.histograms.is_empty() && gauges.texts.is_empty());
+        let hidden = Samples::collect(&registry, &Query::default(), &|name| {
+            name.starts_with("s.a.")
+        });
+        assert_eq!(hidden.numbers.len(), 1);
+    }
+}

@@ -1,7 +1,10 @@
 //! `envoy.config.cluster.v3.Cluster` as believed.
 
+mod balancer;
+mod discovery;
 pub(super) mod parse;
 pub(super) mod source;
+mod upstream_protocol;
 
 use std::sync::Arc;
 use std::time::Duration;

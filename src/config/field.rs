@@ -11,6 +11,9 @@ use crate::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use crate::pb::envoy::r#type::v3::{FractionalPercent, Percent};
 use crate::pb::google::protobuf as well_known;
 
+/// What stands behind the refusals of what a later version will do.
+pub(super) const LATER: &str = "not implemented by this build yet";
+
 /// Protobuf's largest duration, in seconds.
 const MAX_SECONDS: i64 = 315_576_000_000;
 

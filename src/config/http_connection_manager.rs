@@ -1,5 +1,6 @@
 //! `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager` as believed.
 
+mod filters;
 pub(super) mod parse;
 
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
 //! `envoy.config.listener.v3.Listener` as believed.
 
+pub(super) mod chain;
 pub(super) mod parse;
 
 use std::net::IpAddr;
@@ -95,7 +96,7 @@ pub struct FilterChainMatch {
 }
 
 /// `CidrRange`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IpRange {
     /// Masked to `prefix_len`.
     pub address: IpAddr,
@@ -104,7 +105,7 @@ pub struct IpRange {
 }
 
 /// `ConnectionSourceType`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SourceType {
     /// Any.
     #[default]

@@ -1,5 +1,6 @@
 //! `envoy.config.route.v3.RouteConfiguration` as believed.
 
+mod action;
 pub(super) mod parse;
 
 use std::collections::BTreeMap;

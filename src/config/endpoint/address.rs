@@ -84,6 +84,19 @@ impl BindAddress {
     }
 }
 
+/// A `SocketAddress` with an IP address.
+pub(in crate::config) fn numeric_socket(
+    proto: core::SocketAddress,
+) -> Result<SocketAddr, ConfigError> {
+    match socket(proto)?.address {
+        Address::Socket(address) => Ok(address),
+        Address::Name(name, _) => {
+            Err(ConfigError::invalid(format!("malformed IP address: {name}")).at("address"))
+        }
+        Address::Pipe(_) => Err(ConfigError::invalid("must be an IP address")),
+    }
+}
+
 fn socket(proto: core::SocketAddress) -> Result<BindAddress, ConfigError> {
     let core::SocketAddress {
         protocol,

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::codec::{RequestBody, ResponseBody};
+
 /// Why a body ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
@@ -30,6 +32,10 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
+    /// In memory, though the length was not announced: goes on without one.
+    Unsized(Bytes),
+    Request(RequestBody),
+    Response(ResponseBody),
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
 }
 
@@ -47,6 +53,19 @@ impl Body {
         } else {
             Self(Kind::Full(data))
         }
+    }
+
+    /// All of it at once, from a message that did not say its length; nor will what it becomes.
+    pub(crate) fn of_unknown_length(data: Bytes) -> Self {
+        Self(Kind::Unsized(data))
+    }
+
+    pub(in crate::http) fn request(body: RequestBody) -> Self {
+        Self(Kind::Request(body))
+    }
+
+    pub(in crate::http) fn response(body: ResponseBody) -> Self {
+        Self(Kind::Response(body))
     }
 
     /// Any other body.
@@ -68,11 +87,16 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
-            Kind::Full(data) => {
+            Kind::Full(data) | Kind::Unsized(data) => {
                 let data = std::mem::take(data);
                 self.0 = Kind::Empty;
+                if data.is_empty() {
+                    return Poll::Ready(None);
+                }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
+            Kind::Request(body) => body.poll_frame(cx),
+            Kind::Response(body) => body.poll_frame(cx),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -80,7 +104,9 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Full(_) => false,
+            Kind::Full(_) | Kind::Unsized(_) => false,
+            Kind::Request(body) => body.is_end_stream(),
+            Kind::Response(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -89,6 +115,9 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(data) => SizeHint::with_exact(data.len() as u64),
+            Kind::Unsized(_) => SizeHint::default(),
+            Kind::Request(body) => body.size_hint(),
+            Kind::Response(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
     }
@@ -99,6 +128,9 @@ impl fmt::Debug for Body {
         match &self.0 {
             Kind::Empty => f.write_str("Body::Empty"),
             Kind::Full(data) => write!(f, "Body::Full({} bytes)", data.len()),
+            Kind::Unsized(data) => write!(f, "Body::Unsized({} bytes)", data.len()),
+            Kind::Request(_) => f.write_str("Body::Request"),
+            Kind::Response(_) => f.write_str("Body::Response"),
             Kind::Boxed(_) => f.write_str("Body::Boxed"),
         }
     }

@@ -5,8 +5,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+pub use super::h1::client::Http1;
 use super::{ConnectionMeter, Io};
-use crate::config::cluster::{Http1Options, Http2Options};
+use crate::config::cluster::Http2Options;
 use crate::http::{Body, BodyError, RequestHead, ResponseHead};
 
 /// Why a request got no response head.
@@ -31,56 +32,6 @@ pub enum SendError {
     /// The request's own body ended in an error before a response head: the client went away.
     #[error("request body: {0}")]
     RequestBody(BodyError),
-}
-
-/// An HTTP/1 connection that is ready for an exchange.
-#[derive(Debug)]
-pub struct Http1 {
-    io: Io,
-    options: Http1Options,
-    meter: Arc<ConnectionMeter>,
-}
-
-impl Http1 {
-    /// Takes over a fresh connection. Bytes, and how it ends, are told to `meter`, whose other owner keeps the
-    /// statistics.
-    pub fn new(io: Io, options: &Http1Options, meter: Arc<ConnectionMeter>) -> Self {
-        Self {
-            io,
-            options: options.clone(),
-            meter,
-        }
-    }
-
-    /// False once the peer has closed the idle connection, or sent something that nobody asked for: ask before use.
-    /// Costs no system call where nothing has happened.
-    pub fn is_open(&mut self) -> bool {
-        true
-    }
-
-    /// Ready when the idle connection is no longer usable; registers the waker otherwise.
-    pub fn poll_closed(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        let _ = cx;
-        std::task::Poll::Pending
-    }
-
-    /// Sends a request and waits for the head of its response.
-    ///
-    /// `reclaim` is given the connection back when both messages have ended cleanly and it may be used again: perhaps
-    /// before this future ends, perhaps when the response body has been read. Otherwise it is dropped, and the
-    /// connection closed. Dropping the future, or the response body before its end, closes the connection.
-    pub async fn send<R>(
-        self,
-        head: RequestHead,
-        body: Body,
-        reclaim: R,
-    ) -> Result<(ResponseHead, Body), SendError>
-    where
-        R: FnOnce(Self) + Send + 'static,
-    {
-        let _ = (head, body, reclaim, self.io, self.options, self.meter);
-        Err(SendError::Closed { reused: false })
-    }
 }
 
 /// An HTTP/2 connection. Clones share it; it closes when the last one and all its streams are gone.

@@ -28,6 +28,13 @@ impl Io {
             Self::Unix(_) | Self::Memory(_) => None,
         }
     }
+
+    /// Makes the coming close a reset, so that the peer does not take what it got for all there was.
+    pub(crate) fn reset_on_close(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = stream.set_zero_linger();
+        }
+    }
 }
 
 macro_rules! each {

@@ -5,10 +5,12 @@
 //! both sides in one task pays for no channels (`docs/decisions/`).
 
 pub mod client;
+mod h1;
 pub mod io;
 pub mod meter;
 pub mod server;
 
+pub(in crate::http) use h1::{RequestBody, ResponseBody};
 pub use io::Io;
 pub use meter::{ConnectionMeter, Ending};
 

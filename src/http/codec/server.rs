@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::h1::Wire;
+use super::h1::server::{Outcome, Server};
 use super::{ConnectionMeter, Handler, Io};
 use crate::base::drain::DrainWatch;
 use crate::config::http_connection_manager::{CodecType, Options};
@@ -39,6 +41,16 @@ pub async fn serve<H: Handler>(
     drain: DrainWatch,
     meter: Arc<ConnectionMeter>,
 ) -> ConnectionEnd {
-    let _ = (io, codec, options, handler, drain, meter);
-    ConnectionEnd::Local
+    let wire = Wire::new(io, meter);
+    if codec == CodecType::Http2 {
+        return ConnectionEnd::Local;
+    }
+    let detect = codec == CodecType::Auto;
+    match Server::new(wire, options, handler, drain, detect)
+        .run()
+        .await
+    {
+        Outcome::End(end) => end,
+        Outcome::Http2 { .. } => ConnectionEnd::Local,
+    }
 }

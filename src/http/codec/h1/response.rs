@@ -1,0 +1,119 @@
+//! A response head: where its body ends, whether the connection goes on, whether it is HTTP at all.
+
+use bytes::Bytes;
+use http::header;
+use http::{HeaderMap, Method, StatusCode, Version};
+
+use super::decode::Framing;
+use super::fields::{self, Side, has_token};
+use super::parse;
+use super::violation::Violation;
+use crate::http::ResponseHead;
+
+/// The largest response head that Envoy reads.
+pub(super) const MAX_HEAD: usize = 80 << 10;
+/// The most fields of a response head.
+pub(super) const MAX_FIELDS: usize = 100;
+
+/// A response as its head describes it.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) head: ResponseHead,
+    pub(super) framing: Framing,
+    /// The connection may serve another exchange.
+    pub(super) keep_alive: bool,
+}
+
+/// What decides the framing of the answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a Method,
+    /// An upgrade was asked for: 101 is an answer.
+    pub(super) upgrade: bool,
+    /// Trailers are handed up.
+    pub(super) trailers: bool,
+}
+
+/// Parses a complete head, blank line included.
+pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violation> {
+    let (line, next) = parse::first_line(block);
+    let (minor, status) = parse::status_line(line)?;
+    let lines = memchr::memchr_iter(b'\n', block).count();
+    let mut headers = HeaderMap::try_with_capacity(lines + 4).map_err(|_| Violation::TOO_MANY)?;
+    let (mut count, mut length, mut coding) = (0, None, None);
+    parse::fields(block, next, |name, value| {
+        count += 1;
+        if count > MAX_FIELDS {
+            return Err(Violation::TOO_MANY);
+        }
+        if name == header::CONTENT_LENGTH {
+            let parsed = parse::decimal(value.as_bytes()).ok_or(Violation::CODEC)?;
+            if length.replace(parsed).is_some() {
+                return Err(Violation::CODEC);
+            }
+        } else if name == header::TRANSFER_ENCODING {
+            let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+            return match coding.replace(()) {
+                None if chunked => Ok(()),
+                _ => Err(Violation::CODING),
+            };
+        }
+        fields::add(&mut headers, Side::Response, name, value)
+    })
+    .map_err(|violation| violation.or_characters(block))?;
+
+    if coding.is_some() && length.is_some() {
+        return Err(Violation::LENGTH_AND_CHUNKED);
+    }
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    if switching && !asked.upgrade {
+        return Err(Violation::CODEC);
+    }
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        if coding.is_some() {
+            return Err(Violation::CODING_NOT_ALLOWED);
+        }
+        if length.is_some_and(|length| length != 0) {
+            return Err(Violation::LENGTH_NOT_ALLOWED);
+        }
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let tunnel = switching || (asked.method == Method::CONNECT && status.is_success());
+    let bodiless = asked.method == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || status.is_informational();
+    let framing = if tunnel {
+        Framing::UntilEnd
+    } else if bodiless {
+        Framing::Done
+    } else if coding.is_some() {
+        Framing::chunked(MAX_HEAD, asked.trailers)
+    } else if let Some(length) = length {
+        Framing::length(length)
+    } else {
+        Framing::UntilEnd
+    };
+    let says = |name: &str, token| {
+        headers
+            .get(name)
+            .is_some_and(|value| has_token(value, token))
+    };
+    let keep_alive = !says("connection", b"close")
+        && !says("proxy-connection", b"close")
+        && (minor != 0 || says("connection", b"keep-alive"))
+        && !matches!(framing, Framing::UntilEnd);
+    Ok(Response {
+        head: ResponseHead {
+            status,
+            version: if minor == 0 {
+                Version::HTTP_10
+            } else {
+                Version::HTTP_11
+            },
+            headers,
+        },
+        framing,
+        keep_alive,
+    })
+}

@@ -170,6 +170,54 @@ pub struct Options {
     pub suppress_envoy_headers: bool,
 }
 
+impl Default for Options {
+    /// What Envoy believes of an empty configuration.
+    fn default() -> Self {
+        Self {
+            server_name: http::HeaderValue::from_static("envoy"),
+            server_header: ServerHeader::Overwrite,
+            use_remote_address: false,
+            xff_num_trusted_hops: 0,
+            skip_xff_append: false,
+            internal_ranges: Vec::new(),
+            internal_unix_sockets: false,
+            via: None,
+            generate_request_id: true,
+            preserve_external_request_id: false,
+            always_set_request_id_in_response: false,
+            add_user_agent: false,
+            normalize_path: false,
+            merge_slashes: false,
+            escaped_slashes: EscapedSlashes::Keep,
+            strip_port: StripPort::No,
+            strip_trailing_host_dot: false,
+            underscores: HeadersWithUnderscores::Allow,
+            max_request_headers: 60 << 10,
+            max_headers_count: 100,
+            stream_idle_timeout: Some(Duration::from_secs(300)),
+            request_timeout: None,
+            request_headers_timeout: None,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            max_stream_duration: None,
+            max_requests_per_connection: None,
+            drain_timeout: Duration::from_secs(5),
+            delayed_close_timeout: Some(Duration::from_secs(1)),
+            http1: Http1Options::default(),
+            http2: Http2Options::default(),
+            stream_error_on_invalid_message: false,
+            proxy_100_continue: false,
+            upgrades: Vec::new(),
+            local_reply: None,
+            scheme_to_overwrite: None,
+            keep_client_cert_header: false,
+            append_x_forwarded_port: false,
+            buffer_limit: 1 << 20,
+            suppress_envoy_headers: false,
+        }
+    }
+}
+
 impl Options {
     /// True where `address` counts as internal.
     pub fn is_internal(&self, address: IpAddr) -> bool {

@@ -9,6 +9,8 @@ mod h1;
 pub mod io;
 pub mod meter;
 pub mod server;
+#[cfg(test)]
+mod testing;
 
 pub(in crate::http) use h1::{RequestBody, ResponseBody};
 pub use io::Io;

@@ -28,5 +28,8 @@ mod response;
 pub(super) mod server;
 mod violation;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) use incoming::Wire;
 pub(in crate::http) use incoming::{RequestBody, ResponseBody};

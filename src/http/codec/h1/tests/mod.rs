@@ -1,0 +1,4 @@
+//! Both sides of the codec as raw bytes see them.
+
+#[rustfmt::skip]
+mod requests;

@@ -4,6 +4,9 @@
 //! `resources` alone matters). `bootstrap.*` and hidden files are left out. A folder in the folder is the set of the
 //! node of that id: its resources override the shared ones by name. A change is served about 100 ms after the last
 //! write; a set with an error is not served at all, and the last good one stays.
+//!
+//! In a file, `${sha256:FILE}` and `${base64:FILE}` stand for the digest and the content of a file of the folder, so
+//! that replacing a plugin is a change of the resource that names it.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -14,7 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use notify::{RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -86,6 +93,8 @@ pub async fn serve_folder(folder: &Path, listen: SocketAddr) -> anyhow::Result<(
 #[derive(Debug)]
 pub struct ServedFolder {
     control_plane: ControlPlane,
+    overlay: Arc<Mutex<Vec<pb::Any>>>,
+    changes: mpsc::UnboundedSender<()>,
     _reload: OwnedTask,
     _watcher: notify::RecommendedWatcher,
 }
@@ -101,16 +110,37 @@ impl ServedFolder {
         listener: TcpListener,
         print: impl Fn(&str) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
+        Self::start_with(folder, listener, Rules::default(), str::to_owned, print)
+    }
+
+    /// The same with the given rules, and with a last word on the text of every file.
+    ///
+    /// # Errors
+    /// As [`ServedFolder::start`].
+    pub fn start_with(
+        folder: &Path,
+        listener: TcpListener,
+        rules: Rules,
+        rewrite: impl Fn(&str) -> String + Send + Sync + 'static,
+        print: impl Fn(&str) + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
         let print: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(print);
         let address = listener.local_addr()?;
         let events = Arc::clone(&print);
-        let store = Store::new(Rules::default()).with_listener(move |event| {
+        let source = Source {
+            folder: folder.to_owned(),
+            rewrite: Arc::new(rewrite),
+            overlay: Arc::default(),
+        };
+        let overlay = Arc::clone(&source.overlay);
+        let store = Store::new(rules).with_listener(move |event| {
             if let Some(line) = describe(event) {
                 events(&line);
             }
         });
         let store = Arc::new(store);
         let (sender, changes) = mpsc::unbounded_channel();
+        let again = sender.clone();
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 if event.is_ok_and(|event| !event.kind.is_access()) {
@@ -122,9 +152,11 @@ impl ServedFolder {
             .watch(folder, RecursiveMode::Recursive)
             .with_context(|| format!("cannot watch {}", folder.display()))?;
         print(&format!("serving {} on {address}", folder.display()));
-        reload(folder, &store, &*print);
-        let follow = follow(folder.to_owned(), Arc::clone(&store), print, changes);
+        reload(&source, &store, &*print);
+        let follow = follow(source, Arc::clone(&store), print, changes);
         Ok(Self {
+            overlay,
+            changes: again,
             control_plane: ControlPlane {
                 address,
                 _task: OwnedTask::spawn(
@@ -142,22 +174,53 @@ impl ServedFolder {
     pub fn address(&self) -> SocketAddr {
         self.control_plane.address
     }
+
+    /// The server behind it: what clients answered, for one.
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    /// Serves these resources in the place of the folder's of the same type and name, or beside them, until the next
+    /// call.
+    pub fn overlay(&self, resources: Vec<pb::Any>) {
+        *self.overlay.lock() = resources;
+        // The task lives as long as this does.
+        let _ = self.changes.send(());
+    }
+}
+
+/// What is served: a folder, what is done to its texts, and what lies over it.
+struct Source {
+    folder: PathBuf,
+    rewrite: Arc<dyn Fn(&str) -> String + Send + Sync>,
+    overlay: Arc<Mutex<Vec<pb::Any>>>,
+}
+
+impl Source {
+    #[cfg(test)]
+    fn of(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            rewrite: Arc::new(str::to_owned),
+            overlay: Arc::default(),
+        }
+    }
 }
 
 async fn follow(
-    folder: PathBuf,
+    source: Source,
     store: Arc<Store>,
     print: Arc<dyn Fn(&str) + Send + Sync>,
     mut changes: mpsc::UnboundedReceiver<()>,
 ) {
     while changes.recv().await.is_some() {
         while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, changes.recv()).await {}
-        reload(&folder, &store, &*print);
+        reload(&source, &store, &*print);
     }
 }
 
-fn reload(folder: &Path, store: &Store, print: &(dyn Fn(&str) + Send + Sync)) {
-    match read(folder) {
+fn reload(source: &Source, store: &Store, print: &(dyn Fn(&str) + Send + Sync)) {
+    match read(source) {
         Ok(contents) => {
             let mut line = String::from("changed:");
             for (node, sets) in std::iter::once((None, &contents.shared))
@@ -189,15 +252,19 @@ fn reload(folder: &Path, store: &Store, print: &(dyn Fn(&str) + Send + Sync)) {
     }
 }
 
-fn read(folder: &Path) -> Result<Contents, Vec<FileError>> {
+fn read(source: &Source) -> Result<Contents, Vec<FileError>> {
     let mut errors = Vec::new();
-    let shared = read_sets(folder, &mut errors);
+    let overlay = source.overlay.lock().clone();
+    let shared = read_sets(source, &source.folder, overlay, &mut errors);
     let mut nodes = BTreeMap::new();
-    for entry in entries(folder, &mut errors) {
+    for entry in entries(&source.folder, &mut errors) {
         if entry.is_dir()
             && let Some(node) = entry.file_name().and_then(|name| name.to_str())
         {
-            nodes.insert(node.to_owned(), read_sets(&entry, &mut errors));
+            nodes.insert(
+                node.to_owned(),
+                read_sets(source, &entry, Vec::new(), &mut errors),
+            );
         }
     }
     if errors.is_empty() {
@@ -233,7 +300,12 @@ fn entries(folder: &Path, errors: &mut Vec<FileError>) -> Vec<PathBuf> {
     }
 }
 
-fn read_sets(folder: &Path, errors: &mut Vec<FileError>) -> Sets {
+fn read_sets(
+    source: &Source,
+    folder: &Path,
+    overlay: Vec<pb::Any>,
+    errors: &mut Vec<FileError>,
+) -> Sets {
     let mut types: BTreeMap<String, BTreeMap<String, (pb::Any, PathBuf)>> = BTreeMap::new();
     for path in entries(folder, errors) {
         let resource_file = path.is_file()
@@ -249,7 +321,7 @@ fn read_sets(folder: &Path, errors: &mut Vec<FileError>) -> Sets {
             line,
             reason,
         };
-        let resources = match read_file(&path) {
+        let resources = match read_file(source, &path) {
             Ok(resources) => resources,
             Err((line, reason)) => {
                 errors.push(error(line, reason));
@@ -277,6 +349,21 @@ fn read_sets(folder: &Path, errors: &mut Vec<FileError>) -> Sets {
             } else {
                 set.insert(name, (any, path.clone()));
             }
+        }
+    }
+    for any in overlay {
+        match identify(&any) {
+            Ok((type_url, name)) => {
+                types
+                    .entry(type_url)
+                    .or_default()
+                    .insert(name, (any, PathBuf::new()));
+            }
+            Err(reason) => errors.push(FileError {
+                path: folder.to_owned(),
+                line: None,
+                reason,
+            }),
         }
     }
     types
@@ -311,8 +398,39 @@ fn identify(any: &pb::Any) -> Result<(String, String), String> {
 
 type Located = (Option<String>, String);
 
-fn read_file(path: &Path) -> Result<Vec<pb::Any>, Located> {
+/// Puts what `${sha256:FILE}` and `${base64:FILE}` stand for in their place. Files are looked up from the folder.
+fn substitute(text: &str, folder: &Path) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let Some(length) = rest[start..].find('}') else {
+            break;
+        };
+        let inside = &rest[start + 2..start + length];
+        out.push_str(&rest[..start]);
+        let content = |file: &str| {
+            std::fs::read(folder.join(file)).map_err(|error| format!("${{{inside}}}: {error}"))
+        };
+        match inside.split_once(':') {
+            Some(("sha256", file)) => {
+                for byte in Sha256::digest(content(file)?) {
+                    let _ = write!(out, "{byte:02x}");
+                }
+            }
+            Some(("base64", file)) => out.push_str(&STANDARD.encode(content(file)?)),
+            // Not ours: some other templating, or plain text.
+            _ => out.push_str(&rest[start..=start + length]),
+        }
+        rest = &rest[start + length + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn read_file(source: &Source, path: &Path) -> Result<Vec<pb::Any>, Located> {
     let text = std::fs::read_to_string(path).map_err(|error| (None, error.to_string()))?;
+    let text =
+        substitute(&(source.rewrite)(&text), &source.folder).map_err(|reason| (None, reason))?;
     let format = pb::Format::of_path(path);
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -419,7 +537,7 @@ mod tests {
         write("README.md", "# read me");
         write(".hidden.yaml", "also: not");
         write("empty.yaml", "\n");
-        let contents = read(folder.path()).unwrap();
+        let contents = read(&Source::of(folder.path())).unwrap();
         assert_eq!(names(&contents.shared, ResourceType::Cluster), ["a", "b"]);
         assert_eq!(names(&contents.shared, ResourceType::Route), ["r"]);
         assert_eq!(
@@ -429,9 +547,9 @@ mod tests {
         let version = |contents: &Contents, kind: ResourceType| {
             contents.shared[kind.type_url()].version.clone()
         };
-        let before = read(folder.path()).unwrap();
+        let before = read(&Source::of(folder.path())).unwrap();
         write("one.yaml", &format!("{CLUSTER}connect_timeout: 1s\n"));
-        let after = read(folder.path()).unwrap();
+        let after = read(&Source::of(folder.path())).unwrap();
         assert_ne!(
             version(&before, ResourceType::Cluster),
             version(&after, ResourceType::Cluster)
@@ -455,7 +573,7 @@ mod tests {
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let errors = read(folder.path()).unwrap_err();
+        let errors = read(&Source::of(folder.path())).unwrap_err();
         let files: Vec<_> = errors
             .iter()
             .map(|error| error.path.file_name().unwrap().to_str().unwrap())
@@ -467,5 +585,22 @@ mod tests {
             "{}",
             errors[3]
         );
+    }
+
+    #[test]
+    fn a_file_can_name_the_digest_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.wasm"), b"abc").unwrap();
+        let text = substitute(
+            "x: ${sha256:a.wasm} ${base64:a.wasm} ${HOME}",
+            folder.path(),
+        )
+        .unwrap();
+        assert_eq!(
+            text,
+            "x: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad YWJj ${HOME}"
+        );
+        let missing = substitute("${sha256:b.wasm}", folder.path()).unwrap_err();
+        assert!(missing.starts_with("${sha256:b.wasm}: "), "{missing}");
     }
 }

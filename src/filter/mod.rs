@@ -19,6 +19,8 @@ pub mod local_reply;
 pub mod registry;
 pub mod router;
 mod timer;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 use std::fmt;
 use std::future::Future;

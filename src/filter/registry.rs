@@ -14,7 +14,11 @@ use crate::wasm::Plugins;
 
 /// Every filter of this build, alphabetically.
 fn table() -> Vec<Registration> {
-    vec![register::<router::Router>()]
+    vec![
+        register::<router::Router>(),
+        #[cfg(feature = "wasm")]
+        register::<super::wasm::Wasm>(),
+    ]
 }
 
 type Parse = fn(&[u8], &str) -> Result<Arc<dyn ExtensionConfig>, ConfigError>;

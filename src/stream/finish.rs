@@ -60,6 +60,7 @@ impl Stream {
     /// Nobody waits for the rest of the response: what the log says, unless the codec has said it.
     fn abandoned(&self) {
         let mut info = self.info.lock();
+        info.abandoned = true;
         let told = [
             ResponseFlag::DownstreamConnectionTermination,
             ResponseFlag::DownstreamRemoteReset,

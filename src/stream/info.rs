@@ -80,6 +80,8 @@ pub struct StreamInfo {
     pub dynamic_metadata: Option<Box<pb::Metadata>>,
     /// Filter state, as Proxy-Wasm `set_property` and others keep it: name and serialized value.
     pub filter_state: Vec<(Box<str>, bytes::Bytes)>,
+    /// The client went away: the end is told inside a `Drop`, where no guest may be entered.
+    pub abandoned: bool,
     /// True for a health check of the health_check filter.
     pub health_check: bool,
     /// The codec understood nothing of the request's head: the stream's is made up.
@@ -161,6 +163,7 @@ impl StreamInfo {
             attempts: 0,
             dynamic_metadata: None,
             filter_state: Vec::new(),
+            abandoned: false,
             health_check: false,
             without_head: false,
             reached_router: false,

@@ -47,4 +47,4 @@ pub use plugin::Plugin;
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]
-pub use vm::{Answer, DataAction, Direction, HeadersAction, Vm};
+pub use vm::{Answer, DataAction, Dead, Direction, HeadersAction, Vm};

@@ -355,14 +355,11 @@ impl Vm {
         }
     }
 
-    /// `on_log`. False where the guest runs already: post the end instead.
-    pub fn log(&self, id: u32, stream: &Arc<Stream>) -> bool {
-        if self.core.try_lock().is_none() {
-            return false;
-        }
-        // A dead VM has nothing to say; that is an answer too.
-        let _ = self.with(|core| core.log(id, stream));
-        true
+    /// `on_log`, in a context made for it where `id` is 0; the context's id. `None` where the guest runs already, or
+    /// is dead.
+    pub fn log(&self, id: u32, stream: &Arc<Stream>) -> Option<u32> {
+        self.core.try_lock()?;
+        self.with(|core| core.log(id, stream)).ok()
     }
 
     /// `on_done`, `on_delete`. False where the guest runs already.
@@ -395,9 +392,7 @@ impl Vm {
             Message::Called { token, result } => self.with(|core| core.called(token, result)),
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
             Message::End { id, stream, log } => self.with(|core| {
-                if log {
-                    core.log(id, &stream)?;
-                }
+                let id = if log { core.log(id, &stream)? } else { id };
                 core.end(id, &stream)
             }),
             Message::Wake => Ok(()),
@@ -884,11 +879,16 @@ impl Core {
         Ok(answer)
     }
 
-    fn log(&mut self, id: u32, stream: &Arc<Stream>) -> Result<(), Dead> {
+    fn log(&mut self, id: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
+        let id = if id == 0 {
+            self.create_context(stream)?
+        } else {
+            id
+        };
         let host = self.enter(id, Some(stream));
         let Some(context) = host.streams.get_mut(&id) else {
             self.leave();
-            return Ok(());
+            return Ok(id);
         };
         context.logging = true;
         context.visible = Visible {
@@ -899,7 +899,7 @@ impl Core {
         };
         self.call(|c| c.log.as_ref(), id)?;
         self.leave();
-        Ok(())
+        Ok(id)
     }
 
     fn end(&mut self, id: u32, stream: &Arc<Stream>) -> Result<(), Dead> {

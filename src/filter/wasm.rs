@@ -1,0 +1,417 @@
+//! `envoy.filters.http.wasm`: a Proxy-Wasm plugin as a filter.
+//!
+//! A stream is pinned to the VM that it met first: the one of its worker and of the plugin version in its chain. The
+//! context in the VM is made at the first callback, and at the latest for `on_log`. What Envoy calls the status of a
+//! filter becomes a [`Step`] or a [`Flow`]:
+//!
+//! | guest | heads | data |
+//! |---|---|---|
+//! | Continue | `Next` | `Flow::Continue` |
+//! | StopIteration | all is held, the source read up to the buffer limit (with `allow_on_headers_stop_iteration` only the heads) | `Flow::Buffer` |
+//! | StopAllIterationAndBuffer | all is held; beyond the buffer limit 413 or 500 | – |
+//! | StopAllIterationAndWatermark | all is held, the source read up to the buffer limit | `Flow::Watermark` |
+//!
+//! When a VM fails, the streams that it still has traffic callbacks to serve for are answered with 503
+//! (`wasm_fail_stream`) or, after the head, reset; with `FAIL_OPEN` they pass, all but the one whose callback failed.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::Body as _;
+
+use super::{BoxFuture, BuildContext, FilterFactory, HttpFilter, Step};
+use crate::config::ConfigError;
+use crate::config::error::At as _;
+use crate::http::{Body, LocalReply};
+use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
+use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
+use crate::wasm::spec::{Code, FailurePolicy};
+use crate::wasm::{
+    DataAction, Dead, Direction, HeadersAction, Plugin, PluginSpec, Plugins, Resolution, Vm,
+};
+
+/// The filter of one chain: one version of one plugin.
+#[derive(Debug)]
+pub struct Wasm {
+    slot: usize,
+    spec: Arc<PluginSpec>,
+    /// `None`: no version of it was ever ready.
+    plugin: Option<Arc<Plugin>>,
+}
+
+impl FilterFactory for Wasm {
+    const NAME: &'static str = "envoy.filters.http.wasm";
+    type Proto = proto::Wasm;
+    type Config = PluginSpec;
+
+    fn parse(proto: proto::Wasm, _name: &str) -> Result<PluginSpec, ConfigError> {
+        let proto::Wasm { config } = proto;
+        let config = config.ok_or_else(|| ConfigError::missing("config"))?;
+        PluginSpec::parse(config).at("config")
+    }
+
+    fn admit(
+        config: &Arc<PluginSpec>,
+        plugins: &Plugins,
+    ) -> Option<BoxFuture<Result<(), ConfigError>>> {
+        let Code::Local { .. } = config.code else {
+            return None;
+        };
+        let (spec, plugins) = (Arc::clone(config), plugins.clone());
+        Some(Box::pin(async move {
+            plugins.canary(&spec).await.at("vm_config").at("config")
+        }))
+    }
+
+    fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
+        let chain = context.chain;
+        let place = format!(
+            "{}/{}/{}/{}/{}",
+            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
+        );
+        chain.warmth.slot(&place);
+        let plugin = match chain.plugins.map(|plugins| plugins.resolve(&place, config)) {
+            Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
+            Some(Resolution::Pending) => {
+                chain.warmth.wait();
+                None
+            }
+            Some(Resolution::Failed(_)) | None => None,
+        };
+        // What serves decides, also how it fails: a version that is still loading has no say.
+        let spec = plugin.as_ref().map_or(config, |plugin| plugin.spec());
+        Arc::new(Self {
+            slot: context.slot,
+            spec: Arc::clone(spec),
+            plugin,
+        })
+    }
+}
+
+/// What a stream knows of its plugin.
+#[derive(Default)]
+struct State {
+    vm: Option<Arc<Vm>>,
+    /// Keeps the version: it is retired when its last stream has ended.
+    _plugin: Option<Arc<Plugin>>,
+    id: u32,
+    /// The stream was answered, or passed, because the VM failed: it has done with the plugin.
+    failed: bool,
+    /// `on_log` was called.
+    logged: bool,
+}
+
+/// A stream's hold on its VM.
+#[derive(Clone)]
+struct Pin {
+    vm: Arc<Vm>,
+    id: u32,
+    policy: FailurePolicy,
+    slot: usize,
+}
+
+impl Wasm {
+    fn with_state<R>(&self, stream: &Stream, f: impl FnOnce(&mut State) -> R) -> R {
+        stream.with_slot(self.slot, State::default, f)
+    }
+
+    fn pin(&self, vm: Arc<Vm>, id: u32) -> Pin {
+        Pin {
+            vm,
+            id,
+            policy: self.spec.failure,
+            slot: self.slot,
+        }
+    }
+
+    /// There is no VM for this stream.
+    fn without_vm(&self, stream: &Stream, body: Body) -> Step<Body> {
+        if let Some(plugin) = &self.plugin {
+            plugin.count_backoff();
+        }
+        self.with_state(stream, |state| state.failed = true);
+        match self.spec.failure {
+            FailurePolicy::Open { .. } => Step::Next(body),
+            FailurePolicy::Closed | FailurePolicy::Reload { .. } => Step::Reply(fail_stream()),
+        }
+    }
+}
+
+/// The answer where a VM has failed.
+fn fail_stream() -> LocalReply {
+    let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "", "wasm_fail_stream");
+    reply.grpc_status = Some(14);
+    reply
+}
+
+impl HttpFilter for Wasm {
+    fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        let Some((plugin, vm)) = self
+            .plugin
+            .as_ref()
+            .and_then(|plugin| Some((plugin, plugin.vm()?)))
+        else {
+            return self.without_vm(stream, body);
+        };
+        let Ok(id) = vm.create_context(stream) else {
+            return self.without_vm(stream, body);
+        };
+        self.with_state(stream, |state| {
+            state.vm = Some(Arc::clone(&vm));
+            state._plugin = Some(Arc::clone(plugin));
+            state.id = id;
+        });
+        self.pin(vm, id).head(stream, Direction::Request, body)
+    }
+
+    fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        let pinned = self.with_state(stream, |state| {
+            if state.failed {
+                return None;
+            }
+            Some((state.vm.clone()?, state.id))
+        });
+        // Without a context Envoy's filter passes, too.
+        let Some((vm, id)) = pinned else {
+            return Step::Next(body);
+        };
+        self.pin(vm, id).head(stream, Direction::Response, body)
+    }
+
+    fn log(&self, stream: &Arc<Stream>) {
+        if stream.info.lock().abandoned {
+            return;
+        }
+        let pinned = self.with_state(stream, |state| {
+            if state.vm.is_none() && !state.failed {
+                // Envoy makes a context for the log alone.
+                state.vm = self.plugin.as_ref().and_then(|plugin| plugin.vm());
+                state._plugin = self.plugin.clone();
+            }
+            Some((state.vm.clone()?, state.id))
+        });
+        if let Some((vm, id)) = pinned
+            && vm.wants_end()
+            && let Some(id) = vm.log(id, stream)
+        {
+            self.with_state(stream, |state| {
+                state.logged = true;
+                state.id = id;
+            });
+        }
+    }
+
+    fn end(&self, stream: &Arc<Stream>) {
+        let abandoned = stream.info.lock().abandoned;
+        let (vm, id, logged) = self.with_state(stream, |state| {
+            if abandoned && state.vm.is_none() && !state.failed {
+                state.vm = self.plugin.as_ref().and_then(|plugin| plugin.vm());
+            }
+            (state.vm.take(), state.id, state.logged)
+        });
+        let Some(vm) = vm else { return };
+        // A guest is never entered from a drop, nor twice: then the VM's own task tells it.
+        if vm.is_dead() || (logged && vm.end(id, stream)) {
+            return;
+        }
+        vm.post_end(id, stream, !logged);
+    }
+}
+
+impl Pin {
+    fn head(self, stream: &Arc<Stream>, direction: Direction, body: Body) -> Step<Body> {
+        if self.vm.is_dead() {
+            return self.dead(stream, body, false);
+        }
+        let end_of_stream = body.is_end_stream();
+        let answer = match self.vm.headers(self.id, stream, direction, end_of_stream) {
+            Ok(answer) => answer,
+            Err(Dead) => return self.dead(stream, body, true),
+        };
+        if let Some(reply) = answer.reply {
+            return Step::Reply(reply);
+        }
+        if answer.reset {
+            stream.decide(Verdict::Reset {
+                details: "wasm_close_stream".into(),
+            });
+            return Step::Wait(Box::pin(pending()));
+        }
+        let action = if answer.resumed {
+            HeadersAction::Continue
+        } else {
+            answer.action
+        };
+        if action == HeadersAction::Continue {
+            return Step::Next(self.watch(stream, direction, body, Start::Flowing).0);
+        }
+        let resume = self.vm.wait(self.id, direction);
+        let start = match action {
+            HeadersAction::Stop | HeadersAction::Continue => Start::Flowing,
+            HeadersAction::StopAllAndBuffer => Start::HeldBuffer,
+            HeadersAction::StopAllAndWatermark => Start::HeldWatermark,
+        };
+        let (body, pump) = match action {
+            // The source need not be read for this: it stays where it is.
+            HeadersAction::StopAllAndWatermark if !self.vm.wants_body(direction) => (body, None),
+            HeadersAction::StopAllAndBuffer => self.pump(stream, direction, body, start),
+            _ => self.watch(stream, direction, body, start),
+        };
+        let stream = Arc::clone(stream);
+        Step::Wait(Box::pin(async move {
+            let resumed = resume.await;
+            if start != Start::Flowing
+                && let Some(pump) = pump
+            {
+                pump.resume();
+            }
+            match resumed {
+                Ok(()) => Step::Next(body),
+                // The sender goes with its VM.
+                Err(_) => self.dead(&stream, body, false),
+            }
+        }))
+    }
+
+    /// Pumps the body where the guest wants to see it.
+    fn watch(
+        &self,
+        stream: &Arc<Stream>,
+        direction: Direction,
+        body: Body,
+        start: Start,
+    ) -> (Body, Option<PumpHandle>) {
+        if body.is_end_stream() || !self.vm.wants_body(direction) {
+            return (body, None);
+        }
+        self.pump(stream, direction, body, start)
+    }
+
+    fn pump(
+        &self,
+        stream: &Arc<Stream>,
+        direction: Direction,
+        body: Body,
+        start: Start,
+    ) -> (Body, Option<PumpHandle>) {
+        let side = match direction {
+            Direction::Request => Side::Request,
+            Direction::Response => Side::Response,
+        };
+        let tap = Box::new(GuestTap {
+            pin: self.clone(),
+            direction,
+        });
+        let (body, pump) = stream.pump(side, body, start, tap);
+        self.vm.set_pump(self.id, direction, pump.clone());
+        (body, Some(pump))
+    }
+
+    /// The VM is dead; `here`: it died in this very callback.
+    fn dead(&self, stream: &Stream, body: Body, here: bool) -> Step<Body> {
+        stream.with_slot(self.slot, State::default, |state| state.failed = true);
+        if passes(self.policy, here) {
+            Step::Next(body)
+        } else {
+            Step::Reply(fail_stream())
+        }
+    }
+}
+
+/// True where a stream goes on without its plugin.
+fn passes(policy: FailurePolicy, here: bool) -> bool {
+    match policy {
+        FailurePolicy::Open { crashing } => crashing || !here,
+        FailurePolicy::Closed | FailurePolicy::Reload { .. } => false,
+    }
+}
+
+/// The guest's eyes on a body.
+struct GuestTap {
+    pin: Pin,
+    direction: Direction,
+}
+
+impl GuestTap {
+    fn failed(&self, stream: &Stream, here: bool) -> Flow {
+        stream.with_slot(self.pin.slot, State::default, |state| state.failed = true);
+        if passes(self.pin.policy, here) {
+            return Flow::Continue;
+        }
+        stream.decide(Verdict::Reply {
+            reply: Box::new(fail_stream()),
+            direct: self.direction == Direction::Response,
+        });
+        Flow::Drop
+    }
+
+    fn flow(&self, stream: &Stream, answer: crate::wasm::Answer<DataAction>) -> Flow {
+        if let Some(reply) = answer.reply {
+            stream.decide(Verdict::Reply {
+                reply: Box::new(reply),
+                direct: self.direction == Direction::Response,
+            });
+            return Flow::Drop;
+        }
+        if answer.reset {
+            stream.decide(Verdict::Reset {
+                details: "wasm_close_stream".into(),
+            });
+            return Flow::Drop;
+        }
+        match answer.action {
+            DataAction::Continue => Flow::Continue,
+            DataAction::Buffer => Flow::Buffer,
+            DataAction::Watermark => Flow::Watermark,
+            DataAction::Drop => Flow::Drop,
+        }
+    }
+
+    /// Calls the guest, keeping the data where the stream may go on without it.
+    fn call(
+        &self,
+        stream: &Arc<Stream>,
+        buffer: &mut Bytes,
+        call: impl FnOnce(&Vm, &mut Bytes) -> Result<crate::wasm::Answer<DataAction>, Dead>,
+    ) -> Flow {
+        let done = stream.with_slot(self.pin.slot, State::default, |state| state.failed);
+        if done {
+            return Flow::Continue;
+        }
+        if self.pin.vm.is_dead() {
+            return self.failed(stream, false);
+        }
+        let kept = passes(self.pin.policy, true).then(|| buffer.clone());
+        match call(&self.pin.vm, buffer) {
+            Ok(answer) => self.flow(stream, answer),
+            Err(Dead) => {
+                if let Some(kept) = kept {
+                    *buffer = kept;
+                }
+                self.failed(stream, true)
+            }
+        }
+    }
+}
+
+impl Tap for GuestTap {
+    fn data(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes, end_of_stream: bool) -> Flow {
+        let (id, direction) = (self.pin.id, self.direction);
+        self.call(stream, buffer, |vm, buffer| {
+            vm.body(id, stream, direction, buffer, end_of_stream)
+        })
+    }
+
+    fn trailers(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes) -> Flow {
+        let (id, direction) = (self.pin.id, self.direction);
+        self.call(stream, buffer, |vm, buffer| {
+            vm.trailers(id, stream, direction, buffer)
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "wasm/tests.rs"]
+mod tests;

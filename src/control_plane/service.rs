@@ -14,6 +14,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::body::Body;
 use tonic::codegen::http;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -147,6 +148,15 @@ where
     type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<E>>) -> Self::Future {
+        if let Some((name, value)) = &self.store.rules.metadata
+            && request
+                .metadata()
+                .get(name)
+                .map(AsciiMetadataValue::as_bytes)
+                != Some(value.as_bytes())
+        {
+            return std::future::ready(Err(Status::unauthenticated(name.clone())));
+        }
         let (sender, receiver) = mpsc::channel(16);
         let session = Session::new(
             Arc::clone(&self.store),

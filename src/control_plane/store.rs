@@ -21,6 +21,8 @@ pub struct Rules {
     pub superset: bool,
     /// Tell delta clients of names that do not exist, as the protocol has it; go-control-plane does not.
     pub announce_absent: bool,
+    /// Metadata that every stream must carry, as Consul's and Kuma's tokens.
+    pub metadata: Option<(String, String)>,
 }
 
 impl Default for Rules {
@@ -29,6 +31,7 @@ impl Default for Rules {
             record: false,
             superset: false,
             announce_absent: true,
+            metadata: None,
         }
     }
 }

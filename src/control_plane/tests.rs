@@ -1,1 +1,740 @@
+//! The whole client against this server, over a socket: every transport, restarts, refusals, warming.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::*;
+use crate::base::Shards;
+use crate::config::cluster::{ConfigSource, GrpcService};
+use crate::config::extension::HttpFilterConfig;
+use crate::config::{Cluster, ConfigError, Extensions, ParseContext, Snapshot, Source};
+use crate::telemetry::metrics::Registry;
+use crate::xds::admission::AdmitAll;
+use crate::xds::{Admission, ApiSource, Candidate, Client, Options, Progress, ResourceType};
+
+const CDS: ResourceType = ResourceType::Cluster;
+const EDS: ResourceType = ResourceType::Endpoints;
+const LDS: ResourceType = ResourceType::Listener;
+const RDS: ResourceType = ResourceType::Route;
+const ECDS: ResourceType = ResourceType::Extension;
+
+/// Knows every filter; `test.Bad` is always wrong.
+struct AnyFilter;
+
+impl Extensions for AnyFilter {
+    fn http_filter(
+        &self,
+        _: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        if config.value == b"\x0a\x03bad" {
+            return Err(ConfigError::invalid("is bad").at("stat_prefix"));
+        }
+        Ok(Some(HttpFilterConfig {
+            type_url: config.type_url.as_str().into(),
+            source: config.clone(),
+            parsed: Arc::new(()),
+        }))
+    }
+
+    fn per_route(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        self.http_filter(name, config)
+    }
+
+    fn is_terminal(&self, config: &HttpFilterConfig) -> bool {
+        config.type_url.ends_with("router.v3.Router")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    AdsSotw,
+    AdsDelta,
+    Sotw,
+    Delta,
+}
+
+const MODES: [Mode; 4] = [Mode::AdsSotw, Mode::AdsDelta, Mode::Sotw, Mode::Delta];
+
+impl Mode {
+    /// The `config_source` that resources of this mode carry.
+    fn source_yaml(self) -> &'static str {
+        match self {
+            Self::AdsSotw | Self::AdsDelta => "{ads: {}, resource_api_version: V3}",
+            Self::Sotw => {
+                "{resource_api_version: V3, api_config_source: {api_type: GRPC, \
+                 transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}"
+            }
+            Self::Delta => {
+                "{resource_api_version: V3, api_config_source: {api_type: DELTA_GRPC, \
+                 transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}"
+            }
+        }
+    }
+
+    fn source(self) -> ConfigSource {
+        ConfigSource::parse(yaml(self.source_yaml())).unwrap()
+    }
+
+    fn is_delta(self) -> bool {
+        matches!(self, Self::AdsDelta | Self::Delta)
+    }
+}
+
+fn yaml<M: prost::Name + Default>(text: &str) -> M {
+    pb::from_yaml(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn any<M: prost::Name + Default>(text: &str) -> pb::Any {
+    pb::pack(&yaml::<M>(text))
+}
+
+fn static_cluster(text: &str) -> Arc<Cluster> {
+    let context = ParseContext::new(&AnyFilter, Source::Static);
+    Arc::new(Cluster::parse(yaml(text), &context).unwrap())
+}
+
+fn cluster(mode: Mode, name: &str, timeout: &str) -> pb::Any {
+    any::<pb::envoy::config::cluster::v3::Cluster>(&format!(
+        "{{name: {name}, type: EDS, connect_timeout: {timeout}, \
+         eds_cluster_config: {{eds_config: {}}}}}",
+        mode.source_yaml()
+    ))
+}
+
+fn endpoints(name: &str, port: u16) -> pb::Any {
+    any::<pb::envoy::config::endpoint::v3::ClusterLoadAssignment>(&format!(
+        "{{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
+         {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}"
+    ))
+}
+
+fn listener(mode: Mode, name: &str, routes: &str, filters: &str) -> pb::Any {
+    any::<pb::envoy::config::listener::v3::Listener>(&format!(
+        r#"
+name: {name}
+address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+filter_chains:
+- filters:
+  - name: hcm
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: in
+      rds: {{route_config_name: {routes}, config_source: {source}}}
+      http_filters: [{filters} {{name: router, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
+"#,
+        source = mode.source_yaml()
+    ))
+}
+
+fn routes(name: &str, cluster: &str) -> pb::Any {
+    any::<pb::envoy::config::route::v3::RouteConfiguration>(&format!(
+        "{{name: {name}, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, \
+         route: {{cluster: {cluster}}}}}]}}]}}"
+    ))
+}
+
+/// A client of a control plane.
+struct World {
+    control_plane: ControlPlane,
+    client: Client,
+    registry: Registry,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    mode: Mode,
+}
+
+fn xds_cluster(port: u16) -> Arc<Cluster> {
+    static_cluster(&format!(
+        "{{name: xds, type: STATIC, connect_timeout: 1s, http2_protocol_options: {{}}, \
+         load_assignment: {{cluster_name: xds, endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
+         {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}}}"
+    ))
+}
+
+fn options(mode: Mode, port: u16) -> Options {
+    let service = GrpcService {
+        cluster: "xds".into(),
+        target_uri: None,
+        authority: None,
+        metadata: vec![("x-token".into(), "secret".into())],
+        timeout: None,
+    };
+    Options {
+        node: pb::Node {
+            id: "test".to_owned(),
+            ..pb::Node::default()
+        },
+        ads: Some(ApiSource {
+            delta: mode.is_delta(),
+            service,
+            node_on_first_message_only: true,
+        }),
+        cds: Some(mode.source()),
+        lds: Some(mode.source()),
+        static_clusters: vec![xds_cluster(port)],
+        ..Options::default()
+    }
+}
+
+impl World {
+    async fn new(mode: Mode) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let control_plane = ControlPlane::start(listener).unwrap();
+        Self::with(mode, control_plane, Arc::new(AdmitAll))
+    }
+
+    fn with(mode: Mode, control_plane: ControlPlane, admission: Arc<dyn Admission>) -> Self {
+        let registry = Registry::new(Shards::for_workers(1));
+        let options = options(mode, control_plane.address().port());
+        let client = Client::start(options, Arc::new(AnyFilter), admission, &registry).unwrap();
+        Self {
+            control_plane,
+            snapshots: client.snapshots(),
+            client,
+            registry,
+            mode,
+        }
+    }
+
+    fn serve(&self, kind: ResourceType, resources: Vec<pb::Any>, version: &str) {
+        self.control_plane
+            .set_resources(kind.type_url(), resources, version);
+    }
+
+    /// A cluster `a` with endpoints, a listener `l` with routes `r` to it.
+    fn serve_basics(&self) {
+        self.serve(EDS, vec![endpoints("a", 1)], "1");
+        self.serve(RDS, vec![routes("r", "a")], "1");
+        self.serve(CDS, vec![cluster(self.mode, "a", "1s")], "1");
+        self.serve(LDS, vec![listener(self.mode, "l", "r", "")], "1");
+    }
+
+    async fn ack(&self, kind: ResourceType) -> Answer {
+        within(self.control_plane.expect_ack(kind.type_url()))
+            .await
+            .unwrap_or_else(|refused| panic!("{:?}: {kind} refused: {refused:?}", self.mode))
+    }
+
+    async fn nack(&self, kind: ResourceType) -> String {
+        within(self.control_plane.expect_nack(kind.type_url()))
+            .await
+            .unwrap_or_else(|accepted| panic!("{:?}: {kind} accepted: {accepted:?}", self.mode))
+            .error
+            .unwrap()
+    }
+
+    async fn until(&mut self, holds: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let snapshot = within(self.snapshots.wait_for(|snapshot| holds(snapshot))).await;
+        Arc::clone(&snapshot.unwrap())
+    }
+
+    async fn ready(&self) {
+        let mut progress = self.client.progress();
+        within(progress.wait_for(|progress| *progress == Progress::Ready))
+            .await
+            .unwrap();
+    }
+
+    fn stat(&self, name: &str) -> Option<u64> {
+        self.registry.sets().iter().find_map(|set| {
+            let rest = name.strip_prefix(set.prefix())?;
+            let index = set.table().stats.iter().position(|def| def.name == rest)?;
+            Some(set.value(crate::telemetry::metrics::Stat(index as u16)))
+        })
+    }
+}
+
+/// Real time runs here; nothing in these tests takes long unless it never comes.
+async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("comes in time")
+}
+
+fn names<T>(map: &std::collections::BTreeMap<Arc<str>, T>) -> Vec<&str> {
+    map.keys().map(|name| &**name).collect()
+}
+
+#[tokio::test]
+async fn every_transport_brings_a_whole_world_in_order() {
+    for mode in MODES {
+        let mut world = World::new(mode).await;
+        world.serve_basics();
+        world.ready().await;
+        let snapshot = world.until(|_| true).await;
+        assert_eq!(names(&snapshot.clusters), ["a", "xds"], "{mode:?}");
+        assert_eq!(names(&snapshot.endpoints), ["a"]);
+        assert_eq!(names(&snapshot.listeners), ["l"]);
+        assert_eq!(names(&snapshot.routes), ["r"]);
+        for kind in [CDS, EDS, LDS, RDS] {
+            world.ack(kind).await;
+        }
+        for stat in [
+            "cluster_manager.cds.update_success",
+            "cluster.a.update_success",
+            "listener_manager.lds.update_success",
+            "http.in.rds.r.update_success",
+            "http.in.rds.r.config_reload",
+        ] {
+            assert_eq!(world.stat(stat), Some(1), "{mode:?} {stat}");
+        }
+        assert_eq!(world.stat("cluster_manager.active_clusters"), Some(2));
+        assert_eq!(world.stat("cluster_manager.cluster_added"), Some(2));
+        assert_eq!(world.client.status().version(CDS), "1", "{mode:?}");
+        let dump = world.client.status().resources(LDS);
+        assert!(dump[0].active.is_some() && dump[0].warming.is_none());
+    }
+}
+
+#[tokio::test]
+async fn on_the_aggregated_stream_clusters_come_first_and_endpoints_before_their_answer() {
+    for mode in [Mode::AdsSotw, Mode::AdsDelta] {
+        let world = World::new(mode).await;
+        world.serve_basics();
+        world.ready().await;
+        world.ack(RDS).await;
+        let said: Vec<String> = world
+            .control_plane
+            .events()
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::Request(request) => {
+                    let kind = ResourceType::of_url(request.type_url()).unwrap();
+                    let answer = if request.nonce().is_empty() { "" } else { "!" };
+                    Some(format!("{kind}{answer}"))
+                }
+                _ => None,
+            })
+            .collect();
+        let position = |what: &str| said.iter().position(|said| said == what).unwrap();
+        assert_eq!(position("cds"), 0, "{said:?}");
+        assert!(position("eds") < position("cds!"), "{said:?}");
+        assert!(position("eds!") < position("lds"), "{said:?}");
+        assert!(position("rds") < position("lds!"), "{said:?}");
+        assert_eq!(said.len(), 8, "nothing is said twice: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_neighbour_is_refused_by_name_and_place_and_the_good_one_applied() {
+    for mode in MODES {
+        let mut world = World::new(mode).await;
+        world.serve_basics();
+        world.ready().await;
+        world.ack(CDS).await;
+        let bad = any::<pb::envoy::config::cluster::v3::Cluster>(
+            "{name: bad, type: STATIC, lb_policy: RING_HASH, connect_timeout: -1s}",
+        );
+        world.serve(CDS, vec![bad, cluster(mode, "a", "2s")], "2");
+        let text = world.nack(CDS).await;
+        assert!(
+            text.starts_with("Error adding/updating cluster(s) bad: "),
+            "{text}"
+        );
+        let snapshot = world
+            .until(|snapshot| snapshot.clusters["a"].connect_timeout == Duration::from_secs(2))
+            .await;
+        assert_eq!(names(&snapshot.clusters), ["a", "xds"]);
+        let status = world.client.status();
+        let bad = &status.resources(CDS)[1];
+        assert_eq!(&*bad.name, "bad");
+        assert!(bad.active.is_none() && text.contains(&bad.error.as_ref().unwrap().details));
+        assert_eq!(world.stat("cluster_manager.cds.update_rejected"), Some(1));
+        world.serve(CDS, vec![cluster(mode, "a", "3s")], "3");
+        world.ack(CDS).await;
+        assert_eq!(status.version(CDS), "3");
+        assert_eq!(status.resources(CDS).len(), 1, "the refusal is forgotten");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_changes_nothing_and_a_restart_resends_nothing_that_is_held() {
+    for mode in MODES {
+        let mut world = World::new(mode).await;
+        world.serve_basics();
+        world.ready().await;
+        world.ack(RDS).await;
+        let before = world.until(|_| true).await;
+        let address = world.control_plane.address();
+        drop(world.control_plane);
+        let listener = rebind(address).await;
+        world.control_plane = ControlPlane::start(listener).unwrap();
+        world.serve_basics();
+        within(world.control_plane.next_stream()).await;
+        // The first thing that is new after the restart.
+        world.serve(CDS, vec![cluster(mode, "a", "9s")], "2");
+        let after = world
+            .until(|snapshot| snapshot.clusters["a"].connect_timeout == Duration::from_secs(9))
+            .await;
+        assert!(Arc::ptr_eq(&before.listeners["l"], &after.listeners["l"]));
+        assert!(Arc::ptr_eq(&before.routes["r"], &after.routes["r"]));
+        assert!(Arc::ptr_eq(&before.endpoints["a"], &after.endpoints["a"]));
+        assert!(world.stat("cluster_manager.cds.update_failure") >= Some(1));
+    }
+}
+
+async fn rebind(address: SocketAddr) -> TcpListener {
+    within(async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                // The old server's socket closes as soon as its task is dropped.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_nobody_refers_to_any_more_is_let_go() {
+    for mode in MODES {
+        let mut world = World::new(mode).await;
+        world.serve_basics();
+        world.ready().await;
+        world.serve(EDS, vec![endpoints("b", 2)], "2");
+        world.serve(CDS, vec![cluster(mode, "b", "1s")], "2");
+        world.serve(LDS, vec![], "2");
+        let snapshot = world
+            .until(|snapshot| snapshot.listeners.is_empty() && !snapshot.clusters.contains_key("a"))
+            .await;
+        assert_eq!(names(&snapshot.routes), [] as [&str; 0], "{mode:?}");
+        let snapshot = world
+            .until(|snapshot| snapshot.clusters.contains_key("b"))
+            .await;
+        assert_eq!(names(&snapshot.endpoints), ["b"], "{mode:?}");
+        assert!(world.client.status().resources(RDS).is_empty());
+        assert_eq!(world.stat("http.in.rds.r.update_attempt"), None);
+        assert_eq!(world.stat("cluster_manager.cluster_removed"), Some(1));
+    }
+}
+
+#[tokio::test]
+async fn a_changed_listener_serves_as_before_until_its_new_routes_are_there() {
+    for mode in MODES {
+        let mut world = World::new(mode).await;
+        world.serve_basics();
+        world.ready().await;
+        let before = world.until(|_| true).await;
+        world.ack(LDS).await;
+        world.serve(LDS, vec![listener(mode, "l", "late", "")], "2");
+        world.ack(LDS).await;
+        let status = world.client.status();
+        let state = &status.resources(LDS)[0];
+        assert_eq!(
+            &*state.active.as_ref().unwrap().version,
+            state_version(mode, "1", state)
+        );
+        assert!(state.warming.is_some(), "{mode:?}");
+        let now = Arc::clone(&world.snapshots.borrow_and_update());
+        assert!(Arc::ptr_eq(&now.listeners["l"], &before.listeners["l"]));
+        assert_eq!(names(&now.routes), ["r"]);
+        world.serve(RDS, vec![routes("late", "a")], "2");
+        let after = world
+            .until(|snapshot| snapshot.routes.contains_key("late"))
+            .await;
+        assert!(!Arc::ptr_eq(&after.listeners["l"], &before.listeners["l"]));
+        assert_eq!(names(&after.routes), ["late"]);
+    }
+}
+
+/// In delta a resource has a version of its own.
+fn state_version<'a>(
+    mode: Mode,
+    sotw: &'a str,
+    state: &'a crate::xds::status::ResourceStatus,
+) -> &'a str {
+    if mode.is_delta() {
+        &state.active.as_ref().unwrap().version
+    } else {
+        sotw
+    }
+}
+
+#[tokio::test]
+async fn discovered_filters_are_waited_for_checked_and_swapped() {
+    let filter = r#"{name: f, config_discovery: {config_source: {ads: {}}, type_urls: [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault]}},"#;
+    let extension = |kind: &str, field: &str| {
+        any::<pb::envoy::config::core::v3::TypedExtensionConfig>(&format!(
+            "{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.{kind}, {field}}}}}"
+        ))
+    };
+    for mode in [Mode::AdsSotw, Mode::AdsDelta] {
+        let mut world = World::new(mode).await;
+        world.serve_basics();
+        world.serve(LDS, vec![listener(mode, "l", "r", filter)], "1");
+        world.ack(LDS).await;
+        world.ack(RDS).await;
+        assert!(world.snapshots.borrow().listeners.is_empty(), "{mode:?}");
+        assert_eq!(world.client.status().unready().len(), 1);
+        world.serve(ECDS, vec![extension("cors.v3.Cors", "")], "1");
+        let text = world.nack(ECDS).await;
+        assert_eq!(
+            text,
+            "f: Error: filter config has type URL type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors \
+             but expect type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault."
+        );
+        world.serve(ECDS, vec![extension("fault.v3.HTTPFault", "")], "2");
+        world.ack(ECDS).await;
+        world.ready().await;
+        let first = world
+            .until(|snapshot| snapshot.extensions.contains_key("f"))
+            .await;
+        world.serve(
+            ECDS,
+            vec![extension("fault.v3.HTTPFault", "max_active_faults: 3")],
+            "3",
+        );
+        let second = world
+            .until(|snapshot| !Arc::ptr_eq(&snapshot.extensions["f"], &first.extensions["f"]))
+            .await;
+        assert!(Arc::ptr_eq(&first.listeners["l"], &second.listeners["l"]));
+        assert_eq!(
+            world.stat("extension_config_discovery.http_filter.f.config_reload"),
+            Some(2)
+        );
+    }
+}
+
+/// Holds listeners back until told.
+struct Gate(watch::Receiver<Option<Result<(), ConfigError>>>);
+
+impl Admission for Gate {
+    fn admit(
+        &self,
+        candidate: &Candidate,
+    ) -> Option<futures_util::future::BoxFuture<'static, Result<(), ConfigError>>> {
+        let Candidate::Listener(_) = candidate else {
+            return None;
+        };
+        let mut gate = self.0.clone();
+        Some(Box::pin(async move {
+            let verdict = gate.wait_for(Option::is_some).await.unwrap();
+            verdict.clone().unwrap()
+        }))
+    }
+}
+
+#[tokio::test]
+async fn admission_holds_its_response_back_and_nothing_else() {
+    for (verdict, served) in [
+        (Ok(()), true),
+        (
+            Err(ConfigError::invalid("traps").at("http_filters[0]")),
+            false,
+        ),
+    ] {
+        let (open, gate) = watch::channel(None);
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let control_plane = ControlPlane::start(socket).unwrap();
+        let mut world = World::with(Mode::AdsSotw, control_plane, Arc::new(Gate(gate)));
+        world.serve_basics();
+        world.ack(CDS).await;
+        within(world.control_plane.next_request(LDS.type_url())).await;
+        world.serve(CDS, vec![cluster(world.mode, "a", "7s")], "2");
+        world.ack(CDS).await;
+        let unanswered = world.control_plane.events();
+        assert!(
+            !unanswered.iter().any(|event| matches!(event, Event::Answered(answer) if *answer.type_url == *LDS.type_url())),
+            "{unanswered:?}"
+        );
+        open.send_replace(Some(verdict));
+        if served {
+            world.ack(LDS).await;
+            world
+                .until(|snapshot| snapshot.listeners.contains_key("l"))
+                .await;
+        } else {
+            assert_eq!(
+                world.nack(LDS).await,
+                "Error adding/updating listener(s) l: http_filters[0]: traps\n"
+            );
+            assert!(world.snapshots.borrow().listeners.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_responses_is_answered_one_by_one() {
+    let world = World::new(Mode::AdsSotw).await;
+    world.serve_basics();
+    world.ready().await;
+    world.ack(CDS).await;
+    for (index, timeout) in ["2s", "3s", "4s"].iter().enumerate() {
+        world.control_plane.push(DiscoveryResponse {
+            version_info: format!("raw-{index}"),
+            nonce: format!("n{index}"),
+            type_url: CDS.type_url().to_owned(),
+            resources: vec![cluster(world.mode, "a", timeout)],
+            ..DiscoveryResponse::default()
+        });
+    }
+    for index in 0..3 {
+        let answer = world.ack(CDS).await;
+        assert_eq!(answer.nonce, format!("n{index}"));
+        assert_eq!(answer.version, format!("raw-{index}"));
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_cannot_be_read_deletes_nothing() {
+    let mut world = World::new(Mode::AdsSotw).await;
+    world.serve_basics();
+    world.ready().await;
+    world.ack(CDS).await;
+    world.control_plane.push(DiscoveryResponse {
+        version_info: "2".to_owned(),
+        type_url: CDS.type_url().to_owned(),
+        resources: vec![endpoints("a", 1)],
+        ..DiscoveryResponse::default()
+    });
+    let text = world.nack(CDS).await;
+    assert!(text.contains("ClusterLoadAssignment"), "{text}");
+    assert_eq!(names(&world.until(|_| true).await.clusters), ["a", "xds"]);
+}
+
+#[tokio::test]
+async fn a_cut_stream_comes_back_and_says_what_it_holds() {
+    let world = World::new(Mode::AdsDelta).await;
+    world.serve_basics();
+    world.ready().await;
+    world.ack(RDS).await;
+    world.control_plane.events();
+    world.control_plane.disconnect();
+    within(world.control_plane.next_stream()).await;
+    let request = within(world.control_plane.next_request(EDS.type_url())).await;
+    let ReceivedRequest::Delta(request) = request else {
+        panic!("{request:?}");
+    };
+    assert_eq!(request.resource_names_subscribe, ["a"]);
+    assert_eq!(request.initial_resource_versions.len(), 1);
+    assert!(request.initial_resource_versions.contains_key("a"));
+}
+
+#[tokio::test]
+async fn files_are_read_and_followed_by_rename() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let staged = folder.path().join("staged");
+        std::fs::write(&staged, text).unwrap();
+        std::fs::rename(staged, folder.path().join(name)).unwrap();
+    };
+    let clusters = |timeout: &str| {
+        format!(
+            "version_info: v{timeout}\nresources:\n- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  \
+             name: a\n  type: EDS\n  connect_timeout: {timeout}\n  eds_cluster_config: {{eds_config: {{path_config_source: \
+             {{path: {0}/eds.yaml}}}}}}\n",
+            folder.path().display()
+        )
+    };
+    write(
+        "eds.yaml",
+        "{resources: [{'@type': type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment, cluster_name: a}]}",
+    );
+    write("cds.yaml", &clusters("1s"));
+    let source = |file: &str| ConfigSource::Path {
+        path: format!("{}/{file}", folder.path().display()).into(),
+        watched_directory: None,
+        initial_fetch_timeout: Some(Duration::from_secs(15)),
+    };
+    let options = Options {
+        cds: Some(source("cds.yaml")),
+        ..Options::default()
+    };
+    let registry = Registry::new(Shards::for_workers(1));
+    let client =
+        Client::start(options, Arc::new(AnyFilter), Arc::new(AdmitAll), &registry).unwrap();
+    let mut snapshots = client.snapshots();
+    let mut timeout = async |seconds: u64| {
+        within(snapshots.wait_for(|snapshot| {
+            snapshot
+                .clusters
+                .get("a")
+                .is_some_and(|a| a.connect_timeout == Duration::from_secs(seconds))
+        }))
+        .await
+        .unwrap();
+    };
+    timeout(1).await;
+    write("cds.yaml", "{resources: [");
+    write("cds.yaml", &clusters("2s"));
+    timeout(2).await;
+    assert_eq!(client.status().version(CDS), "v2s");
+    let missing = Options {
+        cds: Some(source("none.yaml")),
+        ..Options::default()
+    };
+    let error = Client::start(missing, Arc::new(AnyFilter), Arc::new(AdmitAll), &registry)
+        .expect_err("there is no such file");
+    assert!(
+        error
+            .to_string()
+            .contains("paths must refer to an existing path"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn initial_metadata_reaches_the_server() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rules = Rules {
+        record: true,
+        metadata: Some(("x-token".to_owned(), "secret".to_owned())),
+        ..Rules::default()
+    };
+    let control_plane = ControlPlane::start_with(socket, rules).unwrap();
+    let world = World::with(Mode::AdsSotw, control_plane, Arc::new(AdmitAll));
+    world.serve_basics();
+    world.ready().await;
+}
+
+#[tokio::test]
+async fn a_served_folder_prints_what_becomes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = |timeout: &str| {
+        format!(
+            "'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a\ntype: STATIC\nconnect_timeout: {timeout}\n"
+        )
+    };
+    std::fs::write(folder.path().join("a.yaml"), cluster("1s")).unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (lines, mut printed) = tokio::sync::mpsc::unbounded_channel();
+    let served = ServedFolder::start(folder.path(), socket, move |line| {
+        let _ = lines.send(line.to_owned());
+    })
+    .unwrap();
+    let registry = Registry::new(Shards::for_workers(1));
+    let mut options = options(Mode::AdsDelta, served.address().port());
+    options.lds = None;
+    let client =
+        Client::start(options, Arc::new(AnyFilter), Arc::new(AdmitAll), &registry).unwrap();
+    let mut line = async |what: &str| {
+        within(async {
+            loop {
+                let line = printed.recv().await.unwrap();
+                if line.contains(what) {
+                    return line;
+                }
+            }
+        })
+        .await
+    };
+    line("connected node=test").await;
+    line("ACK cds").await;
+    std::fs::write(folder.path().join("a.yaml"), cluster("nonsense")).unwrap();
+    line("a.yaml").await;
+    std::fs::write(folder.path().join("a.yaml"), cluster("3s")).unwrap();
+    line("ACK cds").await;
+    let snapshot = Arc::clone(&client.snapshots().borrow());
+    assert_eq!(
+        snapshot.clusters["a"].connect_timeout,
+        Duration::from_secs(3)
+    );
+}

@@ -17,6 +17,7 @@ use super::file::File;
 use super::stats::control_plane;
 use super::status::Status;
 use super::stream::{Stream, control_plane_of};
+use super::transport::Target;
 use crate::base::task::OwnedTask;
 use crate::config::cluster::{ConfigSource, GrpcService};
 use crate::config::{Cluster, ConfigError, Extensions, Listener, Snapshot};
@@ -330,12 +331,14 @@ impl Driver {
     }
 
     fn stream(&self, id: ChannelId, api: ApiSource, kind: Option<ResourceType>) -> Option<Task> {
-        // The engine has checked that the cluster exists.
-        let cluster = Arc::clone(self.clusters.get(&api.service.cluster)?);
+        let target = match api.service.target_uri.clone() {
+            Some(uri) => Target::of_uri(&uri, api.service),
+            // The engine has checked that the cluster exists.
+            None => Target::of_cluster(self.clusters.get(&api.service.cluster)?, api.service),
+        };
         let stream = Stream {
             channel: id,
-            cluster,
-            service: api.service,
+            target,
             delta: api.delta,
             kind,
             events: self.events.clone(),

@@ -2,7 +2,6 @@
 //!
 //! Between attempts it waits with full jitter, from 500 ms to 30 s, beginning anew after the first response.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -17,8 +16,6 @@ use super::client::Event;
 use super::engine::ChannelId;
 use super::transport::{Target, Wire};
 use crate::base::backoff::Backoff;
-use crate::config::Cluster;
-use crate::config::cluster::GrpcService;
 use crate::pb::envoy::service::discovery::v3 as discovery;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
@@ -27,8 +24,7 @@ const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// What a stream's task needs.
 pub(super) struct Stream {
     pub(super) channel: ChannelId,
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) service: GrpcService,
+    pub(super) target: Target,
     pub(super) delta: bool,
     /// `None` is the aggregated stream.
     pub(super) kind: Option<ResourceType>,
@@ -37,19 +33,17 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Runs until it is dropped, or nobody listens.
-    pub(super) async fn run(self) {
-        let mut target = Target::new(Arc::clone(&self.cluster), self.service.clone());
+    pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
         loop {
-            let reason = match target.connect().await {
+            let reason = match self.target.connect().await {
                 Err(error) => error.to_string(),
                 Ok(channel) => {
-                    let grpc = Grpc::with_origin(channel, target.origin())
+                    let grpc = Grpc::with_origin(channel, self.target.origin())
                         .max_decoding_message_size(usize::MAX);
                     let status = if self.delta {
                         self.exchange(
                             grpc,
-                            &target,
                             &mut backoff,
                             |request| match request {
                                 Request::Delta(request) => Some(request),
@@ -61,7 +55,6 @@ impl Stream {
                     } else {
                         self.exchange(
                             grpc,
-                            &target,
                             &mut backoff,
                             |request| match request {
                                 Request::Sotw(request) => Some(request),
@@ -89,7 +82,6 @@ impl Stream {
     async fn exchange<E, D>(
         &self,
         mut grpc: Grpc<tonic::transport::Channel>,
-        target: &Target,
         backoff: &mut Backoff,
         encode: fn(Request) -> Option<E>,
         decode: fn(D) -> Response,
@@ -113,7 +105,7 @@ impl Stream {
         }
         let requests = UnboundedReceiverStream::new(receiver).filter_map(encode);
         let mut request = tonic::Request::new(requests);
-        *request.metadata_mut() = target.metadata();
+        *request.metadata_mut() = self.target.metadata();
         let path = PathAndQuery::from_static(match self.kind {
             Some(kind) => kind.method(self.delta),
             None if self.delta => {

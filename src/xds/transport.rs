@@ -26,6 +26,9 @@ use crate::config::cluster::{
 };
 use crate::config::endpoint::Address;
 
+/// `google_grpc` has no connect timeout of its own; Envoy's clusters have this one.
+const GOOGLE_GRPC_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
@@ -51,16 +54,88 @@ pub(super) enum ConnectError {
 /// The endpoints of a control plane.
 #[derive(Debug)]
 pub(super) struct Target {
-    cluster: Arc<Cluster>,
+    name: Arc<str>,
     service: GrpcService,
+    addresses: Vec<Address>,
+    dial: Dial,
+    http2: Http2Options,
+    connect_timeout: Duration,
     next: usize,
 }
 
+/// How to connect.
+#[derive(Debug)]
+struct Dial {
+    family: DnsFamily,
+    source: Option<SocketAddr>,
+    keepalive: Option<TcpKeepalive>,
+}
+
 impl Target {
-    pub(super) fn new(cluster: Arc<Cluster>, service: GrpcService) -> Self {
+    /// The endpoints of the cluster of a service.
+    pub(super) fn of_cluster(cluster: &Cluster, service: GrpcService) -> Self {
+        let addresses = match &cluster.discovery {
+            Discovery::Static(endpoints)
+            | Discovery::StrictDns(endpoints)
+            | Discovery::LogicalDns(endpoints) => endpoints
+                .localities
+                .iter()
+                .flat_map(|locality| &locality.endpoints)
+                .map(|endpoint| endpoint.address.clone())
+                .collect(),
+            Discovery::Eds { .. } => Vec::new(),
+        };
+        let http2 = match &cluster.protocol {
+            UpstreamProtocol::Http2(options) | UpstreamProtocol::Downstream(_, options) => {
+                options.clone()
+            }
+            UpstreamProtocol::Http1(_) => Http2Options::default(),
+        };
         Self {
-            cluster,
+            name: Arc::clone(&cluster.name),
             service,
+            addresses,
+            dial: Dial {
+                family: cluster.dns.family,
+                source: cluster.source_address,
+                keepalive: cluster.tcp_keepalive,
+            },
+            http2,
+            connect_timeout: cluster.connect_timeout,
+            next: 0,
+        }
+    }
+
+    /// The address of a `google_grpc` service: `host:port`, `dns:///host:port` or `unix:path`.
+    pub(super) fn of_uri(uri: &str, service: GrpcService) -> Self {
+        let address = if let Some(path) = uri.strip_prefix("unix://").or(uri.strip_prefix("unix:"))
+        {
+            Some(Address::Pipe(path.into()))
+        } else {
+            let rest = uri
+                .strip_prefix("dns:")
+                .or(uri.strip_prefix("ipv4:"))
+                .or(uri.strip_prefix("ipv6:"))
+                .unwrap_or(uri);
+            let host_port = rest.rsplit('/').next().unwrap_or(rest);
+            match host_port.parse() {
+                Ok(address) => Some(Address::Socket(address)),
+                Err(_) => host_port
+                    .rsplit_once(':')
+                    .and_then(|(host, port)| Some(Address::Name(host.into(), port.parse().ok()?))),
+            }
+        };
+        Self {
+            name: uri.into(),
+            service,
+            addresses: address.into_iter().collect(),
+            dial: Dial {
+                family: DnsFamily::All,
+                source: None,
+                keepalive: None,
+            },
+            http2: Http2Options::default(),
+            connect_timeout: GOOGLE_GRPC_CONNECT_TIMEOUT,
             next: 0,
         }
     }
@@ -68,7 +143,7 @@ impl Target {
     /// What goes into `:authority`.
     pub(super) fn origin(&self) -> Uri {
         let authority = self.service.authority.as_deref();
-        let authority = authority.unwrap_or(&self.cluster.name);
+        let authority = authority.unwrap_or(&self.name);
         Uri::builder()
             .scheme("http")
             .authority(authority)
@@ -96,15 +171,14 @@ impl Target {
 
     /// Connects to the first endpoint in turn that can be.
     pub(super) async fn connect(&mut self) -> Result<Channel, ConnectError> {
-        let addresses = self.addresses();
-        let mut last = ConnectError::NoEndpoint(Arc::clone(&self.cluster.name));
-        for attempt in 0..addresses.len() {
-            let index = (self.next + attempt) % addresses.len();
-            let address = addresses[index];
-            match self.connect_to(address).await {
+        let mut last = ConnectError::NoEndpoint(Arc::clone(&self.name));
+        let count = self.addresses.len();
+        for attempt in 0..count {
+            let index = (self.next + attempt) % count;
+            match self.connect_to(&self.addresses[index]).await {
                 Ok(channel) => {
                     // Should this connection fail, the next attempt begins with the next endpoint.
-                    self.next = (index + 1) % addresses.len();
+                    self.next = (index + 1) % count;
                     return Ok(channel);
                 }
                 Err(error) => last = error,
@@ -113,45 +187,23 @@ impl Target {
         Err(last)
     }
 
-    fn addresses(&self) -> Vec<&Address> {
-        match &self.cluster.discovery {
-            Discovery::Static(endpoints)
-            | Discovery::StrictDns(endpoints)
-            | Discovery::LogicalDns(endpoints) => endpoints
-                .localities
-                .iter()
-                .flat_map(|locality| &locality.endpoints)
-                .map(|endpoint| &endpoint.address)
-                .collect(),
-            Discovery::Eds { .. } => Vec::new(),
-        }
-    }
-
     async fn connect_to(&self, address: &Address) -> Result<Channel, ConnectError> {
-        let cluster = &self.cluster;
         let failed = |source| ConnectError::Failed {
             address: address.to_string(),
             source,
         };
         let dial = async {
             match address {
-                Address::Socket(address) => tcp(*address, cluster).await.map(Either::Left),
-                Address::Name(name, port) => resolve_and_dial(name, *port, cluster)
-                    .await
-                    .map(Either::Left),
+                Address::Socket(address) => self.dial.tcp(*address).await.map(Either::Left),
+                Address::Name(name, port) => self.dial.resolve(name, *port).await.map(Either::Left),
                 Address::Pipe(path) => unix(path).await.map(Either::Right),
             }
         };
-        let io: Either<TcpStream, UnixStream> = tokio::time::timeout(cluster.connect_timeout, dial)
+        let io: Either<TcpStream, UnixStream> = tokio::time::timeout(self.connect_timeout, dial)
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(failed)?;
-        let http2 = match &cluster.protocol {
-            UpstreamProtocol::Http2(options) | UpstreamProtocol::Downstream(_, options) => {
-                options.clone()
-            }
-            UpstreamProtocol::Http1(_) => Http2Options::default(),
-        };
+        let http2 = &self.http2;
         let mut endpoint = Endpoint::from(self.origin())
             .initial_stream_window_size(http2.initial_stream_window)
             .initial_connection_window_size(http2.initial_connection_window);
@@ -177,56 +229,58 @@ impl Target {
     }
 }
 
-async fn tcp(address: SocketAddr, cluster: &Cluster) -> io::Result<TcpStream> {
-    let stream = match cluster.source_address {
-        None => TcpStream::connect(address).await?,
-        Some(source) => {
-            let socket = match address {
-                SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-            };
-            socket.bind(source)?;
-            socket.connect(address).await?
+impl Dial {
+    async fn tcp(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = match self.source {
+            None => TcpStream::connect(address).await?,
+            Some(source) => {
+                let socket = match address {
+                    SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+                    SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+                };
+                socket.bind(source)?;
+                socket.connect(address).await?
+            }
+        };
+        stream.set_nodelay(true)?;
+        if let Some(TcpKeepalive {
+            probes,
+            time,
+            interval,
+        }) = self.keepalive
+        {
+            // Linux's own default for the idle time; setting it also switches keepalive on.
+            let time = time.unwrap_or(Duration::from_secs(7200));
+            let mut keepalive = socket2::TcpKeepalive::new().with_time(time);
+            if let Some(interval) = interval {
+                keepalive = keepalive.with_interval(interval);
+            }
+            if let Some(probes) = probes {
+                keepalive = keepalive.with_retries(probes);
+            }
+            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         }
-    };
-    stream.set_nodelay(true)?;
-    if let Some(TcpKeepalive {
-        probes,
-        time,
-        interval,
-    }) = cluster.tcp_keepalive
-    {
-        let mut keepalive = socket2::TcpKeepalive::new();
-        // Linux's own default for the idle time; setting it also switches keepalive on.
-        keepalive = keepalive.with_time(time.unwrap_or(Duration::from_secs(7200)));
-        if let Some(interval) = interval {
-            keepalive = keepalive.with_interval(interval);
-        }
-        if let Some(probes) = probes {
-            keepalive = keepalive.with_retries(probes);
-        }
-        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        Ok(stream)
     }
-    Ok(stream)
-}
 
-async fn resolve_and_dial(name: &str, port: u16, cluster: &Cluster) -> io::Result<TcpStream> {
-    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host((name, port)).await?.collect();
-    match cluster.dns.family {
-        DnsFamily::V4Only => addresses.retain(SocketAddr::is_ipv4),
-        DnsFamily::V6Only => addresses.retain(SocketAddr::is_ipv6),
-        DnsFamily::V4Preferred => addresses.sort_by_key(SocketAddr::is_ipv6),
-        DnsFamily::Auto => addresses.sort_by_key(SocketAddr::is_ipv4),
-        DnsFamily::All => {}
-    }
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match tcp(address, cluster).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    async fn resolve(&self, name: &str, port: u16) -> io::Result<TcpStream> {
+        let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host((name, port)).await?.collect();
+        match self.family {
+            DnsFamily::V4Only => addresses.retain(SocketAddr::is_ipv4),
+            DnsFamily::V6Only => addresses.retain(SocketAddr::is_ipv6),
+            DnsFamily::V4Preferred => addresses.sort_by_key(SocketAddr::is_ipv6),
+            DnsFamily::Auto => addresses.sort_by_key(SocketAddr::is_ipv4),
+            DnsFamily::All => {}
         }
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match self.tcp(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
-    Err(last)
 }
 
 async fn unix(path: &Path) -> io::Result<UnixStream> {
@@ -296,5 +350,37 @@ impl<E, D: prost::Message + Default> Decoder for Wire<E, D> {
         message
             .map(Some)
             .map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn google_grpc_targets_are_read() {
+        let service = || GrpcService {
+            cluster: "s".into(),
+            target_uri: None,
+            authority: None,
+            metadata: vec![("ok".into(), "1".into()), ("b\u{e4}d".into(), "1".into())],
+            timeout: None,
+        };
+        for (uri, address) in [
+            ("127.0.0.1:1", Some("127.0.0.1:1")),
+            ("dns:///a.test:2", Some("a.test:2")),
+            ("dns:a.test:2", Some("a.test:2")),
+            ("ipv6:[::1]:3", Some("[::1]:3")),
+            ("unix:./x", Some("./x")),
+            ("unix:///x", Some("/x")),
+            ("nowhere", None),
+        ] {
+            let target = Target::of_uri(uri, service());
+            let addresses: Vec<_> = target.addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(addresses.first().map(String::as_str), address, "{uri}");
+        }
+        let target = Target::of_uri("outbound|80||x", service());
+        assert_eq!(target.metadata().len(), 1);
+        assert_eq!(target.origin().scheme_str(), Some("http"), "some authority");
     }
 }

@@ -9,7 +9,7 @@ use rustc_hash::FxHashSet;
 use tokio::time::Instant;
 
 use super::{Channel, ChannelId, Engine, Line, Origin, Subscription};
-use crate::config::cluster::ConfigSource;
+use crate::config::cluster::{ConfigSource, GrpcService};
 use crate::config::error::At as _;
 use crate::config::{Cluster, ConfigError, Listener};
 use crate::xds::ads::{Conversation, Encoding, WILDCARD};
@@ -30,7 +30,7 @@ impl Engine {
     /// Every source in the options can be reached by construction.
     pub(super) fn check_options(&self) -> Result<(), ConfigError> {
         if let Some(ads) = &self.options.ads {
-            self.check_cluster(&ads.service.cluster)
+            self.check_service(&ads.service)
                 .at("dynamic_resources.ads_config")?;
         }
         for (source, field) in [
@@ -71,7 +71,7 @@ impl Engine {
             )),
             ConfigSource::Ads { .. } => Ok(()),
             ConfigSource::Grpc { service, .. } => {
-                self.check_cluster(&service.cluster).at("api_config_source")
+                self.check_service(service).at("api_config_source")
             }
             ConfigSource::Path { path, .. } if !Path::new(&**path).exists() => {
                 Err(ConfigError::invalid(format!(
@@ -83,9 +83,13 @@ impl Engine {
         }
     }
 
-    fn check_cluster(&self, name: &str) -> Result<(), ConfigError> {
+    fn check_service(&self, service: &GrpcService) -> Result<(), ConfigError> {
+        if service.target_uri.is_some() {
+            return Ok(());
+        }
+        let name = &service.cluster;
         let error = |reason: String| Err(ConfigError::invalid(reason).at("grpc_services"));
-        match self.statics.clusters.get(name) {
+        match self.statics.clusters.get(&**name) {
             None => error(format!("Unknown gRPC client cluster '{name}'")),
             Some(cluster) if cluster_reference(cluster).is_some() => error(format!(
                 "the cluster '{name}' of a control plane must not be an EDS cluster"

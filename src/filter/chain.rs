@@ -226,12 +226,19 @@ impl HttpFilterChain {
                     Step::Wait(wait) => step = wait.await,
                     Step::Reply(reply) => return Err(Stop::reply(reply)),
                     Step::Answer(head, body) => {
+                        if let Some(stop) = verdict(stream) {
+                            return Err(stop);
+                        }
                         *stream.response.lock() = Some(*head);
                         stream.set_phase(Phase::Response);
                         return self.respond(stream, active, body).await;
                     }
                 }
             };
+            // What the filter decided besides its step stands above it.
+            if let Some(stop) = verdict(stream) {
+                return Err(stop);
+            }
         }
         // No terminal filter: the parser of the connection manager refuses such a chain.
         Err(Stop::reply(ReplyReason::RouteNotFound.into()))
@@ -259,6 +266,9 @@ impl HttpFilterChain {
                     }
                 }
             };
+            if let Some(stop) = verdict(stream) {
+                return Err(stop);
+            }
         }
         Ok(body)
     }
@@ -426,3 +436,6 @@ impl Ending for Ends {
         self.each(stream, |filter, stream| filter.end(stream));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,8 +16,12 @@ mod body;
 pub mod chain;
 pub mod factory;
 pub mod local_reply;
+#[cfg(test)]
+mod pump_tests;
 pub mod registry;
 pub mod router;
+#[cfg(test)]
+pub(crate) mod testing;
 mod timer;
 #[cfg(feature = "wasm")]
 pub mod wasm;

@@ -17,6 +17,7 @@
 
 mod config;
 mod direct;
+mod timeout;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -201,11 +202,15 @@ impl Router {
 
     /// The route's timeout, which a trusted client may replace; told to the upstream.
     fn timeout(&self, request: &mut RequestHead, action: &ForwardAction) -> Option<Duration> {
+        let grpc = action
+            .grpc_timeout
+            .filter(|_| action.max_stream_duration.is_none() && request.is_grpc());
         let headers = &mut request.headers;
-        // A route with `max_stream_duration` has no timeout of the old kind.
-        let mut timeout = match action.max_stream_duration {
-            None => action.timeout,
-            Some(_) => None,
+        let mut timeout = match (action.max_stream_duration, grpc) {
+            (None, None) => action.timeout,
+            (None, Some(grpc)) => timeout::of_grpc(headers, &grpc),
+            // A route with `max_stream_duration` has no timeout of the old kind.
+            (Some(_), _) => None,
         };
         let told = self
             .config
@@ -228,6 +233,11 @@ impl Router {
         {
             let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             headers.insert(EXPECTED_RQ_TIMEOUT, number(millis));
+        }
+        if grpc.is_some()
+            && let Some(timeout) = timeout
+        {
+            headers.insert(timeout::GRPC_TIMEOUT, timeout::to_grpc(timeout));
         }
         timeout
     }

@@ -1,0 +1,93 @@
+//! `grpc-timeout`: up to eight digits and a unit.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::route::GrpcTimeout;
+
+pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The timeout of a gRPC request on a route with `max_grpc_timeout`.
+pub(super) fn of_grpc(headers: &HeaderMap, rule: &GrpcTimeout) -> Option<Duration> {
+    let asked = headers
+        .get(GRPC_TIMEOUT)
+        .and_then(|value| from_grpc(value.as_bytes()))
+        .filter(|asked| !asked.is_zero());
+    // An offset that leaves nothing does not count.
+    let asked = asked.map(|asked| match asked.checked_sub(rule.offset) {
+        Some(rest) if !rest.is_zero() => rest,
+        _ => asked,
+    });
+    match (asked, rule.max) {
+        (Some(asked), Some(max)) => Some(asked.min(max)),
+        (Some(asked), None) => Some(asked),
+        (None, max) => max,
+    }
+}
+
+fn from_grpc(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(number * 3600)),
+        b'M' => Some(Duration::from_secs(number * 60)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        // Envoy counts in milliseconds, rounded up.
+        b'u' => Some(Duration::from_millis(number.div_ceil(1_000))),
+        b'n' => Some(Duration::from_millis(number.div_ceil(1_000_000))),
+        _ => None,
+    }
+}
+
+/// In the smallest unit from milliseconds on that eight digits can hold.
+pub(super) fn to_grpc(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let millis = timeout.as_millis();
+    let units = [(1, 'm'), (1_000, 'S'), (60_000, 'M'), (3_600_000, 'H')];
+    let fitting = units.into_iter().find(|(size, _)| millis / size <= MOST);
+    let text = match fitting {
+        Some((size, unit)) => format!("{}{unit}", millis / size),
+        None => format!("{MOST}H"),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("99999999H"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_grpc_client_asks_for_is_capped() {
+        let rule = |max: u64, offset: u64| GrpcTimeout {
+            max: (max > 0).then(|| Duration::from_millis(max)),
+            offset: Duration::from_millis(offset),
+        };
+        let cases = [
+            (Some("500m"), rule(0, 0), Some(500)),
+            (Some("2S"), rule(1000, 0), Some(1000)),
+            (Some("500m"), rule(1000, 100), Some(400)),
+            (Some("50m"), rule(1000, 100), Some(50)),
+            (Some("1500u"), rule(0, 0), Some(2)),
+            (Some("1H"), rule(0, 0), Some(3_600_000)),
+            (Some("123456789m"), rule(70, 0), Some(70)),
+            (Some("m"), rule(70, 0), Some(70)),
+            (None, rule(0, 0), None),
+            (None, rule(70, 0), Some(70)),
+        ];
+        for (asked, rule, millis) in cases {
+            let mut headers = HeaderMap::new();
+            if let Some(asked) = asked {
+                headers.insert(GRPC_TIMEOUT, HeaderValue::from_static(asked));
+            }
+            let expected = millis.map(Duration::from_millis);
+            assert_eq!(of_grpc(&headers, &rule), expected, "{asked:?}");
+        }
+        assert_eq!(to_grpc(Duration::from_millis(1500)), "1500m");
+        assert_eq!(to_grpc(Duration::from_secs(200_000)), "200000S");
+    }
+}

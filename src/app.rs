@@ -13,7 +13,7 @@ use crate::cli::Command;
 use crate::control_plane;
 
 pub use control::Readiness;
-pub use process::serve;
+pub use process::{Prepared, Running, serve};
 pub use server::{Server, Setup};
 
 /// Where compiled plugins are kept: `$PLENIPO_CACHE_DIR`, else below the user's cache directory, else nowhere.

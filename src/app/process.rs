@@ -16,6 +16,7 @@ use crate::config::cluster::ConfigSource;
 use crate::filter;
 use crate::listener::DrainStrategy;
 use crate::stream::access_log::SinkOptions;
+use crate::telemetry::log::{self, Log};
 use crate::telemetry::metrics::{Registry, StatSet};
 use crate::xds;
 
@@ -24,34 +25,17 @@ use crate::xds;
 /// # Errors
 /// What kept it from starting, for a person to read; the exit code is 1.
 pub fn serve(options: Options) -> anyhow::Result<()> {
-    let loaded = bootstrap::load(&bootstrap::Source {
-        path: options.config_path.clone(),
-        yaml: options.config_yaml.clone(),
-        node_id: options.service_node.clone(),
-        node_cluster: options.service_cluster.clone(),
-        node_zone: options.service_zone.clone(),
-        allow_unknown_fields: options.allow_unknown_static_fields,
-        skip_deprecated: options.skip_deprecated_logs,
-    })?;
-    set_up_log(&options);
-    for warning in options.warnings.iter().chain(&loaded.warnings) {
-        tracing::warn!(target: "main", "{warning}");
-    }
-    let filters = Arc::new(filter::Registry::new());
-    let bootstrap = Bootstrap::parse(loaded.proto, &*filters)?;
-    for note in &bootstrap.notes {
-        tracing::info!(target: "main", "{note}");
-    }
+    let prepared = Prepared::load(options, set_up_log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     Shard::CONTROL.enter();
-    let unknown_fields = loaded.unknown_fields;
     let result = runtime.block_on(async move {
-        match options.mode {
-            Mode::Serve => run(options, bootstrap, filters, unknown_fields).await,
+        match prepared.options.mode {
+            Mode::Serve => run(prepared).await,
             Mode::Validate | Mode::InitOnly => {
-                super::validate::validate(&options, &bootstrap, &filters).await
+                super::validate::validate(&prepared.options, &prepared.bootstrap, &prepared.filters)
+                    .await
             }
         }
     });
@@ -60,34 +44,117 @@ pub fn serve(options: Options) -> anyhow::Result<()> {
     result
 }
 
-async fn run(
+/// A proxy whose configuration is read and valid, and that has not started.
+#[derive(Debug)]
+pub struct Prepared {
     options: Options,
     bootstrap: Bootstrap,
     filters: Arc<filter::Registry>,
     unknown_fields: usize,
-) -> anyhow::Result<()> {
-    let workers = Workers::threads(options.concurrency).context("cannot start the workers")?;
-    let metrics = Registry::new(workers.handles().shards());
-    let stats = metrics.set(&stat::TABLE, "server.", "server", []);
-    stats.add(stat::STATIC_UNKNOWN_FIELDS, unknown_fields as u64);
-    let static_listeners: Vec<_> = bootstrap
-        .listeners
-        .iter()
-        .map(|listener| Arc::clone(&listener.value.name))
-        .collect();
-    let server = Server::start(setup(
-        &options,
-        &bootstrap,
-        filters,
-        workers,
-        metrics,
-        Arc::clone(&stats),
-    )?)?;
+    log: Option<Log>,
+}
+
+impl Prepared {
+    /// Reads and validates the bootstrap; `set_up_log` runs between the two.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn load(
+        options: Options,
+        set_up_log: impl FnOnce(&Options, &bootstrap::Loaded) -> anyhow::Result<Option<Log>>,
+    ) -> anyhow::Result<Self> {
+        let loaded = bootstrap::load(&bootstrap::Source {
+            path: options.config_path.clone(),
+            yaml: options.config_yaml.clone(),
+            node_id: options.service_node.clone(),
+            node_cluster: options.service_cluster.clone(),
+            node_zone: options.service_zone.clone(),
+            allow_unknown_fields: options.allow_unknown_static_fields,
+            skip_deprecated: options.skip_deprecated_logs,
+        })?;
+        let log = set_up_log(&options, &loaded)?;
+        for warning in options.warnings.iter().chain(&loaded.warnings) {
+            tracing::warn!(target: "main", "{warning}");
+        }
+        let filters = Arc::new(filter::Registry::new());
+        let bootstrap = Bootstrap::parse(loaded.proto, &*filters)?;
+        for note in &bootstrap.notes {
+            tracing::info!(target: "main", "{note}");
+        }
+        Ok(Self {
+            options,
+            bootstrap,
+            filters,
+            unknown_fields: loaded.unknown_fields,
+            log,
+        })
+    }
+
+    /// Starts it on the running runtime, which becomes the control side's.
+    ///
+    /// # Errors
+    /// What kept it from starting.
+    pub async fn start(self) -> anyhow::Result<Running> {
+        let workers =
+            Workers::threads(self.options.concurrency).context("cannot start the workers")?;
+        let metrics = Registry::new(workers.handles().shards());
+        let stats = metrics.set(&stat::TABLE, "server.", "server", []);
+        stats.add(stat::STATIC_UNKNOWN_FIELDS, self.unknown_fields as u64);
+        let setup = setup(
+            &self.options,
+            &self.bootstrap,
+            Arc::clone(&self.filters),
+            workers,
+            metrics,
+            stats,
+        )?;
+        Ok(Running {
+            server: Arc::new(Server::start(setup)?),
+            prepared: self,
+        })
+    }
+}
+
+/// A running proxy with its admin interface.
+#[derive(Debug)]
+pub struct Running {
+    /// The proxy.
+    pub server: Arc<Server>,
+    prepared: Prepared,
+}
+
+impl Running {
+    /// Ends when the listeners are open.
+    ///
+    /// # Errors
+    /// Where a static listener could not be bound.
+    pub async fn live(&self) -> anyhow::Result<()> {
+        let mut readiness = self.server.readiness();
+        readiness
+            .wait_for(|readiness| *readiness == Readiness::Live)
+            .await?;
+        let errors = self.server.bind_errors().borrow().clone();
+        let listeners = &self.prepared.bootstrap.listeners;
+        let failed = errors.iter().find(|error| {
+            listeners
+                .iter()
+                .any(|listener| listener.value.name == error.listener)
+        });
+        match failed {
+            Some(error) => anyhow::bail!("{error}"),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn run(prepared: Prepared) -> anyhow::Result<()> {
+    let running = prepared.start().await?;
+    let server = &running.server;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut reopen = signal(SignalKind::user_defined1())?;
-    let mut readiness = server.readiness();
+    let mut opened = std::pin::pin!(running.live());
     let mut live = false;
     loop {
         tokio::select! {
@@ -99,22 +166,27 @@ async fn run(
                 tracing::warn!(target: "main", "caught SIGINT");
                 break;
             }
-            _ = hang_up.recv() => tracing::warn!(target: "main", "caught and eating SIGHUP. See documentation for how to hot restart."),
-            _ = reopen.recv() => server.sinks.reopen(),
-            Ok(()) = readiness.changed(), if !live => {
-                if *readiness.borrow_and_update() == Readiness::Live {
-                    live = true;
-                    let errors = server.bind_errors().borrow().clone();
-                    if let Some(error) = errors.iter().find(|error| static_listeners.contains(&error.listener)) {
-                        anyhow::bail!("{error}");
-                    }
-                    tracing::info!(target: "main", "all dependencies initialized. starting workers");
+            _ = hang_up.recv() => {
+                tracing::warn!(target: "main", "caught and eating SIGHUP. See documentation for how to hot restart.");
+            }
+            _ = reopen.recv() => {
+                server.sinks.reopen();
+                if let Some(log) = &running.prepared.log {
+                    log.reopen();
                 }
+            }
+            result = &mut opened, if !live => {
+                result?;
+                live = true;
+                tracing::info!(target: "main", "all dependencies initialized. starting workers");
             }
         }
     }
     tracing::info!(target: "main", "exiting");
     server.sinks.flush();
+    if let Some(log) = &running.prepared.log {
+        log.flush();
+    }
     Ok(())
 }
 
@@ -184,9 +256,21 @@ pub(super) fn setup(
     })
 }
 
-fn set_up_log(options: &Options) {
-    let _ = options;
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .try_init();
+fn set_up_log(options: &Options, loaded: &bootstrap::Loaded) -> anyhow::Result<Option<Log>> {
+    let configured =
+        bootstrap::load::log_format(&loaded.proto).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let format = options
+        .log_format
+        .clone()
+        .or(configured)
+        .unwrap_or_else(|| cli::DEFAULT_LOG_FORMAT.to_owned());
+    let log = log::start(&log::Options {
+        level: options.log_level,
+        components: options.component_log_levels.clone(),
+        format,
+        escaped: options.log_format_escaped,
+        path: options.log_path.clone(),
+    })
+    .context("cannot open the log")?;
+    Ok(Some(log))
 }

@@ -1,0 +1,463 @@
+#!/usr/bin/env python3
+"""Differential tests: the same configuration in a real Envoy and in Plenipo, the same requests, the same answers.
+
+    run.py [--suite routing] [--only GLOB] [--self] [-v]
+
+A suite is a folder with `envoy.yaml` (`@name@` stands for a port or path that the runner chooses), `cases.json` (what to
+send) and, optionally, `deviations.txt` (differences that are wanted: case glob, field glob, reason). The exit status is
+1 where there is a difference that is not listed. `--self` compares Envoy with itself: it shows that the suite is stable.
+"""
+
+import argparse
+import concurrent.futures
+import fnmatch
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+from upstream import Upstream
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ports, and what listens on them
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Ports:
+    """Free ports by name; the sockets that reserve them are closed just before they are needed."""
+
+    def __init__(self):
+        self.held = {}
+        self.numbers = {}
+
+    def get(self, name):
+        if name not in self.numbers:
+            held = socket.socket()
+            held.bind(("127.0.0.1", 0))
+            self.held[name] = held
+            self.numbers[name] = held.getsockname()[1]
+        return self.numbers[name]
+
+    def release(self):
+        for held in self.held.values():
+            held.close()
+        self.held = {}
+
+
+class BlackHole:
+    """A port that takes connections and never completes them: its backlog is full."""
+
+    def __init__(self):
+        self.server = socket.socket()
+        self.server.bind(("127.0.0.1", 0))
+        self.server.listen(0)
+        self.port = self.server.getsockname()[1]
+        self.clients = []
+        for _ in range(8):
+            client = socket.socket()
+            client.setblocking(False)
+            try:
+                client.connect(("127.0.0.1", self.port))
+            except BlockingIOError:
+                pass
+            self.clients.append(client)
+
+
+class Proxy:
+    """One proxy process with a suite's configuration."""
+
+    def __init__(self, name, command, suite, work):
+        self.name = name
+        self.ports = Ports()
+        self.upstream = Upstream()
+        self.blackhole = BlackHole()
+        self.work = work / name
+        self.work.mkdir()
+        self.log = self.work / "access.log"
+        values = {"upstream": self.upstream.port, "blackhole": self.blackhole.port, "log": str(self.log)}
+
+        def value(match):
+            key = match.group(1)
+            if key not in values:
+                values[key] = self.ports.get(key)
+            return str(values[key])
+
+        text = re.sub(r"@([a-z][a-z0-9_]*)@", value, (suite / "envoy.yaml").read_text())
+        self.ports.get("admin")
+        self.values = values
+        config = self.work / "envoy.yaml"
+        config.write_text(text)
+        self.ports.release()
+        self.output = open(self.work / "output.txt", "w")
+        arguments = [
+            *command,
+            "-c",
+            str(config),
+            "--file-flush-interval-msec",
+            "100",
+            "--concurrency",
+            "1",
+            "-l",
+            "warning",
+            "--use-dynamic-base-id",
+        ]
+        self.process = subprocess.Popen(arguments, stdout=self.output, stderr=self.output, cwd=self.work)
+        self.wait_until_ready()
+
+    def wait_until_ready(self):
+        url = f"http://127.0.0.1:{self.values['admin']}/ready"
+        for _ in range(300):
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(url, timeout=1) as answer:
+                    if answer.read() == b"LIVE\n":
+                        return
+            except OSError:
+                pass
+            time.sleep(0.05)
+        output = (self.work / "output.txt").read_text()
+        tail = output[:1500] + ("\n…\n" + output[-500:] if len(output) > 2000 else "")
+        raise SystemExit(f"{self.name} did not become ready:\n{tail}")
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.output.close()
+
+    def names_of_ports(self):
+        return {str(port): f"@{name}@" for name, port in self.values.items() if isinstance(port, int)}
+
+    def log_records(self):
+        """The access log by the client's address: every case has one of its own."""
+        records = {}
+        if self.log.exists():
+            for line in self.log.read_text(errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    record = {"unreadable": line}
+                records.setdefault(record.pop("case", ""), []).append(record)
+        return records
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One case
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def request_bytes(case):
+    if "raw" in case:
+        return case["raw"].encode("latin1")
+    lines = [f"{case.get('method', 'GET')} {case['path']} {case.get('version', 'HTTP/1.1')}"]
+    if case.get("host") is not None:
+        lines.append(f"host: {case['host']}")
+    lines += [f"{name}: {value}" for name, value in case.get("headers", [])]
+    body = case.get("body", "").encode("latin1")
+    if body:
+        lines.append(f"content-length: {len(body)}")
+    return "\r\n".join(lines).encode("latin1") + b"\r\n\r\n" + body
+
+
+class Client:
+    """Reads HTTP/1 answers byte by byte as they were sent."""
+
+    def __init__(self, port, address, timeout):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(address, 0))
+        self.deadline = time.monotonic() + timeout
+        self.buffer = b""
+        self.ended = None
+
+    def receive(self):
+        left = self.deadline - time.monotonic()
+        if self.ended or left <= 0:
+            self.ended = self.ended or "timeout"
+            return False
+        self.socket.settimeout(left)
+        try:
+            data = self.socket.recv(1 << 16)
+        except TimeoutError:
+            self.ended = "timeout"
+            return False
+        except OSError:
+            self.ended = "reset"
+            return False
+        if not data:
+            self.ended = "closed"
+            return False
+        self.buffer += data
+        return True
+
+    def until(self, mark):
+        while mark not in self.buffer:
+            if not self.receive():
+                return None
+        head, self.buffer = self.buffer.split(mark, 1)
+        return head
+
+    def exactly(self, size):
+        while len(self.buffer) < size and self.receive():
+            pass
+        data, self.buffer = self.buffer[:size], self.buffer[size:]
+        return data
+
+    def answer(self, method):
+        head = self.until(b"\r\n\r\n")
+        if head is None:
+            return None
+        lines = head.decode("latin1").split("\r\n")
+        headers = [tuple(line.split(": ", 1)) if ": " in line else (line.rstrip(":"), "") for line in lines[1:]]
+        fields = {name.lower(): value for name, value in headers}
+        status = int(lines[0].split(" ")[1]) if len(lines[0].split(" ")) > 1 else 0
+        answer = {"status": lines[0], "headers": headers, "body": "", "trailers": []}
+        if 100 <= status < 200 or status in (204, 304) or method == "HEAD":
+            return answer
+        if "chunked" in fields.get("transfer-encoding", ""):
+            body = b""
+            while True:
+                line = self.until(b"\r\n")
+                if line is None:
+                    answer["truncated"] = True
+                    break
+                size = int(line.split(b";")[0], 16)
+                if size == 0:
+                    while line := self.until(b"\r\n"):
+                        answer["trailers"].append(line.decode("latin1"))
+                    break
+                body += self.exactly(size)
+                self.exactly(2)
+        elif "content-length" in fields:
+            size = int(fields["content-length"])
+            body = self.exactly(size)
+            if len(body) < size:
+                answer["truncated"] = True
+        else:
+            while self.receive():
+                pass
+            body, self.buffer = self.buffer, b""
+        answer["body"] = body.decode("latin1")
+        return answer
+
+    def state_after(self):
+        """Whether the connection is kept: Envoy closes at once, or after a moment's linger."""
+        self.deadline = time.monotonic() + 0.35
+        while self.receive():
+            pass
+        return {"timeout": "kept", None: "kept"}.get(self.ended, self.ended)
+
+
+def address_of(index):
+    """A loopback address for a case: it names the case in the access log."""
+    return f"127.1.{index // 250}.{index % 250 + 1}"
+
+
+def run_case(proxy, case, address):
+    raw = request_bytes(case)
+    method = raw.split(b" ", 1)[0].decode("latin1")
+    listener = case.get("listener", "main")
+    outcome = {}
+    try:
+        client = Client(proxy.values[listener], address, case.get("timeout", 8))
+    except OSError as error:
+        return {"answer": f"no connection: {error}"}
+    try:
+        client.socket.sendall(raw)
+    except OSError:
+        pass
+    interim = []
+    answer = client.answer(method)
+    while answer and answer["status"].split(" ")[1:2][0:1] and answer["status"].split(" ")[1].startswith("1"):
+        if answer["status"].split(" ")[1] == "101":
+            break
+        interim.append(answer["status"])
+        answer = client.answer(method)
+    outcome["answer"] = answer or f"nothing ({client.ended})"
+    if interim:
+        outcome["interim"] = interim
+    outcome["after"] = client.state_after()
+    client.socket.close()
+    return outcome
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is compared
+# ---------------------------------------------------------------------------------------------------------------------
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+MILLIS = {"x-envoy-upstream-service-time"}
+
+
+def normalise_header(name, value, ports):
+    lower = name.lower()
+    if lower == "date":
+        return "<date>"
+    if lower in MILLIS and value.isdigit():
+        return "<ms>"
+    if lower == "content-length":
+        return "<length>"
+    if lower == "x-envoy-expected-rq-timeout-ms" and re.fullmatch(r"149\d\d", value):
+        return "15000"
+    return normalise_text(value, ports)
+
+
+def normalise_text(text, ports):
+    text = UUID.sub("<uuid>", text)
+    return re.sub(r"\b\d{4,5}\b", lambda match: ports.get(match.group(0), match.group(0)), text)
+
+
+def flatten(proxy, outcome, records):
+    """An outcome as a flat table of fields."""
+    ports = proxy.names_of_ports()
+    flat = {"after": outcome.get("after", "")}
+    if "interim" in outcome:
+        flat["interim"] = outcome["interim"]
+    answer = outcome["answer"]
+    if isinstance(answer, str):
+        flat["status"] = answer
+    else:
+        flat["status"] = answer["status"]
+        flat["truncated"] = answer.get("truncated", False)
+        flat["trailers"] = answer["trailers"]
+        for name, value in answer["headers"]:
+            flat.setdefault(f"header.{name}", []).append(normalise_header(name, value, ports))
+        flat |= flatten_body(answer["body"], ports)
+    for index, record in enumerate(records):
+        for key, value in record.items():
+            text = normalise_text(value, ports) if isinstance(value, str) else value
+            flat[f"log{index or ''}.{key}"] = text
+    return flat
+
+
+def flatten_body(body, ports):
+    try:
+        seen = json.loads(body)
+        seen["request"], seen["headers"]
+    except (ValueError, TypeError, KeyError):
+        return {"body": normalise_text(body, ports)}
+    flat = {"seen.line": normalise_text(seen["request"], ports), "seen.body": seen["body"]}
+    flat["seen.body_len"] = seen["body_len"]
+    flat["seen.trailers"] = seen["trailers"]
+    for name, value in seen["headers"]:
+        flat.setdefault(f"seen.{name}", []).append(normalise_header(name, value, ports))
+    return flat
+
+
+class Deviations:
+    """Wanted differences: `case-glob field-glob reason`, one a line."""
+
+    def __init__(self, path):
+        self.rules = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                if line.strip() and not line.startswith("#"):
+                    case, field, reason = line.split(None, 2)
+                    self.rules.append([case, field, reason, 0])
+
+    def allows(self, case, field):
+        for rule in self.rules:
+            if fnmatch.fnmatchcase(case, rule[0]) and fnmatch.fnmatchcase(field, rule[1]):
+                rule[3] += 1
+                return True
+        return False
+
+
+def run_all(proxy, cases, parallel):
+    addresses = [address_of(index) for index in range(len(cases))]
+    with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+        outcomes = list(pool.map(lambda case, address: run_case(proxy, case, address), cases, addresses))
+    time.sleep(0.5)
+    proxy.stop()
+    records = proxy.log_records()
+    return {
+        case["id"]: flatten(proxy, outcome, records.get(address, []))
+        for case, outcome, address in zip(cases, outcomes, addresses)
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", action="append", help="a folder beside this file; default: all")
+    parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="cases to run")
+    parser.add_argument("--envoy", default=os.environ.get("ENVOY", "envoy"))
+    parser.add_argument("--plenipo", default=os.environ.get("PLENIPO", str(ROOT / "target/release/plenipo")))
+    parser.add_argument("--self", action="store_true", help="compare Envoy with itself")
+    parser.add_argument("--parallel", type=int, default=6)
+    parser.add_argument("--keep", action="store_true", help="keep configurations, logs and outputs")
+    parser.add_argument("--record", metavar="FILE", help="write what Envoy did as JSON")
+    parser.add_argument("--expected", metavar="FILE", help="compare with what --record wrote, without an Envoy")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show both sides of listed differences, too")
+    options = parser.parse_args()
+    suites = options.suite or sorted(path.parent.name for path in HERE.glob("*/cases.json"))
+    work = pathlib.Path(tempfile.mkdtemp(prefix="envoy-diff-"))
+    failed = False
+    for name in suites:
+        (work / name).mkdir()
+        failed |= run_suite(HERE / name, work / name, options)
+    if options.keep:
+        print(f"kept in {work}")
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    sys.exit(1 if failed else 0)
+
+
+def run_suite(suite, work, options):
+    cases = json.loads((suite / "cases.json").read_text())
+    ids = [case["id"] for case in cases]
+    assert len(set(ids)) == len(ids), "case ids are unique"
+    if options.only:
+        cases = [case for case in cases if any(fnmatch.fnmatchcase(case["id"], glob) for glob in options.only)]
+    started = time.monotonic()
+    other = [options.envoy] if options.self else [options.plenipo]
+    right_name = "envoy2" if options.self else "plenipo"
+    left = None
+    if not options.expected:
+        left = Proxy("envoy", [options.envoy], suite, work)
+    right = Proxy(right_name, other, suite, work)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run_all, proxy, cases, options.parallel) for proxy in (left, right) if proxy]
+        results = [job.result() for job in jobs]
+    if options.expected:
+        results.insert(0, json.loads(pathlib.Path(options.expected).read_text()))
+    if options.record:
+        pathlib.Path(options.record).write_text(json.dumps(results[0], indent=1, sort_keys=True) + "\n")
+    deviations = Deviations(suite / "deviations.txt")
+    different, allowed = {}, 0
+    for case in cases:
+        ours, theirs = results[1][case["id"]], results[0].get(case["id"], {})
+        for field in sorted(ours.keys() | theirs.keys()):
+            if ours.get(field) != theirs.get(field):
+                if not options.self and deviations.allows(case["id"], field):
+                    allowed += 1
+                    if not options.verbose:
+                        continue
+                different.setdefault(case["id"], []).append((field, theirs.get(field), ours.get(field)))
+    for case, fields in different.items():
+        for field, theirs, ours in fields:
+            print(f"{case:40} {field:32} envoy: {theirs!s:.160}\n{'':73} {right_name}: {ours!s:.160}")
+    took = time.monotonic() - started
+    print(
+        f"{suite.name}: {len(cases)} cases, {len(different)} differ, {allowed} listed differences, {took:.1f} s"
+    )
+    for case, field, reason, used in deviations.rules:
+        if not used and not options.self and not options.only:
+            print(f"  unused deviation: {case} {field} {reason}")
+    return bool(different)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::codec::{RequestBody, ResponseBody};
+use super::codec::{IncomingBody, RequestBody, ResponseBody};
 
 /// Why a body ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +36,7 @@ enum Kind {
     Unsized(Bytes),
     Request(RequestBody),
     Response(ResponseBody),
+    Http2(Box<IncomingBody>),
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
 }
 
@@ -68,6 +69,10 @@ impl Body {
         Self(Kind::Response(body))
     }
 
+    pub(in crate::http) fn http2(body: Box<IncomingBody>) -> Self {
+        Self(Kind::Http2(body))
+    }
+
     /// Any other body.
     pub fn new<B>(body: B) -> Self
     where
@@ -97,6 +102,7 @@ impl HttpBody for Body {
             }
             Kind::Request(body) => body.poll_frame(cx),
             Kind::Response(body) => body.poll_frame(cx),
+            Kind::Http2(body) => body.poll_frame(cx),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -107,6 +113,7 @@ impl HttpBody for Body {
             Kind::Full(_) | Kind::Unsized(_) => false,
             Kind::Request(body) => body.is_end_stream(),
             Kind::Response(body) => body.is_end_stream(),
+            Kind::Http2(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -118,6 +125,7 @@ impl HttpBody for Body {
             Kind::Unsized(_) => SizeHint::default(),
             Kind::Request(body) => body.size_hint(),
             Kind::Response(body) => body.size_hint(),
+            Kind::Http2(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
     }
@@ -131,6 +139,7 @@ impl fmt::Debug for Body {
             Kind::Unsized(data) => write!(f, "Body::Unsized({} bytes)", data.len()),
             Kind::Request(_) => f.write_str("Body::Request"),
             Kind::Response(_) => f.write_str("Body::Response"),
+            Kind::Http2(_) => f.write_str("Body::Http2"),
             Kind::Boxed(_) => f.write_str("Body::Boxed"),
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod client;
 mod h1;
+mod h2;
 pub mod io;
 pub mod meter;
 pub mod server;
@@ -13,6 +14,7 @@ pub mod server;
 mod testing;
 
 pub(in crate::http) use h1::{RequestBody, ResponseBody};
+pub(in crate::http) use h2::IncomingBody;
 pub use io::Io;
 pub use meter::{ConnectionMeter, Ending};
 

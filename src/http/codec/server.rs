@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::h1::Wire;
 use super::h1::server::{Outcome, Server};
-use super::{ConnectionMeter, Handler, Io};
+use super::{ConnectionMeter, Handler, Io, h2};
 use crate::base::drain::DrainWatch;
 use crate::config::http_connection_manager::{CodecType, Options};
 
@@ -43,7 +43,7 @@ pub async fn serve<H: Handler>(
 ) -> ConnectionEnd {
     let wire = Wire::new(io, meter);
     if codec == CodecType::Http2 {
-        return ConnectionEnd::Local;
+        return h2::server::serve(wire, options, handler, drain).await;
     }
     let detect = codec == CodecType::Auto;
     match Server::new(wire, options, handler, drain, detect)
@@ -51,6 +51,11 @@ pub async fn serve<H: Handler>(
         .await
     {
         Outcome::End(end) => end,
-        Outcome::Http2 { .. } => ConnectionEnd::Local,
+        Outcome::Http2 {
+            wire,
+            handler,
+            options,
+            drain,
+        } => h2::server::serve(wire, options, handler, drain).await,
     }
 }

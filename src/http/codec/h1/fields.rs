@@ -9,7 +9,7 @@ use super::violation::Violation;
 
 /// Which of Envoy's two lists of joined headers applies (measured on Envoy 1.40).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(in super::super) enum Side {
     Request,
     Response,
 }
@@ -207,4 +207,19 @@ pub(super) fn remove_nominated(
 /// True where the comma-separated value has this token, in any case.
 pub(super) fn has_token(value: &HeaderValue, wanted: &[u8]) -> bool {
     tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(wanted))
+}
+
+/// Joins what [`add`] would have joined, in a map that was filled otherwise.
+pub(in super::super) fn join_repeated(headers: &mut HeaderMap, side: Side) {
+    let names: Vec<HeaderName> = headers.keys().cloned().collect();
+    for name in names {
+        let mut values = headers.get_all(&name).iter();
+        let (Some(first), Some(second)) = (values.next(), values.next()) else {
+            continue;
+        };
+        if is_joined(&name, side) {
+            let joined = values.fold(join(first, second), |joined, value| join(&joined, value));
+            headers.insert(name, joined);
+        }
+    }
 }

@@ -30,11 +30,11 @@ const READ_AHEAD: usize = 64 << 10;
 /// A connection and what was read from it. An idle one holds no memory for reading.
 #[derive(Debug)]
 pub(in super::super) struct Wire {
-    pub(super) io: Io,
-    pub(super) buf: BytesMut,
+    pub(in super::super) io: Io,
+    pub(in super::super) buf: BytesMut,
     /// The peer has closed its side.
     pub(super) eof: bool,
-    pub(super) meter: Arc<ConnectionMeter>,
+    pub(in super::super) meter: Arc<ConnectionMeter>,
     /// 0, or the size of the next bulk read.
     bulk: usize,
 }

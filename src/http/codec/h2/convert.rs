@@ -1,0 +1,216 @@
+//! hyper's heads to ours and back.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{self, HeaderName};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+
+use super::super::Reset;
+use super::super::h1::{Side, join_repeated};
+use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
+use crate::http::{Body, RequestHead, ResponseHead, Scheme};
+
+/// Headers that belong to an HTTP/1 connection.
+const CONNECTION: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// A received request; `Err` where Envoy ends its stream.
+pub(super) fn request_head(
+    request: Request<Incoming>,
+    options: &Options,
+) -> Result<(RequestHead, Incoming), Reset> {
+    let (mut parts, body) = request.into_parts();
+    let mut headers = std::mem::take(&mut parts.headers);
+    let size: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if headers.len() > options.max_headers_count || size > options.max_request_headers {
+        return Err(Reset::Internal);
+    }
+    let uri = parts.uri;
+    let connect = parts.method == Method::CONNECT;
+    let authority = uri.authority().ok_or(Reset::Protocol)?;
+    let scheme = match uri.scheme_str() {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
+        Some(scheme) if scheme.eq_ignore_ascii_case("http") => Scheme::Http,
+        None if connect => Scheme::Http,
+        _ => return Err(Reset::Protocol),
+    };
+    let authority = value(authority.as_str())?;
+    let path = match uri.path_and_query() {
+        Some(path) => value(path.as_str())?,
+        None => HeaderValue::from_static(""),
+    };
+    tidy(&mut headers, options)?;
+    let upgrade = match parts.extensions.get::<Protocol>() {
+        Some(protocol) => Some(value(protocol.as_str())?),
+        None => None,
+    };
+    let head = RequestHead {
+        method: parts.method,
+        scheme,
+        authority,
+        has_host: true,
+        path,
+        version: Version::HTTP_2,
+        headers,
+        upgrade,
+    };
+    Ok((head, body))
+}
+
+fn value(text: &str) -> Result<HeaderValue, Reset> {
+    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes()))
+        .map_err(|_| Reset::Protocol)
+}
+
+fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Reset> {
+    headers.remove(header::HOST);
+    headers.remove("http2-settings");
+    if options.underscores != HeadersWithUnderscores::Allow {
+        let named: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().contains('_'))
+            .cloned()
+            .collect();
+        if !named.is_empty() && options.underscores == HeadersWithUnderscores::Reject {
+            return Err(Reset::Protocol);
+        }
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    if headers.len() == headers.keys_len() {
+        return Ok(());
+    }
+    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return Err(Reset::Protocol);
+    }
+    join_cookies(headers);
+    join_repeated(headers, Side::Request);
+    Ok(())
+}
+
+/// Crumbs of a cookie become one header again.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut joined = BytesMut::from(first.as_bytes());
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.put_slice(b"; ");
+        joined.put_slice(crumb.as_bytes());
+    }
+    let joined = HeaderValue::from_maybe_shared(joined.freeze());
+    headers.insert(header::COOKIE, joined.expect("valid values and separators"));
+}
+
+/// A response for hyper.
+pub(super) fn response(head: ResponseHead, mut body: Body, head_request: bool) -> Response<Body> {
+    let mut headers = head.headers;
+    drop_connection_headers(&mut headers);
+    let status = head.status;
+    if status == StatusCode::NO_CONTENT || status.is_informational() {
+        headers.remove(header::CONTENT_LENGTH);
+        body = Body::empty();
+    } else if head_request || status == StatusCode::NOT_MODIFIED {
+        body = Body::empty();
+    } else {
+        fit_length(&mut headers, &body);
+    }
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// A `content-length` that the body does not have is taken away.
+fn fit_length(headers: &mut HeaderMap, body: &Body) {
+    if let Some(stated) = headers.get(header::CONTENT_LENGTH) {
+        let stated = stated.to_str().ok().and_then(|text| text.parse().ok());
+        if stated.is_none() || stated != body.size_hint().exact() {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+    }
+}
+
+fn drop_connection_headers(headers: &mut HeaderMap) {
+    for name in CONNECTION {
+        headers.remove(name);
+    }
+}
+
+/// A request for hyper; `Err` where HTTP/2 cannot say it.
+pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'static str> {
+    let mut headers = head.headers;
+    drop_connection_headers(&mut headers);
+    fit_length(&mut headers, &body);
+    let authority = Authority::from_maybe_shared(bytes_of(&head.authority))
+        .map_err(|_| "http2.invalid_authority")?;
+    let mut parts = http::uri::Parts::default();
+    parts.authority = Some(authority);
+    if head.method != Method::CONNECT || head.upgrade.is_some() {
+        parts.scheme = Some(match head.scheme {
+            Scheme::Http => http::uri::Scheme::HTTP,
+            Scheme::Https => http::uri::Scheme::HTTPS,
+        });
+        parts.path_and_query = Some(path(&head.path)?);
+    }
+    let uri = Uri::from_parts(parts).map_err(|_| "http2.invalid_url")?;
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn bytes_of(value: &HeaderValue) -> Bytes {
+    Bytes::copy_from_slice(value.as_bytes())
+}
+
+/// hyper refuses a few characters that a path may have on the wire of HTTP/1: they are escaped.
+fn path(path: &HeaderValue) -> Result<PathAndQuery, &'static str> {
+    let unsafe_byte = |byte: &u8| matches!(byte, b'<' | b'>' | b'`' | b'#' | b'\\' | b'^');
+    let text = path.as_bytes();
+    let bytes = if text.iter().any(unsafe_byte) {
+        let mut escaped = BytesMut::with_capacity(text.len() + 8);
+        for byte in text {
+            if unsafe_byte(byte) {
+                escaped.put_u8(b'%');
+                escaped.put_u8(b"0123456789ABCDEF"[usize::from(byte >> 4)]);
+                escaped.put_u8(b"0123456789ABCDEF"[usize::from(byte & 15)]);
+            } else {
+                escaped.put_u8(*byte);
+            }
+        }
+        escaped.freeze()
+    } else {
+        bytes_of(path)
+    };
+    PathAndQuery::from_maybe_shared(bytes).map_err(|_| "http2.invalid_url")
+}
+
+/// A received response.
+pub(super) fn response_head(parts: http::response::Parts) -> ResponseHead {
+    let mut headers = parts.headers;
+    if headers.len() != headers.keys_len() {
+        join_repeated(&mut headers, Side::Response);
+    }
+    ResponseHead {
+        status: parts.status,
+        version: Version::HTTP_2,
+        headers,
+    }
+}

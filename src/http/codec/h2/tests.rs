@@ -1,0 +1,269 @@
+//! Both sides of HTTP/2, against each other and against hyper.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, Method, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::io::DuplexStream;
+
+use super::super::client::{Http2, SendError};
+use super::super::server::ConnectionEnd;
+use super::super::testing::{Served, describe, reply, serve, value};
+use super::super::{ConnectionMeter, Exchange, Io, Reply, Reset};
+use crate::config::cluster::Http2Options;
+use crate::config::http_connection_manager::{CodecType, Options};
+use crate::http::{Body, BodyError, RequestHead};
+
+/// A served connection and our client on it.
+async fn connected<F, A>(codec: CodecType, options: Options, answer: F) -> (Http2, Served)
+where
+    F: Fn(Exchange) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<Reply, Reset>> + Send + 'static,
+{
+    let mut served = serve(codec, options, answer);
+    let (spare, _) = tokio::io::duplex(1);
+    let client = std::mem::replace(&mut served.client, spare);
+    (client_on(client).await, served)
+}
+
+async fn client_on(io: DuplexStream) -> Http2 {
+    let meter = Arc::<ConnectionMeter>::default();
+    Http2::handshake(Io::from(io), &Http2Options::default(), meter)
+        .await
+        .expect("a connection")
+}
+
+async fn text(body: Body) -> String {
+    let bytes = body.collect().await.expect("a body").to_bytes();
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_and_its_answer() {
+    for codec in [CodecType::Http2, CodecType::Auto] {
+        let (client, served) = connected(codec, Options::default(), describe).await;
+        let mut head = RequestHead::new(Method::POST, "a.test", "/e?q");
+        head.headers.insert("x-a", value("1"));
+        head.headers.insert("connection", value("x-a"));
+        let (head, body) = client
+            .send(head, Body::full("hello"))
+            .await
+            .expect("an answer");
+        assert_eq!(head.status, StatusCode::OK);
+        assert_eq!(
+            text(body).await,
+            "POST /e?q HTTP/2.0 [a.test] x-a=1 content-length=5 <hello>"
+        );
+        assert_eq!(client.active(), 0);
+        assert!(served.meter.received() > 0 && served.meter.sent() > 0);
+        drop(client);
+        assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cookies_and_known_headers_are_joined() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), describe).await;
+    let mut head = RequestHead::new(Method::GET, "a", "/");
+    for (name, text) in [
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("accept", "x"),
+        ("accept", "y"),
+        ("x-u", "1"),
+        ("x-u", "2"),
+    ] {
+        head.headers.append(name, value(text));
+    }
+    let (_, body) = client.send(head, Body::empty()).await.expect("an answer");
+    let said = text(body).await;
+    assert!(said.contains(" cookie=a=1; b=2 "), "{said}");
+    assert!(said.contains(" accept=x,y "), "{said}");
+    assert!(said.contains(" x-u=1 x-u=2 "), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_pass_both_ways() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), |exchange| async {
+        let body = exchange.body.collect().await.map_err(|_| Reset::Internal)?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        let frames = [
+            Ok(Frame::data(body.to_bytes())),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        Ok(Reply {
+            body: Body::new(body),
+            ..reply(200, "")
+        })
+    })
+    .await;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", value("0"));
+    let frames: [Result<_, BodyError>; 2] = [
+        Ok(Frame::data(Bytes::from_static(b"x"))),
+        Ok(Frame::trailers(trailers.clone())),
+    ];
+    let body = Body::new(StreamBody::new(futures_util::stream::iter(frames)));
+    let head = RequestHead::new(Method::POST, "a", "/");
+    let (_, body) = client.send(head, body).await.expect("an answer");
+    let body = body.collect().await.expect("a body");
+    assert_eq!(body.trailers(), Some(&trailers));
+    assert_eq!(body.to_bytes(), "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_headers_reset_the_stream_alone() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), describe).await;
+    let mut head = RequestHead::new(Method::GET, "a", "/");
+    for index in 0..101 {
+        let name = http::HeaderName::try_from(format!("x-{index}")).expect("a name");
+        head.headers.insert(name, value("1"));
+    }
+    let refused = client.send(head, Body::empty()).await;
+    assert_eq!(refused.expect_err("a reset"), SendError::Reset);
+    let head = RequestHead::new(Method::GET, "a", "/");
+    assert!(client.send(head, Body::empty()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handlers_reset_has_its_code() {
+    for (reset, expected) in [
+        (Reset::Refused, SendError::Refused),
+        (Reset::Internal, SendError::Reset),
+    ] {
+        let (client, _served) =
+            connected(CodecType::Http2, Options::default(), move |_| async move {
+                Err(reset)
+            })
+            .await;
+        let head = RequestHead::new(Method::GET, "a", "/");
+        let refused = client.send(head, Body::empty()).await;
+        assert_eq!(refused.expect_err("a reset"), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_costs_one_stream() {
+    let (client, served) = connected(
+        CodecType::Http2,
+        Options::default(),
+        |exchange| async move {
+            assert_ne!(exchange.head.path, "/panic");
+            describe(exchange).await
+        },
+    )
+    .await;
+    let head = RequestHead::new(Method::GET, "a", "/panic");
+    let (head, _) = client.send(head, Body::empty()).await.expect("an answer");
+    assert_eq!(head.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(*served.refused.lock(), ["filter_panic"]);
+    let head = RequestHead::new(Method::GET, "a", "/");
+    assert!(client.send(head, Body::empty()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_response_body_is_a_reset() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), |_| async {
+        let half = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"half")))]);
+        let failure = futures_util::stream::once(async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Err(BodyError::Reset)
+        });
+        let body = Body::new(StreamBody::new(Box::pin(half.chain(failure))));
+        Ok(Reply {
+            body,
+            ..reply(200, "")
+        })
+    })
+    .await;
+    let head = RequestHead::new(Method::GET, "a", "/");
+    let (_, body) = client.send(head, Body::empty()).await.expect("an answer");
+    assert_eq!(body.collect().await.expect_err("a reset"), BodyError::Reset);
+    assert_eq!(client.active(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_drops_the_handlers_future() {
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel::<()>();
+    let (client, _served) = connected(CodecType::Http2, Options::default(), move |_| {
+        let ended = ended.clone();
+        async move {
+            let _kept = ended;
+            std::future::pending().await
+        }
+    })
+    .await;
+    let head = RequestHead::new(Method::GET, "a", "/");
+    let sent = tokio::time::timeout(Duration::from_secs(1), client.send(head, Body::empty()));
+    assert!(sent.await.is_err());
+    assert_eq!(client.active(), 0);
+    // The handler's sender is dropped with its future; the closure's own stays.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(end.try_recv().is_err());
+    assert_eq!(end.sender_strong_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_says_goaway_and_finishes() {
+    let (client, served) = connected(CodecType::Http2, Options::default(), |_| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(reply(200, "late"))
+    })
+    .await;
+    let head = RequestHead::new(Method::GET, "a", "/");
+    let sent = client.clone();
+    let answer =
+        crate::base::task::spawn(
+            "request",
+            async move { sent.send(head, Body::empty()).await },
+        );
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    served.drain.drain();
+    client.closed().await;
+    let head = RequestHead::new(Method::GET, "a", "/");
+    assert_eq!(
+        client.send(head, Body::empty()).await.expect_err("no more"),
+        SendError::Refused
+    );
+    let (_, body) = answer.await.expect("a task").expect("an answer");
+    assert_eq!(text(body).await, "late");
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_are_closed() {
+    let options = Options {
+        idle_timeout: Some(Duration::from_secs(10)),
+        ..Options::default()
+    };
+    let (client, served) = connected(CodecType::Http2, options, |_| async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        Ok(reply(200, "late"))
+    })
+    .await;
+    let head = RequestHead::new(Method::GET, "a", "/");
+    let (_, body) = client.send(head, Body::empty()).await.expect("not idle");
+    assert_eq!(text(body).await, "late");
+    let before = tokio::time::Instant::now();
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Idle);
+    assert_eq!(before.elapsed().as_secs(), 10);
+    assert!(client.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_requests_ends_the_connection() {
+    let options = Options {
+        max_requests_per_connection: Some(1),
+        ..Options::default()
+    };
+    let (client, served) = connected(CodecType::Http2, options, describe).await;
+    let head = RequestHead::new(Method::GET, "a", "/");
+    assert!(client.send(head, Body::empty()).await.is_ok());
+    client.closed().await;
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
+}

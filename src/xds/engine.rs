@@ -569,3 +569,6 @@ impl Engine {
 fn named<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<str>> {
     names.cloned().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,6 @@ mod validate;
 
 use std::path::PathBuf;
 
-use crate::cli::Command;
-use crate::control_plane;
-
 pub use control::Readiness;
 pub use process::{Prepared, Running, serve};
 pub use server::{Server, Setup};
@@ -27,24 +24,4 @@ fn wasm_cache() -> Option<PathBuf> {
         .or_else(|| set("XDG_CACHE_HOME").map(|home| home.join("plenipo")))
         .or_else(|| set("HOME").map(|home| home.join(".cache/plenipo")))
         .map(|root| root.join("wasm"))
-}
-
-/// Does what the command line asks for, until it is done.
-///
-/// # Errors
-/// What went wrong, for a person to read; the exit code is 1.
-pub fn run(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Proxy(options) => serve(*options),
-        Command::ControlPlane(arguments) => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(control_plane::serve_folder(
-                &arguments.folder,
-                arguments.listen,
-            ))
-        }
-        Command::Demo(_) | Command::Plugin(_) => anyhow::bail!("not built yet"),
-    }
 }

@@ -12,7 +12,7 @@
 //!
 //! | level | modules |
 //! |---|---|
-//! | 11 | `demo` |
+//! | 11 | [`demo`] |
 //! | 10 | [`app`] |
 //! | 9 | [`admin`], [`cli`], [`control_plane`] |
 //! | 8 | [`listener`] |
@@ -33,6 +33,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control_plane;
+pub mod demo;
 pub mod filter;
 pub mod generation;
 pub mod http;

@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use plenipo::{app, cli};
+use plenipo::cli::{self, Command};
+use plenipo::{app, control_plane, demo};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,12 +19,29 @@ fn main() -> ExitCode {
             return ExitCode::from(exit.code);
         }
     };
-    match app::run(command) {
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The one-line summary comes last: tools show it to their users.
             let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Proxy(options) => app::serve(*options),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::ControlPlane(arguments) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(control_plane::serve_folder(
+                &arguments.folder,
+                arguments.listen,
+            ))
+        }
+        Command::Plugin(_) => anyhow::bail!("`plenipo plugin` is not part of this version"),
     }
 }

@@ -93,7 +93,7 @@ pub async fn serve_folder(folder: &Path, listen: SocketAddr) -> anyhow::Result<(
 #[derive(Debug)]
 pub struct ServedFolder {
     control_plane: ControlPlane,
-    overlay: Arc<Mutex<Vec<pb::Any>>>,
+    source: Source,
     changes: mpsc::UnboundedSender<()>,
     _reload: OwnedTask,
     _watcher: notify::RecommendedWatcher,
@@ -132,7 +132,6 @@ impl ServedFolder {
             rewrite: Arc::new(rewrite),
             overlay: Arc::default(),
         };
-        let overlay = Arc::clone(&source.overlay);
         let store = Store::new(rules).with_listener(move |event| {
             if let Some(line) = describe(event) {
                 events(&line);
@@ -153,9 +152,9 @@ impl ServedFolder {
             .with_context(|| format!("cannot watch {}", folder.display()))?;
         print(&format!("serving {} on {address}", folder.display()));
         reload(&source, &store, &*print);
-        let follow = follow(source, Arc::clone(&store), print, changes);
+        let follow = follow(source.clone(), Arc::clone(&store), print, changes);
         Ok(Self {
-            overlay,
+            source,
             changes: again,
             control_plane: ControlPlane {
                 address,
@@ -180,20 +179,40 @@ impl ServedFolder {
         &self.control_plane
     }
 
+    /// Reads a resource as if it stood in a file of the folder.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn resource(&self, text: &str) -> Result<pb::Any, String> {
+        let text = substitute(&(self.source.rewrite)(text), &self.source.folder)?;
+        pb::from_text::<pb::Any>(&text, pb::Format::Yaml)
+            .and_then(pb::Parsed::strict)
+            .map_err(|error| error.to_string())
+    }
+
     /// Serves these resources in the place of the folder's of the same type and name, or beside them, until the next
     /// call.
     pub fn overlay(&self, resources: Vec<pb::Any>) {
-        *self.overlay.lock() = resources;
+        *self.source.overlay.lock() = resources;
         // The task lives as long as this does.
         let _ = self.changes.send(());
     }
 }
 
 /// What is served: a folder, what is done to its texts, and what lies over it.
+#[derive(Clone)]
 struct Source {
     folder: PathBuf,
     rewrite: Arc<dyn Fn(&str) -> String + Send + Sync>,
     overlay: Arc<Mutex<Vec<pb::Any>>>,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Source {

@@ -28,7 +28,10 @@ pub(super) struct Answer {
 impl Answer {
     /// A header's value, or nothing.
     pub(super) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -41,7 +44,10 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, idle: None }
+        Self {
+            address,
+            idle: None,
+        }
     }
 
     /// One request.
@@ -49,15 +55,20 @@ impl Client {
     /// # Errors
     /// What went wrong, as a sentence.
     pub(super) async fn get(&mut self, path: &str) -> Result<Answer, String> {
-        let known = self.idle.take().and_then(|mut idle| idle.try_recv().ok());
+        let mut known = self.idle.take().and_then(|mut idle| idle.try_recv().ok());
+        let known = known.take_if(|connection| connection.is_open());
         let connection = match known {
-            Some(mut connection) if connection.is_open() => connection,
-            _ => {
+            Some(connection) => connection,
+            None => {
                 let stream = TcpStream::connect(self.address)
                     .await
                     .map_err(|error| format!("connect: {error}"))?;
                 let _ = stream.set_nodelay(true);
-                Http1::new(Io::Tcp(stream), &Http1Options::default(), Arc::new(ConnectionMeter::default()))
+                Http1::new(
+                    Io::Tcp(stream),
+                    &Http1Options::default(),
+                    Arc::new(ConnectionMeter::default()),
+                )
             }
         };
         let (back, idle) = mpsc::unbounded_channel();
@@ -70,7 +81,11 @@ impl Client {
                 })
                 .await
                 .map_err(|error| error.to_string())?;
-            let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+            let body = body
+                .collect()
+                .await
+                .map_err(|error| error.to_string())?
+                .to_bytes();
             Ok(Answer {
                 status: head.status,
                 headers: head.headers,
@@ -135,7 +150,10 @@ impl Load {
                 })
             })
             .collect();
-        Self { counts, _clients: clients }
+        Self {
+            counts,
+            _clients: clients,
+        }
     }
 }
 

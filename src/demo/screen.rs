@@ -40,7 +40,11 @@ impl Screen {
 
     /// Prints a step's headline.
     pub(super) fn step(&self, number: usize, text: &str) {
-        let (bold, plain) = if self.0.terminal { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        let (bold, plain) = if self.0.terminal {
+            ("\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
         self.line(&format!("\n{bold}{number}. {text}{plain}"));
     }
 

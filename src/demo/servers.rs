@@ -55,7 +55,11 @@ impl Server {
                 });
             }
         };
-        Ok(Self { address, _drain: trigger, _task: OwnedTask::spawn("demo server", accept) })
+        Ok(Self {
+            address,
+            _drain: trigger,
+            _task: OwnedTask::spawn("demo server", accept),
+        })
     }
 }
 
@@ -75,7 +79,9 @@ impl Handler for Answers {
                     let name = path.trim_start_matches('/');
                     // One level of plain names: nothing above the folder can be asked for.
                     let file = (!name.contains(['/', '\\'])).then(|| folder.join(name));
-                    let read = tokio::task::spawn_blocking(move || file.and_then(|file| std::fs::read(file).ok()));
+                    let read = tokio::task::spawn_blocking(move || {
+                        file.and_then(|file| std::fs::read(file).ok())
+                    });
                     match read.await.ok().flatten() {
                         Some(bytes) => (StatusCode::OK, bytes),
                         None => (StatusCode::NOT_FOUND, Vec::new()),
@@ -83,15 +89,25 @@ impl Handler for Answers {
                 }
             };
             let mut head = ResponseHead::new(status);
-            head.headers.insert("content-length", HeaderValue::from(body.len()));
+            head.headers
+                .insert("content-length", HeaderValue::from(body.len()));
             if let Content::Name(name) = &*content {
-                head.headers.insert("x-upstream", HeaderValue::from_static(name));
+                head.headers
+                    .insert("x-upstream", HeaderValue::from_static(name));
             }
-            Ok(Reply { head, body: Body::full(body), close: false })
+            Ok(Reply {
+                head,
+                body: Body::full(body),
+                close: false,
+            })
         }
     }
 
     fn malformed(&self, malformed: Malformed) -> Reply {
-        Reply { head: ResponseHead::new(malformed.reply.status), body: Body::empty(), close: true }
+        Reply {
+            head: ResponseHead::new(malformed.reply.status),
+            body: Body::empty(),
+            close: true,
+        }
     }
 }

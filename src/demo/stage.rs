@@ -47,8 +47,14 @@ pub(super) enum Port {
     ControlPlane = 18000,
 }
 
-const PORTS: [Port; 6] =
-    [Port::Web, Port::Blue, Port::Green, Port::Plugins, Port::Admin, Port::ControlPlane];
+const PORTS: [Port; 6] = [
+    Port::Web,
+    Port::Blue,
+    Port::Green,
+    Port::Plugins,
+    Port::Admin,
+    Port::ControlPlane,
+];
 
 /// The running demonstration.
 #[derive(Debug)]
@@ -88,7 +94,10 @@ impl Stage {
             };
             let actual = listener.local_addr()?.port();
             if actual != port as u16 {
-                screen.line(&format!("port {} is taken; using {actual} in its place", port as u16));
+                screen.line(&format!(
+                    "port {} is taken; using {actual} in its place",
+                    port as u16
+                ));
             }
             ports.insert(port, actual);
             listeners.insert(port, listener);
@@ -113,18 +122,38 @@ impl Stage {
         let control_plane = ServedFolder::start_with(
             &folder,
             take(Port::ControlPlane)?,
-            Rules { record: true, ..Rules::default() },
+            Rules {
+                record: true,
+                ..Rules::default()
+            },
             rewrite,
             move |line| lines.detail(&format!("control plane: {line}")),
         )?;
-        let argv = ["plenipo", "--config-yaml", &bootstrap, "-l", "error", "--concurrency", "2"];
+        let argv = [
+            "plenipo",
+            "--config-yaml",
+            &bootstrap,
+            "-l",
+            "error",
+            "--concurrency",
+            "2",
+        ];
         let command = cli::parse(argv.iter().map(Into::into));
-        let Ok(cli::Command::Proxy(options)) = command else { anyhow::bail!("the proxy's own command line is wrong") };
+        let Ok(cli::Command::Proxy(options)) = command else {
+            anyhow::bail!("the proxy's own command line is wrong")
+        };
         let proxy = Prepared::load(*options, |_, _| Ok(None))?.start().await?;
         tokio::time::timeout(Duration::from_secs(20), proxy.live())
             .await
             .context("the proxy did not become ready within 20 s")??;
-        Ok(Self { folder, control_plane, proxy, ports, _servers: servers, _unpacked: unpacked })
+        Ok(Self {
+            folder,
+            control_plane,
+            proxy,
+            ports,
+            _servers: servers,
+            _unpacked: unpacked,
+        })
     }
 
     /// Where one of the parts listens.
@@ -140,7 +169,8 @@ impl Stage {
     /// The text of a file of the quickstart, with the ports of this run.
     pub(super) fn file(&self, name: &str) -> anyhow::Result<String> {
         let path = self.folder.join(name);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         Ok(renumber(&text, &self.ports))
     }
 }
@@ -152,8 +182,14 @@ fn renumber(text: &str, ports: &BTreeMap<Port, u16>) -> String {
         let wanted = *port as u16;
         if wanted != *actual {
             text = text
-                .replace(&format!("port_value: {wanted}"), &format!("port_value: {actual}"))
-                .replace(&format!("127.0.0.1:{wanted}/"), &format!("127.0.0.1:{actual}/"));
+                .replace(
+                    &format!("port_value: {wanted}"),
+                    &format!("port_value: {actual}"),
+                )
+                .replace(
+                    &format!("127.0.0.1:{wanted}/"),
+                    &format!("127.0.0.1:{actual}/"),
+                );
         }
     }
     text

@@ -153,9 +153,13 @@ pub(super) fn start(
         resolver: Arc::clone(&runtime.resolver),
         targets: Mutex::new(targets),
     });
+    let all: Vec<(usize, Box<str>)> = {
+        let targets = resolution.targets.lock();
+        let names = targets.iter().map(|target| target.name.clone());
+        names.enumerate().collect()
+    };
     let mut names = Vec::new();
-    for index in 0..resolution.targets.lock().len() {
-        let name = resolution.targets.lock()[index].name.clone();
+    for (index, name) in all {
         match literal(&name, config.dns.family) {
             Some(resolved) => {
                 live.stats.set.inc(stat::UPDATE_ATTEMPT);

@@ -13,6 +13,7 @@ use crate::bootstrap::{self, version};
 use crate::telemetry::log::{Component, Level};
 
 mod flags;
+mod json;
 mod own;
 
 pub use own::{ControlPlaneArgs, DemoArgs};

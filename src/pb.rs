@@ -21,7 +21,7 @@ mod json;
 mod node;
 mod read;
 
-pub use any::{pack, resolve_typed_struct, unknown_fields, unpack};
+pub use any::{mask_fits, pack, resolve_typed_struct, unknown_fields, unpack};
 pub use envoy_types::pb::envoy::config::core::v3::{Metadata, Node};
 pub use envoy_types::pb::google::protobuf::{Any, Struct};
 pub use envoy_types::pb::{envoy, google, xds};

@@ -290,3 +290,33 @@ fn the_first_word_may_be_a_command_of_ours() {
     assert_eq!(argv(&["control-plane"]).unwrap_err().code, 1);
     assert_eq!(argv(&["demo", "--help"]).unwrap_err().code, 0);
 }
+
+#[test]
+fn server_info_prints_every_option_that_envoy_prints() {
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/golden/admin/server_info.json")).unwrap();
+    let golden = golden["command_line_options"].as_object().unwrap();
+    let ours = options(&[
+        "-c",
+        "bootstrap.yaml",
+        "--concurrency",
+        "1",
+        "--admin-address-path",
+        "run/admin_addr",
+        "--service-zone",
+        "zz",
+        "--file-flush-interval-msec",
+        "200",
+        "--drain-time-s",
+        "5",
+        "--disable-hot-restart",
+        "--file-flush-min-size-kb",
+        "0",
+    ])
+    .to_json();
+    let ours = ours.as_object().unwrap();
+    for ((name, value), (their_name, their_value)) in ours.iter().zip(golden) {
+        assert_eq!((name, value), (their_name, their_value));
+    }
+    assert_eq!(ours.len(), golden.len());
+}

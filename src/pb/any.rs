@@ -85,6 +85,36 @@ pub fn unknown_fields(type_url: &str, bytes: &[u8]) -> Vec<String> {
     scan.found
 }
 
+/// True where each path names a field of the message that `type_url` names, `message` being its JSON: through singular
+/// messages, and through an `Any` as its `@type` in the JSON says. A repeated field can only be the last of a path.
+pub fn mask_fits(type_url: &str, message: &serde_json::Value, paths: &[Vec<&str>]) -> bool {
+    fn fits(descriptor: &MessageDescriptor, message: &serde_json::Value, path: &[&str]) -> bool {
+        let Some((name, rest)) = path.split_first() else {
+            return true;
+        };
+        if descriptor.full_name() == "google.protobuf.Any" {
+            // Nothing there, nothing to be wrong about.
+            let Some(type_url) = message["@type"].as_str() else {
+                return true;
+            };
+            return super::any::descriptor(type_url)
+                .is_some_and(|descriptor| fits(&descriptor, message, path));
+        }
+        let Some(field) = descriptor.get_field_by_name(name) else {
+            return false;
+        };
+        match field.kind() {
+            _ if rest.is_empty() => true,
+            Kind::Message(inner) if !field.is_list() && !field.is_map() => {
+                fits(&inner, &message[name], rest)
+            }
+            _ => false,
+        }
+    }
+    descriptor(type_url)
+        .is_some_and(|descriptor| paths.iter().all(|path| fits(&descriptor, message, path)))
+}
+
 fn descriptor(type_url: &str) -> Option<MessageDescriptor> {
     super::descriptors().get_message_by_name(super::type_name(type_url))
 }

@@ -176,6 +176,14 @@ pub struct StatSet {
     /// Prometheus labels.
     labels: Box<[(&'static str, Box<str>)]>,
     blocks: PerWorker<Block>,
+    /// What counters and codes are counted from, since the last reset: workers' cells have one writer each.
+    baseline: RwLock<Option<Box<Baseline>>>,
+}
+
+/// Sums at the moment of a reset.
+struct Baseline {
+    cells: Box<[u64]>,
+    codes: Box<[u64]>,
 }
 
 impl StatSet {
@@ -241,12 +249,40 @@ impl StatSet {
         }
     }
 
-    /// The sum over all shards.
+    /// The sum over all shards, of counters since the last reset.
     pub fn value(&self, stat: Stat) -> u64 {
+        let sum = self.sum(stat);
+        match &*self.baseline.read() {
+            Some(baseline) => sum.wrapping_sub(baseline.cells[usize::from(stat.0)]),
+            None => sum,
+        }
+    }
+
+    fn sum(&self, stat: Stat) -> u64 {
         self.blocks
             .iter()
             .map(|(_, block)| block.cells[usize::from(stat.0)].load(Relaxed))
             .fold(0, u64::wrapping_add)
+    }
+
+    /// Counters and codes start again from zero; gauges and histograms stay.
+    pub fn reset_counters(&self) {
+        let mut baseline = self.baseline.write();
+        let cells = (0u16..)
+            .zip(self.table.stats)
+            .map(|(index, def)| match def.kind {
+                Kind::Counter => self.sum(Stat(index)),
+                Kind::Gauge | Kind::Histogram => 0,
+            })
+            .collect();
+        let mut codes = vec![0; CODES.len()];
+        for (code, count) in self.code_sums() {
+            codes[usize::from(code - CODES.start)] = count;
+        }
+        *baseline = Some(Box::new(Baseline {
+            cells,
+            codes: codes.into(),
+        }));
     }
 
     /// True once the stat was written.
@@ -269,8 +305,18 @@ impl StatSet {
         counts
     }
 
-    /// Counted response codes with their sums, ascending.
+    /// Counted response codes with their sums since the last reset, ascending.
     pub fn codes(&self) -> Vec<(u16, u64)> {
+        let mut sums = self.code_sums();
+        if let Some(baseline) = &*self.baseline.read() {
+            for (code, count) in &mut sums {
+                *count -= baseline.codes[usize::from(*code - CODES.start)].min(*count);
+            }
+        }
+        sums
+    }
+
+    fn code_sums(&self) -> Vec<(u16, u64)> {
         let blocks: Vec<_> = self
             .blocks
             .iter()
@@ -430,6 +476,7 @@ impl Registry {
             family,
             labels: labels.into(),
             blocks: PerWorker::new(self.0.shards),
+            baseline: RwLock::new(None),
         });
         let mut sets = self.0.sets.write();
         // Sweep the dead when the list would grow: amortised O(1) an addition.
@@ -456,6 +503,18 @@ impl Registry {
             })
         });
         (metric.kind == kind).then(|| Arc::clone(metric))
+    }
+
+    /// All counters start again from zero.
+    pub fn reset_counters(&self) {
+        for set in self.sets() {
+            set.reset_counters();
+        }
+        for metric in self.metrics() {
+            if metric.kind() == Kind::Counter {
+                metric.value.store(0, Relaxed);
+            }
+        }
     }
 
     /// Sets a text readout.
@@ -535,5 +594,24 @@ mod tests {
         assert_eq!(registry.sets().len(), 1);
         drop(set);
         assert!(registry.sets().is_empty());
+    }
+
+    #[test]
+    fn a_reset_is_for_counters() {
+        let registry = Registry::new(Shards::for_workers(1));
+        let set = registry.set(&sample::TABLE, "sample.c.", "sample", []);
+        let metric = registry.metric("m", Kind::Counter).unwrap();
+        set.add(sample::HITS, 3);
+        set.inc(sample::OPEN);
+        set.inc_code(200);
+        metric.add(2);
+        registry.reset_counters();
+        assert_eq!((set.value(sample::HITS), set.value(sample::OPEN)), (0, 1));
+        assert_eq!((set.codes(), metric.value()), (vec![(200, 0)], 0));
+        set.inc(sample::HITS);
+        set.inc_code(200);
+        set.inc_code(404);
+        assert_eq!(set.value(sample::HITS), 1);
+        assert_eq!(set.codes(), [(200, 1), (404, 1)]);
     }
 }

@@ -1,0 +1,161 @@
+//! `/stats` and `/stats/prometheus`.
+
+use regex::Regex;
+
+use super::Context;
+use super::request::{Kind, Request, Response, regex};
+use crate::bootstrap::{StatsConfig, StatsMatcher, StatsTag};
+use crate::config::ConfigError;
+use crate::route::matcher::string_matches;
+use crate::telemetry::prometheus::{self as encoder, Options};
+use crate::telemetry::samples::{KindFilter, Query, Samples};
+use crate::telemetry::tags::TagExtractor;
+use crate::telemetry::text::{self, Buckets};
+
+/// The rules of the bootstrap and of `--stats-tag`.
+pub(super) fn tags(
+    config: &StatsConfig,
+    cli_tags: &[(String, String)],
+) -> Result<TagExtractor, ConfigError> {
+    let mut fixed = cli_tags.to_vec();
+    let mut rules = Vec::new();
+    for tag in &config.tags {
+        match tag {
+            StatsTag::Fixed { name, value } => fixed.push((name.clone(), value.clone())),
+            StatsTag::Extracted {
+                name,
+                regex: Some(regex),
+            } => rules.push((name.clone(), regex.clone())),
+            // A rule of Envoy's by its name: all of these are on, or none.
+            StatsTag::Extracted { regex: None, .. } => {}
+        }
+    }
+    TagExtractor::new(config.use_default_tags, fixed, rules).map_err(|error| {
+        ConfigError::invalid(error.to_string())
+            .at("stats_tags")
+            .at("stats_config")
+    })
+}
+
+fn hidden(matcher: &StatsMatcher, name: &str) -> bool {
+    let any = |matchers: &[crate::config::matcher::StringMatcher]| {
+        matchers
+            .iter()
+            .any(|matcher| string_matches(matcher, name.as_bytes()))
+    };
+    match matcher {
+        StatsMatcher::All => false,
+        StatsMatcher::None => true,
+        StatsMatcher::Except(matchers) => any(matchers),
+        StatsMatcher::Only(matchers) => !any(matchers),
+    }
+}
+
+struct Wanted {
+    query: Query,
+    /// `invert_filter`: what this matches is left out.
+    except: Option<Regex>,
+    buckets: Option<Buckets>,
+}
+
+fn wanted(request: &Request) -> Result<Wanted, Response> {
+    let filter = request
+        .text("filter")
+        .map(|pattern| regex(pattern, "Invalid re2 regex"))
+        .transpose()?;
+    let (filter, except) = if request.flag("invert_filter") {
+        (None, filter)
+    } else {
+        (filter, None)
+    };
+    let kind = match request.param("type") {
+        None => KindFilter::All,
+        Some(name) => {
+            KindFilter::parse(name).ok_or_else(|| Response::bad("invalid &type= param"))?
+        }
+    };
+    let buckets = match request.param("histogram_buckets") {
+        None | Some("none" | "") => None,
+        Some(name) => Some(Buckets::parse(name).ok_or_else(|| {
+            Response::bad(
+                "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)\n",
+            )
+        })?),
+    };
+    Ok(Wanted {
+        query: Query {
+            used_only: request.flag("usedonly"),
+            filter,
+            kind,
+        },
+        except,
+        buckets,
+    })
+}
+
+fn collect(context: &Context, wanted: &Wanted) -> Samples {
+    let matcher = &context.bootstrap.stats.matcher;
+    Samples::collect(&context.metrics, &wanted.query, &|name| {
+        hidden(matcher, name)
+            || wanted
+                .except
+                .as_ref()
+                .is_some_and(|except| except.is_match(name))
+    })
+}
+
+pub(super) fn page(context: &Context, request: &Request) -> Response {
+    let wanted = match wanted(request) {
+        Ok(wanted) => wanted,
+        Err(response) => return response,
+    };
+    match request.param("format") {
+        None | Some("" | "text") => Response::text(text::text(
+            &collect(context, &wanted),
+            wanted.buckets.unwrap_or_default(),
+        )),
+        Some("json") => Response {
+            kind: Kind::Json,
+            ..Response::text(text::json(
+                &collect(context, &wanted),
+                wanted.buckets.unwrap_or_default(),
+            ))
+        },
+        Some("prometheus") => prometheus(context, request),
+        Some("html" | "active-html") => {
+            let body = text::text(
+                &collect(context, &wanted),
+                wanted.buckets.unwrap_or_default(),
+            );
+            let body = body.replace('&', "&amp;").replace('<', "&lt;");
+            Response {
+                kind: Kind::Html,
+                ..Response::text(format!(
+                    "<!DOCTYPE html>\n<html lang='en'>\n<head><title>Statistics</title></head>\n<body><pre>\n{body}</pre></body>\n</html>\n"
+                ))
+            }
+        }
+        Some(_) => {
+            Response::bad("usage: /stats?format=(html|active-html|json|prometheus|text)\n\n")
+        }
+    }
+}
+
+pub(super) fn prometheus(context: &Context, request: &Request) -> Response {
+    let wanted = match wanted(request) {
+        Ok(wanted) => wanted,
+        Err(response) => return response,
+    };
+    if matches!(wanted.buckets, Some(Buckets::Detailed | Buckets::Disjoint)) {
+        return Response::bad("unsupported prometheus histogram bucket mode");
+    }
+    let options = Options {
+        text_readouts: request.flag("text_readouts"),
+        buckets: wanted.buckets,
+    };
+    Response::text(encoder::page(
+        &collect(context, &wanted),
+        &context.tags,
+        options,
+    ))
+}

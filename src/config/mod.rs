@@ -20,6 +20,8 @@ pub mod matcher;
 mod protocol;
 pub mod route;
 pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod stub;
 
 pub use cluster::Cluster;
 pub use context::{ParseContext, Source};

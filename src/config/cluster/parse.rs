@@ -84,7 +84,22 @@ pub(in crate::config) const IGNORED: &[Ignored] = &[
     Ignored("lrs_report_endpoint_metrics", "load is not reported"),
     Ignored("lrs_server", "load is not reported"),
     Ignored("outlier_detection", "endpoints are not ejected yet"),
-    Ignored("override_auto_sni_header", "upstream TLS is refused"),
+    Ignored(
+        "disabled",
+        "of the upstream codec filter, which is always there",
+    ),
+    Ignored(
+        "is_optional",
+        "of the upstream codec filter, which is always there",
+    ),
+    Ignored(
+        "max_connection_duration",
+        "of an upstream: connections end when they are idle or used up",
+    ),
+    Ignored(
+        "max_headers_count",
+        "of an upstream: the codec's own limit of response heads holds",
+    ),
     Ignored(
         "override_host_status",
         "for the override-host balancer, which is refused",

@@ -106,3 +106,53 @@ fn filter_config(
         None => Err(unsupported_extension(name, &any.type_url)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::stub::{self, BROKEN, CORS};
+
+    fn parse(yaml: &str) -> Result<(Box<str>, HttpFilterConfig), String> {
+        let proto = pb::from_yaml::<TypedExtensionConfig>(yaml).expect("a TypedExtensionConfig");
+        parse_typed_extension(proto, &stub::context()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_resource_is_a_name_and_a_filters_configuration() {
+        let of = |kind: &str| {
+            parse(&format!(
+                "{{name: n, typed_config: {{'@type': type.googleapis.com/{kind}}}}}"
+            ))
+        };
+        let (name, config) = of(CORS).expect("valid");
+        assert_eq!(&*name, "n");
+        assert_eq!(pb::type_name(&config.type_url), CORS);
+        // A TypedStruct is the message that it stands for, also to those who compare types.
+        let (_, resolved) = of(&format!(
+            "xds.type.v3.TypedStruct, type_url: type.googleapis.com/{CORS}, value: {{}}"
+        ))
+        .expect("valid");
+        assert_eq!(resolved, config);
+        for (kind, error) in [
+            (BROKEN, "typed_config.max_request_bytes: value is required"),
+            (
+                "google.protobuf.Empty",
+                "Didn't find a registered implementation for 'n' with type URL: 'google.protobuf.Empty'",
+            ),
+            (
+                "envoy.extensions.filters.http.rbac.v3.RBAC",
+                "not supported: 'n' (envoy.extensions.filters.http.rbac.v3.RBAC) is not implemented by this build yet",
+            ),
+        ] {
+            assert_eq!(of(kind), Err(error.to_owned()));
+        }
+        assert_eq!(
+            parse("{}"),
+            Err("name: value length must be at least 1 characters".to_owned())
+        );
+        assert_eq!(
+            parse("{name: n}"),
+            Err("typed_config: value is required".to_owned())
+        );
+    }
+}

@@ -158,8 +158,8 @@ impl Cluster {
     /// Sends a request to `host` on a connection of this worker's pool, and waits for the head of the answer.
     /// Dropping the future, or the answer's body before its end, gives the attempt up.
     ///
-    /// A safe request (`GET` and the like) without a body is sent once more on a fresh connection where the one from
-    /// the pool turns out to have been closed before a byte of an answer: the peer's idle timeout then met our use.
+    /// A safe request (`GET` and the like) without a body is sent once more, on a fresh connection, where the pooled one turns
+    /// out to have been closed before a byte of an answer: the peer's idle timeout then met our use. Envoy answers 503 here.
     pub async fn send<O: Observer>(
         self: &Arc<Self>,
         host: &Arc<Host>,
@@ -189,28 +189,38 @@ impl Cluster {
         http1: &Http1Options,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let pool = self.pools.here();
-        let (codec, mut connection) = match pool.take(host) {
-            Some(ready) => ready,
-            // Boxed: a request on a pooled connection does not carry the room for this.
-            None => Box::pin(self.connect_http1(pool, host, http1)).await?,
-        };
-        let facts = connection.begin();
-        options.observer.connected(&facts);
-        let exchange = Exchange {
-            connection: Some(connection),
-            pool: Arc::clone(pool),
-            cluster: Arc::clone(self),
-        };
-        match codec
-            .send(head, body, move |codec| exchange.finish(codec))
-            .await
-        {
-            Ok((head, body)) => Ok(UpstreamResponse {
-                head,
-                body,
-                connection: facts,
-            }),
-            Err(error) => Err(UpstreamError::sending(error, facts)),
+        let mut replay = head.method.is_safe() && body.is_end_stream();
+        let mut body = Some(body);
+        let mut pooled = pool.take(host);
+        loop {
+            let (codec, mut connection) = match pooled.take() {
+                Some(ready) => ready,
+                // Boxed: a request on a pooled connection does not carry the room for this.
+                None => Box::pin(self.connect_http1(pool, host, http1)).await?,
+            };
+            let facts = connection.begin();
+            options.observer.connected(&facts);
+            let exchange = Exchange {
+                connection: Some(connection),
+                pool: Arc::clone(pool),
+                cluster: Arc::clone(self),
+            };
+            let body = body.take().unwrap_or_default();
+            let sent = codec
+                .send(&head, body, move |codec| exchange.finish(codec))
+                .await;
+            match sent {
+                Ok((head, body)) => {
+                    return Ok(UpstreamResponse {
+                        head,
+                        body,
+                        connection: facts,
+                    });
+                }
+                // The second turn takes a fresh connection.
+                Err(SendError::Closed { reused: true }) if replay => replay = false,
+                Err(error) => return Err(UpstreamError::sending(error, facts)),
+            }
         }
     }
 
@@ -313,13 +323,15 @@ impl Cluster {
             let made = shared.as_ref().ok().cloned();
             let again = pool.connected(&host, shared);
             if let Some(shared) = made {
-                let pool = Arc::downgrade(&pool);
+                let closed = shared.http2.closed();
+                let (pool, shared) = (Arc::downgrade(&pool), Arc::downgrade(&shared));
+                // Keeps neither alive: the connection closes when the pool and the last stream have let go of it.
                 drop(task::spawn("upstream-http2", async move {
-                    shared.http2.closed().await;
-                    if let Some(pool) = pool.upgrade() {
+                    closed.await;
+                    if let (Some(pool), Some(shared)) = (pool.upgrade(), shared.upgrade()) {
+                        shared.connection.lock().went_away();
                         pool.forget(&shared);
                     }
-                    shared.connection.lock().went_away();
                 }));
             }
             if !again {

@@ -4,6 +4,7 @@
 //! as a whole when its head is read gives the connection back at once; otherwise its body holds the connection. The
 //! rest of an upload that is overtaken by its response is sent by a task of its own, since nobody else would poll it.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -82,9 +83,11 @@ impl Http1 {
     ///
     /// The body of an upgrade or CONNECT is held back until the peer has agreed. From then on both bodies are the
     /// tunnel's bytes.
+    ///
+    /// A caller that lends the head can send it again.
     pub async fn send<R>(
         self,
-        head: RequestHead,
+        head: impl Borrow<RequestHead> + Send,
         body: Body,
         reclaim: R,
     ) -> Result<(ResponseHead, Body), SendError>
@@ -93,17 +96,17 @@ impl Http1 {
     {
         let mut conn = self.0;
         let meter = Arc::clone(&conn.wire.meter);
-        let mut sending = encode::request_framing(&head, body.size_hint().exact());
+        let mut sending = encode::request_framing(head.borrow(), body.size_hint().exact());
         let mut out = OutBuf::default();
-        encode::request(out.text(), &head, sending, conn.proper_case);
+        encode::request(out.text(), head.borrow(), sending, conn.proper_case);
         let (mut body, mut held) = (body, None);
         let tunnel = sending == Sending::Raw;
         if tunnel {
             held = Some(std::mem::take(&mut body));
             sending = Sending::Nothing;
         }
-        let method = head.method.clone();
-        let upgrade = head.upgrade.is_some();
+        let method = head.borrow().method.clone();
+        let upgrade = head.borrow().upgrade.is_some();
         drop(head);
 
         let mut upload = Some(Outgoing::new(
@@ -153,17 +156,21 @@ impl Http1 {
         if tunnel && agreed && matches!(framing, Framing::UntilEnd) {
             let body = held.unwrap_or_default();
             let raw = Outgoing::new(OutBuf::default(), Sending::Raw, body, false, false);
-            return Ok((head, shared(conn, framing, raw, true)));
+            return Ok((head, shared(conn, framing, raw, true, reclaim)));
         }
         if let Some(rest) = upload {
-            return Ok((head, shared(conn, framing, rest, false)));
+            return Ok((head, shared(conn, framing, rest, false, reclaim)));
         }
         Ok((head, conn.body(framing, keep_alive, reclaim)))
     }
 }
 
-/// A body whose connection is shared with the rest of an upload.
-fn shared(conn: Box<Conn>, framing: Framing, upload: Outgoing, tunnel: bool) -> Body {
+/// A body whose connection is shared with the rest of an upload. It is never given back; `reclaim` lives as long as the
+/// exchange does.
+fn shared<R>(conn: Box<Conn>, framing: Framing, upload: Outgoing, tunnel: bool, reclaim: R) -> Body
+where
+    R: FnOnce(Http1) + Send + 'static,
+{
     let duplex = Arc::new(Mutex::new(Duplex {
         wire: conn.wire,
         failed: None,
@@ -179,7 +186,7 @@ fn shared(conn: Box<Conn>, framing: Framing, upload: Outgoing, tunnel: bool) -> 
         ready: None,
         failed: None,
         keep_alive: false,
-        reclaim: None,
+        reclaim: Some(Box::new(reclaim)),
     })))
 }
 
@@ -435,7 +442,10 @@ impl Arrival {
                     conn.finish(self.keep_alive, reclaim);
                 }
             }
-            Owner::Shared(duplex, _) => duplex.lock().wire.meter.set_ending(Ending::Spent),
+            Owner::Shared(duplex, _) => {
+                duplex.lock().wire.meter.set_ending(Ending::Spent);
+                self.reclaim = None;
+            }
             Owner::Gone => {}
         }
     }

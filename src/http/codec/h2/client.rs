@@ -1,7 +1,7 @@
 //! The upstream HTTP/2 connection.
 
 use std::fmt;
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -109,11 +109,13 @@ impl Http2 {
         self.requests.is_closed()
     }
 
-    /// Ends when [`Http2::is_closed`] becomes true.
-    pub async fn closed(&self) {
+    /// Ends when [`Http2::is_closed`] becomes true. The future does not keep the connection open.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut closed = self.closed.clone();
-        // The sender goes away with the connection's task.
-        let _ = closed.wait_for(|closed| *closed).await;
+        async move {
+            // The sender goes away with the connection's task.
+            let _ = closed.wait_for(|closed| *closed).await;
+        }
     }
 
     /// Opens a stream. Dropping the future, or the response's body, resets it.

@@ -237,6 +237,17 @@ impl Host {
         }
     }
 
+    /// Keeps what the guest says as its end may be near.
+    pub(crate) fn remember(&mut self, words: &str) {
+        const ENOUGH: usize = 1024;
+        if self.last_words.len() < ENOUGH && !words.starts_with("note: run with `RUST_BACKTRACE") {
+            if !self.last_words.is_empty() {
+                self.last_words.push(' ');
+            }
+            self.last_words.extend(words.chars().take(ENOUGH));
+        }
+    }
+
     /// The effective context, where it is a stream's.
     #[inline]
     pub(crate) fn context(&self) -> Option<&StreamContext> {

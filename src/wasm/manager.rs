@@ -278,6 +278,12 @@ impl Plugins {
         self.0.changed.subscribe()
     }
 
+    /// A value that the plugins of `vm_id` share, if there are any such plugins.
+    pub fn shared_value(&self, vm_id: &str, key: &[u8]) -> Option<bytes::Bytes> {
+        let value = self.0.shared.find(vm_id)?.get(key)?;
+        Some(value.0)
+    }
+
     /// For admin's `/wasm`.
     pub fn status(&self) -> Vec<PluginStatus> {
         let state = self.0.state.lock();

@@ -74,6 +74,11 @@ impl Shared {
         space
     }
 
+    /// The data of `vm_id`, if a VM has it.
+    pub(crate) fn find(&self, vm_id: &str) -> Option<Arc<Space>> {
+        self.spaces.lock().get(vm_id).and_then(Weak::upgrade)
+    }
+
     /// Makes a queue, or makes the caller the one who hears of it from now on.
     pub(crate) fn register_queue(
         &self,

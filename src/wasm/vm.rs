@@ -478,6 +478,18 @@ fn start(instance: &wasmtime::Instance, store: &mut Store<Host>) -> Result<(), L
     Ok(())
 }
 
+/// A description with what the guest said last in its first line.
+fn with_words(description: &str, words: &str) -> String {
+    if words.is_empty() {
+        return description.to_owned();
+    }
+    let words = words.replace('\n', " ");
+    match description.split_once('\n') {
+        Some((first, rest)) => format!("{first} ({words})\n{rest}"),
+        None => format!("{description} ({words})"),
+    }
+}
+
 /// A trap in one line, then its backtrace.
 fn describe(error: &wasmtime::Error) -> String {
     use std::fmt::Write as _;
@@ -513,7 +525,11 @@ impl Core {
             return Ok(None);
         };
         self.entered = true;
-        self.store.data_mut().budget.begin();
+        let host = self.store.data_mut();
+        host.budget.begin();
+        if !host.last_words.is_empty() {
+            host.last_words.clear();
+        }
         self.store.set_epoch_deadline(self.first_look);
         let result = function.call(&mut self.store, params);
         self.entered = false;
@@ -555,14 +571,10 @@ impl Core {
         self.dead = true;
         let host = self.leave();
         let words = std::mem::take(&mut host.last_words);
-        let words = if words.is_empty() {
-            words
-        } else {
-            format!(" ({words})")
-        };
+        let reason = with_words(reason, &words);
         tracing::error!(
             target: "wasm",
-            "plugin {} {} {}: the VM has failed: {reason}{words}",
+            "plugin {} {} {}: the VM has failed: {reason}",
             host.env.spec.name,
             host.env.spec.root_id,
             host.env.spec.vm_id,
@@ -577,8 +589,7 @@ impl Core {
         traps.store(traps.load(Relaxed) + 1, Relaxed);
         self.counters.contexts.store(0, Relaxed);
         if let Some(on_death) = self.on_death.get() {
-            let first = reason.lines().next().unwrap_or_default();
-            on_death(&format!("{first}{words}"));
+            on_death(reason.lines().next().unwrap_or_default());
         }
     }
 
@@ -626,12 +637,7 @@ impl Core {
             .map(Some)
             .map_err(|error| {
                 let words = std::mem::take(&mut self.store.data_mut().last_words);
-                let words = if words.is_empty() {
-                    words
-                } else {
-                    format!(" ({words})")
-                };
-                LoadError::Trap(format!("{}{words}", describe(&error)))
+                LoadError::Trap(with_words(&describe(&error), &words))
             })
     }
 

@@ -25,7 +25,13 @@ pub(super) fn log(guest: &mut Guest<'_>, level: u32, at: u32, len: u32) -> Outco
     let memory = memory(guest)?;
     let message = range(memory.data(&*guest), at, len)?;
     let message = &message[..message.len().min(MAX_MESSAGE)];
-    write_log(guest.data(), level, &String::from_utf8_lossy(message));
+    let message = String::from_utf8_lossy(message).into_owned();
+    let host = guest.data_mut();
+    write_log(host, level, &message);
+    if level == 5 {
+        // The SDKs tell of a panic this way: it is shown with the trap.
+        host.remember(&message);
+    }
     Ok(())
 }
 

@@ -288,7 +288,7 @@ fn fd_write(guest: &mut Guest<'_>, fd: u32, iovs: u32, count: u32, out: u32) -> 
         write_log(host, level, &text);
         if host.phase == Phase::Open && level == 4 {
             // A panic message comes this way: it is shown with the trap.
-            host.last_words = text.into_owned();
+            host.remember(&text);
         }
     }
     write_u32(guest, out, written)

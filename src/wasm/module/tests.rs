@@ -1,1 +1,114 @@
-//! Placeholder.
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+fn code() -> Vec<u8> {
+    wat::parse_str(r#"(module (func (export "proxy_abi_version_0_2_1")))"#).expect("valid text")
+}
+
+fn engine() -> Engine {
+    Engine::default()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder)
+        .expect("a folder")
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "cwasm")
+        })
+        .collect()
+}
+
+#[test]
+fn what_was_compiled_is_loaded_and_only_by_its_digest() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (folder, engine, code) = (root.path().join("a/b"), engine(), code());
+    let cache = Cache::open(&folder, &engine).expect("opens");
+    let digest = Digest::of(&code);
+    assert!(Module::cached(&engine, digest, &cache).is_none());
+    Module::compile(&engine, &code, digest, Some(&cache)).expect("compiles");
+    assert!(Module::cached(&engine, digest, &cache).is_some());
+    assert!(Module::cached(&engine, Digest::of(b"other"), &cache).is_none());
+    // Another process finds the same key.
+    let again = Cache::open(&folder, &engine).expect("opens");
+    assert!(Module::cached(&engine, digest, &again).is_some());
+    // Another compiler's settings are another entry.
+    let other = Engine::new(wasmtime::Config::new().epoch_interruption(true)).expect("an engine");
+    let other_cache = Cache::open(&folder, &other).expect("opens");
+    assert!(Module::cached(&other, digest, &other_cache).is_none());
+    let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(&folder.join("key"))), (0o700, 0o600));
+}
+
+#[test]
+fn an_entry_that_is_not_ours_is_never_run() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (engine, code) = (engine(), code());
+    let cache = Cache::open(root.path(), &engine).expect("opens");
+    let digest = Digest::of(&code);
+    let module = Module::compile(&engine, &code, digest, Some(&cache)).expect("compiles");
+    let [path] = &entries(root.path())[..] else {
+        panic!("one entry")
+    };
+    let good = std::fs::read(path).expect("readable");
+    let mut flipped = good.clone();
+    *flipped.last_mut().expect("not empty") ^= 1;
+    let raw = module.code.serialize().expect("serializes");
+    for bad in [
+        flipped,
+        good[..good.len() / 2].to_vec(),
+        Vec::new(),
+        raw,
+        b"plenipo\x01".to_vec(),
+    ] {
+        std::fs::write(path, &bad).expect("writable");
+        assert!(Module::cached(&engine, digest, &cache).is_none());
+        assert!(!path.exists(), "removed");
+    }
+    // Nor one under another's name.
+    let other = Digest::of(b"other");
+    std::fs::write(cache.path(other), &good).expect("writable");
+    assert!(Module::cached(&engine, other, &cache).is_none());
+    // Nor one sealed with another key.
+    std::fs::write(path, &good).expect("writable");
+    std::fs::write(root.path().join("key"), [7; 32]).expect("writable");
+    let cache = Cache::open(root.path(), &engine).expect("opens");
+    assert!(Module::cached(&engine, digest, &cache).is_none());
+}
+
+#[test]
+fn the_folder_stays_small() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (engine, code) = (engine(), code());
+    let cache = Cache::open(root.path(), &engine).expect("opens");
+    let module = Module::compile(&engine, &code, Digest::of(&code), None).expect("compiles");
+    for number in 0..MAX_ENTRIES as u32 + 5 {
+        cache.store(&module.code, Digest::of(&number.to_le_bytes()));
+    }
+    assert_eq!(entries(root.path()).len(), MAX_ENTRIES);
+}
+
+#[test]
+fn the_marker_says_the_version() {
+    let engine = engine();
+    let load = |name: &str| {
+        let code = wat::parse_str(format!(r#"(module (func (export "{name}")))"#)).expect("valid");
+        Module::compile(&engine, &code, Digest::of(&code), None).map(|module| module.abi)
+    };
+    assert_eq!(load("proxy_abi_version_0_1_0").ok(), Some(Abi::V0_1_0));
+    assert_eq!(load("proxy_abi_version_0_2_0").ok(), Some(Abi::V0_2_0));
+    assert_eq!(load("proxy_abi_version_0_2_1").ok(), Some(Abi::V0_2_1));
+    assert!(matches!(
+        load("proxy_abi_version_0_3_0"),
+        Err(LoadError::UnknownAbi)
+    ));
+    let memory = wat::parse_str(r#"(module (memory (export "proxy_abi_version_0_2_1") 1))"#);
+    let result = Module::compile(&engine, &memory.expect("valid"), Digest::of(b""), None);
+    assert!(
+        matches!(result, Err(LoadError::UnknownAbi)),
+        "a marker is a function"
+    );
+}

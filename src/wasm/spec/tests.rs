@@ -98,7 +98,7 @@ fn local_code_is_read_at_once() {
         *vm = self::vm(core::data_source::Specifier::InlineBytes(Vec::new()));
     }));
     assert!(error.contains("it is empty"), "{error}");
-    assert!(refused(with_vm(|vm| vm.code = None)).contains("vm_config.code: required"));
+    assert!(refused(with_vm(|vm| vm.code = None)).starts_with("vm_config.code: "));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn remote_code_needs_a_sum_a_cluster_and_a_timeout() {
         ("h:1", "/a.wasm?b", true)
     );
     assert_eq!(code.sha256, Digest::of(b"x"));
-    assert!(refused(remote("http://h/a", "", true)).contains("remote.sha256: required"));
+    assert!(refused(remote("http://h/a", "", true)).contains("remote.sha256: "));
     assert!(refused(remote("http://h/a", "zz", true)).contains("remote.sha256"));
     assert!(refused(remote("http://h/a", &sum, false)).contains("http_uri.timeout"));
     assert!(refused(remote("oci://h/a", &sum, true)).contains("oci"));

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 
 from upstream import Upstream
 
@@ -74,11 +73,20 @@ class BlackHole:
             self.clients.append(client)
 
 
+def accepts(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
 class Proxy:
     """One proxy process with a suite's configuration."""
 
-    def __init__(self, name, command, suite, work):
+    def __init__(self, name, command, suite, work, listeners):
         self.name = name
+        self.listeners = listeners
         self.ports = Ports()
         self.upstream = Upstream()
         self.blackhole = BlackHole()
@@ -116,16 +124,11 @@ class Proxy:
         self.wait_until_ready()
 
     def wait_until_ready(self):
-        url = f"http://127.0.0.1:{self.values['admin']}/ready"
         for _ in range(300):
             if self.process.poll() is not None:
                 break
-            try:
-                with urllib.request.urlopen(url, timeout=1) as answer:
-                    if answer.read() == b"LIVE\n":
-                        return
-            except OSError:
-                pass
+            if all(accepts(self.values[listener]) for listener in self.listeners):
+                return
             time.sleep(0.05)
         output = (self.work / "output.txt").read_text()
         tail = output[:1500] + ("\n…\n" + output[-500:] if len(output) > 2000 else "")
@@ -421,13 +424,14 @@ def run_suite(suite, work, options):
     assert len(set(ids)) == len(ids), "case ids are unique"
     if options.only:
         cases = [case for case in cases if any(fnmatch.fnmatchcase(case["id"], glob) for glob in options.only)]
+    listeners = sorted({case.get("listener", "main") for case in cases})
     started = time.monotonic()
-    other = [options.envoy] if options.self else [options.plenipo]
+    other = [options.envoy] if options.self else [str(pathlib.Path(options.plenipo).resolve())]
     right_name = "envoy2" if options.self else "plenipo"
     left = None
     if not options.expected:
-        left = Proxy("envoy", [options.envoy], suite, work)
-    right = Proxy(right_name, other, suite, work)
+        left = Proxy("envoy", [options.envoy], suite, work, listeners)
+    right = Proxy(right_name, other, suite, work, listeners)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(run_all, proxy, cases, options.parallel) for proxy in (left, right) if proxy]
         results = [job.result() for job in jobs]

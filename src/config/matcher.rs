@@ -38,7 +38,7 @@ pub enum StringMatcher {
     Regex(FullRegex),
 }
 
-/// `envoy.config.route.v3.HeaderMatcher`. Several values of a header are joined with `,` before matching, as in Envoy.
+/// `envoy.config.route.v3.HeaderMatcher`. Of several values of a header one must match, as in Envoy 1.40.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeaderMatcher {
     /// The header; pseudo-headers by `Pseudo`.

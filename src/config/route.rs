@@ -284,7 +284,7 @@ pub enum HostRewrite {
 /// `RedirectAction`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedirectAction {
-    /// `https_redirect` or `scheme_redirect`, lower case.
+    /// `https_redirect` or `scheme_redirect`, as written.
     pub scheme: Option<Box<str>>,
     /// `host_redirect`.
     pub host: Option<Box<str>>,

@@ -37,9 +37,6 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
         info.local_reply_body = Some(reply.body.clone());
     }
     *stream.response_trailers.lock() = None;
-    if !is_grpc && let Some(config) = &stream.config.options.local_reply {
-        map_local_reply(stream, config, &mut reply);
-    }
     let mut head = ResponseHead::new(reply.status);
     head.version = version;
     let route = stream.resolved_route();
@@ -53,11 +50,17 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
     if let Some(route) = &route {
         finalize_response(stream, route);
     }
-    let mut response = stream.response.lock();
-    let head = response.get_or_insert_with(|| ResponseHead::new(reply.status));
+    // Out of the stream while it is mapped: formats look at the stream.
+    let made = stream.response.lock().take();
+    let mut head = made.unwrap_or_else(|| ResponseHead::new(reply.status));
     if forwards {
         add(&mut head.headers, &reply.headers);
     }
+    if let Some(config) = &stream.config.options.local_reply {
+        map_local_reply(stream, config, &mut reply, &mut head);
+    }
+    let mut response = stream.response.lock();
+    let head = response.insert(head);
     if is_grpc {
         grpc_head(head, reply.status, &reply.body, reply.grpc_status);
         return Body::empty();

@@ -88,9 +88,17 @@ impl HttpFilter for Router {
                 Ok(attempt) => Step::Wait(Box::pin(attempt.run(body))),
                 Err(reply) => Step::Reply(reply),
             },
-            Action::Redirect(action) => Step::Reply(direct::redirect(stream, &route, action)),
-            Action::DirectResponse(response) => Step::Reply(direct::response(response)),
-            Action::NonForwarding => Step::Reply(ReplyReason::RouteNotFound.into()),
+            Action::Redirect(action) => {
+                let keep_original = !self.config.suppress_envoy_headers;
+                Step::Reply(direct::redirect(stream, &route, action, keep_original))
+            }
+            Action::DirectResponse(response) => {
+                Step::Reply(direct::response(stream, response))
+            }
+            // It has no cluster: that is what Envoy says of it.
+            Action::NonForwarding => Step::Reply(
+                ReplyReason::ClusterNotFound(StatusCode::SERVICE_UNAVAILABLE).into(),
+            ),
         }
     }
 
@@ -161,7 +169,9 @@ impl Router {
             }
             return Err(self.dropped(&dropped));
         }
-        finalize::finalize_request(stream, route);
+        finalize::finalize_request(stream, route, !self.config.suppress_envoy_headers);
+        // An attempt for which there is no host counts, too.
+        stream.info.lock().attempts += 1;
         let Some(host) = cluster.pick(&PickContext::default()) else {
             if self.config.dynamic_stats {
                 cluster.answered(None, StatusCode::SERVICE_UNAVAILABLE.as_u16(), origin);
@@ -186,7 +196,6 @@ impl Router {
         let attempts = {
             let mut info = stream.info.lock();
             info.upstream.host = Some(Arc::clone(&host));
-            info.attempts += 1;
             info.attempts
         };
         Ok(Attempt {

@@ -101,10 +101,10 @@ impl ResponseHead {
     }
 }
 
-/// True for `content-type: application/grpc`, alone or followed by `+` or `;`.
+/// True for `content-type: application/grpc`, alone or followed by `+`; Envoy knows no parameters here.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(http::header::CONTENT_TYPE)
         .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }

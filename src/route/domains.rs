@@ -93,19 +93,12 @@ fn by_length(tables: &[(usize, ByName)], host: usize) -> impl Iterator<Item = (u
         .map(|(length, names)| (*length, names))
 }
 
-/// Where the `:port` of an authority begins. Envoy's rule: digits to the end, and no part of an IPv6 address.
+/// Where the `:port` of an authority begins. Envoy's rule: the last colon that is no part of `[an IPv6 address]`,
+/// whatever follows it.
 pub fn port_start(authority: &[u8]) -> Option<usize> {
     let colon = memchr::memrchr(b':', authority)?;
-    let port = &authority[colon + 1..];
-    if port.is_empty() || !port.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    // `[::1]` has no port, and `::1` is not an authority that has one.
     match memchr::memrchr(b']', authority) {
-        Some(bracket) if colon > bracket => Some(colon),
-        Some(_) => None,
-        None => memchr::memchr(b':', &authority[..colon])
-            .is_none()
-            .then_some(colon),
+        Some(bracket) if bracket > colon => None,
+        _ => Some(colon),
     }
 }

@@ -1,9 +1,6 @@
 //! Evaluates string, header and query-parameter matchers over a request.
 
-use std::borrow::Cow;
-
-use http::HeaderMap;
-use http::header::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::matcher::{
     HeaderCondition, HeaderMatcher, MatchedHeader, QueryMatcher, StringMatcher,
@@ -57,68 +54,64 @@ fn bytes_equal(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
 
 /// True where `head` fits `matcher`.
 pub fn header_matches(matcher: &HeaderMatcher, head: &RequestHead) -> bool {
-    let value = match &matcher.name {
-        MatchedHeader::Header(name) => joined(&head.headers, name),
-        MatchedHeader::Method => Some(Cow::Borrowed(head.method.as_str().as_bytes())),
-        MatchedHeader::Path => present(head.path.as_bytes()),
-        MatchedHeader::Authority => present(head.authority.as_bytes()),
-        MatchedHeader::Scheme => Some(Cow::Borrowed(head.scheme.as_str().as_bytes())),
-    };
-    condition_matches(matcher, value)
+    match &matcher.name {
+        MatchedHeader::Header(name) => named_matches(matcher, &head.headers, name),
+        MatchedHeader::Method => values_match(matcher, [head.method.as_str().as_bytes()]),
+        MatchedHeader::Path => values_match(matcher, present(head.path.as_bytes())),
+        MatchedHeader::Authority => values_match(matcher, present(head.authority.as_bytes())),
+        MatchedHeader::Scheme => values_match(matcher, [head.scheme.as_str().as_bytes()]),
+    }
 }
 
 /// True where the response `head` fits `matcher`; pseudo-headers of requests are absent.
 pub fn response_header_matches(matcher: &HeaderMatcher, head: &ResponseHead) -> bool {
-    let value = match &matcher.name {
-        MatchedHeader::Header(name) => joined(&head.headers, name),
+    match &matcher.name {
+        MatchedHeader::Header(name) => named_matches(matcher, &head.headers, name),
         MatchedHeader::Method
         | MatchedHeader::Path
         | MatchedHeader::Authority
-        | MatchedHeader::Scheme => None,
-    };
-    condition_matches(matcher, value)
-}
-
-fn present(value: &[u8]) -> Option<Cow<'_, [u8]>> {
-    (!value.is_empty()).then_some(Cow::Borrowed(value))
-}
-
-/// The header's value; several are joined with `,`, as Envoy does before it matches.
-fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?.as_bytes();
-    let Some(second) = values.next() else {
-        return Some(Cow::Borrowed(first));
-    };
-    let mut all = first.to_vec();
-    for value in std::iter::once(second).chain(values) {
-        all.push(b',');
-        all.extend_from_slice(value.as_bytes());
+        | MatchedHeader::Scheme => values_match(matcher, None),
     }
-    Some(Cow::Owned(all))
 }
 
-fn condition_matches(matcher: &HeaderMatcher, value: Option<Cow<'_, [u8]>>) -> bool {
-    let value = match value {
-        Some(value) => value,
-        None if matcher.missing_as_empty => Cow::Borrowed(&b""[..]),
+fn named_matches(matcher: &HeaderMatcher, headers: &HeaderMap, name: &HeaderName) -> bool {
+    values_match(
+        matcher,
+        headers.get_all(name).iter().map(HeaderValue::as_bytes),
+    )
+}
+
+fn present(value: &[u8]) -> Option<&[u8]> {
+    (!value.is_empty()).then_some(value)
+}
+
+/// Values are matched one by one, and one is enough; inverted, none may match. (The headers that are joined when they
+/// are received are one value.)
+fn values_match<'a>(
+    matcher: &HeaderMatcher,
+    values: impl IntoIterator<Item = &'a [u8]>,
+) -> bool {
+    let mut values = values.into_iter().peekable();
+    if values.peek().is_none() {
         // Of an absent header only its absence can be asked; other conditions fail, inverted or not.
-        None => {
-            return match matcher.condition {
-                HeaderCondition::Present(wanted) => wanted == matcher.invert,
-                _ => false,
-            };
-        }
-    };
-    let holds = match &matcher.condition {
+        return match (&matcher.condition, matcher.missing_as_empty) {
+            (condition, true) => holds(condition, b"") != matcher.invert,
+            (HeaderCondition::Present(wanted), false) => *wanted == matcher.invert,
+            (_, false) => false,
+        };
+    }
+    values.any(|value| holds(&matcher.condition, value)) != matcher.invert
+}
+
+fn holds(condition: &HeaderCondition, value: &[u8]) -> bool {
+    match condition {
         HeaderCondition::Present(wanted) => *wanted,
-        HeaderCondition::String(string) => string_matches(string, &value),
-        HeaderCondition::Range { start, end } => std::str::from_utf8(&value)
+        HeaderCondition::String(string) => string_matches(string, value),
+        HeaderCondition::Range { start, end } => std::str::from_utf8(value)
             .ok()
             .and_then(|text| text.trim().parse::<i64>().ok())
             .is_some_and(|number| (*start..*end).contains(&number)),
-    };
-    holds != matcher.invert
+    }
 }
 
 /// True where the query string (without its `?`) fits `matcher`; values are compared as they are, undecoded.

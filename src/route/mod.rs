@@ -295,7 +295,8 @@ impl SelectedRoute {
     }
 
     /// The request header mutations of all levels in the order in which they apply: the most specific first, so that
-    /// the least specific has the last word, unless `most_specific_header_mutations_wins`.
+    /// the least specific has the last word; with `most_specific_header_mutations_wins` the other way round, but for
+    /// the weighted cluster's, which Envoy always applies first.
     pub fn request_mutations(&self) -> impl Iterator<Item = &HeaderMutations> {
         self.in_order([
             self.weighted_cluster()
@@ -324,7 +325,7 @@ impl SelectedRoute {
         if self.tls_redirect {
             levels = [None; 4];
         } else if self.table.config.most_specific_header_mutations_wins {
-            levels.reverse();
+            levels[1..].reverse();
         }
         levels
             .into_iter()

@@ -7,7 +7,10 @@ use super::rewrite::{path_end, replace_prefix, replace_regex};
 use crate::config::route::{RedirectAction, RedirectPath};
 use crate::http::{RequestHead, Scheme};
 
-/// The `location` of `redirect` for `head`, which `selected` matched. `None` where it is no header value.
+/// The `location` of `redirect` for `head`, whose path [`rewritten_path`] has replaced. `None` where it is no header
+/// value.
+///
+/// The redirect of `require_tls` keeps the port, whatever it is.
 pub fn location(
     selected: &SelectedRoute,
     redirect: &RedirectAction,
@@ -19,16 +22,42 @@ pub fn location(
     out.extend_from_slice(b"://");
     match &redirect.host {
         Some(host) => out.extend_from_slice(host.as_bytes()),
+        None if selected.tls_redirect => out.extend_from_slice(head.authority.as_bytes()),
         None => out.extend_from_slice(request_host(head, scheme, redirect.port.is_some())),
     }
     if let Some(port) = redirect.port {
         out.extend_from_slice(format!(":{port}").as_bytes());
     }
-    out.extend_from_slice(&path(selected, redirect, head.path.as_bytes()));
+    out.extend_from_slice(&path(redirect, head.path.as_bytes()));
     HeaderValue::from_bytes(&out).ok()
 }
 
-fn path(selected: &SelectedRoute, redirect: &RedirectAction, request: &[u8]) -> Vec<u8> {
+/// The `location` of a direct response with a status of 201 or 3xx: Envoy names the request's own place.
+pub fn own_location(head: &RequestHead) -> Option<HeaderValue> {
+    let scheme = head.scheme.as_str().as_bytes();
+    let place = [scheme, b"://", head.authority.as_bytes(), head.path.as_bytes()].concat();
+    HeaderValue::from_bytes(&place).ok()
+}
+
+/// The path that the request is given before it is redirected: a prefix or regex rewrite replaces that of the request,
+/// as the access log shows. `None` where the redirect has neither.
+pub fn rewritten_path(
+    selected: &SelectedRoute,
+    redirect: &RedirectAction,
+    path: &[u8],
+) -> Option<Vec<u8>> {
+    let path = match &redirect.path {
+        RedirectPath::Keep | RedirectPath::Whole(_) => return None,
+        RedirectPath::Prefix(prefix) => replace_prefix(selected, path, prefix),
+        RedirectPath::Regex {
+            pattern,
+            substitution,
+        } => replace_regex(&pattern.regex, substitution, path),
+    };
+    (!path.is_empty()).then_some(path)
+}
+
+fn path(redirect: &RedirectAction, request: &[u8]) -> Vec<u8> {
     let mut path = match &redirect.path {
         RedirectPath::Whole(whole) => {
             let mut path = whole.as_bytes().to_vec();
@@ -41,12 +70,9 @@ fn path(selected: &SelectedRoute, redirect: &RedirectAction, request: &[u8]) -> 
             }
             path
         }
-        RedirectPath::Keep => request.to_vec(),
-        RedirectPath::Prefix(prefix) => replace_prefix(selected, request, prefix),
-        RedirectPath::Regex {
-            pattern,
-            substitution,
-        } => replace_regex(&pattern.regex, substitution, request),
+        RedirectPath::Keep | RedirectPath::Prefix(_) | RedirectPath::Regex { .. } => {
+            request.to_vec()
+        }
     };
     if redirect.strip_query {
         path.truncate(path_end(&path));

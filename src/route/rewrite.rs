@@ -53,15 +53,18 @@ fn append_forwarded_host(head: &mut RequestHead) {
 
 /// The path (with the query) that the route's prefix or regex rewrite makes of `path`; `None` where it has none, or has
 /// a format, which `stream` evaluates.
+///
+/// One that would leave nothing is not made, as in Envoy.
 pub fn rewritten_path(selected: &SelectedRoute, path: &[u8]) -> Option<Vec<u8>> {
-    match &selected.forward()?.path_rewrite {
-        PathRewrite::None | PathRewrite::Format(_) => None,
-        PathRewrite::Prefix(prefix) => Some(replace_prefix(selected, path, prefix)),
+    let path = match &selected.forward()?.path_rewrite {
+        PathRewrite::None | PathRewrite::Format(_) => return None,
+        PathRewrite::Prefix(prefix) => replace_prefix(selected, path, prefix),
         PathRewrite::Regex {
             pattern,
             substitution,
-        } => Some(replace_regex(&pattern.regex, substitution, path)),
-    }
+        } => replace_regex(&pattern.regex, substitution, path),
+    };
+    (!path.is_empty()).then_some(path)
 }
 
 /// `path` with what the route matched replaced: the prefix, or the whole path for the other kinds of match.

@@ -9,23 +9,23 @@ use smallvec::SmallVec;
 use super::Stream;
 use super::format::{LogType, Scope, write_text};
 use crate::config::header::{AppendAction, HeaderMutations, HeaderTarget, HeaderValueOption};
-use crate::config::route::PathRewrite;
+use crate::config::route::{PathRewrite, RedirectAction};
 use crate::http::joined::{self, Side};
 use crate::http::{RequestHead, ResponseHead, Scheme};
-use crate::route::{SelectedRoute, rewrite};
+use crate::route::{SelectedRoute, redirect, rewrite};
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 /// Prepares the request for the upstream as `route` says: header mutations of all levels, path and host rewrites, and
-/// the `x-envoy-original-…` headers. `auto_host_rewrite` is left to the router (`route::rewrite::set_authority`).
-pub fn finalize_request(stream: &Stream, route: &SelectedRoute) {
+/// the `x-envoy-original-…` headers where `keep_original` (the router's `suppress_envoy_headers` is off).
+/// `auto_host_rewrite` is left to the router (`route::rewrite::set_authority`).
+pub fn finalize_request(stream: &Stream, route: &SelectedRoute, keep_original: bool) {
     for mutations in route.request_mutations() {
         mutate_request_for(stream, Some(route), mutations);
     }
     let Some(forward) = route.forward() else {
         return;
     };
-    let keep_original = !stream.config.options.suppress_envoy_headers;
     let formatted = match &forward.path_rewrite {
         PathRewrite::Format(format) => {
             let mut out = Vec::new();
@@ -60,6 +60,20 @@ pub fn finalize_request(stream: &Stream, route: &SelectedRoute) {
     }
 }
 
+/// Rewrites the request's path as a redirect says, before its `location` is computed from it.
+pub fn rewrite_for_redirect(
+    stream: &Stream,
+    route: &SelectedRoute,
+    redirect: &RedirectAction,
+    keep_original: bool,
+) {
+    let mut request = stream.request.lock();
+    let path = redirect::rewritten_path(route, redirect, request.path.as_bytes());
+    if let Some(path) = path.and_then(|path| HeaderValue::from_bytes(&path).ok()) {
+        set_path(&mut request, path, keep_original);
+    }
+}
+
 /// Replaces the path, and keeps what it was in `x-envoy-original-path`.
 pub fn set_path(request: &mut RequestHead, path: HeaderValue, keep_original: bool) {
     if keep_original {
@@ -69,6 +83,8 @@ pub fn set_path(request: &mut RequestHead, path: HeaderValue, keep_original: boo
 }
 
 /// Applies the response header mutations of all levels of `route` to the response head in `stream`.
+///
+/// Values see no status of a local reply yet (`%RESPONSE_CODE%` is 0), as in Envoy.
 pub fn finalize_response(stream: &Stream, route: &SelectedRoute) {
     for mutations in route.response_mutations() {
         mutate_response_for(stream, Some(route), mutations);
@@ -145,7 +161,8 @@ fn mutate_response_for(
         return;
     }
     let mut values = Values::new();
-    with_scope(stream, route, None, |scope| {
+    let status = stream.info.lock().local_reply.then_some(0);
+    with_scope(stream, route, status, |scope| {
         values = evaluate(&mutations.add, scope, |name| {
             scope
                 .response
@@ -272,7 +289,7 @@ fn response_has(response: &ResponseHead, target: &HeaderTarget) -> bool {
 pub(super) fn with_scope<R>(
     stream: &Stream,
     route: Option<&SelectedRoute>,
-    status: Option<StatusCode>,
+    status: Option<u16>,
     f: impl FnOnce(&Scope<'_>) -> R,
 ) -> R {
     let request = stream.request.lock();
@@ -287,7 +304,7 @@ pub(super) fn with_scope<R>(
         connection: &stream.connection,
         route,
         status,
-        local_reply_body: info.local_reply_body.as_deref().unwrap_or_default(),
+        local_reply_body: b"",
         log_type: LogType::NotSet,
     })
 }

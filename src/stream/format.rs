@@ -58,8 +58,8 @@ pub struct Scope<'a> {
     pub connection: &'a ConnectionInfo,
     /// The route, as resolved.
     pub route: Option<&'a SelectedRoute>,
-    /// The status to show instead of the response's: a local reply's, which has no head yet.
-    pub status: Option<http::StatusCode>,
+    /// The status to show instead of the response's: a local reply's, which is 0 while its head is made.
+    pub status: Option<u16>,
     /// `%LOCAL_REPLY_BODY%`: empty in access logs, as in Envoy.
     pub local_reply_body: &'a [u8],
     /// Which record.

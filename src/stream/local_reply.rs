@@ -10,16 +10,21 @@ use super::format::{Scope, write_record};
 use crate::config::access_log::{BodyFormat, LocalReplyConfig, LogFormat};
 use crate::http::{LocalReply, ResponseHead};
 
-/// Rewrites `reply` as the first matching mapper and the body format say: status, body, content type and headers.
+/// Rewrites `reply` and its `head` as the first matching mapper and the body format say: status, body, content type and
+/// headers.
 ///
-/// Holds for gRPC requests, too: the body becomes their message.
-pub fn map_local_reply(stream: &Stream, config: &LocalReplyConfig, reply: &mut LocalReply) {
+/// Comes after the route's own mutations of the head, which is not yet in `stream`. Holds for gRPC requests, too: the
+/// body becomes their message.
+pub fn map_local_reply(
+    stream: &Stream,
+    config: &LocalReplyConfig,
+    reply: &mut LocalReply,
+    head: &mut ResponseHead,
+) {
     let route = stream.resolved_route();
-    let mut head = ResponseHead::new(reply.status);
-    head.headers = std::mem::take(&mut reply.headers);
     let mut body_format = config.body_format.as_ref();
     // Mappers see the status as it was; what they set shows in the body.
-    let mapper = with_scope(stream, route.as_deref(), Some(reply.status), |scope| {
+    let mapper = with_scope(stream, route.as_deref(), Some(reply.status.as_u16()), |scope| {
         let mapper = config
             .mappers
             .iter()
@@ -29,12 +34,13 @@ pub fn map_local_reply(stream: &Stream, config: &LocalReplyConfig, reply: &mut L
             response: Some(&before),
             ..*scope
         };
-        mutate_reply(&mapper.headers, &scope, &mut head);
+        mutate_reply(&mapper.headers, &scope, head);
         Some(mapper)
     });
     if let Some(mapper) = mapper {
         if let Some(status) = mapper.status {
             reply.status = status;
+            head.status = status;
         }
         if let Some(body) = &mapper.body {
             reply.body = body.clone();
@@ -43,9 +49,9 @@ pub fn map_local_reply(stream: &Stream, config: &LocalReplyConfig, reply: &mut L
     }
     if let Some(format) = body_format {
         let mut out = Vec::with_capacity(reply.body.len() + 128);
-        with_scope(stream, route.as_deref(), Some(reply.status), |scope| {
+        with_scope(stream, route.as_deref(), Some(reply.status.as_u16()), |scope| {
             let scope = Scope {
-                response: Some(&head),
+                response: Some(&*head),
                 local_reply_body: &reply.body,
                 ..*scope
             };
@@ -56,7 +62,6 @@ pub fn map_local_reply(stream: &Stream, config: &LocalReplyConfig, reply: &mut L
             set_content_type(format, &mut head.headers);
         }
     }
-    reply.headers = head.headers;
 }
 
 fn set_content_type(format: &BodyFormat, headers: &mut HeaderMap) {

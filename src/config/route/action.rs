@@ -488,9 +488,7 @@ pub(super) fn redirect(proto: proto::RedirectAction) -> Result<RedirectAction, C
     let scheme: Option<Box<str>> = match scheme_rewrite_specifier {
         Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
         Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if !scheme.is_empty() => Some(
-            header_text(scheme, "scheme_redirect")?
-                .to_ascii_lowercase()
-                .into(),
+            header_text(scheme, "scheme_redirect")?.into(),
         ),
         None
         | Some(

@@ -1,11 +1,13 @@
 //! Routes that answer by themselves: redirects and direct responses.
 
+use http::StatusCode;
 use http::header::LOCATION;
 
 use crate::config::route::{DirectResponse, RedirectAction};
 use crate::http::LocalReply;
 use crate::route::{SelectedRoute, redirect as rules};
 use crate::stream::Stream;
+use crate::stream::finalize::rewrite_for_redirect;
 
 const DETAILS: &str = "direct_response";
 
@@ -14,7 +16,9 @@ pub(super) fn redirect(
     stream: &Stream,
     route: &SelectedRoute,
     action: &RedirectAction,
+    keep_original: bool,
 ) -> LocalReply {
+    rewrite_for_redirect(stream, route, action, keep_original);
     let location = rules::location(route, action, &stream.request.lock());
     let mut reply = LocalReply::new(action.status, "", DETAILS);
     if let Some(location) = location {
@@ -24,6 +28,12 @@ pub(super) fn redirect(
 }
 
 /// `direct_response`.
-pub(super) fn response(response: &DirectResponse) -> LocalReply {
-    LocalReply::new(response.status, response.body.clone(), DETAILS)
+pub(super) fn response(stream: &Stream, response: &DirectResponse) -> LocalReply {
+    let mut reply = LocalReply::new(response.status, response.body.clone(), DETAILS);
+    if (response.status == StatusCode::CREATED || response.status.is_redirection())
+        && let Some(location) = rules::own_location(&stream.request.lock())
+    {
+        reply.headers.insert(LOCATION, location);
+    }
+    reply
 }

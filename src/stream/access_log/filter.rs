@@ -12,8 +12,8 @@ pub(in crate::stream) fn passes(filter: &AccessLogFilter, scope: &Scope<'_>) -> 
         AccessLogFilter::Status(comparison, value) => {
             let status = scope
                 .status
-                .or_else(|| scope.response.map(|head| head.status))
-                .map_or(0, |status| u64::from(status.as_u16()));
+                .or_else(|| scope.response.map(|head| head.status.as_u16()))
+                .map_or(0, u64::from);
             compare(*comparison, status, *value)
         }
         AccessLogFilter::Duration(comparison, value) => {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, Version};
 use tokio::time::Instant;
 
 use super::value::{write_f64, write_struct, write_u64, write_value};
@@ -38,7 +38,7 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
         Operator::ResponseHeader(choice) => {
             choose(choice, out, |header, out| match (header, scope.response) {
                 (FormatHeader::Status, _) => match status(scope) {
-                    Some(status) => text(status.as_str(), out),
+                    Some(status) => display(status, out),
                     None => Written::Missing,
                 },
                 (_, Some(head)) => map_header(header, &head.headers, out),
@@ -114,9 +114,8 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
             }
         },
         Operator::Hostname(name) => text(name, out),
-        Operator::Environment(value) => value
-            .as_deref()
-            .map_or(Written::Missing, |value| text(value, out)),
+        // An unset variable is the text `-`, not a missing value.
+        Operator::Environment(value) => text(value.as_deref().unwrap_or("-"), out),
         Operator::XfccValue(key) => xfcc(key, &scope.request.headers, out),
         Operator::Coalesce(operators) => {
             for (operator, max_len) in operators {
@@ -277,10 +276,10 @@ fn query_params(decoded: bool, head: &RequestHead, out: &mut Vec<u8>) -> Written
     bytes(rest, out)
 }
 
-fn status(scope: &Scope<'_>) -> Option<StatusCode> {
+fn status(scope: &Scope<'_>) -> Option<u16> {
     scope
         .status
-        .or_else(|| scope.response.map(|head| head.status))
+        .or_else(|| scope.response.map(|head| head.status.as_u16()))
 }
 
 fn version(version: Version, out: &mut Vec<u8>) -> Written {
@@ -329,7 +328,7 @@ fn write_field(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
             .protocol
             .map_or(Written::Missing, |protocol| version(protocol, out)),
         Field::ResponseCode => number(
-            status(scope).map_or(0, |status| u64::from(status.as_u16())),
+            status(scope).map_or(0, u64::from),
             out,
         ),
         Field::ConnectionTerminationDetails => optional(info.termination_details.as_deref(), out),
@@ -581,7 +580,7 @@ pub fn grpc_status_of(scope: &Scope<'_>) -> Option<u32> {
         .and_then(of)
         .or_else(|| scope.response.and_then(|head| of(&head.headers)))
         .or_else(|| {
-            status(scope).map(|status| match status.as_u16() {
+            status(scope).map(|status| match status {
                 400 => 13,
                 401 => 16,
                 403 => 7,

@@ -92,13 +92,11 @@ impl HttpFilter for Router {
                 let keep_original = !self.config.suppress_envoy_headers;
                 Step::Reply(direct::redirect(stream, &route, action, keep_original))
             }
-            Action::DirectResponse(response) => {
-                Step::Reply(direct::response(stream, response))
-            }
+            Action::DirectResponse(response) => Step::Reply(direct::response(stream, response)),
             // It has no cluster: that is what Envoy says of it.
-            Action::NonForwarding => Step::Reply(
-                ReplyReason::ClusterNotFound(StatusCode::SERVICE_UNAVAILABLE).into(),
-            ),
+            Action::NonForwarding => {
+                Step::Reply(ReplyReason::ClusterNotFound(StatusCode::SERVICE_UNAVAILABLE).into())
+            }
         }
     }
 

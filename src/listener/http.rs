@@ -3,6 +3,7 @@
 //! Every request takes the Generation of its moment. A connection itself holds names, numbers and a weak reference to
 //! the manager it saw last, so that an idle connection pins no old configuration.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -121,9 +122,23 @@ impl HttpConnection {
             node_cluster: &inner.context.node_cluster,
             node_id: &inner.context.node_id,
         };
+        let mut client = None;
         let refused = match refused {
             Some(reply) => Some(reply),
-            None => request_head::prepare(&mut head, options, &facts).err(),
+            None => match request_head::prepare(&mut head, options, &facts) {
+                Ok(seen) => {
+                    client = seen.client;
+                    if !seen.internal
+                        && let Some(routes) = &manager.stream.routes
+                    {
+                        for name in &routes.config().internal_only_headers {
+                            head.headers.remove(name);
+                        }
+                    }
+                    None
+                }
+                Err(reply) => Some(reply),
+            },
         };
         let stream = Stream::new(
             Arc::clone(&inner.info),
@@ -131,7 +146,14 @@ impl HttpConnection {
             head,
             manager.filters.len(),
         );
+        // A client that only a header knows has no port.
+        let peer = inner.info.remote.map(|address| address.ip().to_canonical());
+        if client.is_some() && client != peer {
+            stream.info.lock().client = client.map(|ip| SocketAddr::new(ip, 0));
+        }
         if let Some(reply) = refused {
+            // What is refused is not routed: no route's headers, no route's name.
+            stream.skip_route();
             stream.decide(Verdict::Reply {
                 reply: Box::new(reply),
                 direct: false,

@@ -43,6 +43,8 @@ pub(super) struct Facts<'a> {
 pub(super) struct Seen {
     /// The client's address, as far as the configuration trusts what it says.
     pub(super) client: Option<IpAddr>,
+    /// The client counts as internal.
+    pub(super) internal: bool,
 }
 
 #[derive(Default)]
@@ -237,7 +239,7 @@ pub(super) fn prepare(
     }
     clean_path(head, options)?;
     clean_host(head, options, facts);
-    Ok(Seen { client })
+    Ok(Seen { client, internal })
 }
 
 fn check_path(head: &RequestHead) -> Result<(), LocalReply> {

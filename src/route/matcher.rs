@@ -87,10 +87,7 @@ fn present(value: &[u8]) -> Option<&[u8]> {
 
 /// Values are matched one by one, and one is enough; inverted, none may match. (The headers that are joined when they
 /// are received are one value.)
-fn values_match<'a>(
-    matcher: &HeaderMatcher,
-    values: impl IntoIterator<Item = &'a [u8]>,
-) -> bool {
+fn values_match<'a>(matcher: &HeaderMatcher, values: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let mut values = values.into_iter().peekable();
     if values.peek().is_none() {
         // Of an absent header only its absence can be asked; other conditions fail, inverted or not.

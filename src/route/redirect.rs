@@ -35,7 +35,13 @@ pub fn location(
 /// The `location` of a direct response with a status of 201 or 3xx: Envoy names the request's own place.
 pub fn own_location(head: &RequestHead) -> Option<HeaderValue> {
     let scheme = head.scheme.as_str().as_bytes();
-    let place = [scheme, b"://", head.authority.as_bytes(), head.path.as_bytes()].concat();
+    let place = [
+        scheme,
+        b"://",
+        head.authority.as_bytes(),
+        head.path.as_bytes(),
+    ]
+    .concat();
     HeaderValue::from_bytes(&place).ok()
 }
 

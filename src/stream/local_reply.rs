@@ -24,19 +24,24 @@ pub fn map_local_reply(
     let route = stream.resolved_route();
     let mut body_format = config.body_format.as_ref();
     // Mappers see the status as it was; what they set shows in the body.
-    let mapper = with_scope(stream, route.as_deref(), Some(reply.status.as_u16()), |scope| {
-        let mapper = config
-            .mappers
-            .iter()
-            .find(|mapper| filter::passes(&mapper.filter, scope))?;
-        let before = head.clone();
-        let scope = Scope {
-            response: Some(&before),
-            ..*scope
-        };
-        mutate_reply(&mapper.headers, &scope, head);
-        Some(mapper)
-    });
+    let mapper = with_scope(
+        stream,
+        route.as_deref(),
+        Some(reply.status.as_u16()),
+        |scope| {
+            let mapper = config
+                .mappers
+                .iter()
+                .find(|mapper| filter::passes(&mapper.filter, scope))?;
+            let before = head.clone();
+            let scope = Scope {
+                response: Some(&before),
+                ..*scope
+            };
+            mutate_reply(&mapper.headers, &scope, head);
+            Some(mapper)
+        },
+    );
     if let Some(mapper) = mapper {
         if let Some(status) = mapper.status {
             reply.status = status;
@@ -49,14 +54,19 @@ pub fn map_local_reply(
     }
     if let Some(format) = body_format {
         let mut out = Vec::with_capacity(reply.body.len() + 128);
-        with_scope(stream, route.as_deref(), Some(reply.status.as_u16()), |scope| {
-            let scope = Scope {
-                response: Some(&*head),
-                local_reply_body: &reply.body,
-                ..*scope
-            };
-            write_record(&format.format, &scope, &mut out);
-        });
+        with_scope(
+            stream,
+            route.as_deref(),
+            Some(reply.status.as_u16()),
+            |scope| {
+                let scope = Scope {
+                    response: Some(&*head),
+                    local_reply_body: &reply.body,
+                    ..*scope
+                };
+                write_record(&format.format, &scope, &mut out);
+            },
+        );
         reply.body = out.into();
         if !reply.body.is_empty() {
             set_content_type(format, &mut head.headers);

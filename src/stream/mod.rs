@@ -133,6 +133,11 @@ impl Stream {
         }
     }
 
+    /// Settles that the stream has no route, without looking for one.
+    pub fn skip_route(&self) {
+        *self.route.lock() = RouteState::Resolved(None);
+    }
+
     /// Forgets the route: the next [`Stream::route`] matches anew (Envoy's `clearRouteCache`).
     pub fn clear_route(&self) {
         *self.route.lock() = RouteState::Unresolved;

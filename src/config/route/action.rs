@@ -487,9 +487,9 @@ pub(super) fn redirect(proto: proto::RedirectAction) -> Result<RedirectAction, C
     };
     let scheme: Option<Box<str>> = match scheme_rewrite_specifier {
         Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
-        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if !scheme.is_empty() => Some(
-            header_text(scheme, "scheme_redirect")?.into(),
-        ),
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if !scheme.is_empty() => {
+            Some(header_text(scheme, "scheme_redirect")?.into())
+        }
         None
         | Some(
             SchemeRewriteSpecifier::HttpsRedirect(false)

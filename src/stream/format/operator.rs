@@ -327,10 +327,7 @@ fn write_field(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
         Field::UpstreamProtocol => upstream
             .protocol
             .map_or(Written::Missing, |protocol| version(protocol, out)),
-        Field::ResponseCode => number(
-            status(scope).map_or(0, u64::from),
-            out,
-        ),
+        Field::ResponseCode => number(status(scope).map_or(0, u64::from), out),
         Field::ConnectionTerminationDetails => optional(info.termination_details.as_deref(), out),
         Field::ResponseFlags => flags(scope, ResponseFlag::short, out),
         Field::ResponseFlagsLong => flags(scope, ResponseFlag::long, out),

@@ -263,3 +263,142 @@ fn stats_are_configured() {
     assert_eq!(stats.tags.len(), 3);
     assert_eq!(stats.matcher, StatsMatcher::All);
 }
+
+#[test]
+fn the_bootstrap_of_the_goldens_is_understood() {
+    let bootstrap = parse(include_str!("../../tests/golden/bootstrap.yaml")).unwrap();
+    assert_eq!(&*bootstrap.clusters[0].value.name, "xds_cluster");
+    assert_eq!(
+        crate::pb::type_name(&bootstrap.clusters[0].proto.type_url),
+        "envoy.config.cluster.v3.Cluster"
+    );
+    let Some(ConfigSource::Grpc { delta, service, .. }) = &bootstrap.ads else {
+        panic!("{:?}", bootstrap.ads)
+    };
+    assert_eq!((*delta, &*service.cluster), (false, "xds_cluster"));
+    assert!(matches!(bootstrap.lds, Some(ConfigSource::Ads { .. })));
+    assert!(matches!(bootstrap.cds, Some(ConfigSource::Ads { .. })));
+    assert_eq!(
+        bootstrap.admin.unwrap().address,
+        Address::Socket(([127, 0, 0, 1], 26001).into())
+    );
+}
+
+const CLUSTER: &str = "{name: x, type: STATIC, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: \
+     {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}}";
+
+#[test]
+fn control_planes_of_the_field_are_reached() {
+    // Istio: delta over a unix socket, the node once, waiting for ever.
+    let istio = parse(
+        "node: {id: sidecar~10.0.0.1~a.b~c, cluster: a.b}\n\
+         dynamic_resources: {lds_config: {ads: {}, initial_fetch_timeout: 0s, resource_api_version: V3}, cds_config: {ads: {}, \
+         initial_fetch_timeout: 0s, resource_api_version: V3}, ads_config: {api_type: DELTA_GRPC, set_node_on_first_message_only: true, \
+         transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds-grpc}}]}}\n\
+         static_resources: {clusters: [{name: xds-grpc, type: STATIC, connect_timeout: 1s, load_assignment: {cluster_name: xds-grpc, \
+         endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: ./etc/istio/proxy/XDS}}}}]}]}}]}",
+    )
+    .unwrap();
+    assert!(matches!(
+        istio.ads,
+        Some(ConfigSource::Grpc {
+            delta: true,
+            node_on_first_message_only: true,
+            ..
+        })
+    ));
+    assert!(matches!(
+        istio.lds,
+        Some(ConfigSource::Ads {
+            initial_fetch_timeout: None
+        })
+    ));
+    // Consul: grpc_services is an object, with metadata.
+    let consul = parse(&format!(
+        "node: {{id: a, cluster: b}}\nstatic_resources: {{clusters: [{CLUSTER}]}}\ndynamic_resources: {{lds_config: {{ads: {{}}}}, \
+         ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: {{initial_metadata: [{{key: x-consul-token, value: t}}], \
+         envoy_grpc: {{cluster_name: x}}}}}}}}"
+    ))
+    .unwrap();
+    let Some(ConfigSource::Grpc { service, .. }) = &consul.ads else {
+        panic!("{:?}", consul.ads)
+    };
+    assert_eq!(service.metadata, [("x-consul-token".into(), "t".into())]);
+    // Contour: a stream a type, no ADS.
+    let contour = parse(&format!(
+        "node: {{id: a, cluster: b}}\nstatic_resources: {{clusters: [{CLUSTER}]}}\ndynamic_resources: {{cds_config: {{api_config_source: \
+         {{api_type: GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: x}}}}]}}}}}}"
+    ))
+    .unwrap();
+    assert!(matches!(
+        contour.cds,
+        Some(ConfigSource::Grpc { delta: false, .. })
+    ));
+}
+
+#[test]
+fn control_planes_must_be_static_and_told_who_asks() {
+    let ads = |cluster: &str| {
+        format!(
+            "ads_config: {{api_type: GRPC, grpc_services: [{{envoy_grpc: {{cluster_name: {cluster}}}}}]}}"
+        )
+    };
+    let statics = format!("static_resources: {{clusters: [{CLUSTER}]}}\n");
+    let node = "node: {id: a, cluster: b}\n";
+    assert_eq!(
+        refused(&format!(
+            "{node}{statics}dynamic_resources: {{{}}}",
+            ads("nope")
+        )),
+        "dynamic_resources.ads_config: ApiConfigSource must have a statically defined non-EDS cluster: 'nope' does not \
+         exist, was added via api, or is an EDS cluster"
+    );
+    assert!(
+        refused(&format!("{statics}dynamic_resources: {{{}}}", ads("x")))
+            .starts_with("node 'id' and 'cluster' are required.")
+    );
+    assert!(
+        refused(&format!(
+            "{node}dynamic_resources: {{lds_config: {{ads: {{}}}}}}"
+        ))
+        .starts_with("dynamic_resources.lds_config: ads is asked for")
+    );
+    assert!(
+        parse(&format!(
+            "{node}{statics}dynamic_resources: {{{}}}",
+            ads("x")
+        ))
+        .is_ok()
+    );
+}
+
+#[test]
+fn static_resources_are_checked_and_their_places_named() {
+    assert_eq!(
+        refused(&format!(
+            "static_resources: {{clusters: [{CLUSTER}, {CLUSTER}]}}"
+        )),
+        "static_resources.clusters[1]: cluster manager: duplicate cluster 'x'"
+    );
+    let error = refused(
+        "static_resources: {listeners: [{name: l, address: {socket_address: {address: nope, port_value: 1}}}]}",
+    );
+    assert!(
+        error.starts_with("static_resources.listeners[0]."),
+        "{error}"
+    );
+    let error = refused("admin: {address: {socket_address: {address: localhost, port_value: 1}}}");
+    assert!(error.starts_with("admin.address"), "{error}");
+}
+
+#[test]
+fn the_admin_address_may_be_a_socket_of_some_mode() {
+    let admin = parse("admin: {address: {pipe: {path: /admin/admin.sock, mode: 420}}}")
+        .unwrap()
+        .admin
+        .unwrap();
+    assert_eq!(
+        (admin.address, admin.pipe_mode),
+        (Address::Pipe("/admin/admin.sock".into()), Some(0o644))
+    );
+}

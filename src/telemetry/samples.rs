@@ -183,7 +183,9 @@ mod tests {
             used.numbers.keys().collect::<Vec<_>>(),
             ["s.a.hits", "s.a.upstream_rq_404"]
         );
+        new.set(sample::OPEN, 0);
         let gauges = Query {
+            used_only: true,
             kind: KindFilter::Gauges,
             filter: Some(Regex::new(r"^s\.").unwrap()),
             ..Query::default()

@@ -133,6 +133,7 @@ impl Server {
             cluster_map,
             sinks: Arc::clone(&sinks),
             node,
+            health_failed: state.health_switch(),
         });
         let manager = ListenerManager::new(context, workers.handles());
         let bound = manager.bound();

@@ -18,22 +18,22 @@ pub(super) const LATER: &str = "not implemented by this build yet";
 const MAX_SECONDS: i64 = 315_576_000_000;
 
 /// The value, which must be there.
-pub(super) fn required<T>(value: Option<T>, field: &str) -> Result<T, ConfigError> {
+pub(crate) fn required<T>(value: Option<T>, field: &str) -> Result<T, ConfigError> {
     value.ok_or_else(|| ConfigError::missing(field))
 }
 
 /// A `BoolValue`.
-pub(super) fn flag(value: Option<well_known::BoolValue>, default: bool) -> bool {
+pub(crate) fn flag(value: Option<well_known::BoolValue>, default: bool) -> bool {
     value.map_or(default, |well_known::BoolValue { value }| value)
 }
 
 /// A `UInt32Value`.
-pub(super) fn uint32(value: Option<well_known::UInt32Value>) -> Option<u32> {
+pub(crate) fn uint32(value: Option<well_known::UInt32Value>) -> Option<u32> {
     value.map(|well_known::UInt32Value { value }| value)
 }
 
 /// A `UInt32Value` in `[min, max]`.
-pub(super) fn uint32_within(
+pub(crate) fn uint32_within(
     value: Option<well_known::UInt32Value>,
     min: u32,
     max: u32,
@@ -58,13 +58,13 @@ pub(super) fn uint32_within(
 }
 
 /// A number of an enumeration; `E` is its type.
-pub(super) fn enumeration<E: TryFrom<i32>>(value: i32, field: &str) -> Result<E, ConfigError> {
+pub(crate) fn enumeration<E: TryFrom<i32>>(value: i32, field: &str) -> Result<E, ConfigError> {
     E::try_from(value)
         .map_err(|_| ConfigError::invalid("value must be one of the defined enum values").at(field))
 }
 
 /// A duration; negative ones are refused.
-pub(super) fn duration(
+pub(crate) fn duration(
     value: Option<well_known::Duration>,
     field: &str,
 ) -> Result<Option<Duration>, ConfigError> {
@@ -87,7 +87,7 @@ pub(super) fn duration(
 }
 
 /// A duration where zero stands for "none", and absence for `default`.
-pub(super) fn timeout(
+pub(crate) fn timeout(
     value: Option<well_known::Duration>,
     default: Option<Duration>,
     field: &str,
@@ -96,7 +96,7 @@ pub(super) fn timeout(
 }
 
 /// A duration that must be above zero.
-pub(super) fn positive(
+pub(crate) fn positive(
     value: Option<well_known::Duration>,
     field: &str,
 ) -> Result<Option<Duration>, ConfigError> {
@@ -109,7 +109,7 @@ pub(super) fn positive(
 }
 
 /// A duration of at least a millisecond.
-pub(super) fn at_least_a_millisecond(
+pub(crate) fn at_least_a_millisecond(
     value: Option<well_known::Duration>,
     field: &str,
 ) -> Result<Option<Duration>, ConfigError> {
@@ -122,7 +122,7 @@ pub(super) fn at_least_a_millisecond(
 }
 
 /// A duration of more than a millisecond.
-pub(super) fn above_a_millisecond(
+pub(crate) fn above_a_millisecond(
     value: Option<well_known::Duration>,
     field: &str,
 ) -> Result<Option<Duration>, ConfigError> {
@@ -135,7 +135,7 @@ pub(super) fn above_a_millisecond(
 }
 
 /// A string that must not be empty.
-pub(super) fn non_empty(value: String, field: &str) -> Result<String, ConfigError> {
+pub(crate) fn non_empty(value: String, field: &str) -> Result<String, ConfigError> {
     if value.is_empty() {
         return Err(ConfigError::invalid("value length must be at least 1 characters").at(field));
     }
@@ -143,7 +143,7 @@ pub(super) fn non_empty(value: String, field: &str) -> Result<String, ConfigErro
 }
 
 /// A list that must not be empty.
-pub(super) fn non_empty_list<T>(value: Vec<T>, field: &str) -> Result<Vec<T>, ConfigError> {
+pub(crate) fn non_empty_list<T>(value: Vec<T>, field: &str) -> Result<Vec<T>, ConfigError> {
     if value.is_empty() {
         return Err(ConfigError::invalid("value must contain at least 1 item(s)").at(field));
     }
@@ -151,7 +151,7 @@ pub(super) fn non_empty_list<T>(value: Vec<T>, field: &str) -> Result<Vec<T>, Co
 }
 
 /// A string without the bytes that end a header line.
-pub(super) fn header_text(value: String, field: &str) -> Result<String, ConfigError> {
+pub(crate) fn header_text(value: String, field: &str) -> Result<String, ConfigError> {
     if value.contains(['\0', '\n', '\r']) {
         return Err(
             ConfigError::invalid(r#"value does not match regex pattern "^[^\x00\n\r]*$""#)
@@ -162,21 +162,21 @@ pub(super) fn header_text(value: String, field: &str) -> Result<String, ConfigEr
 }
 
 /// A header's name, in any case.
-pub(super) fn header_name(value: String, field: &str) -> Result<http::HeaderName, ConfigError> {
+pub(crate) fn header_name(value: String, field: &str) -> Result<http::HeaderName, ConfigError> {
     let value = header_text(non_empty(value, field)?, field)?;
     http::HeaderName::from_bytes(value.as_bytes())
         .map_err(|_| ConfigError::invalid(format!("'{value}' is not a header name")).at(field))
 }
 
 /// A header's value.
-pub(super) fn header_value(value: String, field: &str) -> Result<http::HeaderValue, ConfigError> {
+pub(crate) fn header_value(value: String, field: &str) -> Result<http::HeaderValue, ConfigError> {
     let value = header_text(value, field)?;
     http::HeaderValue::from_bytes(value.as_bytes())
         .map_err(|_| ConfigError::invalid(format!("'{value}' is not a header value")).at(field))
 }
 
 /// A `Percent`, 0 to 100.
-pub(super) fn percent(value: Option<Percent>, field: &str) -> Result<Option<f64>, ConfigError> {
+pub(crate) fn percent(value: Option<Percent>, field: &str) -> Result<Option<f64>, ConfigError> {
     match value {
         Some(Percent { value }) if !(0.0..=100.0).contains(&value) => {
             Err(ConfigError::invalid("value must be inside range [0, 100]")
@@ -188,7 +188,7 @@ pub(super) fn percent(value: Option<Percent>, field: &str) -> Result<Option<f64>
 }
 
 /// A `FractionalPercent` as parts of a million; more than all is all.
-pub(super) fn per_million(value: FractionalPercent) -> Result<u32, ConfigError> {
+pub(crate) fn per_million(value: FractionalPercent) -> Result<u32, ConfigError> {
     let FractionalPercent {
         numerator,
         denominator,
@@ -202,7 +202,7 @@ pub(super) fn per_million(value: FractionalPercent) -> Result<u32, ConfigError> 
 }
 
 /// A `RuntimeFractionalPercent`: its default, as there is no runtime to look its key up in.
-pub(super) fn runtime_per_million(
+pub(crate) fn runtime_per_million(
     value: core::RuntimeFractionalPercent,
 ) -> Result<u32, ConfigError> {
     let core::RuntimeFractionalPercent {
@@ -213,7 +213,7 @@ pub(super) fn runtime_per_million(
 }
 
 /// A `CidrRange`, masked.
-pub(super) fn cidr(value: core::CidrRange) -> Result<IpRange, ConfigError> {
+pub(crate) fn cidr(value: core::CidrRange) -> Result<IpRange, ConfigError> {
     let core::CidrRange {
         address_prefix,
         prefix_len,
@@ -246,7 +246,7 @@ pub(super) fn cidr(value: core::CidrRange) -> Result<IpRange, ConfigError> {
 }
 
 /// Converts each of a list; errors name `field[index]`.
-pub(super) fn each<T, U>(
+pub(crate) fn each<T, U>(
     values: Vec<T>,
     field: &str,
     mut convert: impl FnMut(T) -> Result<U, ConfigError>,
@@ -259,7 +259,7 @@ pub(super) fn each<T, U>(
 }
 
 /// Refuses a field that is set.
-pub(super) fn refuse(set: bool, field: &str, why: &str) -> Result<(), ConfigError> {
+pub(crate) fn refuse(set: bool, field: &str, why: &str) -> Result<(), ConfigError> {
     if set {
         return Err(ConfigError::unsupported(field, why));
     }
@@ -267,7 +267,7 @@ pub(super) fn refuse(set: bool, field: &str, why: &str) -> Result<(), ConfigErro
 }
 
 /// Reads a `DataSource`, on the control side.
-pub(super) fn data_source(value: core::DataSource) -> Result<bytes::Bytes, ConfigError> {
+pub(crate) fn data_source(value: core::DataSource) -> Result<bytes::Bytes, ConfigError> {
     let core::DataSource {
         // The file is read once: only secrets are watched.
         watched_directory: _,

@@ -11,7 +11,7 @@ pub mod context;
 pub mod endpoint;
 pub mod error;
 pub mod extension;
-mod field;
+pub(crate) mod field;
 pub mod header;
 pub mod http_connection_manager;
 pub mod ignored;

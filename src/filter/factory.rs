@@ -10,7 +10,8 @@ use super::{BoxFuture, HttpFilter};
 use crate::config::ConfigError;
 use crate::config::listener::TrafficDirection;
 use crate::pb;
-use crate::telemetry::metrics;
+use crate::route::SelectedRoute;
+use crate::telemetry::metrics::{self, StatSet, StatTable};
 use crate::wasm::Plugins;
 
 /// Makes a filter of its configuration. The type URL comes from `Proto`'s name: there is no string to mistype.
@@ -80,6 +81,8 @@ pub struct ChainContext<'a> {
     pub plugins: Option<&'a Plugins>,
     /// Where filters tell that they wait for a plugin.
     pub warmth: &'a Warmth,
+    /// True while the server's own health check is failed by hand; `None` in tests.
+    pub health_failed: Option<&'a Arc<std::sync::atomic::AtomicBool>>,
 }
 
 /// What the filters of a chain said of their plugins while they were built.
@@ -147,4 +150,34 @@ pub fn per_route<T: Debug + Send + Sync + 'static, R>(
         .and_then(|route| route.per_filter(name))
         .and_then(|config| config.config.as_ref())
         .and_then(|config| config.parsed.as_ref().as_any().downcast_ref::<T>()))
+}
+
+/// The configurations that `route` has for the filter called `name`, most specific first: weighted cluster, route,
+/// virtual host, table.
+pub fn per_route_all<'a, T: Debug + Send + Sync + 'static>(
+    route: &'a SelectedRoute,
+    name: &str,
+) -> impl Iterator<Item = &'a T> {
+    route
+        .per_filter_all(name)
+        .filter_map(|config| config.config.as_ref())
+        .filter_map(|config| config.parsed.as_ref().as_any().downcast_ref::<T>())
+}
+
+impl BuildContext<'_> {
+    /// The filter's statistics, `http.<stat_prefix>.<part>.…`.
+    pub fn stats(&self, table: &'static StatTable, part: &str) -> Arc<StatSet> {
+        let prefix = self.chain.stat_prefix;
+        self.chain.metrics.set(
+            table,
+            format!("http.{prefix}.{part}."),
+            match part {
+                "cors" => "http_cors",
+                "fault" => "http_fault",
+                "health_check" => "http_health_check",
+                _ => "http",
+            },
+            [("envoy_http_conn_manager_prefix", prefix.into())],
+        )
+    }
 }

@@ -14,8 +14,13 @@
 
 mod body;
 pub mod chain;
+pub mod cors;
 pub mod factory;
+pub mod fault;
+pub mod header_mutation;
+pub mod health_check;
 pub mod local_reply;
+pub mod no_op;
 #[cfg(test)]
 mod pump_tests;
 pub mod registry;
@@ -23,6 +28,7 @@ pub mod router;
 #[cfg(test)]
 pub(crate) mod testing;
 mod timer;
+pub mod tower;
 #[cfg(feature = "wasm")]
 pub mod wasm;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prost::{Message, Name};
 
 use super::factory::{BuildContext, FilterFactory, PerRoute};
-use super::{BoxFuture, HttpFilter, router};
+use super::{BoxFuture, HttpFilter, cors, fault, header_mutation, health_check, no_op, router};
 use crate::config::extension::{ExtensionConfig, HttpFilterConfig};
 use crate::config::{ConfigError, Extensions};
 use crate::pb;
@@ -15,6 +15,11 @@ use crate::wasm::Plugins;
 /// Every filter of this build, alphabetically.
 fn table() -> Vec<Registration> {
     vec![
+        register::<cors::Cors>().per_route::<cors::Cors>(),
+        register::<fault::Fault>().per_route::<fault::Fault>(),
+        register::<header_mutation::HeaderMutation>()
+            .per_route::<header_mutation::HeaderMutation>(),
+        register::<health_check::HealthCheck>(),
         register::<router::Router>(),
         #[cfg(feature = "wasm")]
         register::<super::wasm::Wasm>(),
@@ -65,7 +70,6 @@ fn register<F: FilterFactory>() -> Registration {
 }
 
 impl Registration {
-    #[allow(dead_code, reason = "filters with routes follow")]
     fn per_route<F: PerRoute>(self) -> Self {
         Self {
             route_message: Some(F::RouteProto::full_name),
@@ -126,6 +130,12 @@ impl Registry {
                 route.as_deref().unwrap_or("–")
             ));
         }
+        for ignored in no_op::ALL {
+            text.push_str(&format!(
+                "| `{}` | `{}` | accepted without effect: {} |\n",
+                ignored.name, ignored.message, ignored.missing
+            ));
+        }
         text
     }
 
@@ -145,6 +155,9 @@ impl Registry {
         config: &HttpFilterConfig,
         context: &BuildContext<'_>,
     ) -> Option<Arc<dyn HttpFilter>> {
+        if let Some(ignored) = config.parsed.as_ref().as_any().downcast_ref() {
+            return Some(no_op::build(ignored));
+        }
         let index = *self.by_type.get(pb::type_name(&config.type_url))?;
         (self.entries[index].build)(config, context)
     }
@@ -188,6 +201,13 @@ impl Extensions for Registry {
         config: &pb::Any,
     ) -> Result<Option<HttpFilterConfig>, ConfigError> {
         let any = resolve(config)?;
+        if let Some(ignored) = no_op::find(pb::type_name(&any.type_url)) {
+            return Ok(Some(HttpFilterConfig {
+                type_url: any.type_url.as_str().into(),
+                source: any.into_owned(),
+                parsed: Arc::new(*ignored),
+            }));
+        }
         match self.by_type.get(pb::type_name(&any.type_url)) {
             Some(index) => parsed(self.entries[*index].parse, name, any),
             None => Ok(None),

@@ -41,6 +41,8 @@ pub struct Parts {
     pub sinks: Arc<Sinks>,
     /// Who we are.
     pub node: Arc<pb::Node>,
+    /// True after `/healthcheck/fail`.
+    pub health_failed: Arc<std::sync::atomic::AtomicBool>,
 }
 
 /// Builds Generations, on the control side.
@@ -207,6 +209,7 @@ impl Builder {
                     node: &self.parts.node,
                     plugins: Some(&self.parts.plugins),
                     warmth: &warmth,
+                    health_failed: Some(&self.parts.health_failed),
                 };
                 let filters = HttpFilterChain::build(
                     &self.parts.filters,

@@ -3,6 +3,7 @@
 //! What each action does to responses is Envoy's (`envoy-user-surface` 2.5): a failed health check closes after every
 //! response; a drain closes at once (`immediate`) or ever more likely until `drain-time-s` is over (`gradual`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub enum DrainStrategy {
 pub struct ServerState {
     strategy: DrainStrategy,
     drain_time: Duration,
-    health_failed: AtomicBool,
+    health_failed: Arc<AtomicBool>,
     /// Any drain at all: keeps the common case to one load.
     draining: AtomicBool,
     drains: RwLock<Drains>,
@@ -44,7 +45,7 @@ impl ServerState {
         Self {
             strategy,
             drain_time,
-            health_failed: AtomicBool::new(false),
+            health_failed: Arc::default(),
             draining: AtomicBool::new(false),
             drains: RwLock::default(),
         }
@@ -58,6 +59,11 @@ impl ServerState {
     /// `/healthcheck/fail` and `/healthcheck/ok`.
     pub fn set_health_failed(&self, failed: bool) {
         self.health_failed.store(failed, Relaxed);
+    }
+
+    /// The same as [`ServerState::health_failed`], to be watched by filters.
+    pub fn health_switch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.health_failed)
     }
 
     /// True between `/healthcheck/fail` and `/healthcheck/ok`.

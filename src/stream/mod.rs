@@ -164,6 +164,34 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Runs `f` on the state of filter number `slot`, where it keeps any.
+    ///
+    /// # Panics
+    /// As [`Stream::with_slot`].
+    pub fn peek_slot<T: Any + Send, R>(
+        &self,
+        slot: usize,
+        f: impl FnOnce(&mut T) -> R,
+    ) -> Option<R> {
+        let mut value = self.slots.lock()[slot].take()?;
+        let result = f(value
+            .downcast_mut::<T>()
+            .expect("a slot belongs to one filter"));
+        self.slots.lock()[slot] = Some(value);
+        Some(result)
+    }
+
+    /// Takes the state of filter number `slot` out, where it keeps any.
+    ///
+    /// # Panics
+    /// As [`Stream::with_slot`].
+    pub fn take_slot<T: Any + Send>(&self, slot: usize) -> Option<Box<T>> {
+        let value = self.slots.lock()[slot].take()?;
+        Some(value.downcast().expect("a slot belongs to one filter"))
+    }
+}
+
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")

@@ -1,3 +1,12 @@
 //! The one integration binary: whole proxies in process, protocol tables, and laws of the tree.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the test binary has no users, and is not held to the rules of the data path"
+)]
 
 mod layering;
+mod support;
+mod updates;

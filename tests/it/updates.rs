@@ -1,0 +1,298 @@
+//! Updates from a control plane while traffic flows: nothing fails, nothing mixes, nothing is kept too long.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use plenipo::control_plane::ControlPlane;
+use tokio::net::TcpListener;
+
+use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, listener_yaml};
+
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+
+const RDS: &str =
+    "rds: {route_config_name: routes, config_source: {ads: {}, resource_api_version: V3}}";
+
+fn cluster(name: &str) -> plenipo::pb::Any {
+    any(&format!(
+        "'@type': {CLUSTER}\nname: {name}\ntype: EDS\nconnect_timeout: 1s\n\
+         eds_cluster_config: {{eds_config: {{ads: {{}}, resource_api_version: V3}}}}\n"
+    ))
+}
+
+fn endpoints(cluster: &str, upstream: &FakeUpstream) -> plenipo::pb::Any {
+    any(&format!(
+        "'@type': {ENDPOINTS}\ncluster_name: {cluster}\nendpoints: [{{lb_endpoints: [{}]}}]\n",
+        upstream.endpoint()
+    ))
+}
+
+fn routes(cluster: &str, header: &str) -> plenipo::pb::Any {
+    any(&format!(
+        "'@type': {ROUTES}\nname: routes\nvirtual_hosts:\n- name: all\n  domains: ['*']\n  routes:\n  \
+         - match: {{prefix: /}}\n    route: {{cluster: {cluster}}}\n    \
+         response_headers_to_add: [{{header: {{key: x-version, value: '{header}'}}}}]\n"
+    ))
+}
+
+async fn plane() -> ControlPlane {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    ControlPlane::start(listener).expect("the control plane starts")
+}
+
+struct World {
+    plane: ControlPlane,
+    upstream: FakeUpstream,
+    proxy: TestProxy,
+}
+
+async fn world(delta: bool) -> World {
+    let upstream = FakeUpstream::start("a").await;
+    let plane = plane().await;
+    plane.set_resources(CLUSTER, vec![cluster("a")], "1");
+    plane.set_resources(ENDPOINTS, vec![endpoints("a", &upstream)], "1");
+    plane.set_resources(ROUTES, vec![routes("a", "1")], "1");
+    plane.set_resources(LISTENER, vec![any(&listener_yaml("web", RDS, ""))], "1");
+    let proxy = TestProxy::start(&ads_bootstrap(plane.address(), delta)).await;
+    World {
+        plane,
+        upstream,
+        proxy,
+    }
+}
+
+/// Asks until the answer carries this version.
+async fn await_version(client: &mut Client, version: &str) {
+    let shows = async {
+        while client.get("test", "/").await.header("x-version") != version {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), shows)
+        .await
+        .expect("the version shows");
+}
+
+async fn hundred_updates(delta: bool) {
+    let World {
+        plane,
+        upstream,
+        proxy,
+    } = world(delta).await;
+    let address = proxy.address("web").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                while !stop.load(Relaxed) {
+                    let response = client.get("test", "/").await;
+                    assert_eq!(response.status, 200, "{response:?}");
+                    sent.fetch_add(1, Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut client = Client::connect(address).await;
+    for update in 2..=100 {
+        let version = update.to_string();
+        // A cluster of a new name each time; its predecessor stays until the routes have moved.
+        let (old, new) = (format!("c{}", update - 1), format!("c{update}"));
+        plane.set_resources(
+            ENDPOINTS,
+            vec![endpoints(&old, &upstream), endpoints(&new, &upstream)],
+            &version,
+        );
+        plane.set_resources(CLUSTER, vec![cluster(&old), cluster(&new)], &version);
+        if update == 2 {
+            // The first time, `c1` and `c2` replace `a`, which the routes still name.
+            plane.set_resources(
+                CLUSTER,
+                vec![cluster("a"), cluster(&old), cluster(&new)],
+                "2a",
+            );
+        }
+        plane.set_resources(ROUTES, vec![routes(&old, &version)], &version);
+        await_version(&mut client, &version).await;
+    }
+    stop.store(true, Relaxed);
+    for task in load {
+        task.await.expect("no request failed");
+    }
+    assert!(sent.load(Relaxed) > 100);
+}
+
+#[tokio::test]
+async fn a_hundred_updates_by_state_of_the_world_lose_no_request() {
+    hundred_updates(false).await;
+}
+
+#[tokio::test]
+async fn a_hundred_updates_by_delta_lose_no_request() {
+    hundred_updates(true).await;
+}
+
+#[tokio::test]
+async fn a_refused_resource_changes_nothing_and_its_neighbour_applies() {
+    let World {
+        plane,
+        upstream,
+        proxy,
+    } = world(false).await;
+    let mut client = Client::connect(proxy.address("web").await).await;
+    let bad = any(&format!(
+        "'@type': {CLUSTER}\nname: bad\nconnect_timeout: -1s\n"
+    ));
+    plane.set_resources(
+        ENDPOINTS,
+        vec![endpoints("a", &upstream), endpoints("good", &upstream)],
+        "2",
+    );
+    plane.set_resources(CLUSTER, vec![cluster("a"), bad, cluster("good")], "2");
+    let refusal = loop {
+        let answer = plane.next_answer(CLUSTER).await;
+        if let Some(error) = answer.error {
+            assert_eq!(answer.version, "1", "a refusal keeps the old version");
+            break error;
+        }
+    };
+    assert!(
+        refusal.contains("bad") && refusal.contains("connect_timeout"),
+        "{refusal}"
+    );
+    plane.set_resources(ROUTES, vec![routes("good", "2")], "2");
+    await_version(&mut client, "2").await;
+    assert_eq!(client.get("test", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_cluster_that_leaves_and_returns_in_one_batch_keeps_its_pool() {
+    let World {
+        plane,
+        upstream,
+        proxy,
+    } = world(false).await;
+    let mut client = Client::connect(proxy.address("web").await).await;
+    assert_eq!(client.get("test", "/").await.status, 200);
+    let before = upstream.connections();
+    // The same cluster in a response of another version: nothing may be rebuilt.
+    plane.set_resources(CLUSTER, vec![cluster("a")], "2");
+    plane.set_resources(ROUTES, vec![routes("a", "2")], "2");
+    await_version(&mut client, "2").await;
+    assert_eq!(
+        upstream.connections(),
+        before,
+        "the pooled connection is still in use"
+    );
+}
+
+#[tokio::test]
+async fn a_listener_that_changes_in_place_refuses_no_connection_and_keeps_its_routes() {
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = world(false).await;
+    let address = proxy.address("web").await;
+    for update in 2..20u64 {
+        let before = proxy.generation_number();
+        let changed = listener_yaml("web", &format!("server_name: s{update}\n      {RDS}"), "");
+        plane.set_resources(LISTENER, vec![any(&changed)], &update.to_string());
+        proxy.generation(before + 1).await;
+        assert_eq!(proxy.address("web").await, address, "the same socket");
+        let response = Client::connect(address).await.get("test", "/").await;
+        assert_eq!(
+            (response.status, response.header("server")),
+            (200, &*format!("s{update}"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_is_gone_drains_its_connections() {
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = world(false).await;
+    let address = proxy.address("web").await;
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.get("test", "/").await.status, 200);
+    let before = proxy.generation_number();
+    plane.set_resources(LISTENER, vec![], "2");
+    proxy.generation(before + 1).await;
+    assert!(client.is_closed().await, "an idle connection is closed");
+    assert!(
+        tokio::net::TcpStream::connect(address).await.is_err(),
+        "nobody accepts"
+    );
+}
+
+#[tokio::test]
+async fn idle_connections_pin_no_old_generation() {
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = world(false).await;
+    let address = proxy.address("web").await;
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut client = Client::connect(address).await;
+        assert_eq!(client.get("test", "/").await.status, 200);
+        clients.push(client);
+    }
+    for update in 2..20u64 {
+        plane.set_resources(
+            ROUTES,
+            vec![routes("a", &update.to_string())],
+            &update.to_string(),
+        );
+        let mut one = Client::connect(address).await;
+        await_version(&mut one, &update.to_string()).await;
+    }
+    let alive = async {
+        while proxy.running.server.current.sweep() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), alive)
+        .await
+        .expect("one Generation is alive");
+    for client in &mut clients {
+        assert_eq!(client.get("test", "/").await.header("x-version"), "19");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_the_control_plane_changes_nothing() {
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = world(true).await;
+    let mut client = Client::connect(proxy.address("web").await).await;
+    plane.disconnect();
+    assert_eq!(client.get("test", "/").await.status, 200);
+    let address = plane.address();
+    drop(plane);
+    assert_eq!(client.get("test", "/").await.status, 200);
+    // It comes back on its port with another version.
+    let listener = TcpListener::bind(address)
+        .await
+        .expect("the port is free again");
+    let plane = ControlPlane::start(listener).expect("the control plane starts");
+    let upstream = FakeUpstream::start("b").await;
+    plane.set_resources(CLUSTER, vec![cluster("a")], "9");
+    plane.set_resources(ENDPOINTS, vec![endpoints("a", &upstream)], "9");
+    plane.set_resources(ROUTES, vec![routes("a", "9")], "9");
+    plane.set_resources(LISTENER, vec![any(&listener_yaml("web", RDS, ""))], "1");
+    await_version(&mut client, "9").await;
+    assert_eq!(client.get("test", "/").await.header("x-upstream"), "b");
+}

@@ -10,3 +10,4 @@
 mod layering;
 mod support;
 mod updates;
+mod verdicts;

@@ -13,13 +13,14 @@ use crate::config::any::{holds, is_no_op, resolve, unknown_extension, unsupporte
 use crate::config::endpoint::address;
 use crate::config::error::At;
 use crate::config::field::{
-    LATER, each, flag, non_empty, percent, positive, refuse, required, uint32,
+    LATER, each, flag, non_empty, percent, positive, refuse, required, uint32, uint32_within,
 };
 use crate::config::ignored::Ignored;
 use crate::config::listener::chain::plain_text;
 use crate::config::protocol::tcp_keepalive;
 use crate::config::{ConfigError, ParseContext};
 use crate::pb::envoy::config::cluster::v3 as proto;
+use crate::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use crate::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use crate::pb::envoy::config::cluster::v3::cluster::{CommonLbConfig, LbSubsetConfig};
 use crate::pb::envoy::config::core::v3 as core;
@@ -40,8 +41,8 @@ pub(in crate::config) const IGNORED: &[Ignored] = &[
         "of slow start: endpoints take their full share at once",
     ),
     Ignored(
-        "circuit_breakers",
-        "limits, Envoy's default of 1024 included, are not enforced yet",
+        "thresholds",
+        "of circuit breakers: limits, Envoy's default of 1024 included, are not enforced yet",
     ),
     Ignored(
         "cleanup_interval",
@@ -164,7 +165,7 @@ impl Cluster {
             load_assignment,
             health_checks,
             max_requests_per_connection,
-            circuit_breakers: _,
+            circuit_breakers,
             upstream_http_protocol_options: _,
             common_http_protocol_options,
             http_protocol_options,
@@ -180,7 +181,7 @@ impl Cluster {
             dns_resolution_config,
             typed_dns_resolver_config,
             wait_for_warm_on_init,
-            outlier_detection: _,
+            outlier_detection,
             cleanup_interval,
             upstream_bind_config,
             lb_subset_config,
@@ -234,6 +235,8 @@ impl Cluster {
             "lb_subset_config",
             LATER,
         )?;
+        breakers(circuit_breakers).at("circuit_breakers")?;
+        outliers(outlier_detection).at("outlier_detection")?;
         connection_pool(upstream_config).at("upstream_config")?;
         each(filters, "filters", filter)?;
         positive(cleanup_interval, "cleanup_interval")?;
@@ -309,6 +312,72 @@ impl Cluster {
             wait_for_warm_on_init: flag(wait_for_warm_on_init, true),
         })
     }
+}
+
+/// Limits are not enforced yet; what is no limit at all is refused as ever.
+fn breakers(proto: Option<proto::CircuitBreakers>) -> Result<(), ConfigError> {
+    let proto::CircuitBreakers {
+        thresholds: _,
+        per_host_thresholds,
+    } = proto.unwrap_or_default();
+    for (index, threshold) in per_host_thresholds.into_iter().enumerate() {
+        let other = Thresholds {
+            priority: 0,
+            max_connections: None,
+            ..threshold
+        };
+        if other != Thresholds::default() {
+            return Err(
+                ConfigError::invalid("Unsupported field in per_host_thresholds")
+                    .at_index("per_host_thresholds", index),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Endpoints are not ejected yet; values out of range are refused as ever.
+fn outliers(proto: Option<proto::OutlierDetection>) -> Result<(), ConfigError> {
+    let Some(proto) = proto else { return Ok(()) };
+    for (field, value) in [
+        ("max_ejection_percent", proto.max_ejection_percent),
+        ("enforcing_consecutive_5xx", proto.enforcing_consecutive_5xx),
+        ("enforcing_success_rate", proto.enforcing_success_rate),
+        (
+            "enforcing_consecutive_gateway_failure",
+            proto.enforcing_consecutive_gateway_failure,
+        ),
+        (
+            "enforcing_consecutive_local_origin_failure",
+            proto.enforcing_consecutive_local_origin_failure,
+        ),
+        (
+            "enforcing_local_origin_success_rate",
+            proto.enforcing_local_origin_success_rate,
+        ),
+        (
+            "failure_percentage_threshold",
+            proto.failure_percentage_threshold,
+        ),
+        (
+            "enforcing_failure_percentage",
+            proto.enforcing_failure_percentage,
+        ),
+        (
+            "enforcing_failure_percentage_local_origin",
+            proto.enforcing_failure_percentage_local_origin,
+        ),
+    ] {
+        uint32_within(value, 0, 100, field)?;
+    }
+    for (field, value) in [
+        ("interval", proto.interval),
+        ("base_ejection_time", proto.base_ejection_time),
+        ("max_ejection_time", proto.max_ejection_time),
+    ] {
+        positive(value, field)?;
+    }
+    Ok(())
 }
 
 struct CommonLb {

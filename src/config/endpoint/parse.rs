@@ -202,11 +202,19 @@ impl Endpoint {
         };
         let proto::Endpoint {
             address,
-            health_check_config: _,
+            health_check_config,
             hostname,
             additional_addresses: _,
             observability_name: _,
         } = endpoint;
+        if health_check_config.is_some_and(|check| check.port_value > u32::from(u16::MAX)) {
+            return Err(
+                ConfigError::invalid("value must be less than or equal to 65535")
+                    .at("port_value")
+                    .at("health_check_config")
+                    .at("endpoint"),
+            );
+        }
         let address = required(address, "address")
             .and_then(|address| {
                 let address = Address::parse(address).at("address")?;

@@ -272,3 +272,6 @@ impl http_body::Body for WithTrailers {
         SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -418,3 +418,6 @@ impl Keeper {
 async fn notified(notify: Arc<Notify>) {
     notify.notified().await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -516,7 +516,7 @@ fn describe(event: &Event) -> Option<String> {
             error: Some(error),
             stale: _,
         }) => format!(
-            "NACK {} keeps version={version} node={node}: {}",
+            "NACK {} version={version} node={node}: {}",
             label(type_url),
             error.trim_end()
         ),

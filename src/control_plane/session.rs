@@ -37,8 +37,8 @@ struct Topic {
     /// Names were sent once: an empty list no longer means all.
     named: bool,
     names: BTreeSet<String>,
-    /// Nonces that are not answered.
-    out: Vec<String>,
+    /// Responses that are not answered: nonce and version.
+    out: Vec<(String, String)>,
     /// The last nonce sent.
     nonce: Option<String>,
     /// The version last sent (state of the world).
@@ -116,9 +116,15 @@ impl Session {
 
     /// A response sent as it is.
     pub(super) fn raw(&mut self, raw: Raw, delta: bool) -> Option<Out> {
-        let (url, nonce) = match &raw {
-            Raw::Sotw(response) if !delta => (&response.type_url, &response.nonce),
-            Raw::Delta(response) if delta => (&response.type_url, &response.nonce),
+        let (url, nonce, version) = match &raw {
+            Raw::Sotw(response) if !delta => {
+                (&response.type_url, &response.nonce, &response.version_info)
+            }
+            Raw::Delta(response) if delta => (
+                &response.type_url,
+                &response.nonce,
+                &response.system_version_info,
+            ),
             _ => return None,
         };
         let nonce = if nonce.is_empty() {
@@ -126,7 +132,7 @@ impl Session {
         } else {
             nonce.clone()
         };
-        self.types.get_mut(url)?.sent(&nonce);
+        self.types.get_mut(url)?.sent(&nonce, version);
         Some(match raw {
             Raw::Sotw(response) => Out::Sotw(DiscoveryResponse { nonce, ..response }),
             Raw::Delta(response) => Out::Delta(DeltaDiscoveryResponse { nonce, ..response }),
@@ -142,16 +148,15 @@ impl Session {
         &mut self,
         type_url: &str,
         nonce: &str,
-        version: String,
         error: Option<pb::google::rpc::Status>,
     ) -> bool {
         let Some(topic) = self.types.get_mut(type_url) else {
             return false;
         };
-        let Some(index) = topic.out.iter().position(|out| out == nonce) else {
+        let Some(index) = topic.out.iter().position(|(out, _)| out == nonce) else {
             return topic.nonce.as_deref() == Some(nonce);
         };
-        topic.out.remove(index);
+        let (_, version) = topic.out.remove(index);
         let stale = topic.nonce.as_deref() != Some(nonce);
         self.store.record(Event::Answered(Answer {
             node: self.node.clone().unwrap_or_default(),
@@ -169,8 +174,7 @@ impl Session {
         self.types.entry(type_url.to_owned()).or_default();
         let nonce = request.response_nonce;
         if !nonce.is_empty() {
-            let version = request.version_info.clone();
-            if !self.answer(type_url, &nonce, version, request.error_detail) {
+            if !self.answer(type_url, &nonce, request.error_detail) {
                 return None;
             }
         }
@@ -224,7 +228,7 @@ impl Session {
             .map(|(name, stored)| ((*name).clone(), stored.version.clone()))
             .collect();
         topic.version = Some(set.version.clone());
-        topic.sent(&nonce);
+        topic.sent(&nonce, &set.version);
         Some(Out::Sotw(DiscoveryResponse {
             version_info: set.version.clone(),
             resources: served.values().map(|stored| stored.any.clone()).collect(),
@@ -271,13 +275,7 @@ impl Session {
             .known
             .retain(|name, _| wildcard || names.contains(name));
         if !request.response_nonce.is_empty() {
-            let version = topic.version.clone().unwrap_or_default();
-            self.answer(
-                type_url,
-                &request.response_nonce,
-                version,
-                request.error_detail,
-            );
+            self.answer(type_url, &request.response_nonce, request.error_detail);
         }
         self.delta_response(type_url)
     }
@@ -330,7 +328,7 @@ impl Session {
         }
         topic.owed = false;
         topic.version = Some(set.version.clone());
-        topic.sent(&nonce);
+        topic.sent(&nonce, &set.version);
         Some(Out::Delta(DeltaDiscoveryResponse {
             system_version_info: set.version,
             resources,
@@ -344,9 +342,9 @@ impl Session {
 }
 
 impl Topic {
-    fn sent(&mut self, nonce: &str) {
+    fn sent(&mut self, nonce: &str, version: &str) {
         self.nonce = Some(nonce.to_owned());
-        self.out.push(nonce.to_owned());
+        self.out.push((nonce.to_owned(), version.to_owned()));
     }
 }
 

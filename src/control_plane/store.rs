@@ -43,7 +43,7 @@ pub struct Answer {
     pub node: Arc<str>,
     /// The type.
     pub type_url: Arc<str>,
-    /// The version that the client holds now (state of the world), or that was answered (delta).
+    /// The version that was answered.
     pub version: String,
     /// The response.
     pub nonce: String,

@@ -285,6 +285,22 @@ async fn every_transport_brings_a_whole_world_in_order() {
         ] {
             assert_eq!(world.stat(stat), Some(1), "{mode:?} {stat}");
         }
+        let streams: &[&str] = match mode {
+            Mode::AdsSotw | Mode::AdsDelta => &["control_plane"],
+            Mode::Sotw | Mode::Delta => &[
+                "cluster_manager.cds.control_plane",
+                "cluster.a.control_plane",
+                "listener_manager.lds.control_plane",
+                "http.in.rds.r.control_plane",
+            ],
+        };
+        for stream in streams {
+            assert_eq!(world.stat(&format!("{stream}.connected_state")), Some(1));
+            let identifier = format!("{stream}.identifier");
+            let texts = world.registry.texts();
+            let text = texts.iter().find(|(name, _)| **name == *identifier);
+            assert_eq!(text.unwrap().1, "plenipo", "{mode:?} {stream}");
+        }
         assert_eq!(world.stat("cluster_manager.active_clusters"), Some(2));
         assert_eq!(world.stat("cluster_manager.cluster_added"), Some(2));
         assert_eq!(world.client.status().version(CDS), "1", "{mode:?}");

@@ -54,6 +54,19 @@ pub(super) enum Response {
     Delta(DeltaDiscoveryResponse),
 }
 
+impl Response {
+    /// Who says it comes from them; empty where nobody does.
+    pub(super) fn identifier(&self) -> &str {
+        let control_plane = match self {
+            Self::Sotw(response) => &response.control_plane,
+            Self::Delta(response) => &response.control_plane,
+        };
+        control_plane
+            .as_ref()
+            .map_or("", |plane| plane.identifier.as_str())
+    }
+}
+
 /// A response in one form for both encodings.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Update {
@@ -176,6 +189,11 @@ impl Conversation {
             subscription.judged = None;
             subscription.queue.clear();
         }
+    }
+
+    /// True where the stream is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Takes a response in. Ignored, with `false`, where its type was never asked for.

@@ -14,9 +14,8 @@ use super::admission::Admission;
 use super::ads::{Request, Response};
 use super::engine::{ChannelId, Effects, Engine, Origin, Question};
 use super::file::File;
-use super::stats::control_plane;
 use super::status::Status;
-use super::stream::{Stream, control_plane_of};
+use super::stream::Stream;
 use super::transport::Target;
 use crate::base::task::OwnedTask;
 use crate::config::cluster::{ConfigSource, GrpcService};
@@ -27,9 +26,6 @@ use crate::telemetry::metrics::{Registry, Stat, StatSet};
 
 /// Events that may wait: the back-pressure on the streams.
 const EVENTS: usize = 64;
-
-/// The text readout of the aggregated stream's `control_plane.identifier`.
-const IDENTIFIER: &str = "control_plane.identifier";
 
 /// What the client needs of the bootstrap and the command line.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +108,6 @@ impl Client {
             .map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster)))
             .collect();
         let unknown_fields = options.unknown_fields;
-        let has_ads = options.ads.is_some();
         let mut engine = Engine::new(options, extensions, admission, registry, Instant::now())?;
         let effects = engine.settle(Instant::now());
         let (snapshots, snapshots_watch) =
@@ -120,18 +115,10 @@ impl Client {
         let (progress, progress_watch) = watch::channel(engine.progress());
         let status = engine.status();
         let (events, inbox) = mpsc::channel(EVENTS);
-        let control_plane = has_ads.then(|| {
-            let set = registry.set(&control_plane::TABLE, "control_plane.", "control_plane", []);
-            set.set(control_plane::CONNECTED_STATE, 0);
-            registry.set_text(IDENTIFIER, "");
-            set
-        });
         let driver = Driver {
             engine,
             clusters,
             unknown_fields,
-            registry: registry.clone(),
-            control_plane,
             tasks: FxHashMap::default(),
             admissions: FuturesUnordered::new(),
             events,
@@ -169,15 +156,14 @@ pub(super) enum Event {
     Opened(ChannelId, mpsc::UnboundedSender<Request>),
     /// A response.
     Received(ChannelId, Response),
-    /// A stream broke, or could not be opened, and why.
-    Closed(ChannelId, String),
+    /// A stream broke, or could not be opened.
+    Closed(ChannelId),
     /// A file was read.
     Loaded(ChannelId, Result<Box<DiscoveryResponse>, String>),
 }
 
 /// The task of one channel.
 struct Task {
-    ads: bool,
     requests: Option<mpsc::UnboundedSender<Request>>,
     reload: Option<mpsc::UnboundedSender<()>>,
     _task: OwnedTask,
@@ -190,8 +176,6 @@ struct Driver {
     engine: Engine,
     clusters: FxHashMap<Arc<str>, Arc<Cluster>>,
     unknown_fields: UnknownFields,
-    registry: Registry,
-    control_plane: Option<Arc<StatSet>>,
     tasks: FxHashMap<ChannelId, Task>,
     admissions: FuturesUnordered<BoxFuture<'static, (u64, Refusals)>>,
     events: mpsc::Sender<Event>,
@@ -235,23 +219,13 @@ impl Driver {
             Event::Opened(id, requests) => {
                 if let Some(task) = self.tasks.get_mut(&id) {
                     task.requests = Some(requests);
-                    self.set_connected(id, true);
                     self.engine.opened(id);
                 }
             }
-            Event::Received(id, response) => {
-                if let Some(identifier) = control_plane_of(&response)
-                    && self.is_ads(id)
-                {
-                    self.registry.set_text(IDENTIFIER, identifier);
-                }
-                self.engine.received(id, response);
-            }
-            Event::Closed(id, reason) => {
+            Event::Received(id, response) => self.engine.received(id, response),
+            Event::Closed(id) => {
                 if let Some(task) = self.tasks.get_mut(&id) {
                     task.requests = None;
-                    self.set_connected(id, false);
-                    tracing::warn!(%reason, "gRPC config stream closed");
                     self.engine.closed(id);
                 }
             }
@@ -318,7 +292,6 @@ impl Driver {
                     moved: moved.clone(),
                 };
                 Some(Task {
-                    ads: false,
                     requests: None,
                     reload: Some(moved),
                     _task: OwnedTask::spawn("xds_file", file.run()),
@@ -344,23 +317,9 @@ impl Driver {
             events: self.events.clone(),
         };
         Some(Task {
-            ads: kind.is_none(),
             requests: None,
             reload: None,
             _task: OwnedTask::spawn("xds_stream", stream.run()),
         })
-    }
-
-    fn is_ads(&self, id: ChannelId) -> bool {
-        self.tasks.get(&id).is_some_and(|task| task.ads)
-    }
-
-    fn set_connected(&self, id: ChannelId, connected: bool) {
-        if let Some(set) = &self.control_plane
-            && self.is_ads(id)
-        {
-            set.set(control_plane::CONNECTED_STATE, u64::from(connected));
-            set.set(control_plane::PENDING_REQUESTS, 0);
-        }
     }
 }

@@ -18,7 +18,7 @@ use super::assemble::{Answered, Statics, cluster_reference};
 use super::cache::{Cache, Committed, Judgement};
 use super::client::{ApiSource, Options, Progress, UnknownFields};
 use super::resource::{ResourceType, Value};
-use super::stats::{SubscriptionStats, cluster_manager};
+use super::stats::{StreamStats, SubscriptionStats, cluster_manager};
 use super::status::Status;
 use crate::config::context::{ParseContext, Source};
 use crate::config::{ConfigError, Extensions, Snapshot};
@@ -66,6 +66,8 @@ struct Channel {
     id: ChannelId,
     origin: Origin,
     line: Line,
+    /// Who answers on it.
+    identifier: Box<str>,
 }
 
 enum Line {
@@ -112,6 +114,8 @@ pub(super) struct Engine {
     admission: Arc<dyn Admission>,
     registry: Registry,
     cluster_stats: Arc<StatSet>,
+    /// Of the aggregated stream.
+    ads_stats: Option<StreamStats>,
     cache: Arc<RwLock<Cache>>,
     channels: Vec<Channel>,
     subscriptions: [FxHashMap<Arc<str>, Subscription>; ResourceType::ALL.len()],
@@ -160,6 +164,10 @@ impl Engine {
             cluster_manager::CLUSTER_ADDED,
             options.static_clusters.len() as u64,
         );
+        let ads_stats = options
+            .ads
+            .is_some()
+            .then(|| StreamStats::new(registry, ""));
         let mut engine = Self {
             options,
             statics,
@@ -167,6 +175,7 @@ impl Engine {
             admission,
             registry: registry.clone(),
             cluster_stats,
+            ads_stats,
             cache: Arc::default(),
             channels: Vec::new(),
             subscriptions: Default::default(),
@@ -211,6 +220,7 @@ impl Engine {
             let cache = cache.read();
             conversation.opened(|kind, name| cache.current(kind, name).is_some());
         }
+        self.each_stream(id, |stream| stream.set_connected(true));
         self.collect(id);
     }
 
@@ -219,6 +229,7 @@ impl Engine {
         if let Some(Line::Stream(conversation)) = self.line(id) {
             conversation.closed();
         }
+        self.each_stream(id, |stream| stream.set_connected(false));
         self.pending.retain(|pending| pending.channel != id);
         self.effects.requests.retain(|(channel, _)| *channel != id);
         for subscriptions in &self.subscriptions {
@@ -232,8 +243,34 @@ impl Engine {
 
     /// A response arrived.
     pub(super) fn received(&mut self, id: ChannelId, response: Response) {
-        if let Some(Line::Stream(conversation)) = self.line(id) {
-            conversation.receive(response);
+        let Some(channel) = self.channels.iter_mut().find(|channel| channel.id == id) else {
+            return;
+        };
+        let Line::Stream(conversation) = &mut channel.line else {
+            return;
+        };
+        let identifier = response.identifier();
+        let news = (*channel.identifier != *identifier).then(|| identifier.to_owned());
+        if let Some(identifier) = &news {
+            channel.identifier = identifier.as_str().into();
+        }
+        conversation.receive(response);
+        if let Some(identifier) = news {
+            self.each_stream(id, |stream| stream.set_identifier(&identifier));
+        }
+    }
+
+    /// The statistics of a channel's stream: the aggregated one's, or those of each subscription.
+    fn each_stream(&self, id: ChannelId, act: impl Fn(&StreamStats)) {
+        let origin = self.channels.iter().find(|channel| channel.id == id);
+        match origin.map(|channel| &channel.origin) {
+            Some(Origin::Ads(_)) => self.ads_stats.iter().for_each(act),
+            Some(Origin::Grpc(kind, _)) => self.subscriptions[kind.index()]
+                .values()
+                .filter(|subscription| subscription.channel == id)
+                .filter_map(|subscription| subscription.stats.stream())
+                .for_each(act),
+            Some(Origin::File(..)) | None => {}
         }
     }
 
@@ -500,7 +537,8 @@ impl Engine {
             self.tell_wants();
         }
         if let Some(text) = &refusal {
-            tracing::warn!(%kind, %version, "update refused: {text}");
+            // Worded as Envoy's, which log matchers know.
+            tracing::warn!("gRPC config for {} rejected: {text}", kind.type_url());
         } else {
             tracing::debug!(%kind, %version, "update accepted");
         }

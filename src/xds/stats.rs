@@ -22,7 +22,7 @@ crate::stats! {
 }
 
 crate::stats! {
-    /// CDS, and one RDS name.
+    /// CDS.
     #[allow(dead_code, reason = "Envoy prints them all; some are always zero")]
     mod reloaded {
         _0: Counter = "init_fetch_timeout",
@@ -35,6 +35,24 @@ crate::stats! {
         _7: Histogram = "update_duration",
         CONFIG_RELOAD: Counter = "config_reload",
         CONFIG_RELOAD_TIME_MS: Gauge = "config_reload_time_ms",
+    }
+}
+
+crate::stats! {
+    /// One RDS name.
+    #[allow(dead_code, reason = "Envoy prints them all; some are always zero")]
+    mod route {
+        _0: Counter = "init_fetch_timeout",
+        _1: Counter = "update_attempt",
+        _2: Counter = "update_failure",
+        _3: Counter = "update_rejected",
+        _4: Counter = "update_success",
+        _5: Gauge = "update_time",
+        _6: Gauge = "version",
+        _7: Histogram = "update_duration",
+        CONFIG_RELOAD: Counter = "config_reload",
+        CONFIG_RELOAD_TIME_MS: Gauge = "config_reload_time_ms",
+        UPDATE_EMPTY: Counter = "update_empty",
     }
 }
 
@@ -87,16 +105,69 @@ crate::stats! {
 pub(super) struct SubscriptionStats {
     kind: ResourceType,
     set: Arc<StatSet>,
+    /// `….control_plane.`, where the subscription has a stream of its type.
+    stream: Option<StreamStats>,
     registry: Registry,
 }
 
+/// `control_plane.*` of one stream.
+#[derive(Debug)]
+pub(super) struct StreamStats {
+    set: Arc<StatSet>,
+    registry: Registry,
+}
+
+impl StreamStats {
+    /// `prefix` stands before `control_plane.`, with its last dot.
+    pub(super) fn new(registry: &Registry, prefix: &str) -> Self {
+        let set = registry.set(
+            &control_plane::TABLE,
+            format!("{prefix}control_plane."),
+            "control_plane",
+            [],
+        );
+        let stats = Self {
+            set,
+            registry: registry.clone(),
+        };
+        stats.set_connected(false);
+        stats.set_identifier("");
+        stats
+    }
+
+    /// The stream has opened or broken.
+    pub(super) fn set_connected(&self, connected: bool) {
+        self.set
+            .set(control_plane::CONNECTED_STATE, u64::from(connected));
+        // Nothing is held back: there is no limit to how much is asked.
+        self.set.set(control_plane::PENDING_REQUESTS, 0);
+    }
+
+    /// Who answers.
+    pub(super) fn set_identifier(&self, identifier: &str) {
+        self.registry.set_text(&self.text(), identifier);
+    }
+
+    fn text(&self) -> String {
+        format!("{}identifier", self.set.prefix())
+    }
+}
+
+impl Drop for StreamStats {
+    fn drop(&mut self) {
+        self.registry.remove_text(&self.text());
+    }
+}
+
 impl SubscriptionStats {
-    /// Counts the first attempt. `owner` is the name asked for; `stat_prefix` that of the connection manager (RDS).
+    /// Counts the first attempt. `owner` is the name asked for; `stat_prefix` that of the connection manager (RDS);
+    /// `own_stream` where it is not on the aggregated stream, nor a file.
     pub(super) fn new(
         registry: &Registry,
         kind: ResourceType,
         owner: &str,
         stat_prefix: &str,
+        own_stream: bool,
     ) -> Self {
         type Labels = Vec<(&'static str, Box<str>)>;
         let (table, prefix, family, labels): (&'static StatTable, String, &'static str, Labels) =
@@ -120,7 +191,7 @@ impl SubscriptionStats {
                     vec![("envoy_cluster_name", owner.into())],
                 ),
                 ResourceType::Route => (
-                    &reloaded::TABLE,
+                    &route::TABLE,
                     format!("http.{stat_prefix}.rds.{owner}."),
                     "http_rds",
                     vec![
@@ -135,13 +206,20 @@ impl SubscriptionStats {
                     vec![("envoy_extension_config_name", owner.into())],
                 ),
             };
+        let stream = own_stream.then(|| StreamStats::new(registry, &prefix));
         let set = registry.set(table, prefix, family, labels);
         set.inc(common::UPDATE_ATTEMPT);
         Self {
             kind,
             set,
+            stream,
             registry: registry.clone(),
         }
+    }
+
+    /// Those of its own stream.
+    pub(super) fn stream(&self) -> Option<&StreamStats> {
+        self.stream.as_ref()
     }
 
     /// An update was applied; `changed` where it changed something.
@@ -224,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_tables_begin_alike() {
-        for table in [&reloaded::TABLE, &extension::TABLE] {
+        for table in [&reloaded::TABLE, &route::TABLE, &extension::TABLE] {
             for (own, common) in table.stats.iter().zip(common::TABLE.stats) {
                 assert_eq!((own.name, own.kind), (common.name, common.kind));
             }
@@ -235,7 +313,7 @@ mod tests {
     #[test]
     fn every_outcome_is_an_attempt() {
         let registry = Registry::new(Shards::for_workers(1));
-        let stats = SubscriptionStats::new(&registry, ResourceType::Route, "r", "in");
+        let stats = SubscriptionStats::new(&registry, ResourceType::Route, "r", "in", true);
         stats.success("v1", Duration::from_millis(3), true);
         stats.rejected();
         stats.failure();
@@ -249,9 +327,16 @@ mod tests {
         assert_eq!(value(common::INIT_FETCH_TIMEOUT), 1);
         assert_eq!(value(common::VERSION), 9194640092791331756);
         assert_eq!(value(reloaded::CONFIG_RELOAD), 1);
+        assert_eq!(route::CONFIG_RELOAD, reloaded::CONFIG_RELOAD);
         assert_eq!(
             registry.texts(),
-            [("http.in.rds.r.version_text".into(), "v1".to_owned())]
+            [
+                (
+                    "http.in.rds.r.control_plane.identifier".into(),
+                    String::new()
+                ),
+                ("http.in.rds.r.version_text".into(), "v1".to_owned())
+            ]
         );
         drop(stats);
         assert!(registry.texts().is_empty(), "no reader is told of the dead");

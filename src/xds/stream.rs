@@ -16,7 +16,6 @@ use super::client::Event;
 use super::engine::ChannelId;
 use super::transport::{Target, Wire};
 use crate::base::backoff::Backoff;
-use crate::pb::envoy::service::discovery::v3 as discovery;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
@@ -37,7 +36,7 @@ impl Stream {
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
         loop {
             let reason = match self.target.connect().await {
-                Err(error) => error.to_string(),
+                Err(error) => format!("{}, {error}", i32::from(tonic::Code::Unavailable)),
                 Ok(channel) => {
                     let grpc = Grpc::with_origin(channel, self.target.origin())
                         .max_decoding_message_size(usize::MAX);
@@ -65,12 +64,20 @@ impl Stream {
                         .await
                     };
                     match status {
-                        Ok(()) => "the control plane ended the stream".to_owned(),
-                        Err(status) => format!("{:?}, {}", status.code(), status.message()),
+                        Ok(()) => "0, ".to_owned(),
+                        Err(status) => {
+                            format!("{}, {}", i32::from(status.code()), status.message())
+                        }
                     }
                 }
             };
-            let event = Event::Closed(self.channel, reason);
+            // Worded as Envoy's, which log matchers know.
+            tracing::warn!(
+                "{} gRPC config stream to {} closed: {reason}",
+                self.path().rsplit('/').next().unwrap_or_default(),
+                self.target.name(),
+            );
+            let event = Event::Closed(self.channel);
             if self.events.send(event).await.is_err() {
                 return;
             }
@@ -106,15 +113,7 @@ impl Stream {
         let requests = UnboundedReceiverStream::new(receiver).filter_map(encode);
         let mut request = tonic::Request::new(requests);
         *request.metadata_mut() = self.target.metadata();
-        let path = PathAndQuery::from_static(match self.kind {
-            Some(kind) => kind.method(self.delta),
-            None if self.delta => {
-                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-            }
-            None => {
-                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
-            }
-        });
+        let path = PathAndQuery::from_static(self.path());
         let mut responses = grpc
             .streaming(request, path, Wire::<E, D>::default())
             .await?
@@ -128,15 +127,17 @@ impl Stream {
         }
         Ok(())
     }
-}
 
-/// Who a response says it comes from.
-pub(super) fn control_plane_of(response: &Response) -> Option<&str> {
-    let control_plane = match response {
-        Response::Sotw(discovery::DiscoveryResponse { control_plane, .. })
-        | Response::Delta(discovery::DeltaDiscoveryResponse { control_plane, .. }) => control_plane,
-    };
-    control_plane
-        .as_ref()
-        .map(|plane| plane.identifier.as_str())
+    /// The gRPC method.
+    fn path(&self) -> &'static str {
+        match self.kind {
+            Some(kind) => kind.method(self.delta),
+            None if self.delta => {
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+            }
+            None => {
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+            }
+        }
+    }
 }

@@ -140,6 +140,11 @@ impl Target {
         }
     }
 
+    /// The cluster, or the address.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What goes into `:authority`.
     pub(super) fn origin(&self) -> Uri {
         let authority = self.service.authority.as_deref();

@@ -167,6 +167,7 @@ impl Engine {
                 id: self.last_id,
                 origin: origin.clone(),
                 line,
+                identifier: Box::default(),
             });
             self.last_id
         });
@@ -184,7 +185,19 @@ impl Engine {
                 .push(std::cmp::Reverse((now + timeout, kind, Arc::clone(&name))));
         }
         self.wants_changed = true;
-        let stats = SubscriptionStats::new(&self.registry, kind, &name, stat_prefix);
+        let origin = self.channels.iter().find(|known| known.id == channel);
+        let own_stream = origin.is_some_and(|known| matches!(known.origin, Origin::Grpc(..)));
+        let stats = SubscriptionStats::new(&self.registry, kind, &name, stat_prefix, own_stream);
+        if let Some(Channel {
+            line: Line::Stream(conversation),
+            identifier,
+            ..
+        }) = origin
+            && let Some(stream) = stats.stream()
+        {
+            stream.set_connected(conversation.is_open());
+            stream.set_identifier(identifier);
+        }
         self.subscriptions[kind.index()].insert(
             name,
             Subscription {
@@ -446,6 +459,28 @@ impl Engine {
         self.advance(now);
     }
 
+    /// True where every cluster has its endpoints, but for those that say not to wait for them.
+    fn clusters_are_warm(&self) -> bool {
+        let endpoints = &self.subscriptions[ResourceType::Endpoints.index()];
+        let warm = |cluster: &Cluster| {
+            !cluster.wait_for_warm_on_init
+                || cluster_reference(cluster).is_none_or(|(name, _)| {
+                    endpoints
+                        .get(name)
+                        .is_none_or(|subscription| subscription.answered != Answered::Waiting)
+                })
+        };
+        let cache = self.cache.read();
+        let entries = cache.table(ResourceType::Cluster).entries.values();
+        self.statics.clusters.values().all(|cluster| warm(cluster))
+            && entries
+                .filter_map(|entry| entry.current.as_ref())
+                .all(|accepted| match &accepted.value {
+                    Value::Cluster(cluster) => warm(cluster),
+                    _ => true,
+                })
+    }
+
     fn advance(&mut self, now: Instant) {
         let answered = |kind: ResourceType| {
             self.subscriptions[kind.index()]
@@ -454,12 +489,7 @@ impl Engine {
         };
         match self.progress {
             Progress::Clusters => {
-                let endpoints = &self.subscriptions[ResourceType::Endpoints.index()];
-                if answered(ResourceType::Cluster)
-                    && endpoints
-                        .values()
-                        .all(|subscription| subscription.answered != Answered::Waiting)
-                {
+                if answered(ResourceType::Cluster) && self.clusters_are_warm() {
                     self.progress = Progress::Listeners;
                     if let Some(source) = self.options.lds.clone() {
                         self.subscribe(ResourceType::Listener, WILDCARD.into(), &source, "", now);

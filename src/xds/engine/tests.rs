@@ -509,6 +509,19 @@ async fn the_bootstrap_wins_its_names_and_may_refer() {
 }
 
 #[tokio::test]
+async fn a_cluster_may_say_not_to_wait_for_it() {
+    let eager =
+        cluster("s", "e", 0).replace("type: EDS", "type: EDS, wait_for_warm_on_init: false");
+    let side = Side::new(Options {
+        cds: None,
+        static_clusters: vec![parse_cluster(&eager)],
+        ..options(false)
+    });
+    assert_eq!(side.engine.progress(), Progress::Listeners);
+    assert!(side.clusters().is_empty());
+}
+
+#[tokio::test]
 async fn sources_that_cannot_be_are_refused() {
     let nowhere = "{name: a, type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC, \
         transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: nope}}]}}}}";

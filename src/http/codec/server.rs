@@ -43,7 +43,7 @@ pub async fn serve<H: Handler>(
 ) -> ConnectionEnd {
     let wire = Wire::new(io, meter);
     if codec == CodecType::Http2 {
-        return h2::server::serve(wire, options, handler, drain).await;
+        return Box::pin(h2::server::serve(wire, options, handler, drain)).await;
     }
     let detect = codec == CodecType::Auto;
     match Server::new(wire, options, handler, drain, detect)
@@ -56,6 +56,6 @@ pub async fn serve<H: Handler>(
             handler,
             options,
             drain,
-        } => h2::server::serve(wire, options, handler, drain).await,
+        } => Box::pin(h2::server::serve(wire, options, handler, drain)).await,
     }
 }

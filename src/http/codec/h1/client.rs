@@ -66,6 +66,9 @@ impl Http1 {
     /// Ready when the idle connection is no longer usable; registers the waker otherwise.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let wire = &mut self.0.wire;
+        if wire.eof || !wire.buf.is_empty() {
+            return Poll::Ready(());
+        }
         let read = ready!(wire.poll_read(cx));
         wire.meter.set_ending(match read {
             // A peer that closes in time may say so: 408 before FIN.
@@ -132,7 +135,7 @@ impl Http1 {
                     Sent::Whole => {}
                     Sent::Broken(error) => return Poll::Ready(Err(SendError::RequestBody(error))),
                     // It may have answered before it closed.
-                    Sent::Lost(_) => unread = true,
+                    Sent::Lost => unread = true,
                 }
             }
             conn.poll_response(cx, asked, &mut scanned)
@@ -156,10 +159,10 @@ impl Http1 {
         if tunnel && agreed && matches!(framing, Framing::UntilEnd) {
             let body = held.unwrap_or_default();
             let raw = Outgoing::new(OutBuf::default(), Sending::Raw, body, false, false);
-            return Ok((head, shared(conn, framing, raw, true, reclaim)));
+            return Ok((head, shared(conn.wire, framing, raw, true, reclaim)));
         }
         if let Some(rest) = upload {
-            return Ok((head, shared(conn, framing, rest, false, reclaim)));
+            return Ok((head, shared(conn.wire, framing, rest, false, reclaim)));
         }
         Ok((head, conn.body(framing, keep_alive, reclaim)))
     }
@@ -167,12 +170,12 @@ impl Http1 {
 
 /// A body whose connection is shared with the rest of an upload. It is never given back; `reclaim` lives as long as the
 /// exchange does.
-fn shared<R>(conn: Box<Conn>, framing: Framing, upload: Outgoing, tunnel: bool, reclaim: R) -> Body
+fn shared<R>(wire: Wire, framing: Framing, upload: Outgoing, tunnel: bool, reclaim: R) -> Body
 where
     R: FnOnce(Http1) + Send + 'static,
 {
     let duplex = Arc::new(Mutex::new(Duplex {
-        wire: conn.wire,
+        wire,
         failed: None,
         reader: None,
     }));
@@ -207,7 +210,7 @@ async fn finish_upload(duplex: Arc<Mutex<Duplex>>, mut upload: Outgoing, tunnel:
             };
             let _ = poll_fn(shut).await;
         }
-        Sent::Whole | Sent::Lost(_) => {}
+        Sent::Whole | Sent::Lost => {}
         Sent::Broken(error) => {
             let mut duplex = duplex.lock();
             duplex.failed = Some(error);

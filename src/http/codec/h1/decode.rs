@@ -66,18 +66,6 @@ impl Framing {
         matches!(self, Self::Done)
     }
 
-    /// How many bytes are worth reading at most; `None` where that is not known.
-    pub(super) fn wants(&self) -> Option<u64> {
-        match self {
-            Self::Length(left) => Some(*left),
-            Self::Chunked(chunked) => match chunked.state {
-                State::Data(left) if left > 0 => Some(left),
-                _ => None,
-            },
-            Self::Done | Self::UntilEnd => None,
-        }
-    }
-
     /// Takes the next piece out of `buf`. After [`Piece::End`] the framing is [`Framing::Done`].
     pub(super) fn next(&mut self, buf: &mut BytesMut) -> Result<Piece, Violation> {
         match self {

@@ -18,7 +18,7 @@ pub(super) enum Sent {
     /// Its body failed, or does not fit its head. What could be written was; it must not look complete.
     Broken(BodyError),
     /// The peer takes nothing any more.
-    Lost(io::Error),
+    Lost,
 }
 
 /// A message that is being written. Begin with the head in `out`.
@@ -62,7 +62,7 @@ impl Outgoing {
             let waits = self.gather(cx).is_pending();
             match write(cx, &mut self.out) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Sent::Lost(error)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Sent::Lost),
                 Poll::Ready(Ok(())) => {}
             }
             if let Some(error) = self.broken.take() {

@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -79,8 +79,12 @@ enum More {
 }
 
 /// What came of waiting for a head.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and moved once"
+)]
 enum Head {
-    Request(Box<Request>),
+    Request(Request),
     Refused(LocalReply),
     End(ConnectionEnd),
     Http2,
@@ -128,13 +132,14 @@ impl<H: Handler> Server<H> {
     pub(in super::super) async fn run(mut self) -> Outcome<H> {
         loop {
             let end = match self.head().await {
-                Head::Request(request) => match self.exchange(*request).await {
+                // Boxed, so that an idle connection is small: the handler's future lies within.
+                Head::Request(request) => match Box::pin(self.exchange(request)).await {
                     None => continue,
                     Some(end) => end,
                 },
                 Head::Refused(reply) => {
                     let refusal = self.handler.malformed(Malformed { head: None, reply });
-                    self.refuse(refusal).await;
+                    Box::pin(self.refuse(refusal)).await;
                     ConnectionEnd::Local
                 }
                 Head::End(end) => end,
@@ -231,7 +236,7 @@ impl<H: Handler> Server<H> {
         drop(half);
         let request = request::parse(&block, &self.options)?;
         self.detect = false;
-        Ok(Some(Head::Request(Box::new(request))))
+        Ok(Some(Head::Request(request)))
     }
 
     fn poll_more(
@@ -386,10 +391,11 @@ impl<H: Handler> Server<H> {
     /// Polls the handler until it answers. `None`: the client is gone, and the handler's future was dropped.
     async fn answer(&mut self, request: Exchange) -> Option<Answer> {
         let begun = std::panic::catch_unwind(AssertUnwindSafe(|| self.handler.request(request)));
-        let mut answer = match begun {
-            Ok(answer) => Box::pin(AssertUnwindSafe(answer).catch_unwind()),
+        let answer = match begun {
+            Ok(answer) => AssertUnwindSafe(answer).catch_unwind(),
             Err(panic) => return Some(Err(panic)),
         };
+        let mut answer = pin!(answer);
         poll_fn(|cx| {
             loop {
                 self.shared.lock().served_by(cx);
@@ -439,7 +445,7 @@ impl<H: Handler> Server<H> {
                 match outgoing.poll(cx, |cx, out| shared.lock().poll_write(cx, out)) {
                     Poll::Ready(Sent::Whole) => return Poll::Ready(Written::Whole),
                     Poll::Ready(Sent::Broken(_)) => return Poll::Ready(Written::Broken),
-                    Poll::Ready(Sent::Lost(_)) => return Poll::Ready(Written::Gone),
+                    Poll::Ready(Sent::Lost) => return Poll::Ready(Written::Gone),
                     Poll::Pending => {}
                 }
                 if stall.poll(cx, self.options.stream_idle_timeout, outgoing.out.left()) {

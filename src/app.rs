@@ -1,5 +1,6 @@
 //! Wires the parts of a proxy together: configuration in, Generations out, sockets open, signals heeded. No logic.
 
+mod admin;
 mod admission;
 mod control;
 mod process;

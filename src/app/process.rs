@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use super::control::Readiness;
 use super::server::{Server, Setup};
 use super::stats::server as stat;
+use crate::admin;
 use crate::base::{Shard, Workers};
 use crate::bootstrap::{self, Bootstrap};
 use crate::cli::{self, Mode, Options};
@@ -63,15 +65,7 @@ impl Prepared {
         options: Options,
         set_up_log: impl FnOnce(&Options, &bootstrap::Loaded) -> anyhow::Result<Option<Log>>,
     ) -> anyhow::Result<Self> {
-        let loaded = bootstrap::load(&bootstrap::Source {
-            path: options.config_path.clone(),
-            yaml: options.config_yaml.clone(),
-            node_id: options.service_node.clone(),
-            node_cluster: options.service_cluster.clone(),
-            node_zone: options.service_zone.clone(),
-            allow_unknown_fields: options.allow_unknown_static_fields,
-            skip_deprecated: options.skip_deprecated_logs,
-        })?;
+        let loaded = bootstrap::load(&options.bootstrap_source())?;
         let log = set_up_log(&options, &loaded)?;
         for warning in options.warnings.iter().chain(&loaded.warnings) {
             tracing::warn!(target: "main", "{warning}");
@@ -108,10 +102,43 @@ impl Prepared {
             metrics,
             stats,
         )?;
+        let server = Arc::new(Server::start(setup)?);
+        let quit = Arc::new(Notify::new());
+        let admin = self.start_admin(&server, &quit)?;
         Ok(Running {
-            server: Arc::new(Server::start(setup)?),
+            server,
+            quit,
             prepared: self,
+            _admin: admin,
         })
+    }
+}
+
+impl Prepared {
+    fn start_admin(
+        &self,
+        server: &Arc<Server>,
+        quit: &Arc<Notify>,
+    ) -> anyhow::Result<Option<admin::Running>> {
+        let Some(config) = &self.bootstrap.admin else {
+            tracing::info!(target: "main", "No admin address given, so no admin HTTP server started.");
+            return Ok(None);
+        };
+        let context = admin::Context::new(
+            Arc::new(super::admin::View {
+                server: Arc::clone(server),
+                quit: Arc::clone(quit),
+            }),
+            Arc::new(self.bootstrap.clone()),
+            self.options.to_json(),
+            server.metrics.clone(),
+            &self.options.stats_tags,
+            self.log.clone(),
+        )?;
+        let file = self.options.admin_address_path.as_deref();
+        let running = admin::start(Arc::new(context), config, file)
+            .with_context(|| format!("cannot bind '{}'", config.address))?;
+        Ok(Some(running))
     }
 }
 
@@ -120,7 +147,10 @@ impl Prepared {
 pub struct Running {
     /// The proxy.
     pub server: Arc<Server>,
+    /// Rung by `/quitquitquit`.
+    pub quit: Arc<Notify>,
     prepared: Prepared,
+    _admin: Option<admin::Running>,
 }
 
 impl Running {
@@ -166,6 +196,7 @@ async fn run(prepared: Prepared) -> anyhow::Result<()> {
                 tracing::warn!(target: "main", "caught SIGINT");
                 break;
             }
+            () = running.quit.notified() => break,
             _ = hang_up.recv() => {
                 tracing::warn!(target: "main", "caught and eating SIGHUP. See documentation for how to hot restart.");
             }

@@ -1,0 +1,93 @@
+//! The running proxy as its admin interface sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::control::Readiness;
+use super::server::Server;
+use crate::admin::{Proxy, ServerState};
+use crate::base::task;
+use crate::cluster::ClusterStatus;
+use crate::listener::BoundListener;
+use crate::wasm::PluginStatus;
+use crate::xds::ResourceType;
+use crate::xds::status::{ResourceStatus, Unready};
+
+/// Lends a [`Server`] to the admin interface.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) server: Arc<Server>,
+    /// Rung by `/quitquitquit`.
+    pub(super) quit: Arc<Notify>,
+}
+
+impl Proxy for View {
+    fn server_state(&self) -> ServerState {
+        if self.server.state.health_failed() {
+            return ServerState::Draining;
+        }
+        match *self.server.readiness().borrow() {
+            Readiness::PreInitializing => ServerState::PreInitializing,
+            Readiness::Initializing => ServerState::Initializing,
+            Readiness::Live => ServerState::Live,
+        }
+    }
+
+    fn version(&self, kind: ResourceType) -> String {
+        self.server.xds.version(kind)
+    }
+
+    fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
+        self.server.xds.resources(kind)
+    }
+
+    fn unready(&self) -> Vec<Unready> {
+        self.server.xds.unready()
+    }
+
+    fn clusters(&self) -> Vec<ClusterStatus> {
+        let generation = self.server.current.load_full();
+        generation
+            .clusters
+            .iter()
+            .map(|(_, cluster)| cluster.status())
+            .collect()
+    }
+
+    fn listeners(&self) -> Vec<BoundListener> {
+        self.server.bound().borrow().clone()
+    }
+
+    fn plugins(&self) -> Vec<PluginStatus> {
+        self.server.plugins.status()
+    }
+
+    fn set_health_failed(&self, failed: bool) {
+        self.server.state.set_health_failed(failed);
+    }
+
+    fn start_drain(&self, inbound_only: bool) {
+        self.server.start_drain(inbound_only);
+    }
+
+    fn stop_accepting(&self, inbound_only: bool) {
+        let server = Arc::clone(&self.server);
+        task::spawn("stop accepting", async move {
+            server.stop_accepting(inbound_only).await;
+        });
+    }
+
+    fn drain_time(&self) -> Duration {
+        self.server.state.drain_time()
+    }
+
+    fn reopen_logs(&self) {
+        self.server.sinks.reopen();
+    }
+
+    fn quit(&self) {
+        self.quit.notify_one();
+    }
+}

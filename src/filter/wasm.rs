@@ -15,16 +15,19 @@
 //! (`wasm_fail_stream`) or, after the head, reset; with `FAIL_OPEN` they pass, all but the one whose callback failed.
 
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::StatusCode;
-use http_body::Body as _;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::{BoxFuture, BuildContext, FilterFactory, HttpFilter, Step};
 use crate::config::ConfigError;
 use crate::config::error::At as _;
-use crate::http::{Body, LocalReply};
+use crate::http::{Body, BodyError, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
 use crate::wasm::spec::{Code, FailurePolicy};
@@ -105,7 +108,7 @@ struct State {
 
 /// A stream's hold on its VM.
 #[derive(Clone)]
-struct Pin {
+struct Hold {
     vm: Arc<Vm>,
     id: u32,
     policy: FailurePolicy,
@@ -117,8 +120,8 @@ impl Wasm {
         stream.with_slot(self.slot, State::default, f)
     }
 
-    fn pin(&self, vm: Arc<Vm>, id: u32) -> Pin {
-        Pin {
+    fn hold(&self, vm: Arc<Vm>, id: u32) -> Hold {
+        Hold {
             vm,
             id,
             policy: self.spec.failure,
@@ -163,7 +166,7 @@ impl HttpFilter for Wasm {
             state._plugin = Some(Arc::clone(plugin));
             state.id = id;
         });
-        self.pin(vm, id).head(stream, Direction::Request, body)
+        self.hold(vm, id).head(stream, Direction::Request, body)
     }
 
     fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
@@ -177,7 +180,7 @@ impl HttpFilter for Wasm {
         let Some((vm, id)) = pinned else {
             return Step::Next(body);
         };
-        self.pin(vm, id).head(stream, Direction::Response, body)
+        self.hold(vm, id).head(stream, Direction::Response, body)
     }
 
     fn log(&self, stream: &Arc<Stream>) {
@@ -220,7 +223,7 @@ impl HttpFilter for Wasm {
     }
 }
 
-impl Pin {
+impl Hold {
     fn head(self, stream: &Arc<Stream>, direction: Direction, body: Body) -> Step<Body> {
         if self.vm.is_dead() {
             return self.dead(stream, body, false);
@@ -245,7 +248,8 @@ impl Pin {
             answer.action
         };
         if action == HeadersAction::Continue {
-            return Step::Next(self.watch(stream, direction, body, Start::Flowing).0);
+            let (body, pump) = self.watch(stream, direction, body, Start::Flowing);
+            return Step::Next(declared(stream, direction, body, pump.is_some()));
         }
         let resume = self.vm.wait(self.id, direction);
         let start = match action {
@@ -263,12 +267,12 @@ impl Pin {
         Step::Wait(Box::pin(async move {
             let resumed = resume.await;
             if start != Start::Flowing
-                && let Some(pump) = pump
+                && let Some(pump) = &pump
             {
                 pump.resume();
             }
             match resumed {
-                Ok(()) => Step::Next(body),
+                Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),
                 // The sender goes with its VM.
                 Err(_) => self.dead(&stream, body, false),
             }
@@ -301,7 +305,7 @@ impl Pin {
             Direction::Response => Side::Response,
         };
         let tap = Box::new(GuestTap {
-            pin: self.clone(),
+            hold: self.clone(),
             direction,
         });
         let (body, pump) = stream.pump(side, body, start, tap);
@@ -320,6 +324,60 @@ impl Pin {
     }
 }
 
+/// A pumped body as long as its head says, as in Envoy: a plugin that changes the one must change (or remove) the other.
+fn declared(stream: &Stream, direction: Direction, body: Body, pumped: bool) -> Body {
+    if !pumped {
+        return body;
+    }
+    let length = |headers: &HeaderMap| {
+        let value = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+        value.parse().ok()
+    };
+    let left = match direction {
+        Direction::Request => length(&stream.request.lock().headers),
+        Direction::Response => {
+            let head = stream.response.lock();
+            head.as_ref().and_then(|head| length(&head.headers))
+        }
+    };
+    match left {
+        Some(left) => Body::new(Declared { body, left }),
+        None => body,
+    }
+}
+
+/// See [`declared`]. The codec breaks the message off where the body does not keep the promise.
+struct Declared {
+    body: Body,
+    left: u64,
+}
+
+impl HttpBody for Declared {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.left = self.left.saturating_sub(data.len() as u64);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
 /// True where a stream goes on without its plugin.
 fn passes(policy: FailurePolicy, here: bool) -> bool {
     match policy {
@@ -330,14 +388,14 @@ fn passes(policy: FailurePolicy, here: bool) -> bool {
 
 /// The guest's eyes on a body.
 struct GuestTap {
-    pin: Pin,
+    hold: Hold,
     direction: Direction,
 }
 
 impl GuestTap {
     fn failed(&self, stream: &Stream, here: bool) -> Flow {
-        stream.with_slot(self.pin.slot, State::default, |state| state.failed = true);
-        if passes(self.pin.policy, here) {
+        stream.with_slot(self.hold.slot, State::default, |state| state.failed = true);
+        if passes(self.hold.policy, here) {
             return Flow::Continue;
         }
         stream.decide(Verdict::Reply {
@@ -376,15 +434,15 @@ impl GuestTap {
         buffer: &mut Bytes,
         call: impl FnOnce(&Vm, &mut Bytes) -> Result<crate::wasm::Answer<DataAction>, Dead>,
     ) -> Flow {
-        let done = stream.with_slot(self.pin.slot, State::default, |state| state.failed);
+        let done = stream.with_slot(self.hold.slot, State::default, |state| state.failed);
         if done {
             return Flow::Continue;
         }
-        if self.pin.vm.is_dead() {
+        if self.hold.vm.is_dead() {
             return self.failed(stream, false);
         }
-        let kept = passes(self.pin.policy, true).then(|| buffer.clone());
-        match call(&self.pin.vm, buffer) {
+        let kept = passes(self.hold.policy, true).then(|| buffer.clone());
+        match call(&self.hold.vm, buffer) {
             Ok(answer) => self.flow(stream, answer),
             Err(Dead) => {
                 if let Some(kept) = kept {
@@ -398,14 +456,14 @@ impl GuestTap {
 
 impl Tap for GuestTap {
     fn data(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes, end_of_stream: bool) -> Flow {
-        let (id, direction) = (self.pin.id, self.direction);
+        let (id, direction) = (self.hold.id, self.direction);
         self.call(stream, buffer, |vm, buffer| {
             vm.body(id, stream, direction, buffer, end_of_stream)
         })
     }
 
     fn trailers(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes) -> Flow {
-        let (id, direction) = (self.pin.id, self.direction);
+        let (id, direction) = (self.hold.id, self.direction);
         self.call(stream, buffer, |vm, buffer| {
             vm.trailers(id, stream, direction, buffer)
         })

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method};
-use http_body::Frame;
+use http::{HeaderValue, Method};
 use http_body_util::{BodyExt as _, StreamBody};
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -19,7 +17,7 @@ use crate::config::listener::TrafficDirection;
 use crate::config::{Cluster, ParseContext, Snapshot, context::Source};
 use crate::filter::{HttpFilterChain, Registry};
 use crate::http::codec::Reset;
-use crate::http::{BodyError, RequestHead, ResponseHead};
+use crate::http::{RequestHead, ResponseHead};
 use crate::pb;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as pb_wasm;
@@ -635,6 +633,28 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
     ]));
     assert_eq!(chain.get("/").await.status, 403);
     assert_eq!(shared(&bench, "order").await, "rvfcLdx");
+}
+
+#[tokio::test]
+async fn a_pumped_body_is_as_long_as_its_head_says() {
+    let bench = Bench::new();
+    let chain = bench.chain(config(guest("add-header"), "")).await;
+    let stream = chain.stream(RequestHead::new(Method::POST, "h", "/"));
+    let frames = |text: &'static str| Body::full(text);
+    let exact = |body: Body| body.size_hint().exact();
+    let declare = |body, pumped| exact(declared(&stream, Direction::Request, body, pumped));
+    let unknown = || Body::new(StreamBody::new(tokio_stream::iter(Vec::new())));
+    assert_eq!(declare(unknown(), true), None, "the head says nothing");
+    stream
+        .request
+        .lock()
+        .headers
+        .insert(CONTENT_LENGTH, HeaderValue::from_static("6"));
+    assert_eq!(declare(unknown(), true), Some(6));
+    assert_eq!(declare(frames("x"), false), Some(1), "not pumped: as it is");
+    let mut body = declared(&stream, Direction::Request, frames("four"), true);
+    body.frame().await.expect("a frame").expect("data");
+    assert_eq!(exact(body), Some(2));
 }
 
 /// The shared data of `vm`.

@@ -277,7 +277,10 @@ impl Observer for Inner {
         let options = &stream.config.options;
         let closing = self.is_closing();
         let (start, mut close) = {
-            let info = stream.info.lock();
+            let single = stream.request.lock().version < http::Version::HTTP_2;
+            let mut info = stream.info.lock();
+            // Nobody waits for the rest of a request that we have answered already.
+            info.close |= single && info.local_reply && info.request_end.is_none();
             (info.start, info.close)
         };
         close |= closing;

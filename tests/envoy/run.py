@@ -166,7 +166,11 @@ class Proxy:
 
 def request_bytes(case):
     if "raw" in case:
-        return case["raw"].encode("latin1")
+        raw = case["raw"]
+        if "fill" in case:
+            text, count = case["fill"]
+            raw = raw.replace("@fill@", text * count)
+        return raw.encode("latin1")
     lines = [f"{case.get('method', 'GET')} {case['path']} {case.get('version', 'HTTP/1.1')}"]
     if case.get("host") is not None:
         lines.append(f"host: {case['host']}")
@@ -206,6 +210,12 @@ class Client:
         self.buffer += data
         return True
 
+    def send(self, text):
+        try:
+            self.socket.sendall(text.encode("latin1"))
+        except OSError:
+            pass
+
     def until(self, mark):
         while mark not in self.buffer:
             if not self.receive():
@@ -226,9 +236,9 @@ class Client:
         lines = head.decode("latin1").split("\r\n")
         headers = [tuple(line.split(": ", 1)) if ": " in line else (line.rstrip(":"), "") for line in lines[1:]]
         fields = {name.lower(): value for name, value in headers}
-        status = int(lines[0].split(" ")[1]) if len(lines[0].split(" ")) > 1 else 0
-        answer = {"status": lines[0], "headers": headers, "body": "", "trailers": []}
-        if 100 <= status < 200 or status in (204, 304) or method == "HEAD":
+        code = (lines[0].split(" ") + [""])[1]
+        answer = {"status": lines[0], "code": code, "headers": headers, "body": "", "trailers": []}
+        if code.startswith("1") or code in ("204", "304") or method == "HEAD":
             return answer
         if "chunked" in fields.get("transfer-encoding", ""):
             body = b""
@@ -256,9 +266,9 @@ class Client:
         answer["body"] = body.decode("latin1")
         return answer
 
-    def state_after(self):
-        """Whether the connection is kept: Envoy closes at once, or after a moment's linger."""
-        self.deadline = time.monotonic() + 0.35
+    def state_after(self, closing):
+        """Whether the connection is kept: Envoy closes at once, or lingers for a second once it said so."""
+        self.deadline = time.monotonic() + (2.0 if closing else 0.3)
         while self.receive():
             pass
         return {"timeout": "kept", None: "kept"}.get(self.ended, self.ended)
@@ -280,19 +290,27 @@ def run_case(proxy, case, address):
         return {"answer": f"no connection: {error}"}
     try:
         client.socket.sendall(raw)
+        if case.get("half_close"):
+            client.socket.shutdown(socket.SHUT_WR)
     except OSError:
         pass
     interim = []
     answer = client.answer(method)
-    while answer and answer["status"].split(" ")[1:2][0:1] and answer["status"].split(" ")[1].startswith("1"):
-        if answer["status"].split(" ")[1] == "101":
-            break
+    while answer and answer["code"].startswith("1") and answer["code"] != "101":
         interim.append(answer["status"])
+        if answer["code"] == "100":
+            client.send(case.get("then", ""))
         answer = client.answer(method)
+    if answer and answer["code"] == "101":
+        # A tunnel: what is sent comes back.
+        text = case.get("then", "")
+        client.send(text)
+        answer["body"] = client.exactly(len(text)).decode("latin1")
     outcome["answer"] = answer or f"nothing ({client.ended})"
     if interim:
         outcome["interim"] = interim
-    outcome["after"] = client.state_after()
+    closing = not answer or ("connection", "close") in [(n.lower(), v) for n, v in answer["headers"]]
+    outcome["after"] = client.state_after(closing)
     client.socket.close()
     return outcome
 

@@ -192,6 +192,10 @@ impl HttpFilterChain {
         let mut words: SmallVec<[u64; 1]> = SmallVec::new();
         words.resize(self.entries.len().div_ceil(64).max(1), 0);
         let route = stream.route();
+        // As in Envoy, the log of a request that a filter answers names the cluster of its route.
+        if let Some(cluster) = route.as_ref().and_then(|route| route.cluster.as_deref()) {
+            stream.info.lock().upstream.cluster = stream.config.clusters.get(cluster).cloned();
+        }
         for (index, entry) in self.entries.iter().enumerate() {
             let said = route.as_ref().and_then(|route| {
                 route

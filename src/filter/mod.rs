@@ -25,6 +25,7 @@ pub mod no_op;
 mod pump_tests;
 pub mod registry;
 pub mod router;
+pub mod service;
 #[cfg(test)]
 pub(crate) mod testing;
 mod timer;

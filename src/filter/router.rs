@@ -369,11 +369,11 @@ impl Attempt {
             let took = u64::try_from(took).unwrap_or(u64::MAX);
             head.headers.insert(SERVICE_TIME, number(took));
         }
-        self.count_attempts(&mut head.headers);
         *self.stream.response.lock() = Some(head);
         finalize::finalize_response(&self.stream, &self.route);
         let head = self.stream.response.lock().take();
-        let head = head.unwrap_or_else(|| ResponseHead::new(StatusCode::BAD_GATEWAY));
+        let mut head = head.unwrap_or_else(|| ResponseHead::new(StatusCode::BAD_GATEWAY));
+        self.count_attempts(&mut head.headers);
         Step::Answer(Box::new(head), body)
     }
 

@@ -398,12 +398,7 @@ fn record(
         },
         _ => {}
     }
-    if info.upstream.cluster.is_some()
-        || matches!(
-            info.details.as_deref(),
-            Some("route_not_found" | "direct_response")
-        )
-    {
+    if info.reached_router {
         http.inc(stat::RQ_TOTAL);
     }
 }

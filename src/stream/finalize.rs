@@ -86,8 +86,9 @@ pub fn set_path(request: &mut RequestHead, path: HeaderValue, keep_original: boo
 ///
 /// Values see no status of a local reply yet (`%RESPONSE_CODE%` is 0), as in Envoy.
 pub fn finalize_response(stream: &Stream, route: &SelectedRoute) {
+    let status = stream.info.lock().local_reply.then_some(0);
     for mutations in route.response_mutations() {
-        mutate_response_for(stream, Some(route), mutations);
+        mutate_response_for(stream, Some(route), status, mutations);
     }
 }
 
@@ -100,7 +101,7 @@ pub fn mutate_request(stream: &Stream, mutations: &HeaderMutations) {
 /// Applies `mutations` to the response head in `stream`, if there is one.
 pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
     let route = stream.resolved_route();
-    mutate_response_for(stream, route.as_deref(), mutations);
+    mutate_response_for(stream, route.as_deref(), None, mutations);
 }
 
 fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations: &HeaderMutations) {
@@ -143,9 +144,11 @@ fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations:
     });
 }
 
+/// `status`: what the values see as the response's, where it is not that of the head.
 fn mutate_response_for(
     stream: &Stream,
     route: Option<&SelectedRoute>,
+    status: Option<u16>,
     mutations: &HeaderMutations,
 ) {
     {
@@ -161,7 +164,6 @@ fn mutate_response_for(
         return;
     }
     let mut values = Values::new();
-    let status = stream.info.lock().local_reply.then_some(0);
     with_scope(stream, route, status, |scope| {
         values = evaluate(&mutations.add, scope, |name| {
             scope

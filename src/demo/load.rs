@@ -162,7 +162,7 @@ fn wanted(answer: Answer) -> Result<(), String> {
     if answer.status != StatusCode::OK {
         return Err(format!("status {}: {}", answer.status, answer.body));
     }
-    if answer.header("x-plugin").is_empty() {
+    if answer.header("x-hello").is_empty() {
         return Err("an answer that the plugin did not see".to_owned());
     }
     Ok(())

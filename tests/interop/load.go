@@ -56,7 +56,7 @@ func (l *load) once() {
 		if err == nil && response.StatusCode != http.StatusOK {
 			err = fmt.Errorf("status %d: %s", response.StatusCode, body)
 		}
-		if err == nil && response.Header.Get("x-plugin") == "" {
+		if err == nil && response.Header.Get("x-hello") == "" {
 			err = fmt.Errorf("an answer that no plugin saw: %v", response.Header)
 		}
 	}

@@ -166,9 +166,9 @@ func shows(client *http.Client, url string, w world) (bool, string) {
 	defer response.Body.Close()
 	header := response.Header
 	seen := fmt.Sprintf("upstream %s, route %s, server %s, plugin %s",
-		header.Get("x-upstream"), header.Get("x-route"), header.Get("server"), header.Get("x-plugin"))
+		header.Get("x-upstream"), header.Get("x-route"), header.Get("server"), header.Get("x-hello-greeting"))
 	want := fmt.Sprintf("upstream %d, route %s, server %s, plugin ", w.upstream(), w.route, w.server)
-	return strings.HasPrefix(seen, want) && strings.Contains(header.Get("x-plugin"), w.plugin), seen
+	return strings.HasPrefix(seen, want) && strings.Contains(header.Get("x-hello-greeting"), w.plugin), seen
 }
 
 func awaitWorld(client *http.Client, url string, n int, limit time.Duration) (time.Duration, error) {

@@ -357,7 +357,7 @@ func setSource(b *builder, m mode, folder string) {
 
 func main() {
 	binary := flag.String("proxy", "target/release/plenipo", "the proxy")
-	module := flag.String("module", "plugins/bin/hello.wasm", "the plugin")
+	module := flag.String("module", "plugins/bin/hello-v2.wasm", "the plugin")
 	snapshots := flag.Int("snapshots", 200, "snapshots in each mode")
 	only := flag.String("mode", "", "one mode alone")
 	report := flag.String("json", "", "where to write the results")

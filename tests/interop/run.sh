@@ -8,4 +8,4 @@ proxy=../../target/release/plenipo
 [ -x "$proxy" ] || { echo "interop needs target/release/plenipo: cargo build --release" >&2; exit 1; }
 go vet ./...
 go build -o bin/interop .
-exec ./bin/interop -proxy "$proxy" -module ../../plugins/bin/hello.wasm "$@"
+exec ./bin/interop -proxy "$proxy" -module ../../plugins/bin/hello-v2.wasm "$@"

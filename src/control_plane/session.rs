@@ -173,10 +173,8 @@ impl Session {
         let first = !self.types.contains_key(type_url);
         self.types.entry(type_url.to_owned()).or_default();
         let nonce = request.response_nonce;
-        if !nonce.is_empty() {
-            if !self.answer(type_url, &nonce, request.error_detail) {
-                return None;
-            }
+        if !nonce.is_empty() && !self.answer(type_url, &nonce, request.error_detail) {
+            return None;
         }
         let topic = self.types.get_mut(type_url)?;
         let names: BTreeSet<String> = request.resource_names.into_iter().collect();

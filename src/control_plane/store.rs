@@ -87,6 +87,8 @@ pub(super) struct Stored {
     pub(super) version: String,
 }
 
+type Listener = Box<dyn Fn(&Event) + Send + Sync>;
+
 type Sets = BTreeMap<String, Set>;
 
 /// What the store tells those who serve from it.
@@ -116,7 +118,7 @@ pub(super) struct Store {
     raw: broadcast::Sender<Raw>,
     recorded: Notify,
     /// Is told every event.
-    listener: Option<Box<dyn Fn(&Event) + Send + Sync>>,
+    listener: Option<Listener>,
 }
 
 impl std::fmt::Debug for Store {

@@ -56,10 +56,13 @@ pub(super) struct Effects {
     pub(super) snapshot: Option<Arc<Snapshot>>,
 }
 
+/// What decides on one resource.
+type Admitted = BoxFuture<'static, Result<(), ConfigError>>;
+
 /// Admission asked for what one response holds.
 pub(super) struct Question {
     pub(super) judgement: u64,
-    pub(super) of: Vec<(Arc<str>, BoxFuture<'static, Result<(), ConfigError>>)>,
+    pub(super) of: Vec<(Arc<str>, Admitted)>,
 }
 
 struct Channel {
@@ -71,7 +74,7 @@ struct Channel {
 }
 
 enum Line {
-    Stream(Conversation),
+    Stream(Box<Conversation>),
     File {
         queue: VecDeque<Update>,
         judging: bool,

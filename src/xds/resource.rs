@@ -272,7 +272,7 @@ mod tests {
         let cluster = pb::envoy::config::cluster::v3::Cluster {
             name: "outbound|80||a".to_owned(),
             alt_stat_name: "x".to_owned(),
-            respect_dns_ttl: true,
+            ignore_health_on_host_removal: true,
             ..Default::default()
         };
         assert_eq!(name_of(&cluster.encode_to_vec()), Ok("outbound|80||a"));

@@ -149,15 +149,17 @@ impl Engine {
         let channel = known.unwrap_or_else(|| {
             self.last_id += 1;
             let line = match &origin {
-                Origin::Ads(api) | Origin::Grpc(_, api) => Line::Stream(Conversation::new(
-                    if api.delta {
-                        Encoding::Delta
-                    } else {
-                        Encoding::Sotw
-                    },
-                    self.options.node.clone(),
-                    api.node_on_first_message_only,
-                )),
+                Origin::Ads(api) | Origin::Grpc(_, api) => {
+                    Line::Stream(Box::new(Conversation::new(
+                        if api.delta {
+                            Encoding::Delta
+                        } else {
+                            Encoding::Sotw
+                        },
+                        self.options.node.clone(),
+                        api.node_on_first_message_only,
+                    )))
+                }
                 Origin::File(..) => Line::File {
                     queue: Default::default(),
                     judging: false,

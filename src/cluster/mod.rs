@@ -20,7 +20,7 @@ mod pool;
 mod send;
 mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -33,11 +33,11 @@ impl Resolver for NoResolver {
     }
 }
 
-pub(super) fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     runtime_with(Arc::new(NoResolver))
 }
 
-pub(super) fn runtime_with(resolver: Arc<dyn Resolver>) -> Runtime {
+pub(crate) fn runtime_with(resolver: Arc<dyn Resolver>) -> Runtime {
     Runtime {
         registry: Registry::new(Shards::for_workers(1)),
         resolver,
@@ -45,11 +45,11 @@ pub(super) fn runtime_with(resolver: Arc<dyn Resolver>) -> Runtime {
     }
 }
 
-pub(super) fn socket(text: &str) -> Address {
+pub(crate) fn socket(text: &str) -> Address {
     Address::Socket(text.parse().expect("a socket address"))
 }
 
-pub(super) fn endpoint(address: Address) -> Endpoint {
+pub(crate) fn endpoint(address: Address) -> Endpoint {
     Endpoint {
         address,
         hostname: "".into(),
@@ -60,7 +60,7 @@ pub(super) fn endpoint(address: Address) -> Endpoint {
 }
 
 /// One locality of priority 0.
-pub(super) fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Arc<Endpoints> {
+pub(crate) fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Arc<Endpoints> {
     Arc::new(Endpoints {
         localities: vec![LocalityEndpoints {
             locality: Locality::default(),
@@ -73,11 +73,11 @@ pub(super) fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Arc<Endpoin
     })
 }
 
-pub(super) fn addresses(list: &[&str]) -> Arc<Endpoints> {
+pub(crate) fn addresses(list: &[&str]) -> Arc<Endpoints> {
     endpoints(list.iter().map(|address| endpoint(socket(address))))
 }
 
-pub(super) fn config(name: &str, discovery: Discovery) -> Cluster {
+pub(crate) fn config(name: &str, discovery: Discovery) -> Cluster {
     Cluster {
         name: name.into(),
         stat_name: name.into(),
@@ -106,12 +106,12 @@ pub(super) fn config(name: &str, discovery: Discovery) -> Cluster {
     }
 }
 
-pub(super) fn fixed(name: &str, address: SocketAddr) -> Cluster {
+pub(crate) fn fixed(name: &str, address: SocketAddr) -> Cluster {
     let list = endpoints([endpoint(Address::Socket(address))]);
     config(name, Discovery::Static(list))
 }
 
-pub(super) fn eds(name: &str) -> Cluster {
+pub(crate) fn eds(name: &str) -> Cluster {
     config(
         name,
         Discovery::Eds {

@@ -239,3 +239,69 @@ impl Extensions for Registry {
             .is_some_and(|index| self.entries[*index].terminal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_has_one_filter_and_the_table_is_in_order() {
+        let registry = Registry::new();
+        let names: Vec<_> = registry.entries().iter().map(|entry| entry.name).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(names, sorted);
+        assert_eq!(registry.by_type.len(), names.len());
+        for ignored in no_op::ALL {
+            assert!(!registry.by_type.contains_key(ignored.message));
+            assert!(registry.markdown().contains(ignored.name));
+        }
+    }
+
+    #[test]
+    fn an_unknown_type_is_left_to_the_caller() {
+        let any = pb::Any {
+            type_url: "type.googleapis.com/envoy.extensions.filters.http.nobody.v3.Nobody".into(),
+            value: Vec::new(),
+        };
+        let registry = Registry::new();
+        assert_eq!(registry.http_filter("n", &any), Ok(None));
+        assert_eq!(registry.per_route("n", &any), Ok(None));
+    }
+
+    #[test]
+    fn the_router_has_no_per_route_configuration() {
+        let any = pb::pack(&pb::envoy::extensions::filters::http::router::v3::Router::default());
+        let registry = Registry::new();
+        let config = registry.http_filter("r", &any).expect("valid");
+        assert!(registry.is_terminal(&config.expect("known")));
+        let error = registry.per_route("r", &any).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "The filter r doesn't support virtual host or route specific configurations"
+        );
+    }
+
+    #[test]
+    fn a_known_type_must_decode() {
+        let any = pb::Any {
+            type_url: "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router".into(),
+            value: vec![0xff],
+        };
+        assert!(Registry::new().http_filter("r", &any).is_err());
+    }
+
+    #[test]
+    fn istios_filters_are_accepted_without_effect() {
+        let any = pb::Any {
+            type_url:
+                "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig"
+                    .into(),
+            value: vec![8, 1],
+        };
+        let config = Registry::new().http_filter("istio.alpn", &any);
+        let config = config.expect("accepted").expect("known");
+        assert!(!Registry::new().is_terminal(&config));
+    }
+}

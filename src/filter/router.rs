@@ -481,3 +481,6 @@ fn http_status_of(grpc: u32) -> u16 {
         _ => 500,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,15 @@ impl Connection {
         } else {
             stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
         }
+        // Envoy writes these gauges with the first connection; nothing opens a circuit yet.
+        for open in [
+            stat::CIRCUIT_BREAKERS_DEFAULT_CX_OPEN,
+            stat::CIRCUIT_BREAKERS_DEFAULT_CX_POOL_OPEN,
+            stat::CIRCUIT_BREAKERS_DEFAULT_RQ_OPEN,
+            stat::CIRCUIT_BREAKERS_DEFAULT_RQ_PENDING_OPEN,
+        ] {
+            stats.set(open, 0);
+        }
         host.stats.cx_total.fetch_add(1, Relaxed);
         host.stats.cx_active.fetch_add(1, Relaxed);
         Box::new(Self {

@@ -134,7 +134,7 @@ pub(super) fn start(
     endpoints: &Arc<Endpoints>,
     logical: bool,
     runtime: &Runtime,
-) -> Option<Arc<OwnedTask>> {
+) -> Option<OwnedTask> {
     {
         let mut source = live.source.lock();
         source.applied = None;
@@ -176,7 +176,7 @@ pub(super) fn start(
         }
         return None;
     }
-    Some(Arc::new(OwnedTask::spawn("dns", async move {
+    Some(OwnedTask::spawn("dns", async move {
         let resolution = &resolution;
         join_all(
             names
@@ -184,7 +184,7 @@ pub(super) fn start(
                 .map(|(index, name)| resolution.follow(*index, name)),
         )
         .await;
-    })))
+    }))
 }
 
 fn targets(endpoints: &Endpoints) -> Vec<Target> {

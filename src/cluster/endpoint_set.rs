@@ -36,7 +36,7 @@ pub struct Policy {
 }
 
 /// The hosts of a cluster at one moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct EndpointSet {
     priorities: Box<[Priority]>,
     drop: Option<(Box<str>, u32)>,
@@ -79,15 +79,6 @@ pub struct Membership {
     pub degraded: usize,
 }
 
-impl Default for EndpointSet {
-    fn default() -> Self {
-        Self {
-            priorities: Box::default(),
-            drop: None,
-        }
-    }
-}
-
 impl EndpointSet {
     /// The set of `members`, in order; the first of equal keys stays. A host of `previous` that is still a member
     /// stays the same `Arc`; the others are told that they were removed.
@@ -100,7 +91,7 @@ impl EndpointSet {
         let mut known: FxHashMap<HostKey, &Arc<Host>> =
             previous.hosts().map(|host| (host.key(), host)).collect();
         let mut seen = FxHashSet::default();
-        let mut by_priority: Vec<Vec<(Arc<Host>, u32)>> = Vec::new();
+        let mut by_priority: Vec<Vec<Weighted>> = Vec::new();
         for (key, attributes) in members {
             if !seen.insert(key.clone()) {
                 continue;
@@ -245,7 +236,7 @@ impl EndpointSet {
 }
 
 impl Priority {
-    fn new(members: Vec<(Arc<Host>, u32)>, policy: &Policy, shards: Shards) -> Self {
+    fn new(members: Vec<Weighted>, policy: &Policy, shards: Shards) -> Self {
         let mut builder = Builder {
             policy,
             shards,
@@ -277,6 +268,9 @@ impl Priority {
     }
 }
 
+/// A host and its weight.
+type Weighted = (Arc<Host>, u32);
+
 struct Builder<'a> {
     policy: &'a Policy,
     shards: Shards,
@@ -284,7 +278,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn group<'m>(&mut self, members: impl Iterator<Item = &'m (Arc<Host>, u32)>) -> Arc<Group> {
+    fn group<'m>(&mut self, members: impl Iterator<Item = &'m Weighted>) -> Arc<Group> {
         let (hosts, weights): (Vec<_>, Vec<_>) = members.cloned().unzip();
         Arc::new(Group::new(
             hosts,
@@ -296,11 +290,11 @@ impl Builder<'_> {
     }
 
     /// `None` where localities are not weighted, or none of them has both a weight and a host.
-    fn localities(&mut self, members: &[(Arc<Host>, u32)], health: Health) -> Option<Localities> {
+    fn localities(&mut self, members: &[Weighted], health: Health) -> Option<Localities> {
         if !self.policy.locality_weighted {
             return None;
         }
-        let mut by_locality: Vec<(Arc<Attributes>, Vec<&(Arc<Host>, u32)>)> = Vec::new();
+        let mut by_locality: Vec<(Arc<Attributes>, Vec<&Weighted>)> = Vec::new();
         for member in members {
             let attributes = member.0.attributes();
             match by_locality
@@ -402,11 +396,8 @@ impl Loads {
     fn of(counts: &[Counts], percent: u32, panic_threshold: f64) -> Self {
         let factor = u64::from(overprovisioning(percent));
         let availability = |part: u64, total: u64| {
-            if total == 0 {
-                0
-            } else {
-                u32::try_from((part * factor / total).min(100)).unwrap_or(100)
-            }
+            let percent = (part * factor).checked_div(total).unwrap_or(0);
+            u32::try_from(percent.min(100)).unwrap_or(100)
         };
         let healthy_availability: Vec<u32> = counts
             .iter()

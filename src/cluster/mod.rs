@@ -67,8 +67,6 @@ pub struct Cluster {
     pub config: Arc<config::Cluster>,
     live: Arc<Live>,
     pools: Arc<pool::Pools>,
-    /// The task that resolves names; successors with the same names share it.
-    resolution: Option<Arc<OwnedTask>>,
 }
 
 /// What survives an update of the configuration.
@@ -81,6 +79,8 @@ struct Live {
     /// What the endpoints are made of; one writer at a time.
     source: Mutex<Source>,
     warm: tokio::sync::watch::Sender<bool>,
+    /// The task that resolves names: at most one, so that no old names speak for a new configuration.
+    resolution: Mutex<Option<OwnedTask>>,
     /// Rings when hosts have left, for the keepers of idle connections.
     changed: Arc<tokio::sync::Notify>,
 }
@@ -90,6 +90,8 @@ struct Source {
     policy: Policy,
     /// The assignment applied last, to tell whether one is new.
     applied: Option<Arc<Endpoints>>,
+    /// The configuration itself names the hosts: Envoy then keeps no `max_host_weight`.
+    fixed: bool,
 }
 
 /// What a pick may take into account. Room for a hash, and for the hosts that were tried before.
@@ -117,13 +119,15 @@ impl Cluster {
             source: Mutex::new(Source {
                 policy: policy(&config, None),
                 applied: None,
+                fixed: false,
             }),
             warm: tokio::sync::watch::Sender::new(false),
+            resolution: Mutex::new(None),
             changed: Arc::default(),
         });
         live.stats.set.set(stat::WARMING_STATE, 0);
         let pools = Arc::new(pool::Pools::new(live.shards, &live.changed));
-        Self::start(config, live, pools, None, runtime)
+        Self::start(config, live, pools, false, runtime)
     }
 
     /// The cluster after an update. Hosts and statistics stay; connections too, unless the new configuration asks
@@ -148,36 +152,43 @@ impl Cluster {
             previous.pools.retire();
             Arc::new(pool::Pools::new(live.shards, &live.changed))
         };
-        let resolution = previous.resolution.clone().filter(|_| {
-            previous.config.discovery == config.discovery && previous.config.dns == config.dns
-        });
-        Self::start(config, live, pools, resolution, runtime)
+        let same_names = previous.config.discovery == config.discovery
+            && previous.config.dns == config.dns
+            && live.resolution.lock().is_some();
+        Self::start(config, live, pools, same_names, runtime)
     }
 
+    /// `resolving`: the names are those of the configuration before.
     fn start(
         config: Arc<config::Cluster>,
         live: Arc<Live>,
         pools: Arc<pool::Pools>,
-        mut resolution: Option<Arc<OwnedTask>>,
+        resolving: bool,
         runtime: &Runtime,
     ) -> Arc<Self> {
         live.set_policy(&config);
-        match &config.discovery {
-            Discovery::Static(endpoints) => live.set_endpoints(&config, endpoints),
-            Discovery::Eds { .. } => {}
-            Discovery::StrictDns(_) | Discovery::LogicalDns(_) if resolution.is_some() => {}
-            Discovery::StrictDns(endpoints) => {
-                resolution = dns::start(&live, &config, endpoints, false, runtime);
-            }
-            Discovery::LogicalDns(endpoints) => {
-                resolution = dns::start(&live, &config, endpoints, true, runtime);
-            }
+        if !resolving {
+            // Before the next one starts.
+            drop(live.resolution.lock().take());
+            let task = match &config.discovery {
+                Discovery::Static(endpoints) => {
+                    live.set_endpoints(&config, endpoints);
+                    None
+                }
+                Discovery::Eds { .. } => None,
+                Discovery::StrictDns(endpoints) => {
+                    dns::start(&live, &config, endpoints, false, runtime)
+                }
+                Discovery::LogicalDns(endpoints) => {
+                    dns::start(&live, &config, endpoints, true, runtime)
+                }
+            };
+            *live.resolution.lock() = task;
         }
         Arc::new(Self {
             config,
             live,
             pools,
-            resolution,
         })
     }
 
@@ -266,12 +277,14 @@ impl Cluster {
     /// longer resolved. Requests that still hold it are served.
     pub fn retire(&self) {
         self.pools.retire();
+        drop(self.live.resolution.lock().take());
     }
 }
 
 impl Live {
     fn set_policy(&self, config: &config::Cluster) {
         let mut source = self.source.lock();
+        source.fixed = matches!(config.discovery, Discovery::Static(_));
         let policy = policy(config, source.applied.as_deref());
         if source.policy != policy {
             let set = self.endpoints.load().rebuild(&policy, self.shards);
@@ -311,6 +324,11 @@ impl Live {
         let set = EndpointSet::build(members, &source.policy, &previous, self.shards);
         set.hosts().for_each(prepare);
         let matched = set.membership().total as u64;
+        if !source.fixed {
+            let heaviest = set.hosts().map(|host| host.attributes().weight).max();
+            let heaviest = u64::from(heaviest.unwrap_or(0));
+            self.stats.set.set(stat::MAX_HOST_WEIGHT, heaviest);
+        }
         self.stats.set.add(stat::DEFAULT_TOTAL_MATCH_COUNT, matched);
         let changed = {
             let (old, new) = (previous.membership().total, set.membership().total);

@@ -34,6 +34,8 @@ mod module;
 mod plugin;
 #[cfg(feature = "wasm")]
 mod shared;
+#[cfg(all(test, feature = "wasm"))]
+pub(crate) mod testing;
 #[cfg(feature = "wasm")]
 mod vm;
 

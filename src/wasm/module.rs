@@ -51,6 +51,9 @@ pub(crate) enum LoadError {
     /// An import that is not a function, or has another type than the ABI's.
     #[error("Failed to load Wasm module due to a bad import: {0}")]
     BadImport(String),
+    /// It exports neither `malloc` nor `proxy_on_memory_allocate`.
+    #[error("Wasm module is missing malloc function.")]
+    NoAllocator,
     /// It needs more than a VM may have, or its start traps.
     #[error("Failed to initialize Wasm code: {0}")]
     Start(String),

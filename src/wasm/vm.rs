@@ -177,6 +177,9 @@ impl Vm {
             .malloc
             .clone()
             .or_else(|| callbacks.memory_allocate.clone());
+        if allocate.is_none() {
+            return Err(LoadError::NoAllocator);
+        }
         let host = store.data_mut();
         host.memory = memory;
         host.allocate = allocate;

@@ -1,6 +1,5 @@
 //! Plugins in a chain: a host, one worker (the test itself), a recording upstream.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,56 +13,19 @@ use crate::base::Workers;
 use crate::cluster::ClusterMap;
 use crate::config::http_connection_manager::HttpConnectionManager;
 use crate::config::listener::TrafficDirection;
-use crate::config::{Cluster, ParseContext, Snapshot, context::Source};
+use crate::config::{ParseContext, context::Source};
 use crate::filter::{HttpFilterChain, Registry};
 use crate::http::codec::Reset;
 use crate::http::{RequestHead, ResponseHead};
 use crate::pb;
-use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as pb_wasm;
 use crate::stream::{ConnectionInfo, StreamConfig};
 use crate::telemetry::metrics;
 use crate::wasm::Options;
 use crate::wasm::status::State as LifeState;
+use crate::wasm::testing::{built, cluster_map, config, guest, spec};
 
 const SLOT: &str = "the slot";
-
-/// A compiled `.wat` of `tests/guests`.
-fn guest(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/guests/{name}.wat", env!("CARGO_MANIFEST_DIR"));
-    wat::parse_file(path).expect("valid text")
-}
-
-/// A built module of `plugins/bin`.
-fn built(name: &str) -> Vec<u8> {
-    let path = format!("{}/plugins/bin/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read(path).expect("plugins/build.sh has made it")
-}
-
-fn config(code: Vec<u8>, configuration: &str) -> pb_wasm::PluginConfig {
-    pb_wasm::PluginConfig {
-        name: "test".to_owned(),
-        root_id: "root".to_owned(),
-        configuration: Some(pb::pack(&configuration.to_owned())),
-        vm: Some(pb_wasm::plugin_config::Vm::VmConfig(pb_wasm::VmConfig {
-            vm_id: "vm".to_owned(),
-            code: Some(core::AsyncDataSource {
-                specifier: Some(core::async_data_source::Specifier::Local(
-                    core::DataSource {
-                        specifier: Some(core::data_source::Specifier::InlineBytes(code)),
-                        watched_directory: None,
-                    },
-                )),
-            }),
-            ..Default::default()
-        })),
-        ..Default::default()
-    }
-}
-
-fn spec(config: pb_wasm::PluginConfig) -> Arc<PluginSpec> {
-    Arc::new(PluginSpec::parse(config).expect("a valid configuration"))
-}
 
 struct Bench {
     _workers: Workers,
@@ -761,6 +723,7 @@ async fn what_envoy_refuses_is_refused_before_the_ack() {
         ),
         (guest("wrong-import"), "", "proxy_log"),
         (guest("global-import"), "", "env.stack"),
+        (guest("no-malloc"), "", "missing malloc"),
         (guest("start-hostcall"), "", "restricted"),
         (
             guest("refuse-configure"),
@@ -868,7 +831,7 @@ async fn the_old_version_serves_until_the_new_one_is_live_and_streams_keep_their
     let stream = chain.stream(RequestHead::new(Method::GET, "h", "/"));
     let mut run = Box::pin(Arc::clone(&chain.filters).run(stream, Body::empty(), Arc::new(())));
     assert!(timeout(Duration::from_millis(20), &mut run).await.is_err());
-    config = self::config(built("hello-v2"), "hi");
+    config = super::tests::config(built("hello-v2"), "hi");
     let new = spec(config.clone());
     let Resolution::Previous(previous) = bench.plugins.resolve(SLOT, &new) else {
         panic!("the old one serves while the new one loads");
@@ -1003,48 +966,13 @@ mod sdk {
         address
     }
 
-    fn clusters(bench: &Bench, address: std::net::SocketAddr) -> ClusterMap {
-        let yaml = format!(
-            "
-            name: callout
-            type: STATIC
-            load_assignment:
-              cluster_name: callout
-              endpoints:
-              - lb_endpoints:
-                - endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}
-            ",
-            address.ip(),
-            address.port()
-        );
-        let registry = Registry::new();
-        let cluster = Cluster::parse(
-            pb::from_yaml(&yaml).expect("YAML"),
-            &ParseContext::new(&registry, Source::Static),
-        )
-        .expect("a valid cluster");
-        let snapshot = Snapshot {
-            clusters: BTreeMap::from([("callout".into(), Arc::new(cluster))]),
-            ..Snapshot::default()
-        };
-        ClusterMap::next(
-            &ClusterMap::default(),
-            &snapshot,
-            &crate::cluster::Runtime {
-                registry: bench.registry.clone(),
-                resolver: Arc::new(crate::cluster::dns::SystemResolver::default()),
-                connection_ids: Arc::default(),
-            },
-        )
-    }
-
     #[tokio::test]
     async fn a_callout_decides_and_counts() {
         let bench = Bench::new();
         for (status, expected) in [("200 OK", 200), ("404 Not Found", 403)] {
             bench
                 .clusters
-                .store(Arc::new(clusters(&bench, serve(status).await)));
+                .store(cluster_map(&bench.registry, serve(status).await));
             let chain = bench.chain(config(built("metrics-callout"), "")).await;
             let outcome = chain.get("/asked").await;
             assert_eq!(outcome.status, expected, "{outcome:?}");

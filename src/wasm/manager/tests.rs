@@ -1,1 +1,322 @@
-//! Placeholder.
+//! Delivery: fetched, verified, kept; and the old version until then.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use super::*;
+use crate::base::Workers;
+use crate::cluster::ClusterMap;
+use crate::pb::envoy::config::core::v3 as core;
+use crate::pb::envoy::extensions::wasm::v3 as proto;
+use crate::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
+use crate::telemetry::metrics::Registry;
+use crate::wasm::testing::{cluster_map, config, guest, spec};
+
+/// A server that gives each connection the next of its answers, the last one for ever.
+struct Server {
+    address: SocketAddr,
+    hits: Arc<AtomicUsize>,
+    _task: OwnedTask,
+}
+
+#[derive(Clone)]
+enum Reply {
+    Code(Vec<u8>),
+    Status(&'static str),
+    Cut(Vec<u8>),
+    Hang,
+}
+
+impl Server {
+    async fn start(replies: Vec<Reply>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let hits = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&hits);
+        let task = OwnedTask::spawn("code server", async move {
+            let mut held = Vec::new();
+            while let Ok((mut io, _)) = listener.accept().await {
+                let number = count.fetch_add(1, Relaxed);
+                let _ = io.read(&mut [0; 4096]).await;
+                let reply = replies
+                    .get(number)
+                    .or(replies.last())
+                    .expect("at least one");
+                let (status, length, body) = match reply {
+                    Reply::Code(code) => ("200 OK", code.len(), &code[..]),
+                    Reply::Status(status) => (*status, 0, &b""[..]),
+                    Reply::Cut(code) => ("200 OK", code.len(), &code[..code.len() / 2]),
+                    Reply::Hang => {
+                        held.push(io);
+                        continue;
+                    }
+                };
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+                );
+                let _ = io.write_all(&[head.as_bytes(), body].concat()).await;
+            }
+        });
+        Self {
+            address,
+            hits,
+            _task: task,
+        }
+    }
+
+    fn hits(&self) -> usize {
+        self.hits.load(Relaxed)
+    }
+}
+
+struct Bench {
+    _workers: Workers,
+    plugins: Plugins,
+    registry: Registry,
+    clusters: Arc<ArcSwap<ClusterMap>>,
+}
+
+impl Bench {
+    fn new(cache_dir: Option<&std::path::Path>) -> Self {
+        let workers = Workers::inline();
+        let registry = Registry::new(workers.handles().shards());
+        let clusters: Arc<ArcSwap<ClusterMap>> = Arc::default();
+        let mut options = Options::new(workers.handles(), registry.clone(), Arc::clone(&clusters));
+        options.cache_dir = cache_dir.map(std::path::Path::to_owned);
+        Self {
+            _workers: workers,
+            plugins: Plugins::new(options).expect("an engine"),
+            registry,
+            clusters,
+        }
+    }
+
+    fn serve_from(&self, server: &Server) {
+        self.clusters
+            .store(cluster_map(&self.registry, server.address));
+    }
+
+    /// Resolves until `done` says so.
+    async fn until(
+        &self,
+        spec: &Arc<PluginSpec>,
+        done: impl Fn(&Resolution) -> bool,
+    ) -> Resolution {
+        let mut changed = self.plugins.changed();
+        let wait = async {
+            loop {
+                changed.mark_unchanged();
+                let resolution = self.plugins.resolve("slot", spec);
+                if done(&resolution) {
+                    return resolution;
+                }
+                changed.changed().await.expect("the host lives");
+            }
+        };
+        timeout(Duration::from_secs(60), wait)
+            .await
+            .expect("in time")
+    }
+
+    async fn ready(&self, spec: &Arc<PluginSpec>) -> Arc<Plugin> {
+        match self
+            .until(spec, |resolution| {
+                matches!(resolution, Resolution::Ready(_))
+            })
+            .await
+        {
+            Resolution::Ready(plugin) => plugin,
+            _ => unreachable!("that was waited for"),
+        }
+    }
+
+    fn stat(&self, stat: crate::telemetry::metrics::Stat) -> u64 {
+        let sets = self.registry.sets();
+        sets.iter()
+            .find(|set| set.prefix() == "wasm.")
+            .expect("registered")
+            .value(stat)
+    }
+}
+
+/// `code`, to be fetched with quick retries.
+fn remote(code: &[u8], configuration: &str) -> Arc<PluginSpec> {
+    let mut config = config(Vec::new(), configuration);
+    let millis = |millis: i32| {
+        Some(PbDuration {
+            seconds: 0,
+            nanos: millis * 1_000_000,
+        })
+    };
+    if let Some(proto::plugin_config::Vm::VmConfig(vm)) = &mut config.vm {
+        vm.code = Some(core::AsyncDataSource {
+            specifier: Some(core::async_data_source::Specifier::Remote(
+                core::RemoteDataSource {
+                    http_uri: Some(core::HttpUri {
+                        uri: "http://code/plugin.wasm".to_owned(),
+                        timeout: millis(500),
+                        http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(
+                            "callout".to_owned(),
+                        )),
+                    }),
+                    sha256: Digest::of(code).to_string(),
+                    retry_policy: Some(core::RetryPolicy {
+                        retry_back_off: Some(core::BackoffStrategy {
+                            base_interval: millis(1),
+                            max_interval: millis(5),
+                        }),
+                        num_retries: Some(UInt32Value { value: 1 }),
+                        ..Default::default()
+                    }),
+                },
+            )),
+        });
+    }
+    spec(config)
+}
+
+#[tokio::test]
+async fn remote_code_is_fetched_once_and_goes_live() {
+    let bench = Bench::new(None);
+    let code = guest("add-header");
+    let server = Server::start(vec![Reply::Code(code.clone())]).await;
+    bench.serve_from(&server);
+    let first = remote(&code, "one");
+    assert!(matches!(
+        bench.plugins.resolve("slot", &first),
+        Resolution::Pending
+    ));
+    bench.ready(&first).await;
+    // Another configuration of the same code needs no other fetch.
+    bench.ready(&remote(&code, "two")).await;
+    assert_eq!(server.hits(), 1);
+    assert_eq!(bench.stat(wasm_stats::REMOTE_LOAD_FETCH_SUCCESSES), 1);
+    assert_eq!(bench.stat(wasm_stats::REMOTE_LOAD_CACHE_MISSES), 1);
+    assert_eq!(bench.stat(wasm_stats::REMOTE_LOAD_CACHE_HITS), 1);
+}
+
+#[tokio::test]
+async fn two_that_want_the_same_code_share_one_fetch() {
+    let bench = Bench::new(None);
+    let code = guest("add-header");
+    let server = Server::start(vec![Reply::Code(code.clone())]).await;
+    bench.serve_from(&server);
+    let (a, b) = (remote(&code, "a"), remote(&code, "b"));
+    bench.plugins.resolve("slot a", &a);
+    bench.plugins.resolve("slot b", &b);
+    bench.ready(&a).await;
+    bench.ready(&b).await;
+    assert_eq!(server.hits(), 1);
+}
+
+#[tokio::test]
+async fn every_bad_answer_is_told_and_tried_again() {
+    let bench = Bench::new(None);
+    let code = guest("add-header");
+    let server = Server::start(vec![
+        Reply::Status("404 Not Found"),
+        Reply::Status("302 Found"),
+        Reply::Code(guest("order")),
+        Reply::Cut(code.clone()),
+        Reply::Hang,
+        Reply::Code(Vec::new()),
+        Reply::Code(code.clone()),
+    ])
+    .await;
+    bench.serve_from(&server);
+    let spec = remote(&code, "");
+    let failed = bench
+        .until(&spec, |resolution| {
+            matches!(resolution, Resolution::Failed(_))
+        })
+        .await;
+    let Resolution::Failed(error) = failed else {
+        unreachable!("that was waited for")
+    };
+    assert!(error.contains("http://code/plugin.wasm"), "{error}");
+    bench.ready(&spec).await;
+    assert_eq!(server.hits(), 7);
+    assert_eq!(bench.stat(wasm_stats::REMOTE_LOAD_FETCH_FAILURES), 6);
+    let status = bench.plugins.status();
+    assert_eq!(
+        (status.len(), status[0].state, &status[0].error),
+        (1, State::Live, &None)
+    );
+    let told: Vec<_> = status[0]
+        .history
+        .iter()
+        .map(|event| &*event.detail)
+        .collect();
+    for part in ["404", "302", "sha256 is"] {
+        assert!(
+            told.iter().any(|detail| detail.contains(part)),
+            "{part}: {told:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_old_version_serves_while_the_source_of_the_new_one_is_down() {
+    let bench = Bench::new(None);
+    let old = bench.ready(&spec(config(guest("add-header"), ""))).await;
+    let code = guest("order");
+    let new = remote(&code, "");
+    // No such cluster: more than one failure goes by.
+    let mut changed = bench.plugins.changed();
+    for _ in 0..4 {
+        let Resolution::Previous(serving) = bench.plugins.resolve("slot", &new) else {
+            panic!("the old one serves");
+        };
+        assert!(Arc::ptr_eq(&serving, &old));
+        changed.changed().await.expect("a failure");
+    }
+    // The cluster comes.
+    let server = Server::start(vec![Reply::Code(code)]).await;
+    bench.serve_from(&server);
+    let new = bench.ready(&new).await;
+    assert!(!Arc::ptr_eq(&new, &old));
+}
+
+#[tokio::test]
+async fn a_restart_needs_no_source() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let code = guest("add-header");
+    let server = Server::start(vec![Reply::Code(code.clone())]).await;
+    for _ in 0..2 {
+        let bench = Bench::new(Some(folder.path()));
+        bench.serve_from(&server);
+        bench.ready(&remote(&code, "")).await;
+        assert_eq!(server.hits(), 1);
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_wanted_any_more_stops_loading() {
+    let bench = Bench::new(None);
+    let code = guest("add-header");
+    let server = Server::start(vec![Reply::Status("503 Service Unavailable")]).await;
+    bench.serve_from(&server);
+    let spec = remote(&code, "");
+    bench
+        .until(&spec, |resolution| {
+            matches!(resolution, Resolution::Failed(_))
+        })
+        .await;
+    bench.plugins.retain(|_| false);
+    bench.plugins.retain(|_| false);
+    assert!(bench.plugins.status().is_empty());
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    let hits = server.hits();
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.hits(), hits);
+}

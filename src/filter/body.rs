@@ -9,10 +9,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::chain::{Ends, poll_after_head};
-use super::router::malformed_request;
 use super::timer::Timer;
 use crate::config::route::Action;
-use crate::http::{Body, BodyError, ResponseFlag};
+use crate::http::{Body, BodyError, LocalReply, ResponseFlag};
 use crate::stream::{Finish, Phase, Stream, Verdict};
 
 /// The request's body as the codec gives it, counted.
@@ -39,8 +38,8 @@ impl RequestBody {
     /// What the client did ends the stream, whatever waits for an upstream.
     fn broken(&self, error: &BodyError) {
         let verdict = match error {
-            BodyError::Malformed(_) => Verdict::Reply {
-                reply: Box::new(malformed_request()),
+            BodyError::Malformed(details) => Verdict::Reply {
+                reply: Box::new(LocalReply::malformed_body(details)),
                 direct: false,
             },
             // The codec drops the stream when the connection is gone.

@@ -407,8 +407,8 @@ impl Attempt {
         }
         let mut reply: LocalReply = match &error.kind {
             // The client broke off: its side of the stream knows what to do about it.
-            UpstreamErrorKind::RequestBody(BodyError::Malformed(_)) => {
-                return Step::Reply(malformed_request());
+            UpstreamErrorKind::RequestBody(BodyError::Malformed(details)) => {
+                return Step::Reply(LocalReply::malformed_body(details));
             }
             _ => error.reason().into(),
         };
@@ -455,13 +455,6 @@ pub(super) fn timed_out(stream: &Stream, timeout: Timeout) -> LocalReply {
             .insert(ATTEMPT_COUNT, number(u64::from(attempts)));
     }
     reply
-}
-
-/// The reply to a request whose body is not what its framing says.
-pub(super) fn malformed_request() -> LocalReply {
-    LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error")
-        .flag(ResponseFlag::DownstreamProtocolError)
-        .closing()
 }
 
 /// The HTTP status that stands for a gRPC status, for statistics.

@@ -177,6 +177,30 @@ impl LocalReply {
         }
     }
 
+    /// Envoy's answer to a request whose body breaks its framing, by the details of
+    /// [`BodyError::Malformed`](super::BodyError::Malformed).
+    pub fn malformed_body(details: &str) -> Self {
+        let (status, details) = match details {
+            "http1.headers_too_large" => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "http1.headers_too_large",
+            ),
+            "http1.too_many_headers" => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "http1.too_many_headers",
+            ),
+            "http1.invalid_characters" => (StatusCode::BAD_REQUEST, "http1.invalid_characters"),
+            _ => (StatusCode::BAD_REQUEST, "http1.codec_error"),
+        };
+        Self::new(
+            status,
+            status.canonical_reason().unwrap_or_default(),
+            details,
+        )
+        .flag(ResponseFlag::DownstreamProtocolError)
+        .closing()
+    }
+
     /// With a flag.
     #[must_use]
     pub fn flag(mut self, flag: ResponseFlag) -> Self {

@@ -231,7 +231,7 @@ pub(super) fn response(
     proper_case: bool,
 ) {
     let status = head.status;
-    out.reserve(192 + head.headers.len() * 48);
+    out.reserve(room(head.headers.len(), sending));
     out.extend_from_slice(if answering.old {
         b"HTTP/1.0 "
     } else {
@@ -307,7 +307,7 @@ pub(super) fn request_framing(head: &RequestHead, exact: Option<u64>) -> Sending
 
 /// Writes a request head.
 pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, sending: Sending, proper_case: bool) {
-    out.reserve(192 + head.headers.len() * 48);
+    out.reserve(room(head.headers.len(), sending));
     let connect = head.method == Method::CONNECT;
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
@@ -346,6 +346,18 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, sending: Sending, p
         _ => {}
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Room for a head with so many fields, and for the body that will be copied behind it.
+fn room(fields: usize, sending: Sending) -> usize {
+    let body = match sending {
+        Sending::Length(length) => usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= COPY)
+            .unwrap_or(0),
+        _ => 0,
+    };
+    224 + fields * 56 + body
 }
 
 /// Methods for which Envoy adds no `content-length: 0`.

@@ -123,7 +123,7 @@ pub(super) fn fields(
             break;
         }
         let colon = memchr::memchr(b':', line).ok_or(Violation::CODEC)?;
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| Violation::CODEC)?;
+        let name = name(&line[..colon]).ok_or(Violation::CODEC)?;
         let value = if matches!(bytes.get(next), Some(b' ' | b'\t')) {
             let mut joined = line[colon + 1..].to_vec();
             while matches!(bytes.get(next), Some(b' ' | b'\t')) {
@@ -141,6 +141,48 @@ pub(super) fn fields(
         at = next;
     }
     Ok(())
+}
+
+/// Names that many requests carry and that the `http` crate does not know: they need no memory of their own.
+static FREQUENT: [HeaderName; 24] = [
+    HeaderName::from_static("b3"),
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("priority"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("sec-ch-ua"),
+    HeaderName::from_static("sec-ch-ua-mobile"),
+    HeaderName::from_static("sec-ch-ua-platform"),
+    HeaderName::from_static("sec-fetch-dest"),
+    HeaderName::from_static("sec-fetch-mode"),
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("sec-fetch-user"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    HeaderName::from_static("x-envoy-upstream-service-time"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-request-id"),
+];
+
+fn name(text: &[u8]) -> Option<HeaderName> {
+    let first = text.first()?.to_ascii_lowercase();
+    if matches!(first, b'x' | b's' | b'g' | b't' | b'b' | b'k' | b'p') && text.len() < 32 {
+        let mut lower = [0; 32];
+        let lower = &mut lower[..text.len()];
+        lower.copy_from_slice(text);
+        lower.make_ascii_lowercase();
+        if let Ok(index) = FREQUENT.binary_search_by(|name| name.as_str().as_bytes().cmp(lower)) {
+            return Some(FREQUENT[index].clone());
+        }
+    }
+    HeaderName::from_bytes(text).ok()
 }
 
 /// The line at `at` without its end, and where the next begins.
@@ -177,4 +219,30 @@ pub(super) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',')
         .map(trim)
         .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequent_names_are_found() {
+        assert!(FREQUENT.is_sorted_by_key(HeaderName::as_str));
+        for frequent in &FREQUENT {
+            let upper = frequent.as_str().to_ascii_uppercase();
+            assert_eq!(name(upper.as_bytes()).as_ref(), Some(frequent));
+        }
+        assert_eq!(name(b"X-Other").expect("a name").as_str(), "x-other");
+        assert!(name(b"x other").is_none());
+        assert!(name(b"").is_none());
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(decimal(b"0"), Some(0));
+        assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
+        for text in ["", "18446744073709551616", "+1", "-1", "1 ", "0x1"] {
+            assert_eq!(decimal(text.as_bytes()), None, "{text}");
+        }
+    }
 }

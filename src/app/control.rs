@@ -116,6 +116,10 @@ impl Control {
     /// Opens the listeners once the first configuration is complete. `true` once they are open.
     async fn open_when_ready(&mut self) -> bool {
         let progress = *self.progress.borrow_and_update();
+        // Progress may have been heard before the snapshot that it speaks of.
+        if self.snapshots.has_changed().unwrap_or(false) {
+            self.advance();
+        }
         let first_plugins = !self.current.load().warming.is_empty();
         let readiness = match progress {
             Progress::Clusters => Readiness::PreInitializing,

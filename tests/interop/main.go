@@ -360,11 +360,22 @@ func main() {
 	module := flag.String("module", "plugins/bin/hello-v2.wasm", "the plugin")
 	snapshots := flag.Int("snapshots", 200, "snapshots in each mode")
 	only := flag.String("mode", "", "one mode alone")
+	suite := flag.String("suite", "modes", "modes, or reload")
+	swaps := flag.Int("swaps", 200, "swaps of the reload suite")
+	digests := flag.Int("digests", 50, "distinct modules a version in the reload suite")
 	report := flag.String("json", "", "where to write the results")
 	flag.Parse()
 	path, err := filepath.Abs(*module)
 	if err != nil {
 		panic(err)
+	}
+	if *suite == "reload" {
+		folder := filepath.Dir(path)
+		modules := [2]string{filepath.Join(folder, "hello.wasm"), filepath.Join(folder, "hello-v2.wasm")}
+		if !reloadSuite(*binary, modules, *swaps, *digests, *report) {
+			os.Exit(1)
+		}
+		return
 	}
 	var results []result
 	passed, failed := 0, 0

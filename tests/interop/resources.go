@@ -64,6 +64,9 @@ type builder struct {
 	upstreams    [2]uint32
 	module       string
 	badCluster   bool
+	// For the reload suite: what takes the plugin's place, and where its code comes from.
+	plugin   types.Resource
+	codePort uint32
 }
 
 // from is where resources of a kind come from.
@@ -98,6 +101,19 @@ func (b *builder) clusters(w world) []types.Resource {
 			ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_EDS},
 			EdsClusterConfig:     &cluster.Cluster_EdsClusterConfig{EdsConfig: b.from("eds")},
 			LbPolicy:             cluster.Cluster_ROUND_ROBIN,
+		})
+	}
+	if b.codePort != 0 {
+		resources = append(resources, &cluster.Cluster{
+			Name:                 "code",
+			ConnectTimeout:       durationpb.New(time.Second),
+			ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_STATIC},
+			LoadAssignment: &endpoint.ClusterLoadAssignment{ClusterName: "code",
+				Endpoints: []*endpoint.LocalityLbEndpoints{{LbEndpoints: []*endpoint.LbEndpoint{{
+					HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{
+						Address: address(b.codePort),
+					}},
+				}}}}},
 		})
 	}
 	if b.badCluster {
@@ -174,6 +190,9 @@ func (b *builder) listeners(w world) []types.Resource {
 }
 
 func (b *builder) extensions(w world) []types.Resource {
+	if b.plugin != nil {
+		return []types.Resource{b.plugin}
+	}
 	plugin := &wasm.PluginConfig{
 		Name:          "interop",
 		RootId:        "hello",

@@ -155,7 +155,7 @@ func (b *builder) routes(w world) []types.Resource {
 				Match: &route.RouteMatch{PathSpecifier: &route.RouteMatch_Prefix{Prefix: "/"}},
 				Action: &route.Route_Route{Route: &route.RouteAction{
 					// Streams of the reload suite are held open for longer than the default of 15 s.
-					Timeout: durationpb.New(0),
+					Timeout:          durationpb.New(0),
 					ClusterSpecifier: &route.RouteAction_Cluster{Cluster: clusterName(w.cluster)},
 				}},
 				ResponseHeadersToAdd: []*core.HeaderValueOption{{

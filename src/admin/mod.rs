@@ -6,7 +6,9 @@
 mod actions;
 mod clusters;
 mod config_dump;
+mod counters;
 mod endpoints;
+mod families;
 mod fixed;
 mod home;
 mod info;
@@ -117,6 +119,7 @@ pub struct Context {
     pub runtime: RwLock<std::collections::BTreeMap<String, String>>,
     /// `/stats/recentlookups/enable`.
     pub lookups: AtomicBool,
+    families: families::Families,
 }
 
 impl Context {
@@ -134,6 +137,7 @@ impl Context {
     ) -> Result<Self, crate::config::ConfigError> {
         Ok(Self {
             tags: stats::tags(&bootstrap.stats, cli_tags)?,
+            families: families::Families::new(&metrics, &bootstrap.runtime),
             proxy,
             bootstrap,
             command_line,

@@ -59,6 +59,7 @@ pub(super) fn modify(context: &Context, request: &Request) -> Response {
             values.insert(key.clone(), value.clone());
         }
     }
+    context.families.runtime_overridden(!values.is_empty());
     Response::ok()
 }
 

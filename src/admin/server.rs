@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use super::Context;
+use super::counters::Stats;
 use super::endpoints::{answer, find};
 use super::request::{Request, Response};
 use crate::base::drain::{self, DrainWatch};
@@ -20,10 +21,8 @@ use crate::base::task::OwnedTask;
 use crate::bootstrap::Admin;
 use crate::config::endpoint::Address;
 use crate::config::http_connection_manager::{CodecType, Options};
-use crate::generation::stats;
 use crate::http::codec::{ConnectionMeter, Exchange, Handler, Io, Malformed, Reply, Reset, server};
 use crate::http::{Body, ResponseHead};
-use crate::telemetry::metrics::{Registry, StatSet};
 
 /// A form is not longer than this.
 const MAX_FORM: usize = 64 * 1024;
@@ -105,67 +104,6 @@ fn bind(admin: &Admin) -> io::Result<(Socket, Address)> {
     }
 }
 
-/// `http.admin.`, `listener.admin.` and below.
-struct Stats {
-    http: Arc<StatSet>,
-    listener: Arc<StatSet>,
-    listener_http: Arc<StatSet>,
-    main_thread: Arc<StatSet>,
-}
-
-impl Stats {
-    fn new(metrics: &Registry) -> Arc<Self> {
-        Arc::new(Self {
-            http: metrics.set(&stats::http::TABLE, "http.admin.", "http", []),
-            listener: metrics.set(&stats::socket::TABLE, "listener.admin.", "listener", []),
-            listener_http: metrics.set(
-                &stats::listener_http::TABLE,
-                "listener.admin.http.admin.",
-                "listener_http",
-                [],
-            ),
-            main_thread: metrics.set(
-                &stats::worker::TABLE,
-                "listener.admin.main_thread.",
-                "listener_worker",
-                [],
-            ),
-        })
-    }
-
-    fn opened(&self) {
-        self.http.inc(stats::http::DOWNSTREAM_CX_TOTAL);
-        self.http.inc(stats::http::DOWNSTREAM_CX_ACTIVE);
-        self.listener.inc(stats::socket::DOWNSTREAM_CX_TOTAL);
-        self.listener.inc(stats::socket::DOWNSTREAM_CX_ACTIVE);
-        self.main_thread.inc(stats::worker::DOWNSTREAM_CX_TOTAL);
-        self.main_thread.inc(stats::worker::DOWNSTREAM_CX_ACTIVE);
-    }
-
-    fn closed(&self) {
-        self.http.inc(stats::http::DOWNSTREAM_CX_DESTROY);
-        self.http.dec(stats::http::DOWNSTREAM_CX_ACTIVE);
-        self.listener.inc(stats::socket::DOWNSTREAM_CX_DESTROY);
-        self.listener.dec(stats::socket::DOWNSTREAM_CX_ACTIVE);
-        self.main_thread.dec(stats::worker::DOWNSTREAM_CX_ACTIVE);
-    }
-
-    fn answered(&self, status: u16) {
-        use stats::{http, listener_http};
-        self.http.inc(http::DOWNSTREAM_RQ_COMPLETED);
-        self.listener_http
-            .inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
-        let (class, listener_class) = match status / 100 {
-            2 => (http::DOWNSTREAM_RQ_2XX, listener_http::DOWNSTREAM_RQ_2XX),
-            4 => (http::DOWNSTREAM_RQ_4XX, listener_http::DOWNSTREAM_RQ_4XX),
-            5 => (http::DOWNSTREAM_RQ_5XX, listener_http::DOWNSTREAM_RQ_5XX),
-            _ => return,
-        };
-        self.http.inc(class);
-        self.listener_http.inc(listener_class);
-    }
-}
-
 async fn accept(socket: Socket, context: Arc<Context>, stats: Arc<Stats>) {
     let options = Arc::new(Options::default());
     // Never triggered: connections end with the task.
@@ -202,11 +140,10 @@ async fn accept(socket: Socket, context: Arc<Context>, stats: Arc<Stats>) {
 }
 
 async fn serve(io: Io, options: Arc<Options>, handler: Admitted, drain: DrainWatch) {
-    let stats = Arc::clone(&handler.stats);
-    stats.opened();
     let meter = Arc::new(ConnectionMeter::default());
+    // Counts also where the task is cut.
+    let _open = handler.stats.opened(Arc::clone(&meter));
     server::serve(io, CodecType::Auto, options, handler, drain, meter).await;
-    stats.closed();
 }
 
 /// One connection's handler.
@@ -221,11 +158,10 @@ impl Handler for Admitted {
         exchange: Exchange,
     ) -> impl Future<Output = Result<Reply, Reset>> + Send + 'static {
         let context = Arc::clone(&self.context);
-        let stats = Arc::clone(&self.stats);
-        stats.http.inc(stats::http::DOWNSTREAM_RQ_TOTAL);
+        let active = self.stats.asked(exchange.head.version);
         async move {
             let response = respond(context, exchange).await;
-            stats.answered(response.status.as_u16());
+            active.answered(response.status.as_u16());
             Ok(reply(response))
         }
     }

@@ -27,6 +27,15 @@ use crate::xds;
 /// # Errors
 /// What kept it from starting, for a person to read; the exit code is 1.
 pub fn serve(options: Options) -> anyhow::Result<()> {
+    if options.mode == Mode::Serve {
+        return serve_as_asked(options);
+    }
+    let path = options.config_path.clone().unwrap_or_default();
+    serve_as_asked(options)
+        .with_context(|| format!("error initializing configuration '{}'", path.display()))
+}
+
+fn serve_as_asked(options: Options) -> anyhow::Result<()> {
     let prepared = Prepared::load(options, set_up_log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

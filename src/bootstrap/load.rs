@@ -38,12 +38,12 @@ pub enum LoadError {
     )]
     Nothing,
     /// The file cannot be read.
-    #[error("Invalid path: {}{}", path.display(), if source.kind() == io::ErrorKind::NotFound { String::new() } else { format!(" ({source})") })]
+    #[error("Invalid path: {}{}", path.display(), because(error))]
     File {
         /// As given.
         path: PathBuf,
-        /// The reason.
-        source: io::Error,
+        /// The reason; not a `source`, since the text has it.
+        error: io::Error,
     },
     /// The file is not text.
     #[error("{} is not UTF-8 text", .0.display())]
@@ -52,8 +52,16 @@ pub enum LoadError {
     #[error("{}: text protobuf is not supported: use YAML, JSON or binary", .0.display())]
     TextProto(PathBuf),
     /// It is not a bootstrap.
-    #[error("{0}")]
+    #[error(transparent)]
     Text(#[from] pb::Error),
+}
+
+/// Envoy says no more than the path; a reason that is not the usual one is worth a word.
+fn because(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => String::new(),
+        _ => format!(" ({error})"),
+    }
 }
 
 /// A bootstrap as written.
@@ -105,9 +113,9 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
 }
 
 fn read_file(path: &Path) -> Result<Parsed<Bootstrap>, LoadError> {
-    let bytes = std::fs::read(path).map_err(|source| LoadError::File {
+    let bytes = std::fs::read(path).map_err(|error| LoadError::File {
         path: path.to_owned(),
-        source,
+        error,
     })?;
     let extension = path.extension().and_then(|extension| extension.to_str());
     let binary = |message: Result<Bootstrap, prost::DecodeError>| {

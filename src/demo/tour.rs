@@ -103,9 +103,7 @@ impl Tour<'_> {
         let pushed = Instant::now();
         self.stage.control_plane.overlay(vec![new.clone()]);
         let answer = self
-            .until("/", |answer| {
-                answer.header("x-hello").starts_with("v2")
-            })
+            .until("/", |answer| answer.header("x-hello").starts_with("v2"))
             .await?;
         let took = pushed.elapsed();
         self.screen

@@ -40,14 +40,20 @@ impl Connection {
         } else {
             stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
         }
-        // Envoy writes these gauges with the first connection; nothing opens a circuit yet.
+        // Envoy writes these gauges with every connection; nothing opens a circuit yet.
         for open in [
             stat::CIRCUIT_BREAKERS_DEFAULT_CX_OPEN,
             stat::CIRCUIT_BREAKERS_DEFAULT_CX_POOL_OPEN,
-            stat::CIRCUIT_BREAKERS_DEFAULT_RQ_OPEN,
             stat::CIRCUIT_BREAKERS_DEFAULT_RQ_PENDING_OPEN,
+            stat::CIRCUIT_BREAKERS_HIGH_CX_POOL_OPEN,
         ] {
             stats.set(open, 0);
+        }
+        // And shows the codec's statistics from the first connection on.
+        if protocol == Version::HTTP_2 {
+            live.stats.http2();
+        } else {
+            live.stats.http1();
         }
         host.stats.cx_total.fetch_add(1, Relaxed);
         host.stats.cx_active.fetch_add(1, Relaxed);
@@ -76,16 +82,9 @@ impl Connection {
         self.established = true;
         self.facts.local = connected.local;
         self.facts.remote = connected.remote;
-        let stats = &self.live.stats;
-        stats
-            .set
-            .record(stat::UPSTREAM_CX_CONNECT_MS, millis(self.begun));
-        // Registers the codec's statistics, which Envoy shows from the first connection on.
-        if self.facts.protocol == Version::HTTP_2 {
-            stats.http2();
-        } else {
-            stats.http1();
-        }
+        let stats = &self.live.stats.set;
+        stats.record(stat::UPSTREAM_CX_CONNECT_MS, millis(self.begun));
+        stats.set(stat::CIRCUIT_BREAKERS_DEFAULT_RQ_OPEN, 0);
     }
 
     /// It could not be made.
@@ -178,8 +177,12 @@ impl Connection {
     fn count_bytes(&mut self) {
         let (received, sent) = (self.meter.received(), self.meter.sent());
         let stats = &self.live.stats.set;
-        stats.add(stat::UPSTREAM_CX_RX_BYTES_TOTAL, received - self.counted.0);
-        stats.add(stat::UPSTREAM_CX_TX_BYTES_TOTAL, sent - self.counted.1);
+        if received > self.counted.0 {
+            stats.add(stat::UPSTREAM_CX_RX_BYTES_TOTAL, received - self.counted.0);
+        }
+        if sent > self.counted.1 {
+            stats.add(stat::UPSTREAM_CX_TX_BYTES_TOTAL, sent - self.counted.1);
+        }
         self.counted = (received, sent);
     }
 }
@@ -204,8 +207,8 @@ impl Drop for Connection {
                 stat::UPSTREAM_CX_DESTROY_LOCAL_WITH_ACTIVE_RQ
             });
         }
+        stats.record(stat::UPSTREAM_CX_LENGTH_MS, millis(self.begun));
         if self.established {
-            stats.record(stat::UPSTREAM_CX_LENGTH_MS, millis(self.begun));
             stats.record(stat::UPSTREAM_RQ_PER_CX, self.requests);
         } else {
             stats.inc(stat::UPSTREAM_CX_CONNECT_FAIL);

@@ -122,8 +122,8 @@ crate::stats! {
 }
 
 crate::stats! {
-    /// `cluster.<name>.upstream_rq_time`: there once a request was answered.
-    pub mod answered {
+    /// `cluster.<name>.upstream_rq_time`, and the origins' copies: there once an answer has come to its end.
+    pub mod timed {
         UPSTREAM_RQ_TIME: Histogram = "upstream_rq_time",
     }
 }
@@ -131,7 +131,6 @@ crate::stats! {
 crate::stats! {
     /// `cluster.<name>.external.…` and `cluster.<name>.internal.…`: there once such a request was answered.
     pub mod by_origin {
-        UPSTREAM_RQ_TIME: Histogram = "upstream_rq_time",
         UPSTREAM_RQ_COMPLETED: Counter = "upstream_rq_completed",
     }
 }
@@ -202,11 +201,17 @@ pub struct ClusterStats {
 
 #[derive(Debug, Default)]
 struct OnDemand {
-    answered: OnceLock<Arc<StatSet>>,
-    external: OnceLock<Arc<StatSet>>,
-    internal: OnceLock<Arc<StatSet>>,
+    timed: OnceLock<Arc<StatSet>>,
+    external: ByOrigin,
+    internal: ByOrigin,
     http1: OnceLock<Arc<StatSet>>,
     http2: OnceLock<Arc<StatSet>>,
+}
+
+#[derive(Debug, Default)]
+struct ByOrigin {
+    answers: OnceLock<Arc<StatSet>>,
+    timed: OnceLock<Arc<StatSet>>,
 }
 
 impl ClusterStats {
@@ -233,55 +238,56 @@ impl ClusterStats {
     pub fn answered(&self, code: u16, origin: Origin) {
         self.set.inc(cluster::UPSTREAM_RQ_COMPLETED);
         self.set.inc_code(code);
-        let by_origin = self.by_origin(origin);
-        by_origin.inc(by_origin::UPSTREAM_RQ_COMPLETED);
-        by_origin.inc_code(code);
+        let (slots, part, family) = self.by_origin(origin);
+        let answers = slots
+            .answers
+            .get_or_init(|| self.register(&by_origin::TABLE, part, family));
+        answers.inc(by_origin::UPSTREAM_RQ_COMPLETED);
+        answers.inc_code(code);
     }
 
     /// Records the time from the last byte of the request to the last byte of the response.
     pub fn answer_time(&self, time: Duration, origin: Origin) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.on_demand()
-            .answered
-            .get_or_init(|| register(&self.registry, &answered::TABLE, &self.name, "", "cluster"))
-            .record(answered::UPSTREAM_RQ_TIME, millis);
-        self.by_origin(origin)
-            .record(by_origin::UPSTREAM_RQ_TIME, millis);
+        let (slots, part, family) = self.by_origin(origin);
+        for (slot, part, family) in [
+            (&self.on_demand().timed, "", "cluster"),
+            (&slots.timed, part, family),
+        ] {
+            slot.get_or_init(|| self.register(&timed::TABLE, part, family))
+                .record(timed::UPSTREAM_RQ_TIME, millis);
+        }
     }
 
-    fn by_origin(&self, origin: Origin) -> &StatSet {
+    fn by_origin(&self, origin: Origin) -> (&ByOrigin, &'static str, &'static str) {
         let on_demand = self.on_demand();
-        let (slot, part, family) = match origin {
+        match origin {
             Origin::External => (&on_demand.external, "external.", "cluster_external"),
             Origin::Internal => (&on_demand.internal, "internal.", "cluster_internal"),
-        };
-        slot.get_or_init(|| register(&self.registry, &by_origin::TABLE, &self.name, part, family))
+        }
     }
 
     /// `cluster.<name>.http1.…`.
     pub fn http1(&self) -> &StatSet {
-        self.on_demand().http1.get_or_init(|| {
-            register(
-                &self.registry,
-                &http1::TABLE,
-                &self.name,
-                "http1.",
-                "cluster_http1",
-            )
-        })
+        self.on_demand()
+            .http1
+            .get_or_init(|| self.register(&http1::TABLE, "http1.", "cluster_http1"))
     }
 
     /// `cluster.<name>.http2.…`.
     pub fn http2(&self) -> &StatSet {
-        self.on_demand().http2.get_or_init(|| {
-            register(
-                &self.registry,
-                &http2::TABLE,
-                &self.name,
-                "http2.",
-                "cluster_http2",
-            )
-        })
+        self.on_demand()
+            .http2
+            .get_or_init(|| self.register(&http2::TABLE, "http2.", "cluster_http2"))
+    }
+
+    fn register(
+        &self,
+        table: &'static StatTable,
+        part: &str,
+        family: &'static str,
+    ) -> Arc<StatSet> {
+        register(&self.registry, table, &self.name, part, family)
     }
 }
 

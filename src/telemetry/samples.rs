@@ -92,9 +92,15 @@ impl Samples {
             }
             if query.kind.takes(Kind::Counter) {
                 for (code, count) in set.codes() {
-                    let name = format!("{}upstream_rq_{code}", set.prefix());
-                    if query.wants(&name) && !hidden(&name) {
-                        samples.add_number(&name, Kind::Counter, count);
+                    let prefix = set.prefix();
+                    // Envoy counts the code and its class; the class is the sum of its codes.
+                    for name in [
+                        format!("{prefix}upstream_rq_{code}"),
+                        format!("{prefix}upstream_rq_{}xx", code / 100),
+                    ] {
+                        if query.wants(&name) && !hidden(&name) {
+                            samples.add_number(&name, Kind::Counter, count);
+                        }
                     }
                 }
             }

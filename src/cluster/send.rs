@@ -159,7 +159,8 @@ impl Cluster {
     /// Dropping the future, or the answer's body before its end, gives the attempt up.
     ///
     /// A safe request (`GET` and the like) without a body is sent once more, on a fresh connection, where the pooled one turns
-    /// out to have been closed before a byte of an answer: the peer's idle timeout then met our use. Envoy answers 503 here.
+    /// out to have been closed before a byte of an answer: the peer's idle timeout then met our use. Envoy answers 503 here
+    /// (`docs/decisions/0011`).
     pub async fn send<O: Observer>(
         self: &Arc<Self>,
         host: &Arc<Host>,

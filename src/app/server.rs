@@ -21,7 +21,6 @@ use crate::generation::{Builder, CurrentGeneration, Parts};
 use crate::listener::{
     BindError, BoundListener, DrainStrategy, ListenerManager, ServeContext, ServerState,
 };
-use crate::pb;
 use crate::stream::access_log::{SinkOptions, Sinks};
 use crate::telemetry::metrics::{Registry, StatSet};
 use crate::wasm;

@@ -75,6 +75,7 @@ pub enum Discovery {
 pub enum ConfigSource {
     /// `ads: {}` (and `self: {}`): the aggregated stream.
     Ads {
+        /// Default 15 s; `None` (0 s) waits for ever.
         initial_fetch_timeout: Option<Duration>,
     },
     /// `api_config_source`: a stream of its own.
@@ -121,7 +122,9 @@ pub enum Balancer {
     RoundRobin,
     /// Power of `choice_count` choices by active requests (weights equal), else weighted with `active_request_bias`.
     LeastRequest {
+        /// How many hosts are looked at.
         choice_count: u32,
+        /// How strongly active requests lower a weight.
         active_request_bias: f64,
     },
     /// Uniform by weight.

@@ -27,13 +27,33 @@ impl PartialEq for FullRegex {
 #[derive(Clone, Debug, PartialEq)]
 pub enum StringMatcher {
     /// Equal to.
-    Exact { value: Box<str>, ignore_case: bool },
+    Exact {
+        /// This text (lower case where case is ignored).
+        value: Box<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// Begins with.
-    Prefix { value: Box<str>, ignore_case: bool },
+    Prefix {
+        /// This text (lower case where case is ignored).
+        value: Box<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// Ends with.
-    Suffix { value: Box<str>, ignore_case: bool },
+    Suffix {
+        /// This text (lower case where case is ignored).
+        value: Box<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// Holds.
-    Contains { value: Box<str>, ignore_case: bool },
+    Contains {
+        /// This text (lower case where case is ignored).
+        value: Box<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// Matches as a whole.
     Regex(FullRegex),
 }
@@ -74,7 +94,12 @@ pub enum HeaderCondition {
     /// `string_match` and its deprecated forms.
     String(StringMatcher),
     /// `range_match`: a decimal integer in `[start, end)`.
-    Range { start: i64, end: i64 },
+    Range {
+        /// The first that fits.
+        start: i64,
+        /// The first that no longer fits.
+        end: i64,
+    },
 }
 
 /// `envoy.config.route.v3.QueryParameterMatcher`.

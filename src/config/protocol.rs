@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::cluster::{Http1Options, Http2Options};
 use super::error::{At, ConfigError};
 use super::field::{
-    at_least_a_millisecond, duration, enumeration, flag, header_text, percent, refuse, required,
-    timeout, uint32, uint32_within,
+    at_least_a_millisecond, enumeration, flag, header_text, percent, refuse, required, timeout,
+    uint32, uint32_within,
 };
 use super::http_connection_manager::HeadersWithUnderscores;
 use super::ignored::Ignored;
@@ -349,14 +349,6 @@ pub(super) fn tcp_keepalive(proto: core::TcpKeepalive) -> super::cluster::TcpKee
         time: seconds(keepalive_time),
         interval: seconds(keepalive_interval),
     }
-}
-
-/// A duration of a message that has no further meaning here: checked, then forgotten.
-pub(super) fn checked_only(
-    value: Option<crate::pb::google::protobuf::Duration>,
-    field: &str,
-) -> Result<(), ConfigError> {
-    duration(value, field).map(drop)
 }
 
 #[cfg(test)]

@@ -241,7 +241,9 @@ pub enum PathRewrite {
     Prefix(Box<str>),
     /// `regex_rewrite`: pattern (searched, all occurrences) and substitution with `\1`-style groups.
     Regex {
+        /// What is searched for.
         pattern: FullRegexSearch,
+        /// What takes its place, with `\1`-style groups.
         substitution: Box<str>,
     },
     /// `path_rewrite`: a substitution format for the whole path with query.
@@ -276,7 +278,9 @@ pub enum HostRewrite {
     Header(http::HeaderName),
     /// `host_rewrite_path_regex`.
     PathRegex {
+        /// What is searched for.
         pattern: FullRegexSearch,
+        /// What takes its place, with `\1`-style groups.
         substitution: Box<str>,
     },
 }
@@ -309,7 +313,9 @@ pub enum RedirectPath {
     Prefix(Box<str>),
     /// `regex_rewrite`.
     Regex {
+        /// What is searched for.
         pattern: FullRegexSearch,
+        /// What takes its place, with `\1`-style groups.
         substitution: Box<str>,
     },
 }

@@ -1,6 +1,5 @@
 //! The demonstration's own servers: two upstreams, and the files of the plugins. They speak through our codec.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,8 +25,6 @@ pub(super) enum Content {
 /// A server; dropping it closes it.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Where it listens.
-    pub(super) address: SocketAddr,
     _drain: DrainTrigger,
     _task: OwnedTask,
 }
@@ -35,7 +32,6 @@ pub(super) struct Server {
 impl Server {
     /// Serves `content` on `listener`.
     pub(super) fn start(listener: TcpListener, content: Content) -> std::io::Result<Self> {
-        let address = listener.local_addr()?;
         let (trigger, watch) = drain::channel();
         let content = Arc::new(content);
         let options = Arc::new(Options::default());
@@ -56,7 +52,6 @@ impl Server {
             }
         };
         Ok(Self {
-            address,
             _drain: trigger,
             _task: OwnedTask::spawn("demo server", accept),
         })

@@ -135,7 +135,7 @@ impl Tour<'_> {
         let broken = self.resource(&inline)?;
         let control_plane = self.stage.control_plane.control_plane();
         let type_url = ResourceType::Extension.type_url();
-        while control_plane.events().len() > 0 && self.take_answer(type_url).await.is_some() {}
+        while !control_plane.events().is_empty() && self.take_answer(type_url).await.is_some() {}
         self.stage.control_plane.overlay(vec![broken]);
         let refused = tokio::time::timeout(PATIENCE, async {
             loop {

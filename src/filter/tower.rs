@@ -9,7 +9,6 @@
 //! local reply, made of as much of the body as is ready. Errors become 500 (`tower_layer_error`), in [`failed`] alone.
 
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};

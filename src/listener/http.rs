@@ -22,7 +22,7 @@ use crate::generation::stats::{http as stat, listener_http};
 use crate::generation::{ChainIdentity, HttpConnectionManager};
 use crate::http::codec::{Exchange, Handler, Malformed, Reply, Reset};
 use crate::http::{LocalReply, RequestHead, ResponseFlag, ResponseHead};
-use crate::stream::{ConnectionInfo, Phase, Stream, StreamInfo, Verdict};
+use crate::stream::{ConnectionInfo, Stream, Verdict};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const HEALTH_CHECK_FAIL: HeaderName =

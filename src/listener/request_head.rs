@@ -138,12 +138,11 @@ pub(super) fn prepare(
     let mut client = remote_ip;
     let mut may_be_internal = true;
     if options.use_remote_address {
-        if options.xff_num_trusted_hops > 0 {
-            if let Some(address) =
+        if options.xff_num_trusted_hops > 0
+            && let Some(address) =
                 last_forwarded(&head.headers, options.xff_num_trusted_hops as usize - 1)
-            {
-                client = Some(address.0);
-            }
+        {
+            client = Some(address.0);
         }
         may_be_internal = single;
         if !options.skip_xff_append

@@ -57,7 +57,7 @@ pub struct StatTable {
 macro_rules! stats {
     ($(#[$doc:meta])* $vis:vis mod $module:ident { $($stat:ident : $kind:ident = $name:literal),* $(,)? }) => {
         $(#[$doc])*
-        #[allow(missing_docs, unreachable_pub, dead_code, reason = "each constant is the stat that its string names; a table may list more than is written")]
+        #[allow(missing_docs, unreachable_pub, dead_code, reason = "each constant is the stat that its string names; one that nothing writes yet is printed as zero")]
         $vis mod $module {
             use $crate::telemetry::metrics::{Kind, Stat, StatDef, StatTable};
             #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "used only to number the stats")]

@@ -194,7 +194,6 @@ mod tests {
             used_only: true,
             kind: KindFilter::Gauges,
             filter: Some(Regex::new(r"^s\.").unwrap()),
-            ..Query::default()
         };
         let gauges = Samples::collect(&registry, &gauges, &|_| false);
         assert_eq!(gauges.numbers.keys().collect::<Vec<_>>(), ["s.a.open"]);

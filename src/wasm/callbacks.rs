@@ -6,9 +6,6 @@ use super::context::Host;
 use super::module::{Abi, LoadError};
 use super::spec::PluginSpec;
 
-/// A callback of no result on one context.
-pub(crate) type OnContext = TypedFunc<u32, ()>;
-
 macro_rules! callbacks {
     ($($(#[$doc:meta])* $field:ident: $params:ty => $result:ty = $name:literal;)*) => {
         /// What the host may call in a guest. Every callback is optional.

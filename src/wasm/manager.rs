@@ -434,7 +434,7 @@ impl Inner {
         let module = cell
             .get_or_try_init(|| async {
                 let kept = self
-                    .blocking(move |inner| Ok(inner.from_disk(digest)))
+                    .blocking(move |inner| Ok(inner.on_disk(digest)))
                     .await?;
                 if let Some(module) = kept {
                     if remote {
@@ -462,7 +462,7 @@ impl Inner {
         Ok(module)
     }
 
-    fn from_disk(&self, digest: Digest) -> Option<Module> {
+    fn on_disk(&self, digest: Digest) -> Option<Module> {
         Module::cached(self.runtime.engine(), digest, self.cache.as_ref()?)
     }
 

@@ -86,6 +86,10 @@ pub struct Dead;
 
 /// What reaches a VM from outside its worker's calls.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "few are ever queued, and each is moved once"
+)]
 pub(crate) enum Message {
     /// A callout has ended.
     Called {

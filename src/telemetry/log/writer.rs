@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 /// Lines that may wait.
@@ -122,10 +122,7 @@ impl Thread {
                     }
                 }
                 next = if batch.len() < 64 * 1024 {
-                    match self.queue.recv_timeout(Duration::ZERO) {
-                        Ok(order) => Some(order),
-                        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-                    }
+                    self.queue.recv_timeout(Duration::ZERO).ok()
                 } else {
                     None
                 };

@@ -407,9 +407,12 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
         Edit::Set(pairs) => {
             map.clear(removed);
             // All that is good, and the first of what is not.
-            pairs.iter().fold(Ok(()), |result, (name, value)| {
-                result.and(map.add(removed, name, value))
-            })
+            let mut result = Ok(());
+            for (name, value) in *pairs {
+                let added = map.add(removed, name, value);
+                result = result.and(added);
+            }
+            result
         }
     })
     .ok_or(Status::BadArgument)?;

@@ -30,7 +30,11 @@ pub(crate) use log::write_log;
 /// `WasmResult`: what a host function returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Status {
+#[allow(
+    dead_code,
+    reason = "the whole enumeration, though not every value is returned yet"
+)]
+pub(crate) enum Status {
     /// Done.
     Ok = 0,
     /// No such thing.

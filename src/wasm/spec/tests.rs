@@ -110,7 +110,7 @@ fn remote_code_needs_a_sum_a_cluster_and_a_timeout() {
                     core::RemoteDataSource {
                         http_uri: Some(core::HttpUri {
                             uri: uri.to_owned(),
-                            timeout: timeout.then(|| google::protobuf::Duration {
+                            timeout: timeout.then_some(google::protobuf::Duration {
                                 seconds: 5,
                                 nanos: 0,
                             }),

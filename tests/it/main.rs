@@ -9,6 +9,7 @@
 
 mod examples;
 mod layering;
+mod requests;
 mod support;
 mod updates;
 mod verdicts;

@@ -48,7 +48,8 @@ const DOWNSTREAM_CLUSTER: HeaderName =
 const DOWNSTREAM_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
 
 crate::stats! {
-    mod stat {
+    /// `http.<stat_prefix>.fault.`
+    pub mod stat {
         ABORTS_INJECTED: Counter = "aborts_injected",
         ACTIVE_FAULTS: Gauge = "active_faults",
         DELAYS_INJECTED: Counter = "delays_injected",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::config::route::Action;
 use crate::http::{Body, LocalReply, ResponseHead};
@@ -18,12 +18,13 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 ///
 /// As in Envoy, the route's response header mutations apply to it, before the reply's own headers.
 pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
-    let (is_grpc, is_head, version) = {
+    let (is_grpc, is_head, version, upgrade) = {
         let request = stream.request.lock();
         (
             request.is_grpc(),
             request.method == Method::HEAD,
             request.version,
+            request.upgrade.is_some(),
         )
     };
     {
@@ -33,7 +34,8 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
         }
         info.details = Some(underscored(std::mem::take(&mut reply.details)));
         info.local_reply = true;
-        info.close |= reply.close;
+        // What follows a refused upgrade on the connection is nobody's HTTP/1.
+        info.close |= reply.close || (upgrade && version < Version::HTTP_2);
         info.local_reply_body = Some(reply.body.clone());
     }
     *stream.response_trailers.lock() = None;

@@ -23,7 +23,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, Version};
 use tokio::time::Instant;
 
 pub use config::Config;
@@ -86,7 +86,7 @@ impl HttpFilter for Router {
         match &route.route.action {
             Action::Forward(action) => match self.forward(stream, &route, action) {
                 Ok(attempt) => Step::Wait(Box::pin(attempt.run(body))),
-                Err(reply) => Step::Reply(reply),
+                Err(reply) => Step::Reply(*reply),
             },
             Action::Redirect(action) => {
                 let keep_original = !self.config.suppress_envoy_headers;
@@ -130,14 +130,15 @@ impl Router {
         stream: &Arc<Stream>,
         route: &Arc<SelectedRoute>,
         action: &ForwardAction,
-    ) -> Result<Attempt, LocalReply> {
+    ) -> Result<Attempt, Box<LocalReply>> {
         let cluster = route
             .cluster
             .as_deref()
             .and_then(|name| stream.config.clusters.get(name))
-            .ok_or(ReplyReason::ClusterNotFound(
-                action.cluster_not_found_status,
-            ))?;
+            .ok_or_else(|| {
+                let status = action.cluster_not_found_status;
+                Box::new(ReplyReason::ClusterNotFound(status).into())
+            })?;
         stream.info.lock().upstream.cluster = Some(Arc::clone(cluster));
         let origin = {
             let mut request = stream.request.lock();
@@ -165,7 +166,7 @@ impl Router {
             if self.config.dynamic_stats {
                 cluster.answered(None, StatusCode::SERVICE_UNAVAILABLE.as_u16(), origin);
             }
-            return Err(self.dropped(&dropped));
+            return Err(Box::new(self.dropped(&dropped)));
         }
         finalize::finalize_request(stream, route, !self.config.suppress_envoy_headers);
         // An attempt for which there is no host counts, too.
@@ -178,7 +179,7 @@ impl Router {
             if route.virtual_host().include_attempt_count_in_response {
                 reply.headers.insert(ATTEMPT_COUNT, number(1));
             }
-            return Err(reply);
+            return Err(Box::new(reply));
         };
         if action.host_rewrite == HostRewrite::Auto
             && !host.hostname.is_empty()
@@ -346,6 +347,11 @@ impl Attempt {
             connection,
         } = response;
         let now = Instant::now();
+        // HTTP/1: an answer that does not switch ends the connection; one that says "fine" without is no handshake.
+        let unswitched = head.status != StatusCode::SWITCHING_PROTOCOLS
+            && head.version < Version::HTTP_2
+            && self.stream.request.lock().upgrade.is_some();
+        let refused = unswitched && head.status.is_success();
         let request_end = {
             let mut info = self.stream.info.lock();
             if info.upstream.connection_id != Some(connection.id) {
@@ -356,6 +362,10 @@ impl Attempt {
             info.upstream_first_rx = Some(now);
             info.upstream_last_tx = info.request_end;
             info.details = Some(Cow::Borrowed("via_upstream"));
+            if refused {
+                info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));
+            }
+            info.close |= unswitched;
             info.request_end
         };
         if self.config.dynamic_stats {
@@ -374,6 +384,11 @@ impl Attempt {
         let head = self.stream.response.lock().take();
         let mut head = head.unwrap_or_else(|| ResponseHead::new(StatusCode::BAD_GATEWAY));
         self.count_attempts(&mut head.headers);
+        if refused {
+            // Neither side knows any more what the connection's bytes are.
+            head.headers.remove(http::header::CONTENT_LENGTH);
+            return Step::Answer(Box::new(head), Body::empty());
+        }
         Step::Answer(Box::new(head), body)
     }
 

@@ -512,3 +512,13 @@ async fn an_upgrade_needs_leave() {
     let answer = wish(chain![].options(|options| options.upgrades = allowed)).await;
     assert_eq!(answer.status(), 200);
 }
+
+#[test]
+fn a_request_costs_few_bytes() {
+    let chain = chain![];
+    let stream = chain.stream(RequestHead::new(Method::GET, "a", "/"));
+    let run = chain.chain().run(stream, Body::empty(), chain.seen.clone());
+    let size = std::mem::size_of_val(&run);
+    assert!(size < 1800, "{size}");
+    assert!(std::mem::size_of::<Stream>() < 2500);
+}

@@ -102,7 +102,10 @@ impl Config {
 }
 
 /// Refuses a request in which one of `names` is present and has no meaning.
-pub(super) fn strict_check(names: &[HeaderName], headers: &HeaderMap) -> Result<(), LocalReply> {
+pub(super) fn strict_check(
+    names: &[HeaderName],
+    headers: &HeaderMap,
+) -> Result<(), Box<LocalReply>> {
     for name in names {
         let Some(value) = headers.get(name) else {
             continue;
@@ -120,12 +123,14 @@ pub(super) fn strict_check(names: &[HeaderName], headers: &HeaderMap) -> Result<
         };
         if !valid {
             let body = format!("invalid header '{name}' with value '{text}'");
-            return Err(LocalReply::new(
+            let reply = LocalReply::new(
                 StatusCode::BAD_REQUEST,
                 body,
                 "request_headers_failed_strict_check",
-            )
-            .flag(ResponseFlag::InvalidEnvoyRequestHeaders));
+            );
+            return Err(Box::new(
+                reply.flag(ResponseFlag::InvalidEnvoyRequestHeaders),
+            ));
         }
     }
     debug_assert!(!names.contains(&EXPECTED_RQ_TIMEOUT));

@@ -300,6 +300,30 @@ async fn a_truncated_answer_breaks() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_is_not_switched_ends_the_connection() {
+    let fine = upstream(OK, Then::Hang).await;
+    let missing = upstream(
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno",
+        Then::Hang,
+    )
+    .await;
+    for (upstream, status, text, details) in [
+        (&fine, 200, "", "websocket_handshake_unsuccessful"),
+        (&missing, 404, "no", "via_upstream"),
+    ] {
+        let chain = router("{}", clusters::fixed("a", upstream.address))
+            .options(|options| options.upgrades = vec![("websocket".into(), true)]);
+        let mut head = RequestHead::new(http::Method::GET, "a", "/");
+        head.upgrade = Some(HeaderValue::from_static("websocket"));
+        let (_client, body) = crate::filter::testing::body();
+        let answer = chain.send(head, body).await;
+        assert_eq!((answer.status(), answer.text()), (status, text));
+        assert_eq!(answer.details(), details);
+        assert!(answer.stream.info.lock().close);
+    }
+}
+
+#[tokio::test]
 async fn routes_that_answer() {
     let direct = Action::DirectResponse(DirectResponse {
         status: StatusCode::OK,

@@ -187,7 +187,7 @@ mod tests {
         let used = Samples::collect(&registry, &used, &|_| false);
         assert_eq!(
             used.numbers.keys().collect::<Vec<_>>(),
-            ["s.a.hits", "s.a.upstream_rq_404"]
+            ["s.a.hits", "s.a.upstream_rq_404", "s.a.upstream_rq_4xx"]
         );
         new.set(sample::OPEN, 0);
         let gauges = Query {

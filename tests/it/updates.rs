@@ -102,20 +102,27 @@ async fn hundred_updates(delta: bool) {
     let mut client = Client::connect(address).await;
     for update in 2..=100 {
         let version = update.to_string();
-        // A cluster of a new name each time; its predecessor stays until the routes have moved.
-        let (old, new) = (format!("c{}", update - 1), format!("c{update}"));
+        // A cluster of a new name each time; the one that the routes name stays until they have moved.
+        let name = |number: i32| match number {
+            0 => "a".to_owned(),
+            number => format!("c{number}"),
+        };
+        let served = [name(update - 2), name(update - 1), name(update)];
+        let old = &served[1];
         plane.set_resources(
             ENDPOINTS,
-            vec![endpoints(&old, &upstream), endpoints(&new, &upstream)],
+            served
+                .iter()
+                .map(|name| endpoints(name, &upstream))
+                .collect(),
             &version,
         );
-        let mut clusters = vec![cluster(&old), cluster(&new)];
-        if update == 2 {
-            // The routes still name `a`.
-            clusters.push(cluster("a"));
-        }
-        plane.set_resources(CLUSTER, clusters, &version);
-        plane.set_resources(ROUTES, vec![routes(&old, &version)], &version);
+        plane.set_resources(
+            CLUSTER,
+            served.iter().map(|name| cluster(name)).collect(),
+            &version,
+        );
+        plane.set_resources(ROUTES, vec![routes(old, &version)], &version);
         await_version(&mut client, &version).await;
     }
     stop.store(true, Relaxed);

@@ -300,7 +300,7 @@ fn redirects_are_read() {
     assert!(full.strip_query);
     assert_eq!(
         redirect("{scheme_redirect: HTTPS}").scheme.as_deref(),
-        Some("https")
+        Some("HTTPS")
     );
     assert_eq!(
         redirect("{prefix_rewrite: /b}").path,

@@ -4,7 +4,7 @@
 //! filters have; an answer may also be that there is none, or that waiting has ended. What is not warm yet is served
 //! as it was before. What has not changed keeps its `Arc`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ResourceType;
@@ -14,6 +14,7 @@ use super::status::Unready;
 use crate::config::cluster::{ConfigSource, Discovery};
 use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, RouteSource};
+use crate::config::route::{Action, ClusterSpecifier};
 use crate::config::{Cluster, Endpoints, Listener, RouteConfig, Snapshot};
 
 /// How a subscription to one name stands.
@@ -279,6 +280,13 @@ fn referred(
             entry.active.clone_from(&entry.current);
         }
     }
+    let warming: BTreeSet<Arc<str>> = cache
+        .table_mut(ResourceType::Cluster)
+        .entries
+        .iter()
+        .filter(|(_, entry)| entry.active.is_none() && entry.warming().is_some())
+        .map(|(name, _)| Arc::clone(name))
+        .collect();
     let mut routes: BTreeMap<Arc<str>, Arc<RouteConfig>> = BTreeMap::new();
     let mut extensions: BTreeMap<Arc<str>, Arc<HttpFilterConfig>> = BTreeMap::new();
     for listener in snapshot.listeners.values() {
@@ -288,6 +296,15 @@ fn referred(
                     if let Some(accepted) = cache.current(ResourceType::Route, name)
                         && let Value::Route(route) = &accepted.value
                     {
+                        // Make before break: routes wait for the clusters that came with them.
+                        let route = match previous.routes.get(name) {
+                            Some(known)
+                                if !Arc::ptr_eq(known, route) && names_any(route, &warming) =>
+                            {
+                                known
+                            }
+                            _ => route,
+                        };
                         routes.insert(Arc::clone(name), Arc::clone(route));
                     }
                 }
@@ -318,6 +335,26 @@ fn referred(
     }
     snapshot.routes = routes;
     snapshot.extensions = extensions;
+}
+
+/// True where a route of the table goes to one of `clusters`.
+fn names_any(table: &RouteConfig, clusters: &BTreeSet<Arc<str>>) -> bool {
+    if clusters.is_empty() {
+        return false;
+    }
+    let routes = table.virtual_hosts.iter().flat_map(|host| &host.routes);
+    routes.into_iter().any(|route| match &route.action {
+        Action::Forward(forward) => match &forward.cluster {
+            ClusterSpecifier::Cluster(name) => clusters.contains(name),
+            ClusterSpecifier::Weighted {
+                clusters: weighted, ..
+            } => weighted
+                .iter()
+                .any(|cluster| clusters.contains(&cluster.name)),
+            ClusterSpecifier::Header(_) => false,
+        },
+        _ => false,
+    })
 }
 
 /// A refusal ends the first wait, as in Envoy; what has a predecessor goes on waiting, so that nothing good is lost.

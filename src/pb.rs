@@ -10,10 +10,12 @@
 //!
 //! Nothing here panics on foreign bytes.
 
-use std::sync::OnceLock;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Name;
 use prost_reflect::DescriptorPool;
+use tokio::time::Instant;
 
 mod any;
 mod error;
@@ -32,13 +34,31 @@ pub use read::{Format, Parsed, UnknownField, from_text, from_yaml};
 /// What stands before the message's name in a type URL.
 pub const TYPE_PREFIX: &str = "type.googleapis.com/";
 
-/// The descriptors of every message of the API, loaded at first use (about 35 ms).
-pub fn descriptors() -> &'static DescriptorPool {
-    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| {
-        DescriptorPool::decode(&include_bytes!("../proto/envoy.descriptors.bin")[..])
-            .expect("the embedded descriptor set is valid")
-    })
+/// The pool while it is in use, and when it was asked for last.
+static DESCRIPTORS: Mutex<Option<(DescriptorPool, Instant)>> = Mutex::new(None);
+
+/// The descriptors of every message of the API; a handle. Loaded when needed (about 35 ms) and kept while in use: see
+/// [`release_descriptors`].
+pub fn descriptors() -> DescriptorPool {
+    let mut held = DESCRIPTORS.lock();
+    let (pool, used) = held.get_or_insert_with(|| {
+        let pool = DescriptorPool::decode(&include_bytes!("../proto/envoy.descriptors.bin")[..])
+            .expect("the embedded descriptor set is valid");
+        (pool, Instant::now())
+    });
+    *used = Instant::now();
+    pool.clone()
+}
+
+/// Lets the descriptors go where nobody has asked for them for so long: they are a good part of an idle proxy's memory.
+pub fn release_descriptors(unused_for: Duration) {
+    let mut held = DESCRIPTORS.lock();
+    if held
+        .as_ref()
+        .is_some_and(|(_, used)| used.elapsed() >= unused_for)
+    {
+        *held = None;
+    }
 }
 
 /// The message name in a type URL: what follows the last slash.

@@ -231,6 +231,7 @@ struct Flush {
 impl Flush {
     async fn run(mut self) {
         const INTERVAL: Duration = Duration::from_secs(5);
+        const DESCRIPTORS: Duration = Duration::from_secs(30);
         loop {
             let readiness = *self.readiness.borrow_and_update();
             let state = match readiness {
@@ -247,6 +248,7 @@ impl Flush {
                 .set(generation_stat::CURRENT, self.current.load().number);
             self.generation
                 .set(generation_stat::ALIVE, self.current.sweep() as u64);
+            crate::pb::release_descriptors(DESCRIPTORS);
             if let Some(resident) = resident_bytes() {
                 for gauge in [
                     stat::MEMORY_ALLOCATED,

@@ -49,6 +49,16 @@ pub(super) const UPSTREAM_RQ_PER_TRY_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 pub(super) const EXPECTED_RQ_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// Wishes of internal clients that end here.
+static FOR_THE_ROUTER: [HeaderName; 7] = [
+    UPSTREAM_RQ_PER_TRY_TIMEOUT,
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-retry-on"),
+];
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -233,8 +243,12 @@ impl Router {
             }
             headers.remove(UPSTREAM_RQ_TIMEOUT);
         }
-        if headers.contains_key(UPSTREAM_RQ_PER_TRY_TIMEOUT) {
-            headers.remove(UPSTREAM_RQ_PER_TRY_TIMEOUT);
+        // Meant for this router; the upstream does not see them, as little as Envoy's does. Those of external clients
+        // are gone already.
+        if headers.contains_key(INTERNAL) {
+            for name in &FOR_THE_ROUTER {
+                headers.remove(name);
+            }
         }
         if let Some(timeout) = timeout
             && !self.config.suppress_envoy_headers

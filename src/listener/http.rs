@@ -292,10 +292,13 @@ impl Observer for Inner {
         if let Some(via) = &options.via {
             append_via(&mut response.headers, via);
         }
-        if options.always_set_request_id_in_response
-            && let Some(id) = stream.request.lock().headers.get(X_REQUEST_ID)
         {
-            response.headers.insert(X_REQUEST_ID, id.clone());
+            let request = stream.request.lock();
+            let forced = options.always_set_request_id_in_response
+                || request.headers.contains_key("x-envoy-force-trace");
+            if forced && let Some(id) = request.headers.get(X_REQUEST_ID) {
+                response.headers.insert(X_REQUEST_ID, id.clone());
+            }
         }
         if !response.headers.contains_key(header::DATE) {
             let now = start + stream.info.lock().begin.elapsed();

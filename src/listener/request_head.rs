@@ -150,7 +150,7 @@ pub(super) fn prepare(
         {
             append_forwarded(
                 &mut head.headers,
-                if ip.is_loopback() {
+                if is_localhost(ip) {
                     facts.own_address
                 } else {
                     ip
@@ -239,6 +239,12 @@ pub(super) fn prepare(
     clean_path(head, options)?;
     clean_host(head, options, facts);
     Ok(Seen { client, internal })
+}
+
+/// `127.0.0.1` and `::1`; the rest of 127/8 is an address as any other to Envoy.
+fn is_localhost(ip: IpAddr) -> bool {
+    ip == IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+        || ip == IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)
 }
 
 fn check_path(head: &RequestHead) -> Result<(), LocalReply> {

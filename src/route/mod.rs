@@ -333,3 +333,6 @@ impl SelectedRoute {
             .filter(|mutations| !mutations.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -304,6 +304,7 @@ pub(super) fn with_scope<R>(
         response_trailers: trailers.as_ref(),
         info: &info,
         connection: &stream.connection,
+        config: &stream.config,
         route,
         status,
         local_reply_body: b"",

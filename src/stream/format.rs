@@ -9,7 +9,7 @@ mod value;
 
 use http::HeaderMap;
 
-use super::{ConnectionInfo, Stream, StreamInfo};
+use super::{ConnectionInfo, Stream, StreamConfig, StreamInfo};
 use crate::config::access_log::{Format, FormatPart, JsonFormat, LogFormat};
 use crate::http::{RequestHead, ResponseHead};
 use crate::route::SelectedRoute;
@@ -56,6 +56,8 @@ pub struct Scope<'a> {
     pub info: &'a StreamInfo,
     /// The connection.
     pub connection: &'a ConnectionInfo,
+    /// What the stream pins of its Generation.
+    pub config: &'a StreamConfig,
     /// The route, as resolved.
     pub route: Option<&'a SelectedRoute>,
     /// The status to show instead of the response's: a local reply's, which is 0 while its head is made.
@@ -80,6 +82,7 @@ impl Scope<'_> {
             response_trailers: trailers.as_ref(),
             info: &info,
             connection: &stream.connection,
+            config: &stream.config,
             route: route.as_deref(),
             status: None,
             local_reply_body: b"",

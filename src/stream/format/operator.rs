@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Version};
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::value::{write_f64, write_struct, write_u64, write_value};
 use super::{Scope, time};
+use crate::cluster::Cluster;
 use crate::config::access_log::{
     DurationUnit, Field, FormatHeader, GrpcStatusFormat, HeaderChoice, MaskableAddress,
     MetadataSource, Operator, PathSource, ServerNameChoice, TimePoint,
@@ -32,6 +34,8 @@ pub(super) enum Written {
 /// Appends the value of `operator`.
 pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
     match operator {
+        // A head that was not understood has no headers: that of the stream is made up.
+        Operator::RequestHeader(_) if scope.info.without_head => Written::Missing,
         Operator::RequestHeader(choice) => choose(choice, out, |header, out| {
             request_header(header, scope.request, out)
         }),
@@ -362,20 +366,12 @@ fn write_field(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
         Field::UpstreamHost => upstream_host(scope, out),
         Field::UpstreamHostName => upstream_host_name(scope, true, out),
         Field::UpstreamHostNameWithoutPort => upstream_host_name(scope, false, out),
-        Field::UpstreamCluster => optional(
-            upstream
-                .cluster
-                .as_ref()
-                .map(|cluster| &*cluster.config.stat_name),
-            out,
-        ),
-        Field::UpstreamClusterRaw => optional(
-            upstream
-                .cluster
-                .as_ref()
-                .map(|cluster| &*cluster.config.name),
-            out,
-        ),
+        Field::UpstreamCluster => {
+            optional(cluster(scope).map(|cluster| &*cluster.config.stat_name), out)
+        }
+        Field::UpstreamClusterRaw => {
+            optional(cluster(scope).map(|cluster| &*cluster.config.name), out)
+        }
         Field::UpstreamLocalAddress => address(upstream.local, out),
         Field::UpstreamLocalAddressWithoutPort => ip(upstream.local, out),
         Field::UpstreamLocalPort => port(upstream.local, out),
@@ -472,6 +468,14 @@ fn write_field(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
         | Field::SpanId
         | Field::VirtualClusterName => Written::Missing,
     }
+}
+
+/// The cluster of the stream, or the one that its route names: Envoy knows it from the moment of routing.
+fn cluster<'a>(scope: &Scope<'a>) -> Option<&'a Arc<Cluster>> {
+    scope.info.upstream.cluster.as_ref().or_else(|| {
+        let name = scope.route?.cluster.as_deref()?;
+        scope.config.clusters.get(name)
+    })
 }
 
 fn optional(value: Option<&str>, out: &mut Vec<u8>) -> Written {
@@ -662,10 +666,9 @@ fn metadata(
     let attributes;
     let metadata: Option<&pb::Metadata> = match source {
         MetadataSource::Dynamic => scope.info.dynamic_metadata.as_deref(),
-        MetadataSource::Cluster => upstream
-            .cluster
-            .as_ref()
-            .and_then(|cluster| cluster.config.metadata.as_deref()),
+        MetadataSource::Cluster => {
+            cluster(scope).and_then(|cluster| cluster.config.metadata.as_deref())
+        }
         MetadataSource::Route => scope
             .route
             .and_then(|route| route.route.metadata.as_deref()),

@@ -1,0 +1,407 @@
+use std::sync::Arc;
+
+use http::{HeaderValue, Method};
+
+use super::{RouteTable, SelectedRoute, redirect, rewrite};
+use crate::config::context::{ParseContext, Source};
+use crate::config::route::Action;
+use crate::config::{RouteConfig, stub};
+use crate::http::{RequestHead, Scheme};
+use crate::pb;
+
+fn config(yaml: &str) -> RouteConfig {
+    let proto = pb::from_yaml(yaml).expect("valid YAML");
+    RouteConfig::parse(proto, &ParseContext::new(&stub::Stub, Source::Dynamic)).expect("valid routes")
+}
+
+fn table(yaml: &str) -> Arc<RouteTable> {
+    Arc::new(RouteTable::new(Arc::new(config(yaml))))
+}
+
+/// A virtual host for everything; routes are YAML list entries.
+fn routes(list: &str) -> Arc<RouteTable> {
+    table(&format!(
+        "{{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{list}]}}]}}"
+    ))
+}
+
+fn get(authority: &str, path: &str) -> RequestHead {
+    RequestHead::new(Method::GET, authority, path)
+}
+
+fn with(mut head: RequestHead, headers: &[(&'static str, &'static str)]) -> RequestHead {
+    for (name, value) in headers {
+        head.headers.append(*name, HeaderValue::from_static(value));
+    }
+    head
+}
+
+fn name(selected: Option<SelectedRoute>) -> String {
+    selected.map_or_else(|| "-".to_owned(), |selected| selected.route.name.to_string())
+}
+
+#[test]
+fn domains_go_from_exact_to_suffix_to_prefix_to_any() {
+    let hosts = [
+        ("exact", "a.dom.test"),
+        ("suffix", "*.dom.test"),
+        ("long_suffix", "*.b.dom.test"),
+        ("dash", "*-x.dom.test"),
+        ("prefix", "pre.*"),
+        ("long_prefix", "pre.fix.*"),
+        ("port", "p.test:80"),
+        ("any", "*"),
+    ];
+    let hosts: Vec<String> = hosts
+        .iter()
+        .map(|(name, domain)| {
+            format!(
+                "{{name: {name}, domains: ['{domain}'], routes: [{{name: {name}, match: {{prefix: /}}, route: {{cluster: c}}}}]}}"
+            )
+        })
+        .collect();
+    let yaml = format!("{{name: r, virtual_hosts: [{}]}}", hosts.join(","));
+    let plain = table(&yaml);
+    let ignoring = table(&yaml.replace("{name: r,", "{name: r, ignore_port_in_host_matching: true,"));
+    for (authority, expected, without_port) in [
+        ("a.dom.test", "exact", "exact"),
+        ("A.DOM.Test", "exact", "exact"),
+        ("a.dom.test:80", "any", "exact"),
+        ("x.dom.test", "suffix", "suffix"),
+        ("x.b.dom.test", "long_suffix", "long_suffix"),
+        ("b.dom.test", "suffix", "suffix"),
+        (".b.dom.test", "suffix", "suffix"),
+        ("y-x.dom.test", "dash", "dash"),
+        ("-x.dom.test", "suffix", "suffix"),
+        (".dom.test", "any", "any"),
+        ("dom.test", "any", "any"),
+        ("pre.x", "prefix", "prefix"),
+        ("pre.", "any", "any"),
+        ("pre.fix.y", "long_prefix", "long_prefix"),
+        ("pre.fix.", "prefix", "prefix"),
+        ("p.test:80", "port", "any"),
+        ("p.test", "any", "any"),
+        ("", "any", "any"),
+        ("[::1]:80", "any", "any"),
+    ] {
+        assert_eq!(name(plain.select(&get(authority, "/"), 0)), expected, "{authority}");
+        assert_eq!(
+            name(ignoring.select(&get(authority, "/"), 0)),
+            without_port,
+            "{authority} without its port"
+        );
+    }
+}
+
+#[test]
+fn paths_match_as_their_kind_says_and_never_with_the_query() {
+    for (matcher, path, expected) in [
+        ("path: /a", "/a", true),
+        ("path: /a", "/a?b", true),
+        ("path: /a", "/a/", false),
+        ("path: /a", "/A", false),
+        ("path: /A, case_sensitive: false", "/a", true),
+        ("prefix: /a", "/ab", true),
+        ("prefix: /a?", "/a?b", false),
+        ("prefix: /A, case_sensitive: false", "/ab", true),
+        ("path_separated_prefix: /a", "/a", true),
+        ("path_separated_prefix: /a", "/a/b", true),
+        ("path_separated_prefix: /a", "/a?b", true),
+        ("path_separated_prefix: /a", "/ab", false),
+        ("safe_regex: {regex: '/[0-9]+'}", "/12", true),
+        ("safe_regex: {regex: '/[0-9]+'}", "/12?x", true),
+        ("safe_regex: {regex: '/[0-9]+'}", "/12x", false),
+        ("safe_regex: {regex: '/(a|ab)'}", "/ab", true),
+        ("connect_matcher: {}", "/", false),
+    ] {
+        let table = routes(&format!("{{name: r, match: {{{matcher}}}, route: {{cluster: c}}}}"));
+        assert_eq!(
+            table.select(&get("h", path), 0).is_some(),
+            expected,
+            "{matcher} on {path}"
+        );
+    }
+}
+
+#[test]
+fn connect_without_a_path_is_for_connect_routes_alone() {
+    let table = routes(
+        "{name: prefix, match: {prefix: ''}, route: {cluster: c}}, {name: connect, match: {connect_matcher: {}}, route: {cluster: c}}",
+    );
+    let head = RequestHead::new(Method::CONNECT, "h:1", "");
+    assert_eq!(name(table.select(&head, 0)), "connect");
+}
+
+#[test]
+fn headers_match_value_by_value() {
+    let cases: &[(&str, &[&'static str], bool)] = &[
+        ("string_match: {exact: a}", &["a"], true),
+        ("string_match: {exact: a}", &["b", "a"], true),
+        ("string_match: {exact: 'b,a'}", &["b", "a"], false),
+        ("string_match: {exact: a}", &[], false),
+        ("string_match: {exact: a}, invert_match: true", &["b"], true),
+        ("string_match: {exact: a}, invert_match: true", &["b", "a"], false),
+        ("string_match: {exact: a}, invert_match: true", &[], false),
+        (
+            "string_match: {exact: a}, invert_match: true, treat_missing_header_as_empty: true",
+            &[],
+            true,
+        ),
+        ("present_match: true", &[""], true),
+        ("present_match: true", &[], false),
+        ("present_match: false", &["a"], false),
+        ("present_match: false", &[], true),
+        ("present_match: true, invert_match: true", &[], true),
+        ("present_match: false, invert_match: true", &["a"], true),
+        ("range_match: {start: -5, end: 10}", &["-5"], true),
+        ("range_match: {start: -5, end: 10}", &["10"], false),
+        ("range_match: {start: -5, end: 10}", &["x"], false),
+        ("range_match: {start: -5, end: 10}, invert_match: true", &["x"], true),
+        ("string_match: {contains: B, ignore_case: true}", &["abc"], true),
+        ("string_match: {suffix: c}", &["abc"], true),
+        ("string_match: {prefix: AB, ignore_case: true}", &["abc"], true),
+        ("string_match: {safe_regex: {regex: b}}", &["abc"], false),
+    ];
+    for (condition, values, expected) in cases {
+        let table = routes(&format!(
+            "{{match: {{prefix: /, headers: [{{name: x-a, {condition}}}]}}, route: {{cluster: c}}}}"
+        ));
+        let headers: Vec<_> = values.iter().map(|value| ("x-a", *value)).collect();
+        let head = with(get("h", "/"), &headers);
+        assert_eq!(
+            table.select(&head, 0).is_some(),
+            *expected,
+            "{condition} on {values:?}"
+        );
+    }
+}
+
+#[test]
+fn query_parameters_match_their_first_value_undecoded() {
+    for (condition, path, expected) in [
+        ("present_match: true", "/?q", true),
+        ("present_match: true", "/?x=q", false),
+        ("present_match: false", "/", true),
+        ("present_match: false", "/?q=1", false),
+        ("string_match: {exact: v}", "/?q=v&q=w", true),
+        ("string_match: {exact: v}", "/?q=w&q=v", false),
+        ("string_match: {exact: 'a b'}", "/?q=a%20b", false),
+        ("string_match: {exact: v=v}", "/?q=v=v", true),
+    ] {
+        let table = routes(&format!(
+            "{{match: {{prefix: /, query_parameters: [{{name: q, {condition}}}]}}, route: {{cluster: c}}}}"
+        ));
+        assert_eq!(
+            table.select(&get("h", path), 0).is_some(),
+            expected,
+            "{condition} on {path}"
+        );
+    }
+}
+
+#[test]
+fn weights_share_the_random_number() {
+    let table = routes(
+        "{match: {prefix: /h}, route: {weighted_clusters: {header_name: x-random, clusters: [{name: a, weight: 3}, {name: b, weight: 1}]}}}, {match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 30}, {name: zero, weight: 0}, {name: b, weight: 70}]}}}",
+    );
+    for (random, expected) in [(0, "a"), (29, "a"), (30, "b"), (99, "b"), (100, "a"), (u64::MAX, "a")] {
+        let selected = table.select(&get("h", "/"), random).expect("a route");
+        assert_eq!(selected.cluster.as_deref(), Some(expected), "{random}");
+    }
+    let head = with(get("h", "/h"), &[("x-random", "3")]);
+    let selected = table.select(&head, 0).expect("a route");
+    assert_eq!(selected.cluster.as_deref(), Some("b"));
+    assert_eq!(&*selected.weighted_cluster().expect("weighted").name, "b");
+}
+
+#[test]
+fn a_header_names_the_cluster() {
+    let table = routes("{match: {prefix: /}, route: {cluster_header: x-c}}");
+    let cluster = |head: &RequestHead| table.select(head, 0).expect("a route").cluster;
+    assert_eq!(cluster(&get("h", "/")), None);
+    assert_eq!(cluster(&with(get("h", "/"), &[("x-c", "")])), None);
+    assert_eq!(
+        cluster(&with(get("h", "/"), &[("x-c", "a")])).as_deref(),
+        Some("a")
+    );
+}
+
+#[test]
+fn fractions_are_parts_of_a_million() {
+    let table = routes(
+        "{match: {prefix: /, runtime_fraction: {default_value: {numerator: 25, denominator: HUNDRED}}}, route: {cluster: c}}",
+    );
+    for (random, expected) in [(0u64, true), (249_999, true), (250_000, false), (999_999, false)] {
+        assert_eq!(
+            table.select(&get("h", "/"), random << 32).is_some(),
+            expected,
+            "{random}"
+        );
+    }
+}
+
+/// What the index finds is what a walk finds, in the order of the configuration.
+#[test]
+fn an_index_keeps_the_order() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let letters = ["a", "b", "c", "/", "/a"];
+    let word = |random: &mut fastrand::Rng| -> String {
+        let length = random.usize(0..5);
+        let mut word = "/".to_owned();
+        for _ in 0..length {
+            word.push_str(letters[random.usize(..letters.len())]);
+        }
+        word
+    };
+    for _ in 0..40 {
+        let list: Vec<String> = (0..random.usize(9..60))
+            .map(|index| {
+                let path = word(&mut random);
+                let matcher = match random.u8(0..6) {
+                    0 | 1 => format!("path: '{path}'"),
+                    2 | 3 => format!("prefix: '{path}'"),
+                    4 => format!("path_separated_prefix: '{}'", path.trim_end_matches('/').to_owned() + "a"),
+                    _ => format!("safe_regex: {{regex: '{path}.?'}}"),
+                };
+                let header = if random.bool() {
+                    ", headers: [{name: x-a, present_match: true}]"
+                } else {
+                    ""
+                };
+                format!("{{name: r{index}, match: {{{matcher}{header}}}, route: {{cluster: c}}}}")
+            })
+            .collect();
+        let indexed = routes(&list.join(","));
+        let singles: Vec<_> = list.iter().map(|route| routes(route)).collect();
+        for _ in 0..200 {
+            let path = word(&mut random);
+            let mut head = get("h", &path);
+            if random.bool() {
+                head = with(head, &[("x-a", "1")]);
+            }
+            let walked = singles
+                .iter()
+                .find_map(|table| table.select(&head, 0))
+                .map_or_else(|| "-".to_owned(), |selected| selected.route.name.to_string());
+            assert_eq!(name(indexed.select(&head, 0)), walked, "{path} in {list:?}");
+        }
+    }
+}
+
+#[test]
+fn prefix_and_regex_rewrites_keep_the_query() {
+    for (route, path, expected) in [
+        ("match: {prefix: /a}, route: {cluster: c, prefix_rewrite: /b}", "/a/x?q", "/b/x?q"),
+        ("match: {prefix: /a/}, route: {cluster: c, prefix_rewrite: /}", "/a/x", "/x"),
+        ("match: {prefix: /a}, route: {cluster: c, prefix_rewrite: /}", "/a/x", "//x"),
+        ("match: {path: /a}, route: {cluster: c, prefix_rewrite: /b}", "/a?q", "/b?q"),
+        ("match: {prefix: /A, case_sensitive: false}, route: {cluster: c, prefix_rewrite: /b}", "/ax", "/bx"),
+        ("match: {safe_regex: {regex: '/x/.*'}}, route: {cluster: c, prefix_rewrite: /b}", "/x/y?q", "/b?q"),
+        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: '^/([^/]+)/(.*)$'}, substitution: '/\2/\1'}}", "/a/b/c?d=e", "/b/c/a?d=e"),
+        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: 'o'}, substitution: '0'}}", "/foo?o=o", "/f00?o=o"),
+        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: '(a)(b)?'}, substitution: '[\0|\1|\2]'}}", "/aba", "/[ab|a|b][a|a|]"),
+        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: 'x'}, substitution: '\\'}}", "/x", "/\\"),
+    ] {
+        let table = routes(&format!("{{{route}}}"));
+        let selected = table.select(&get("h", path), 0).expect("a route");
+        let rewritten = rewrite::rewritten_path(&selected, path.as_bytes()).expect("rewritten");
+        assert_eq!(String::from_utf8_lossy(&rewritten), expected, "{route}");
+    }
+    let table = routes(
+        "{match: {prefix: /a}, route: {cluster: c, regex_rewrite: {pattern: {regex: '/a'}, substitution: ''}}}",
+    );
+    let selected = table.select(&get("h", "/a"), 0).expect("a route");
+    assert_eq!(rewrite::rewritten_path(&selected, b"/a"), None, "nothing would be left");
+}
+
+#[test]
+fn hosts_are_rewritten_and_remembered() {
+    let mut head = with(get("old.test", "/"), &[("x-forwarded-host", "first.test")]);
+    rewrite::set_authority(&mut head, HeaderValue::from_static("new.test"), true, true);
+    assert_eq!(head.authority, "new.test");
+    assert_eq!(head.headers["x-forwarded-host"], "first.test,old.test");
+    assert_eq!(head.headers["x-envoy-original-host"], "old.test");
+    // The last entry is not repeated.
+    head.headers.insert("x-forwarded-host", HeaderValue::from_static("a.test,new.test"));
+    rewrite::set_authority(&mut head, HeaderValue::from_static("newer.test"), true, false);
+    assert_eq!(head.headers["x-forwarded-host"], "a.test,new.test");
+    assert_eq!(head.headers["x-envoy-original-host"], "old.test");
+}
+
+#[test]
+fn redirects_compute_their_location() {
+    for (redirect, authority, path, https, expected) in [
+        ("host_redirect: n.test", "h.test", "/x?y=1", false, "http://n.test/x?y=1"),
+        ("path_redirect: /p", "h.test", "/x?y=1", false, "http://h.test/p?y=1"),
+        ("path_redirect: '/p?own=1', strip_query: true", "h.test", "/x?y=1", false, "http://h.test/p?own=1"),
+        ("prefix_rewrite: /n", "h.test", "/x?y=1", false, "http://h.test/nx?y=1"),
+        ("strip_query: true", "h.test", "/x?y=1", false, "http://h.test/x"),
+        ("https_redirect: true", "h.test:80", "/", false, "https://h.test/"),
+        ("https_redirect: true", "h.test:81", "/", false, "https://h.test:81/"),
+        ("https_redirect: true", "h.test:443", "/", true, "https://h.test:443/"),
+        ("scheme_redirect: http", "h.test:443", "/", true, "http://h.test/"),
+        ("scheme_redirect: FTP", "h.test", "/", false, "FTP://h.test/"),
+        ("https_redirect: true", "[::1]:80", "/", false, "https://[::1]/"),
+        ("https_redirect: true", "[::1]", "/", false, "https://[::1]/"),
+        ("port_redirect: 99", "h.test:80", "/", false, "http://h.test:99/"),
+    ] {
+        let table = routes(&format!("{{match: {{prefix: /}}, redirect: {{{redirect}}}}}"));
+        let mut head = get(authority, path);
+        if https {
+            head.scheme = Scheme::Https;
+        }
+        let selected = table.select(&head, 0).expect("a route");
+        let Action::Redirect(action) = &selected.route.action else {
+            panic!("a redirect");
+        };
+        if let Some(path) = redirect::rewritten_path(&selected, action, head.path.as_bytes()) {
+            head.path = HeaderValue::from_bytes(&path).expect("a path");
+        }
+        let location = redirect::location(&selected, action, &head).expect("a location");
+        assert_eq!(location, expected, "{redirect}");
+    }
+}
+
+#[test]
+fn plain_requests_are_sent_to_tls_where_it_is_required() {
+    let table = table(
+        "{name: r, virtual_hosts: [{name: v, domains: ['*'], require_tls: EXTERNAL_ONLY, routes: [{name: r, match: {prefix: /}, route: {cluster: c}}], request_headers_to_add: [{header: {key: a, value: b}}]}]}",
+    );
+    let external = table.select(&get("h.test:80", "/x"), 0).expect("a route");
+    assert!(external.tls_redirect);
+    assert_eq!(external.request_mutations().count(), 0);
+    let Action::Redirect(action) = &external.route.action else {
+        panic!("a redirect");
+    };
+    let location = redirect::location(&external, action, &get("h.test:80", "/x"));
+    assert_eq!(location.expect("a location"), "https://h.test:80/x");
+    let internal = with(get("h.test", "/x"), &[("x-envoy-internal", "true")]);
+    assert_eq!(name(table.select(&internal, 0)), "r");
+    let mut secure = get("h.test", "/x");
+    secure.scheme = Scheme::Https;
+    assert_eq!(name(table.select(&secure, 0)), "r");
+}
+
+#[test]
+fn mutations_apply_from_the_most_specific_or_the_other_way_round() {
+    let add = |value: &str| {
+        format!("request_headers_to_add: [{{header: {{key: x, value: {value}}}}}]")
+    };
+    let yaml = format!(
+        "{{name: r, {}, virtual_hosts: [{{name: v, domains: ['*'], {}, routes: [{{match: {{prefix: /}}, {}, route: {{weighted_clusters: {{clusters: [{{name: a, weight: 1, {}}}]}}}}}}]}}]}}",
+        add("table"),
+        add("vhost"),
+        add("route"),
+        add("weighted")
+    );
+    let order = |yaml: &str| -> Vec<String> {
+        let selected = table(yaml).select(&get("h", "/"), 0).expect("a route");
+        selected
+            .request_mutations()
+            .map(|mutations| mutations.add[0].value.source.to_string())
+            .collect()
+    };
+    assert_eq!(order(&yaml), ["weighted", "route", "vhost", "table"]);
+    let yaml = yaml.replacen("{name: r,", "{name: r, most_specific_header_mutations_wins: true,", 1);
+    assert_eq!(order(&yaml), ["weighted", "table", "vhost", "route"]);
+}

@@ -11,7 +11,8 @@ use crate::pb;
 
 fn config(yaml: &str) -> RouteConfig {
     let proto = pb::from_yaml(yaml).expect("valid YAML");
-    RouteConfig::parse(proto, &ParseContext::new(&stub::Stub, Source::Dynamic)).expect("valid routes")
+    RouteConfig::parse(proto, &ParseContext::new(&stub::Stub, Source::Dynamic))
+        .expect("valid routes")
 }
 
 fn table(yaml: &str) -> Arc<RouteTable> {
@@ -37,7 +38,10 @@ fn with(mut head: RequestHead, headers: &[(&'static str, &'static str)]) -> Requ
 }
 
 fn name(selected: Option<SelectedRoute>) -> String {
-    selected.map_or_else(|| "-".to_owned(), |selected| selected.route.name.to_string())
+    selected.map_or_else(
+        || "-".to_owned(),
+        |selected| selected.route.name.to_string(),
+    )
 }
 
 #[test]
@@ -62,7 +66,8 @@ fn domains_go_from_exact_to_suffix_to_prefix_to_any() {
         .collect();
     let yaml = format!("{{name: r, virtual_hosts: [{}]}}", hosts.join(","));
     let plain = table(&yaml);
-    let ignoring = table(&yaml.replace("{name: r,", "{name: r, ignore_port_in_host_matching: true,"));
+    let ignoring =
+        table(&yaml.replace("{name: r,", "{name: r, ignore_port_in_host_matching: true,"));
     for (authority, expected, without_port) in [
         ("a.dom.test", "exact", "exact"),
         ("A.DOM.Test", "exact", "exact"),
@@ -84,7 +89,11 @@ fn domains_go_from_exact_to_suffix_to_prefix_to_any() {
         ("", "any", "any"),
         ("[::1]:80", "any", "any"),
     ] {
-        assert_eq!(name(plain.select(&get(authority, "/"), 0)), expected, "{authority}");
+        assert_eq!(
+            name(plain.select(&get(authority, "/"), 0)),
+            expected,
+            "{authority}"
+        );
         assert_eq!(
             name(ignoring.select(&get(authority, "/"), 0)),
             without_port,
@@ -114,7 +123,9 @@ fn paths_match_as_their_kind_says_and_never_with_the_query() {
         ("safe_regex: {regex: '/(a|ab)'}", "/ab", true),
         ("connect_matcher: {}", "/", false),
     ] {
-        let table = routes(&format!("{{name: r, match: {{{matcher}}}, route: {{cluster: c}}}}"));
+        let table = routes(&format!(
+            "{{name: r, match: {{{matcher}}}, route: {{cluster: c}}}}"
+        ));
         assert_eq!(
             table.select(&get("h", path), 0).is_some(),
             expected,
@@ -140,7 +151,11 @@ fn headers_match_value_by_value() {
         ("string_match: {exact: 'b,a'}", &["b", "a"], false),
         ("string_match: {exact: a}", &[], false),
         ("string_match: {exact: a}, invert_match: true", &["b"], true),
-        ("string_match: {exact: a}, invert_match: true", &["b", "a"], false),
+        (
+            "string_match: {exact: a}, invert_match: true",
+            &["b", "a"],
+            false,
+        ),
         ("string_match: {exact: a}, invert_match: true", &[], false),
         (
             "string_match: {exact: a}, invert_match: true, treat_missing_header_as_empty: true",
@@ -156,10 +171,22 @@ fn headers_match_value_by_value() {
         ("range_match: {start: -5, end: 10}", &["-5"], true),
         ("range_match: {start: -5, end: 10}", &["10"], false),
         ("range_match: {start: -5, end: 10}", &["x"], false),
-        ("range_match: {start: -5, end: 10}, invert_match: true", &["x"], true),
-        ("string_match: {contains: B, ignore_case: true}", &["abc"], true),
+        (
+            "range_match: {start: -5, end: 10}, invert_match: true",
+            &["x"],
+            true,
+        ),
+        (
+            "string_match: {contains: B, ignore_case: true}",
+            &["abc"],
+            true,
+        ),
         ("string_match: {suffix: c}", &["abc"], true),
-        ("string_match: {prefix: AB, ignore_case: true}", &["abc"], true),
+        (
+            "string_match: {prefix: AB, ignore_case: true}",
+            &["abc"],
+            true,
+        ),
         ("string_match: {safe_regex: {regex: b}}", &["abc"], false),
     ];
     for (condition, values, expected) in cases {
@@ -204,7 +231,14 @@ fn weights_share_the_random_number() {
     let table = routes(
         "{match: {prefix: /h}, route: {weighted_clusters: {header_name: x-random, clusters: [{name: a, weight: 3}, {name: b, weight: 1}]}}}, {match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 30}, {name: zero, weight: 0}, {name: b, weight: 70}]}}}",
     );
-    for (random, expected) in [(0, "a"), (29, "a"), (30, "b"), (99, "b"), (100, "a"), (u64::MAX, "a")] {
+    for (random, expected) in [
+        (0, "a"),
+        (29, "a"),
+        (30, "b"),
+        (99, "b"),
+        (100, "a"),
+        (u64::MAX, "a"),
+    ] {
         let selected = table.select(&get("h", "/"), random).expect("a route");
         assert_eq!(selected.cluster.as_deref(), Some(expected), "{random}");
     }
@@ -231,7 +265,12 @@ fn fractions_are_parts_of_a_million() {
     let table = routes(
         "{match: {prefix: /, runtime_fraction: {default_value: {numerator: 25, denominator: HUNDRED}}}, route: {cluster: c}}",
     );
-    for (random, expected) in [(0u64, true), (249_999, true), (250_000, false), (999_999, false)] {
+    for (random, expected) in [
+        (0u64, true),
+        (249_999, true),
+        (250_000, false),
+        (999_999, false),
+    ] {
         assert_eq!(
             table.select(&get("h", "/"), random << 32).is_some(),
             expected,
@@ -260,7 +299,7 @@ fn an_index_keeps_the_order() {
                 let matcher = match random.u8(0..6) {
                     0 | 1 => format!("path: '{path}'"),
                     2 | 3 => format!("prefix: '{path}'"),
-                    4 => format!("path_separated_prefix: '{}'", path.trim_end_matches('/').to_owned() + "a"),
+                    4 => format!("path_separated_prefix: '/{}a'", path.trim_matches('/')),
                     _ => format!("safe_regex: {{regex: '{path}.?'}}"),
                 };
                 let header = if random.bool() {
@@ -282,7 +321,10 @@ fn an_index_keeps_the_order() {
             let walked = singles
                 .iter()
                 .find_map(|table| table.select(&head, 0))
-                .map_or_else(|| "-".to_owned(), |selected| selected.route.name.to_string());
+                .map_or_else(
+                    || "-".to_owned(),
+                    |selected| selected.route.name.to_string(),
+                );
             assert_eq!(name(indexed.select(&head, 0)), walked, "{path} in {list:?}");
         }
     }
@@ -291,16 +333,56 @@ fn an_index_keeps_the_order() {
 #[test]
 fn prefix_and_regex_rewrites_keep_the_query() {
     for (route, path, expected) in [
-        ("match: {prefix: /a}, route: {cluster: c, prefix_rewrite: /b}", "/a/x?q", "/b/x?q"),
-        ("match: {prefix: /a/}, route: {cluster: c, prefix_rewrite: /}", "/a/x", "/x"),
-        ("match: {prefix: /a}, route: {cluster: c, prefix_rewrite: /}", "/a/x", "//x"),
-        ("match: {path: /a}, route: {cluster: c, prefix_rewrite: /b}", "/a?q", "/b?q"),
-        ("match: {prefix: /A, case_sensitive: false}, route: {cluster: c, prefix_rewrite: /b}", "/ax", "/bx"),
-        ("match: {safe_regex: {regex: '/x/.*'}}, route: {cluster: c, prefix_rewrite: /b}", "/x/y?q", "/b?q"),
-        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: '^/([^/]+)/(.*)$'}, substitution: '/\2/\1'}}", "/a/b/c?d=e", "/b/c/a?d=e"),
-        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: 'o'}, substitution: '0'}}", "/foo?o=o", "/f00?o=o"),
-        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: '(a)(b)?'}, substitution: '[\0|\1|\2]'}}", "/aba", "/[ab|a|b][a|a|]"),
-        (r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: 'x'}, substitution: '\\'}}", "/x", "/\\"),
+        (
+            "match: {prefix: /a}, route: {cluster: c, prefix_rewrite: /b}",
+            "/a/x?q",
+            "/b/x?q",
+        ),
+        (
+            "match: {prefix: /a/}, route: {cluster: c, prefix_rewrite: /}",
+            "/a/x",
+            "/x",
+        ),
+        (
+            "match: {prefix: /a}, route: {cluster: c, prefix_rewrite: /}",
+            "/a/x",
+            "//x",
+        ),
+        (
+            "match: {path: /a}, route: {cluster: c, prefix_rewrite: /b}",
+            "/a?q",
+            "/b?q",
+        ),
+        (
+            "match: {prefix: /A, case_sensitive: false}, route: {cluster: c, prefix_rewrite: /b}",
+            "/ax",
+            "/bx",
+        ),
+        (
+            "match: {safe_regex: {regex: '/x/.*'}}, route: {cluster: c, prefix_rewrite: /b}",
+            "/x/y?q",
+            "/b?q",
+        ),
+        (
+            r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: '^/([^/]+)/(.*)$'}, substitution: '/\2/\1'}}",
+            "/a/b/c?d=e",
+            "/b/c/a?d=e",
+        ),
+        (
+            r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: 'o'}, substitution: '0'}}",
+            "/foo?o=o",
+            "/f00?o=o",
+        ),
+        (
+            r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: '(a)(b)?'}, substitution: '[\0|\1|\2]'}}",
+            "/aba",
+            "/[ab|a|b][a|a|]",
+        ),
+        (
+            r"match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: 'x'}, substitution: '\\'}}",
+            "/x",
+            "/\\",
+        ),
     ] {
         let table = routes(&format!("{{{route}}}"));
         let selected = table.select(&get("h", path), 0).expect("a route");
@@ -311,7 +393,11 @@ fn prefix_and_regex_rewrites_keep_the_query() {
         "{match: {prefix: /a}, route: {cluster: c, regex_rewrite: {pattern: {regex: '/a'}, substitution: ''}}}",
     );
     let selected = table.select(&get("h", "/a"), 0).expect("a route");
-    assert_eq!(rewrite::rewritten_path(&selected, b"/a"), None, "nothing would be left");
+    assert_eq!(
+        rewrite::rewritten_path(&selected, b"/a"),
+        None,
+        "nothing would be left"
+    );
 }
 
 #[test]
@@ -322,8 +408,16 @@ fn hosts_are_rewritten_and_remembered() {
     assert_eq!(head.headers["x-forwarded-host"], "first.test,old.test");
     assert_eq!(head.headers["x-envoy-original-host"], "old.test");
     // The last entry is not repeated.
-    head.headers.insert("x-forwarded-host", HeaderValue::from_static("a.test,new.test"));
-    rewrite::set_authority(&mut head, HeaderValue::from_static("newer.test"), true, false);
+    head.headers.insert(
+        "x-forwarded-host",
+        HeaderValue::from_static("a.test,new.test"),
+    );
+    rewrite::set_authority(
+        &mut head,
+        HeaderValue::from_static("newer.test"),
+        true,
+        false,
+    );
     assert_eq!(head.headers["x-forwarded-host"], "a.test,new.test");
     assert_eq!(head.headers["x-envoy-original-host"], "old.test");
 }
@@ -331,21 +425,101 @@ fn hosts_are_rewritten_and_remembered() {
 #[test]
 fn redirects_compute_their_location() {
     for (redirect, authority, path, https, expected) in [
-        ("host_redirect: n.test", "h.test", "/x?y=1", false, "http://n.test/x?y=1"),
-        ("path_redirect: /p", "h.test", "/x?y=1", false, "http://h.test/p?y=1"),
-        ("path_redirect: '/p?own=1', strip_query: true", "h.test", "/x?y=1", false, "http://h.test/p?own=1"),
-        ("prefix_rewrite: /n", "h.test", "/x?y=1", false, "http://h.test/nx?y=1"),
-        ("strip_query: true", "h.test", "/x?y=1", false, "http://h.test/x"),
-        ("https_redirect: true", "h.test:80", "/", false, "https://h.test/"),
-        ("https_redirect: true", "h.test:81", "/", false, "https://h.test:81/"),
-        ("https_redirect: true", "h.test:443", "/", true, "https://h.test:443/"),
-        ("scheme_redirect: http", "h.test:443", "/", true, "http://h.test/"),
-        ("scheme_redirect: FTP", "h.test", "/", false, "FTP://h.test/"),
-        ("https_redirect: true", "[::1]:80", "/", false, "https://[::1]/"),
-        ("https_redirect: true", "[::1]", "/", false, "https://[::1]/"),
-        ("port_redirect: 99", "h.test:80", "/", false, "http://h.test:99/"),
+        (
+            "host_redirect: n.test",
+            "h.test",
+            "/x?y=1",
+            false,
+            "http://n.test/x?y=1",
+        ),
+        (
+            "path_redirect: /p",
+            "h.test",
+            "/x?y=1",
+            false,
+            "http://h.test/p?y=1",
+        ),
+        (
+            "path_redirect: '/p?own=1', strip_query: true",
+            "h.test",
+            "/x?y=1",
+            false,
+            "http://h.test/p?own=1",
+        ),
+        (
+            "prefix_rewrite: /n",
+            "h.test",
+            "/x?y=1",
+            false,
+            "http://h.test/nx?y=1",
+        ),
+        (
+            "strip_query: true",
+            "h.test",
+            "/x?y=1",
+            false,
+            "http://h.test/x",
+        ),
+        (
+            "https_redirect: true",
+            "h.test:80",
+            "/",
+            false,
+            "https://h.test/",
+        ),
+        (
+            "https_redirect: true",
+            "h.test:81",
+            "/",
+            false,
+            "https://h.test:81/",
+        ),
+        (
+            "https_redirect: true",
+            "h.test:443",
+            "/",
+            true,
+            "https://h.test:443/",
+        ),
+        (
+            "scheme_redirect: http",
+            "h.test:443",
+            "/",
+            true,
+            "http://h.test/",
+        ),
+        (
+            "scheme_redirect: FTP",
+            "h.test",
+            "/",
+            false,
+            "FTP://h.test/",
+        ),
+        (
+            "https_redirect: true",
+            "[::1]:80",
+            "/",
+            false,
+            "https://[::1]/",
+        ),
+        (
+            "https_redirect: true",
+            "[::1]",
+            "/",
+            false,
+            "https://[::1]/",
+        ),
+        (
+            "port_redirect: 99",
+            "h.test:80",
+            "/",
+            false,
+            "http://h.test:99/",
+        ),
     ] {
-        let table = routes(&format!("{{match: {{prefix: /}}, redirect: {{{redirect}}}}}"));
+        let table = routes(&format!(
+            "{{match: {{prefix: /}}, redirect: {{{redirect}}}}}"
+        ));
         let mut head = get(authority, path);
         if https {
             head.scheme = Scheme::Https;
@@ -384,9 +558,8 @@ fn plain_requests_are_sent_to_tls_where_it_is_required() {
 
 #[test]
 fn mutations_apply_from_the_most_specific_or_the_other_way_round() {
-    let add = |value: &str| {
-        format!("request_headers_to_add: [{{header: {{key: x, value: {value}}}}}]")
-    };
+    let add =
+        |value: &str| format!("request_headers_to_add: [{{header: {{key: x, value: {value}}}}}]");
     let yaml = format!(
         "{{name: r, {}, virtual_hosts: [{{name: v, domains: ['*'], {}, routes: [{{match: {{prefix: /}}, {}, route: {{weighted_clusters: {{clusters: [{{name: a, weight: 1, {}}}]}}}}}}]}}]}}",
         add("table"),
@@ -402,6 +575,10 @@ fn mutations_apply_from_the_most_specific_or_the_other_way_round() {
             .collect()
     };
     assert_eq!(order(&yaml), ["weighted", "route", "vhost", "table"]);
-    let yaml = yaml.replacen("{name: r,", "{name: r, most_specific_header_mutations_wins: true,", 1);
+    let yaml = yaml.replacen(
+        "{name: r,",
+        "{name: r, most_specific_header_mutations_wins: true,",
+        1,
+    );
     assert_eq!(order(&yaml), ["weighted", "table", "vhost", "route"]);
 }

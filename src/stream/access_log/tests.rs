@@ -61,7 +61,9 @@ fn a_reopened_file_is_a_new_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.log");
     let sinks = Sinks::new(lazy(), &registry());
-    let sink = sinks.open(&AccessLogSink::File(path.clone())).expect("opened");
+    let sink = sinks
+        .open(&AccessLogSink::File(path.clone()))
+        .expect("opened");
     sink.write(b"before\n");
     sinks.flush();
     let rotated = folder.path().join("a.log.1");
@@ -80,7 +82,9 @@ fn what_is_buffered_is_written_when_everything_ends() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.log");
     let sinks = Sinks::new(lazy(), &registry());
-    let sink = sinks.open(&AccessLogSink::File(path.clone())).expect("opened");
+    let sink = sinks
+        .open(&AccessLogSink::File(path.clone()))
+        .expect("opened");
     sink.write(b"last\n");
     drop(sink);
     drop(sinks);
@@ -92,7 +96,9 @@ fn a_sink_that_nobody_holds_is_closed_after_its_last_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.log");
     let sinks = Sinks::new(lazy(), &registry());
-    let sink = sinks.open(&AccessLogSink::File(path.clone())).expect("opened");
+    let sink = sinks
+        .open(&AccessLogSink::File(path.clone()))
+        .expect("opened");
     let held = Arc::downgrade(&sink);
     sink.write(b"line\n");
     drop(sink);

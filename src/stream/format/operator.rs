@@ -366,9 +366,10 @@ fn write_field(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
         Field::UpstreamHost => upstream_host(scope, out),
         Field::UpstreamHostName => upstream_host_name(scope, true, out),
         Field::UpstreamHostNameWithoutPort => upstream_host_name(scope, false, out),
-        Field::UpstreamCluster => {
-            optional(cluster(scope).map(|cluster| &*cluster.config.stat_name), out)
-        }
+        Field::UpstreamCluster => optional(
+            cluster(scope).map(|cluster| &*cluster.config.stat_name),
+            out,
+        ),
         Field::UpstreamClusterRaw => {
             optional(cluster(scope).map(|cluster| &*cluster.config.name), out)
         }

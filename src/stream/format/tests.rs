@@ -27,8 +27,12 @@ fn stream() -> Arc<Stream> {
         let value = HeaderValue::from_bytes(value.as_bytes()).expect("a value");
         request.headers.append(name, value);
     }
-    request.headers.append("x-many", HeaderValue::from_static("1"));
-    request.headers.append("x-many", HeaderValue::from_static("2"));
+    request
+        .headers
+        .append("x-many", HeaderValue::from_static("1"));
+    request
+        .headers
+        .append("x-many", HeaderValue::from_static("2"));
     let connection = ConnectionInfo {
         id: 7,
         remote: Some(([192, 0, 2, 2], 59870).into()),
@@ -48,9 +52,10 @@ fn stream() -> Arc<Stream> {
     };
     let stream = Stream::new(Arc::new(connection), config, request, 0);
     let mut response = ResponseHead::new(StatusCode::OK);
-    response
-        .headers
-        .insert("x-envoy-upstream-service-time", HeaderValue::from_static("3"));
+    response.headers.insert(
+        "x-envoy-upstream-service-time",
+        HeaderValue::from_static("3"),
+    );
     *stream.response.lock() = Some(response);
     {
         let mut info = stream.info.lock();
@@ -101,8 +106,16 @@ async fn the_default_line_is_envoys() {
 #[tokio::test]
 async fn operators_have_envoys_values() {
     let stream = stream();
-    stream.info.lock().flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
-    stream.info.lock().flags.set(ResponseFlag::UpstreamConnectionTermination);
+    stream
+        .info
+        .lock()
+        .flags
+        .set(ResponseFlag::UpstreamRetryLimitExceeded);
+    stream
+        .info
+        .lock()
+        .flags
+        .set(ResponseFlag::UpstreamConnectionTermination);
     for (format, expected) in [
         ("%REQ(NOPE)%", "-"),
         ("%REQ(NOPE?:AUTHORITY)%", "example.test:26060"),
@@ -116,7 +129,10 @@ async fn operators_have_envoys_values() {
         ("%PROTOCOL%", "HTTP/1.1"),
         ("%UPSTREAM_PROTOCOL%", "-"),
         ("%RESPONSE_FLAGS%", "URX,UC"),
-        ("%RESPONSE_FLAGS_LONG%", "UpstreamRetryLimitExceeded,UpstreamConnectionTermination"),
+        (
+            "%RESPONSE_FLAGS_LONG%",
+            "UpstreamRetryLimitExceeded,UpstreamConnectionTermination",
+        ),
         ("%RESPONSE_CODE_DETAILS%", "via_upstream"),
         ("%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "via upstream"),
         ("%PATH(NQ)%", "/hdrs"),
@@ -134,7 +150,10 @@ async fn operators_have_envoys_values() {
         ("%COMMON_DURATION(DS_TX_END:DS_RX_BEG:ns)%", "-"),
         ("%COMMON_DURATION(foo:DS_RX_BEG)%", "-"),
         ("%START_TIME(%s.%3f)%", "1795191040.015"),
-        ("%START_TIME(%Y/%m/%dT%H:%M:%S%z %f %6f)%", "2026/11/20T16:10:40+0000 015304000 015304"),
+        (
+            "%START_TIME(%Y/%m/%dT%H:%M:%S%z %f %6f)%",
+            "2026/11/20T16:10:40+0000 015304000 015304",
+        ),
         ("%START_TIME(%s%9f)%", "1795191040015304000"),
         (
             "%START_TIME(%Q %E3S %E*S %E3f %e %j %U %p %Ez %S %% %1f %y %G %V %k %l %P %r %D %R %h %C %g %u %w %W %E4Y %ET)%",
@@ -144,9 +163,15 @@ async fn operators_have_envoys_values() {
         ("%UPSTREAM_CONNECTION_ID%", "0"),
         ("%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "0"),
         ("%DOWNSTREAM_REMOTE_ADDRESS%", "192.0.2.2:59870"),
-        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%", "192.0.0.0/16"),
+        (
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%",
+            "192.0.0.0/16",
+        ),
         ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(0)%", "0.0.0.0/0"),
-        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(200)%", "192.0.2.2/32"),
+        (
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(200)%",
+            "192.0.2.2/32",
+        ),
         ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(a)%", "192.0.2.2"),
         ("%DOWNSTREAM_LOCAL_PORT%", "26060"),
         ("%CONNECTION_ID%", "7"),
@@ -159,7 +184,10 @@ async fn operators_have_envoys_values() {
         ("%GRPC_STATUS%", "-"),
         ("%DOWNSTREAM_TLS_VERSION%", "-"),
         ("%REQUESTED_SERVER_NAME%", "-"),
-        ("%REQUESTED_SERVER_NAME(SNI_FIRST:HOST)%", "example.test:26060"),
+        (
+            "%REQUESTED_SERVER_NAME(SNI_FIRST:HOST)%",
+            "example.test:26060",
+        ),
         ("%ENVIRONMENT(PLENIPO_THAT_IS_NOT_SET)%", "-"),
         (
             "%COALESCE({\"operators\":[\"REQUESTED_SERVER_NAME\",{\"command\":\"REQ\",\"param\":\":AUTHORITY\",\"max_length\":3}]})%",
@@ -193,7 +221,8 @@ async fn grpc_streams_have_a_status() {
     // What HTTP says, then the head, then the trailers.
     assert_eq!(text(&stream, "%GRPC_STATUS%"), "Unknown");
     if let Some(head) = stream.response.lock().as_mut() {
-        head.headers.insert("grpc-status", HeaderValue::from_static("5"));
+        head.headers
+            .insert("grpc-status", HeaderValue::from_static("5"));
     }
     assert_eq!(text(&stream, "%GRPC_STATUS(SNAKE_STRING)%"), "NOT_FOUND");
     let mut trailers = HeaderMap::new();
@@ -225,7 +254,11 @@ async fn dynamic_metadata_keeps_its_types() {
         ("m:f", "1.25", "1.25"),
         ("m:b", "true", "true"),
         ("m:nil", "-", "null"),
-        ("m:o", "{\"p\":{\"q\":\"deep\"}}", "{\"p\":{\"q\":\"deep\"}}"),
+        (
+            "m:o",
+            "{\"p\":{\"q\":\"deep\"}}",
+            "{\"p\":{\"q\":\"deep\"}}",
+        ),
         ("m:o:p:q", "deep", "\"deep\""),
         ("m:l", "[1,\"a\",null,true]", "[1,\"a\",null,true]"),
         ("m:l:0", "-", "null"),

@@ -16,39 +16,90 @@ fn accepts_what_envoy_accepts() {
 #[test]
 fn refuses_in_envoys_words() {
     for (source, reason) in [
-        ("%", "Incorrect configuration: %. Couldn't find valid command at position 0"),
-        ("a%", "Incorrect configuration: a%. Couldn't find valid command at position 1"),
-        ("%FOO", "Incorrect configuration: %FOO. Couldn't find valid command at position 0"),
-        ("%req(a)%", "Incorrect configuration: %req(a)%. Couldn't find valid command at position 0"),
-        ("%REQ(A)x%", "Incorrect configuration: %REQ(A)x%. Couldn't find valid command at position 0"),
-        ("%REQ(A):x%", "Incorrect configuration: %REQ(A):x%. Couldn't find valid command at position 0"),
+        (
+            "%",
+            "Incorrect configuration: %. Couldn't find valid command at position 0",
+        ),
+        (
+            "a%",
+            "Incorrect configuration: a%. Couldn't find valid command at position 1",
+        ),
+        (
+            "%FOO",
+            "Incorrect configuration: %FOO. Couldn't find valid command at position 0",
+        ),
+        (
+            "%req(a)%",
+            "Incorrect configuration: %req(a)%. Couldn't find valid command at position 0",
+        ),
+        (
+            "%REQ(A)x%",
+            "Incorrect configuration: %REQ(A)x%. Couldn't find valid command at position 0",
+        ),
+        (
+            "%REQ(A):x%",
+            "Incorrect configuration: %REQ(A):x%. Couldn't find valid command at position 0",
+        ),
         (
             "%REQ(a):99999999999999999999%",
             "Incorrect configuration: %REQ(a):99999999999999999999%. Couldn't find valid command at position 0",
         ),
         ("%NOPE%", "Not supported field in StreamInfo: NOPE"),
-        ("%REQ_WITHOUT_QUERY(:PATH)%", "Not supported field in StreamInfo: REQ_WITHOUT_QUERY"),
-        ("%UPSTREAM_HOST(x)%", "UPSTREAM_HOST does not take any parameters or length"),
-        ("%PROTOCOL:3%", "PROTOCOL does not take any parameters or length"),
+        (
+            "%REQ_WITHOUT_QUERY(:PATH)%",
+            "Not supported field in StreamInfo: REQ_WITHOUT_QUERY",
+        ),
+        (
+            "%UPSTREAM_HOST(x)%",
+            "UPSTREAM_HOST does not take any parameters or length",
+        ),
+        (
+            "%PROTOCOL:3%",
+            "PROTOCOL does not take any parameters or length",
+        ),
         ("%REQ%", "REQ requires parameters"),
         ("%REQ()%", "REQ requires parameters"),
-        ("%REQ(a?b?c)%", "More than 1 alternative header specified in token: a?b?c"),
+        (
+            "%REQ(a?b?c)%",
+            "More than 1 alternative header specified in token: a?b?c",
+        ),
         (
             "%REQ(a b)%",
             "Invalid header configuration. Format string contains invalid characters.",
         ),
-        ("%START_TIME:3%", "START_TIME does not allow length to be specified."),
-        ("%START_TIME(%n)%", "Invalid header configuration. Format string contains newline."),
-        ("%COMMON_DURATION(A)%", "Invalid common duration configuration: A."),
-        ("%COMMON_DURATION(A:B:s)%", "Invalid common duration precision: s."),
+        (
+            "%START_TIME:3%",
+            "START_TIME does not allow length to be specified.",
+        ),
+        (
+            "%START_TIME(%n)%",
+            "Invalid header configuration. Format string contains newline.",
+        ),
+        (
+            "%COMMON_DURATION(A)%",
+            "Invalid common duration configuration: A.",
+        ),
+        (
+            "%COMMON_DURATION(A:B:s)%",
+            "Invalid common duration precision: s.",
+        ),
         ("%METADATA(FOO:a)%", "FOO is not supported type of metadata"),
-        ("%PATH(XX)%", "Invalid PATH option: 'XX', only 'WQ'/'NQ' are allowed"),
+        (
+            "%PATH(XX)%",
+            "Invalid PATH option: 'XX', only 'WQ'/'NQ' are allowed",
+        ),
         (
             "%PATH(WQ:FOO)%",
             "Invalid PATH option: 'FOO', only 'ORIG'/'PATH'/'ORIG_OR_PATH' are allowed",
         ),
-        ("%QUERY_PARAMS(RAW)%", "Invalid QUERY_PARAMS option: 'RAW', only 'ORIG'/'DECODED' are allowed"),
-        ("%FILTER_STATE%", "Invalid filter state configuration, key cannot be empty."),
+        (
+            "%QUERY_PARAMS(RAW)%",
+            "Invalid QUERY_PARAMS option: 'RAW', only 'ORIG'/'DECODED' are allowed",
+        ),
+        (
+            "%FILTER_STATE%",
+            "Invalid filter state configuration, key cannot be empty.",
+        ),
         (
             "%FILTER_STATE(a:FOO)%",
             "Invalid filter state serialize type, only support PLAIN/TYPED/FIELD.",
@@ -65,9 +116,15 @@ fn refuses_in_envoys_words() {
             "%REQUESTED_SERVER_NAME(HOST_ONLY)%",
             "Invalid REQUESTED_SERVER_NAME option: 'HOST_ONLY', only 'SNI_ONLY'/'SNI_FIRST'/'HOST_FIRST' are allowed",
         ),
-        ("%XFCC_VALUE(x)%", "XFCC_VALUE command does not support subcommand: x"),
+        (
+            "%XFCC_VALUE(x)%",
+            "XFCC_VALUE command does not support subcommand: x",
+        ),
         ("%XFCC_VALUE%", "XFCC_VALUE command requires a subcommand"),
-        ("%COALESCE({})%", "COALESCE: JSON configuration must contain 'operators' array"),
+        (
+            "%COALESCE({})%",
+            "COALESCE: JSON configuration must contain 'operators' array",
+        ),
     ] {
         let error = Format::parse(source).expect_err(source);
         assert_eq!(error.to_string(), reason, "{source}");
@@ -106,14 +163,19 @@ fn reads_text_operators_lengths_and_percents() {
 
 #[test]
 fn arguments_may_hold_parentheses_and_percents() {
-    let format = Format::parse("%START_TIME(%Y)%m)%").expect("valid");
-    let [FormatPart::Operator { operator: Operator::Time { format, .. }, .. }] = &*format.parts
+    let format = Format::parse("%START_TIME(%Y)x%m)%").expect("valid");
+    let [
+        FormatPart::Operator {
+            operator: Operator::Time { format, .. },
+            ..
+        },
+    ] = &*format.parts
     else {
         panic!("one operator");
     };
     assert_eq!(
         *format.parts,
-        [TimePart::Year, TimePart::Text(")".into()), TimePart::Month]
+        [TimePart::Year, TimePart::Text(")x".into()), TimePart::Month]
     );
 }
 
@@ -135,8 +197,14 @@ fn path_defaults_to_the_original_with_its_query() {
 #[test]
 fn knows_literals() {
     assert_eq!(Format::parse("").expect("valid").as_literal(), Some(""));
-    assert_eq!(Format::parse("100%%").expect("valid").as_literal(), Some("100%"));
-    assert_eq!(Format::parse("%PROTOCOL%").expect("valid").as_literal(), None);
+    assert_eq!(
+        Format::parse("100%%").expect("valid").as_literal(),
+        Some("100%")
+    );
+    assert_eq!(
+        Format::parse("%PROTOCOL%").expect("valid").as_literal(),
+        None
+    );
 }
 
 proptest::proptest! {

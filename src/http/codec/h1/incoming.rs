@@ -222,7 +222,7 @@ impl Half {
                 Poll::Ready(Ok(0)) => more = true,
                 Poll::Ready(Ok(_)) => more = true,
                 Poll::Ready(Err(_)) => {
-                    self.failed = Some(BodyError::Reset);
+                    self.wire.eof = true;
                     break true;
                 }
                 Poll::Pending => break false,
@@ -271,7 +271,7 @@ impl Half {
                     self.framing = Framing::Done;
                     return Poll::Ready(None);
                 }
-                break BodyError::Reset;
+                return self.client_left(cx);
             }
             let read = if self.task.will_wake(cx.waker()) {
                 self.wire.poll_read(cx)
@@ -282,11 +282,31 @@ impl Half {
                 self.wire.poll_read(&mut Context::from_waker(&task))
             };
             if ready!(read).is_err() {
-                break BodyError::Reset;
+                // A reset is not the end of a tunnel either.
+                self.wire.eof = true;
+                self.framing = Framing::Length(1);
             }
         };
         self.failed = Some(error.clone());
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// A body that the client cut off does not end in an error: the whole exchange is dropped by the connection's
+    /// task, which looks at the wire after the handler.
+    fn client_left<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        if !self.task.will_wake(cx.waker()) {
+            self.reader = Some(cx.waker().clone());
+            self.task.wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// The client is gone: a body that outlives the exchange tells so.
+    pub(super) fn abandon(&mut self) {
+        self.exchange += 1;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 }
 

@@ -212,7 +212,9 @@ impl Draft {
         }
         match chunked {
             // HTTP/1.0 knows no codings: what stands before us may have read another body.
-            Some(known) if !known || connect || old => Err(Violation::CODING),
+            Some(known) if !known || connect || (old && options.http1.accept_http_10) => {
+                Err(Violation::CODING)
+            }
             _ if upgrade || connect => Ok(Framing::UntilEnd),
             Some(_) => Ok(Framing::chunked(
                 options.max_request_headers,

@@ -135,7 +135,10 @@ impl<H: Handler> Server<H> {
                 // Boxed, so that an idle connection is small: the handler's future lies within.
                 Head::Request(request) => match Box::pin(self.exchange(request)).await {
                     None => continue,
-                    Some(end) => end,
+                    Some(end) => {
+                        self.shared.lock().abandon();
+                        end
+                    }
                 },
                 Head::Refused(reply) => {
                     let refusal = self.handler.malformed(Malformed { head: None, reply });

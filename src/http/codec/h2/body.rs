@@ -34,11 +34,33 @@ pub(in crate::http) struct IncomingBody {
     incoming: Incoming,
     /// Upstream streams are counted until their last byte.
     guard: Option<StreamGuard>,
+    side: Side,
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Request,
+    Response,
 }
 
 impl IncomingBody {
-    pub(super) fn new(incoming: Incoming, guard: Option<StreamGuard>) -> Box<Self> {
-        Box::new(Self { incoming, guard })
+    /// A request's. Where the client resets the stream it never ends: hyper drops the handler's future then.
+    pub(super) fn request(incoming: Incoming) -> Box<Self> {
+        Box::new(Self {
+            incoming,
+            guard: None,
+            side: Side::Request,
+        })
+    }
+
+    /// A response's.
+    pub(super) fn response(incoming: Incoming, guard: StreamGuard) -> Box<Self> {
+        Box::new(Self {
+            incoming,
+            guard: Some(guard),
+            side: Side::Response,
+        })
     }
 
     pub(in crate::http) fn poll_frame(
@@ -53,7 +75,14 @@ impl IncomingBody {
         if ends {
             self.guard = None;
         }
-        Poll::Ready(polled.map(|frame| frame.map_err(|error| body_error(&error))))
+        match polled {
+            Some(Err(error)) => match body_error(&error) {
+                BodyError::Reset if self.side == Side::Request => Poll::Pending,
+                error => Poll::Ready(Some(Err(error))),
+            },
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            None => Poll::Ready(None),
+        }
     }
 
     pub(in crate::http) fn is_end_stream(&self) -> bool {

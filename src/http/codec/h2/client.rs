@@ -141,7 +141,7 @@ impl Http2 {
         let body = if incoming.is_end_stream() || head_request {
             Body::empty()
         } else {
-            Body::http2(IncomingBody::new(incoming, Some(guard)))
+            Body::http2(IncomingBody::response(incoming, guard))
         };
         Ok((head, body))
     }

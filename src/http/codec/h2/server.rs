@@ -101,7 +101,7 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
             Ok(request) => request,
             Err(reset) => return Box::pin(std::future::ready(Err(reason(reset)))),
         };
-        let body = Body::http2(IncomingBody::new(incoming, None));
+        let body = Body::http2(IncomingBody::request(incoming));
         let answer = std::panic::catch_unwind(AssertUnwindSafe(|| {
             self.handler.request(Exchange { head, body })
         }));

@@ -267,3 +267,29 @@ async fn a_limit_of_requests_ends_the_connection() {
     client.closed().await;
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_resets_within_its_request() {
+    let (saw, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let (client, _served) = connected(
+        CodecType::Http2,
+        Options::default(),
+        move |exchange: Exchange| {
+            let saw = saw.clone();
+            async move {
+                let result = exchange.body.collect().await;
+                let _ = saw.send(result.map(|_| ()));
+                Ok(reply(200, ""))
+            }
+        },
+    )
+    .await;
+    let body = Body::new(StreamBody::new(futures_util::stream::pending()));
+    let head = RequestHead::new(Method::POST, "a", "/");
+    let sent = tokio::time::timeout(Duration::from_secs(1), client.send(head, body));
+    assert!(sent.await.is_err());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    // The handler is gone, without an error to answer.
+    assert!(seen.try_recv().is_err());
+    assert_eq!(seen.sender_strong_count(), 1);
+}

@@ -287,6 +287,42 @@ async fn a_client_that_leaves_drops_the_handlers_future() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_within_its_request() {
+    // The handler reads, in its own task or another: it sees no error, and is dropped.
+    for elsewhere in [false, true] {
+        let (saw, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let mut served = serve_http1(move |exchange: Exchange| {
+            let saw = saw.clone();
+            async move {
+                let read = async move {
+                    let result = exchange.body.collect().await;
+                    let _ = saw.send(result.map(|_| ()));
+                };
+                if elsewhere {
+                    crate::base::task::spawn("reader", read);
+                    std::future::pending().await
+                } else {
+                    read.await;
+                    Ok(reply(200, "unheard"))
+                }
+            }
+        });
+        let request = b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 9\r\n\r\nx";
+        let (heard, ended) = talk(&mut served.client, request).await;
+        assert!(heard.is_empty() && !ended);
+        served.client.shutdown().await.expect("shut down");
+        assert_eq!(listen(&mut served.client).await, (String::new(), true));
+        assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
+        let seen = seen.recv().await;
+        if elsewhere {
+            assert!(matches!(seen, Some(Err(BodyError::Aborted(_)))), "{seen:?}");
+        } else {
+            assert!(seen.is_none(), "{seen:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_within_a_response() {
     let mut served = serve_http1(|_| async {
         let body = futures_util::stream::iter([data("half")]).chain(futures_util::stream::pending());

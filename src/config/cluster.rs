@@ -122,9 +122,9 @@ pub enum Balancer {
     RoundRobin,
     /// Power of `choice_count` choices by active requests (weights equal), else weighted with `active_request_bias`.
     LeastRequest {
-        /// How many hosts are looked at.
+        /// How many hosts are compared; at least 1, default 2.
         choice_count: u32,
-        /// How strongly active requests lower a weight.
+        /// Default 1; 0 ignores the active requests.
         active_request_bias: f64,
     },
     /// Uniform by weight.

@@ -166,8 +166,6 @@ pub struct Options {
     pub append_x_forwarded_port: bool,
     /// The listener's `per_connection_buffer_limit_bytes`, copied here for filters.
     pub buffer_limit: usize,
-    /// The router filter's `suppress_envoy_headers`.
-    pub suppress_envoy_headers: bool,
 }
 
 impl Default for Options {
@@ -213,7 +211,6 @@ impl Default for Options {
             keep_client_cert_header: false,
             append_x_forwarded_port: false,
             buffer_limit: 1 << 20,
-            suppress_envoy_headers: false,
         }
     }
 }

@@ -39,6 +39,21 @@ pub fn all() -> [(&'static str, &'static [Ignored]); 8] {
     ]
 }
 
+/// The lists as Markdown tables, for the documentation.
+pub fn markdown() -> String {
+    let mut text = String::new();
+    for (message, list) in all() {
+        text.push_str(&format!(
+            "### {message}\n\n| field | why it is accepted without effect |\n|---|---|\n"
+        ));
+        for Ignored(field, reason) in list {
+            text.push_str(&format!("| `{field}` | {reason} |\n"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -84,6 +99,17 @@ mod tests {
         }
         for field in listed {
             assert!(text.contains(field), "{field} is listed, and in no parser");
+        }
+    }
+
+    #[test]
+    fn documentation_names_every_field() {
+        let text = markdown();
+        for (message, list) in all() {
+            assert!(text.contains(&format!("### {message}\n")));
+            for Ignored(field, reason) in list {
+                assert!(text.contains(&format!("| `{field}` | {reason} |")));
+            }
         }
     }
 

@@ -28,30 +28,30 @@ impl PartialEq for FullRegex {
 pub enum StringMatcher {
     /// Equal to.
     Exact {
-        /// This text (lower case where case is ignored).
+        /// As written.
         value: Box<str>,
-        /// ASCII case does not matter.
+        /// ASCII letters match in either case.
         ignore_case: bool,
     },
     /// Begins with.
     Prefix {
-        /// This text (lower case where case is ignored).
+        /// As written.
         value: Box<str>,
-        /// ASCII case does not matter.
+        /// ASCII letters match in either case.
         ignore_case: bool,
     },
     /// Ends with.
     Suffix {
-        /// This text (lower case where case is ignored).
+        /// As written.
         value: Box<str>,
-        /// ASCII case does not matter.
+        /// ASCII letters match in either case.
         ignore_case: bool,
     },
     /// Holds.
     Contains {
-        /// This text (lower case where case is ignored).
+        /// As written.
         value: Box<str>,
-        /// ASCII case does not matter.
+        /// ASCII letters match in either case.
         ignore_case: bool,
     },
     /// Matches as a whole.
@@ -95,9 +95,9 @@ pub enum HeaderCondition {
     String(StringMatcher),
     /// `range_match`: a decimal integer in `[start, end)`.
     Range {
-        /// The first that fits.
+        /// The least.
         start: i64,
-        /// The first that no longer fits.
+        /// One above the greatest.
         end: i64,
     },
 }

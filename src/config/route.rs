@@ -243,7 +243,7 @@ pub enum PathRewrite {
     Regex {
         /// What is searched for.
         pattern: FullRegexSearch,
-        /// What takes its place, with `\1`-style groups.
+        /// What replaces it.
         substitution: Box<str>,
     },
     /// `path_rewrite`: a substitution format for the whole path with query.
@@ -280,7 +280,7 @@ pub enum HostRewrite {
     PathRegex {
         /// What is searched for.
         pattern: FullRegexSearch,
-        /// What takes its place, with `\1`-style groups.
+        /// What replaces it.
         substitution: Box<str>,
     },
 }
@@ -315,7 +315,7 @@ pub enum RedirectPath {
     Regex {
         /// What is searched for.
         pattern: FullRegexSearch,
-        /// What takes its place, with `\1`-style groups.
+        /// What replaces it.
         substitution: Box<str>,
     },
 }

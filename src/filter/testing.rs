@@ -443,7 +443,6 @@ pub(crate) fn options() -> Options {
         keep_client_cert_header: false,
         append_x_forwarded_port: false,
         buffer_limit: 16,
-        suppress_envoy_headers: false,
     }
 }
 

@@ -127,7 +127,9 @@ pub(super) fn prepare(
         remove_nominated(&mut head.headers);
     }
     for name in &present.remove {
-        head.headers.remove(name);
+        if !(options.keep_client_cert_header && name.as_str() == "x-forwarded-client-cert") {
+            head.headers.remove(name);
+        }
     }
     if present.te {
         keep_only_trailers(&mut head.headers);

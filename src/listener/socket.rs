@@ -33,7 +33,7 @@ impl Sockets {
             i32::try_from(backlog).unwrap_or(i32::MAX)
         });
         match address {
-            Address::Socket(address) => bind_tcp(*address, listener.reuse_port, backlog, workers),
+            Address::Socket(address) => bind_tcp(*address, listener, backlog, workers),
             Address::Pipe(path) => bind_unix(path, listener.pipe_mode, backlog).map(Self::Unix),
             Address::Name(name, _) => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -68,10 +68,11 @@ pub(super) enum StdAcceptor {
 
 fn bind_tcp(
     address: SocketAddr,
-    reuse_port: bool,
+    listener: &Listener,
     backlog: i32,
     workers: usize,
 ) -> io::Result<Sockets> {
+    let reuse_port = listener.reuse_port;
     let mut address = address;
     let mut sockets = Vec::new();
     for _ in 0..if reuse_port { workers } else { 1 } {
@@ -85,7 +86,7 @@ fn bind_tcp(
             socket.set_reuse_port(true)?;
         }
         if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+            socket.set_only_v6(!listener.ipv4_compat)?;
         }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;

@@ -265,7 +265,6 @@ impl HttpConnectionManager {
             )? == ForwardClientCertDetails::AlwaysForwardOnly,
             append_x_forwarded_port,
             buffer_limit,
-            suppress_envoy_headers: false,
         };
         Ok(Self {
             codec: codec(codec_type)?,

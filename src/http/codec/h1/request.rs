@@ -49,7 +49,12 @@ impl Draft {
     fn read(block: &Bytes, options: &Options) -> Result<Self, Violation> {
         let (line, next) = parse::first_line(block);
         let (method, target, version) = parse::request_line(line);
-        let method = known_method(method).ok_or(Violation::CODEC)?;
+        let method = known_method(method)
+            .or_else(|| {
+                let custom = options.http1.allow_custom_methods;
+                custom.then(|| Method::from_bytes(method).ok()).flatten()
+            })
+            .ok_or(Violation::CODEC)?;
         if !is_target(target, method == Method::CONNECT) {
             return Err(Violation::CODEC);
         }

@@ -15,6 +15,7 @@ use crate::bootstrap::{self, Bootstrap};
 use crate::cli::{self, Mode, Options};
 use crate::cluster::dns::SystemResolver;
 use crate::config::cluster::ConfigSource;
+use crate::config::endpoint::Address;
 use crate::filter;
 use crate::listener::DrainStrategy;
 use crate::stream::access_log::SinkOptions;
@@ -118,7 +119,7 @@ impl Prepared {
             server,
             quit,
             prepared: self,
-            _admin: admin,
+            admin,
         })
     }
 }
@@ -159,10 +160,15 @@ pub struct Running {
     /// Rung by `/quitquitquit`.
     pub quit: Arc<Notify>,
     prepared: Prepared,
-    _admin: Option<admin::Running>,
+    admin: Option<admin::Running>,
 }
 
 impl Running {
+    /// Where the admin interface listens, with port 0 replaced; `None` where there is none.
+    pub fn admin_address(&self) -> Option<&Address> {
+        self.admin.as_ref().map(|admin| &admin.address)
+    }
+
     /// Ends when the listeners are open.
     ///
     /// # Errors

@@ -580,6 +580,7 @@ async fn load(
             }
             Err(failure) => {
                 let text = failure.to_string();
+                this.stats.inc(wasm_stats::LOAD_FAILURES);
                 tracing::error!(target: "wasm", "plugin {}: {text}", spec.name);
                 let heals = matches!(failure, Failure::Fetch(_));
                 let state = if heals {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::spec::Digest;
 
 crate::stats! {
-    /// Envoy's `wasm.*` of the whole process.
+    /// Envoy's `wasm.*` of the whole process, and ours: `load_failures` counts attempts to make a version live that failed,
+    /// `vm_failures` VMs that trapped or exceeded their budget.
     pub mod wasm_stats {
         RUNTIME_ACTIVE: Gauge = "envoy.wasm.runtime.v8.active",
         RUNTIME_CREATED: Counter = "envoy.wasm.runtime.v8.created",
@@ -15,6 +16,8 @@ crate::stats! {
         REMOTE_LOAD_CACHE_NEGATIVE_HITS: Counter = "remote_load_cache_negative_hits",
         REMOTE_LOAD_FETCH_FAILURES: Counter = "remote_load_fetch_failures",
         REMOTE_LOAD_FETCH_SUCCESSES: Counter = "remote_load_fetch_successes",
+        LOAD_FAILURES: Counter = "load_failures",
+        VM_FAILURES: Counter = "vm_failures",
         WASM_VM_COUNT: Gauge = "wasm_vm_count",
     }
 }

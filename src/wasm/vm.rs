@@ -276,6 +276,7 @@ impl Vm {
         let result = result.and_then(|result| core.settle().map(|()| result));
         if core.dead {
             self.dead.store(true, Relaxed);
+            self.stats.inc(wasm_stats::VM_FAILURES);
             let _ = self.mailbox.send(Message::Wake);
             return Err(Dead);
         }

@@ -8,6 +8,7 @@
 )]
 
 mod examples;
+mod hostile;
 mod layering;
 mod requests;
 mod support;

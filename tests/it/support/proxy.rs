@@ -17,7 +17,12 @@ pub struct TestProxy {
 impl TestProxy {
     /// Starts with this bootstrap and two workers, and waits until the listeners are open.
     pub async fn start(bootstrap: &str) -> Self {
-        let proxy = Self::start_cold(bootstrap).await;
+        Self::start_on(bootstrap, 2).await
+    }
+
+    /// As [`TestProxy::start`], on so many workers.
+    pub async fn start_on(bootstrap: &str, workers: usize) -> Self {
+        let proxy = Self::start_cold_on(bootstrap, workers).await;
         tokio::time::timeout(Duration::from_secs(20), proxy.running.live())
             .await
             .expect("live within 20 s")
@@ -27,12 +32,17 @@ impl TestProxy {
 
     /// Starts without waiting.
     pub async fn start_cold(bootstrap: &str) -> Self {
+        Self::start_cold_on(bootstrap, 2).await
+    }
+
+    async fn start_cold_on(bootstrap: &str, workers: usize) -> Self {
+        let workers = workers.to_string();
         let argv = [
             "plenipo",
             "--config-yaml",
             bootstrap,
             "--concurrency",
-            "2",
+            &workers,
             "--drain-time-s",
             "1",
         ];
@@ -42,6 +52,14 @@ impl TestProxy {
         let prepared = Prepared::load(*options, |_, _| Ok(None)).expect("a valid bootstrap");
         Self {
             running: prepared.start().await.expect("the proxy starts"),
+        }
+    }
+
+    /// Where the admin interface really listens.
+    pub fn admin(&self) -> SocketAddr {
+        match self.running.admin_address() {
+            Some(Address::Socket(address)) => *address,
+            other => panic!("no admin address: {other:?}"),
         }
     }
 

@@ -22,7 +22,7 @@ impl TestProxy {
 
     /// As [`TestProxy::start`], on so many workers.
     pub async fn start_on(bootstrap: &str, workers: usize) -> Self {
-        let proxy = Self::start_cold_on(bootstrap, workers).await;
+        let proxy = Self::start_cold(bootstrap, workers).await;
         tokio::time::timeout(Duration::from_secs(20), proxy.running.live())
             .await
             .expect("live within 20 s")
@@ -30,12 +30,8 @@ impl TestProxy {
         proxy
     }
 
-    /// Starts without waiting.
-    pub async fn start_cold(bootstrap: &str) -> Self {
-        Self::start_cold_on(bootstrap, 2).await
-    }
-
-    async fn start_cold_on(bootstrap: &str, workers: usize) -> Self {
+    /// Starts on so many workers, without waiting.
+    pub async fn start_cold(bootstrap: &str, workers: usize) -> Self {
         let workers = workers.to_string();
         let argv = [
             "plenipo",

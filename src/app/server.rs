@@ -157,6 +157,19 @@ impl Server {
             bind_errors,
         };
         stats.set(stat::CONCURRENCY, workers.handles().count() as u64);
+        // What Envoy writes at start, too; no certificate expires where there is none.
+        stats.set(stat::DAYS_UNTIL_FIRST_CERT_EXPIRING, u64::from(u32::MAX));
+        for zero in [
+            stat::COMPILATION_SETTINGS_FIPS_MODE,
+            stat::HOT_RESTART_EPOCH,
+            stat::PARENT_CONNECTIONS,
+            stat::SECONDS_UNTIL_FIRST_OCSP_RESPONSE_EXPIRING,
+            stat::STATS_RECENT_LOOKUPS,
+            stat::TOTAL_CONNECTIONS,
+        ] {
+            stats.set(zero, 0);
+        }
+        stats.set(stat::VERSION, crate::bootstrap::version::number());
         let flush = Flush {
             server: Arc::clone(&stats),
             generation: metrics.set(&generation_stat::TABLE, "generation.", "generation", []),
@@ -232,6 +245,7 @@ impl Flush {
     async fn run(mut self) {
         const INTERVAL: Duration = Duration::from_secs(5);
         const DESCRIPTORS: Duration = Duration::from_secs(30);
+        let mut initialized = false;
         loop {
             let readiness = *self.readiness.borrow_and_update();
             let state = match readiness {
@@ -241,6 +255,11 @@ impl Flush {
                 Readiness::Initializing => 3,
             };
             self.server.set(stat::STATE, state);
+            if readiness == Readiness::Live && !initialized {
+                initialized = true;
+                let took = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.server.record(stat::INITIALIZATION_TIME_MS, took);
+            }
             self.server.set(stat::LIVE, u64::from(state == 0));
             self.server
                 .set(stat::UPTIME, self.started.elapsed().as_secs());

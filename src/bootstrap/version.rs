@@ -34,3 +34,11 @@ pub fn full() -> String {
     let (major, minor, patch) = ENVOY;
     format!("{REVISION}/{major}.{minor}.{patch}/{STATUS}/{BUILD_TYPE}/{TLS}")
 }
+
+/// `server.version`: the first six hexadecimal digits of the revision.
+pub fn number() -> u64 {
+    REVISION
+        .get(..6)
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .unwrap_or(0)
+}

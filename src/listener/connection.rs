@@ -84,6 +84,9 @@ struct Counted {
 impl Counted {
     fn new(listener: Arc<ListenerStats>) -> Self {
         listener.set.inc(socket::DOWNSTREAM_CX_TOTAL);
+        listener
+            .set
+            .record(socket::CONNECTIONS_ACCEPTED_PER_SOCKET_EVENT, 1);
         listener.set.inc(socket::DOWNSTREAM_CX_ACTIVE);
         if let Some(stats) = listener.workers.get() {
             stats.inc(worker::DOWNSTREAM_CX_TOTAL);

@@ -23,6 +23,7 @@ use crate::generation::{ChainIdentity, HttpConnectionManager};
 use crate::http::codec::{Exchange, Handler, Malformed, Reply, Reset};
 use crate::http::{LocalReply, RequestHead, ResponseFlag, ResponseHead};
 use crate::stream::{ConnectionInfo, Stream, Verdict};
+use crate::telemetry::metrics::{Stat, StatSet};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const HEALTH_CHECK_FAIL: HeaderName =
@@ -71,6 +72,42 @@ struct Inner {
     info: Arc<ConnectionInfo>,
     identity: ChainIdentity,
     known: WorkerCell<Known>,
+    /// Where the connection is counted by its protocol, which the first request shows.
+    counted: WorkerCell<Option<(Arc<StatSet>, bool)>>,
+}
+
+impl Inner {
+    fn count_protocol(&self, stats: &Arc<StatSet>, http2: bool) {
+        let mut counted = self.counted.lock();
+        if counted.is_none() {
+            let (total, active) = protocol_stats(http2);
+            stats.inc(total);
+            stats.inc(active);
+            *counted = Some((Arc::clone(stats), http2));
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some((stats, http2)) = self.counted.get_mut() {
+            stats.dec(protocol_stats(*http2).1);
+        }
+    }
+}
+
+fn protocol_stats(http2: bool) -> (Stat, Stat) {
+    if http2 {
+        (
+            stat::DOWNSTREAM_CX_HTTP2_TOTAL,
+            stat::DOWNSTREAM_CX_HTTP2_ACTIVE,
+        )
+    } else {
+        (
+            stat::DOWNSTREAM_CX_HTTP1_TOTAL,
+            stat::DOWNSTREAM_CX_HTTP1_ACTIVE,
+        )
+    }
 }
 
 /// The manager that the last request met.
@@ -99,6 +136,7 @@ impl HttpConnection {
             info,
             identity,
             known: WorkerCell::new(known),
+            counted: WorkerCell::default(),
         }))
     }
 
@@ -108,6 +146,7 @@ impl HttpConnection {
         let manager = inner.manager()?;
         let options = &manager.stream.options;
         let http = &manager.records.http;
+        inner.count_protocol(http, head.version >= http::Version::HTTP_2);
         http.inc(stat::DOWNSTREAM_RQ_TOTAL);
         http.inc(stat::DOWNSTREAM_RQ_ACTIVE);
         http.inc(if head.version >= http::Version::HTTP_2 {
@@ -342,11 +381,7 @@ impl Observer for Inner {
 }
 
 /// Counts a stream that is over.
-fn record(
-    stream: &Stream,
-    http: &crate::telemetry::metrics::StatSet,
-    listener: &crate::telemetry::metrics::StatSet,
-) {
+fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
     http.dec(stat::DOWNSTREAM_RQ_ACTIVE);
     let status = stream
         .response

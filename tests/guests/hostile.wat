@@ -1,5 +1,5 @@
 ;; Adds `x-guest: 1` to responses, and misbehaves where a request asks for it: its header `x-fault` is two letters, how
-;; (t: traps, l: loops, m: takes all memory there is) and where (h, b, H, B: heads and bodies; o, d, e: log, done, delete).
+;; (t: traps, l: loops, m: takes all memory there is, M: and writes to it) and where (h, b, H, B: heads and bodies; o, d, e: log, done, delete).
 (module
   (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
@@ -10,14 +10,23 @@
   (data (i32.const 32) "x-fault")
   (func (export "proxy_abi_version_0_2_1"))
   (func (export "malloc") (param i32) (result i32) (i32.const 1024))
-  (func $fault (param $here i32)
+  (func $fault (param $here i32) (local $page i32)
     (if (i32.ne (local.get $here) (global.get $where)) (then (return)))
     (if (i32.eq (global.get $how) (i32.const 116)) (then (unreachable)))
     (if (i32.eq (global.get $how) (i32.const 108)) (then (loop $ever (br $ever))))
     (if (i32.eq (global.get $how) (i32.const 109))
       (then
         (global.set $how (i32.const 0))
-        (loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))))))
+        (loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))))
+    (if (i32.eq (global.get $how) (i32.const 77))
+      (then
+        (global.set $how (i32.const 0))
+        (block $full
+          (loop $more
+            (local.set $page (memory.grow (i32.const 1)))
+            (br_if $full (i32.eq (local.get $page) (i32.const -1)))
+            (memory.fill (i32.shl (local.get $page) (i32.const 16)) (i32.const 7) (i32.const 65536))
+            (br $more))))))
   (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
     (if (i32.eqz (call $get (i32.const 0) (i32.const 32) (i32.const 7) (i32.const 0) (i32.const 4)))
       (then (if (i32.eq (i32.load (i32.const 4)) (i32.const 2))

@@ -83,8 +83,13 @@ fn marker(test: &str, version: u8) -> Vec<u8> {
 
 /// The filter's configuration: a plugin called `name` of this code.
 fn plugin(name: &str, code: &str, configuration: &str) -> String {
+    plugin_with(name, code, configuration, "")
+}
+
+/// Likewise, with more fields, each behind a comma.
+fn plugin_with(name: &str, code: &str, configuration: &str, fields: &str) -> String {
     format!(
-        r#"{{"@type": {WASM}, config: {{name: {name}, vm_config: {{vm_id: {name}, code: {code}}}, configuration: {{"@type": type.googleapis.com/google.protobuf.StringValue, value: "{configuration}"}}}}}}"#
+        r#"{{"@type": {WASM}, config: {{name: {name}, vm_config: {{vm_id: {name}, code: {code}}}, configuration: {{"@type": type.googleapis.com/google.protobuf.StringValue, value: "{configuration}"}}{fields}}}}}"#
     )
 }
 
@@ -134,6 +139,11 @@ struct World {
 impl World {
     /// `plugins`: name, module, configuration. The listener `calm` has a plugin that behaves.
     async fn new(plugins: &[(&str, Vec<u8>, &str)]) -> Self {
+        Self::with(plugins, "").await
+    }
+
+    /// As [`World::new`], with more fields in the configuration of each plugin.
+    async fn with(plugins: &[(&str, Vec<u8>, &str)], fields: &str) -> Self {
         let upstream = FakeUpstream::start("answer").await;
         let plane = plane().await;
         let files = Files::new();
@@ -141,7 +151,8 @@ impl World {
         let listeners = plugins.iter().chain([&calm]);
         let listeners = listeners
             .map(|(name, code, configuration)| {
-                let config = plugin(name, &files.local(name, code), configuration);
+                let code = files.local(name, code);
+                let config = plugin_with(name, &code, configuration, fields);
                 let filter = format!("- {{name: plugin, typed_config: {config}}}");
                 any(&listener_yaml(name, ROUTES, &filter))
             })
@@ -410,6 +421,88 @@ async fn a_trap_outside_of_streams_hurts_no_other_plugin() {
     world.calm().await;
 }
 
+#[tokio::test]
+async fn a_loop_ends_in_any_callback_of_a_stream() {
+    let cases = [
+        ('b', Some(503)),
+        ('H', Some(503)),
+        ('B', None),
+        ('o', Some(200)),
+    ];
+    let names = ["loop_b", "loop_head", "loop_data", "loop_log"];
+    let plugins = names.map(|name| (name, guest("hostile"), ""));
+    let world = World::new(&plugins).await;
+    for ((place, expected), name) in cases.into_iter().zip(names) {
+        let mut client = world.client(name).await;
+        client.write(faulty('l', place).as_bytes()).await;
+        let seen = client.read().await.map(|response| response.status);
+        assert_eq!(seen, expected, "{place}");
+        let error = until("the loop is told", || world.status(name).error).await;
+        assert!(error.contains("time budget"), "{error}");
+        world.calm().await;
+        serves_again(&world, name).await;
+    }
+    assert_eq!(stat(&world.proxy, "wasm.vm_failures").await, 4);
+}
+
+#[tokio::test]
+async fn a_bomb_that_uses_its_memory_ends_at_the_cap_or_at_its_budget() {
+    let world = World::new(&[("bomb", guest("hostile"), "")]).await;
+    let mut client = world.client("bomb").await;
+    let response = client.send(&faulty('M', 'h')).await;
+    assert!([200, 503].contains(&response.status), "{response:?}");
+    world.calm().await;
+    serves_again(&world, "bomb").await;
+    let memory = world.status("bomb").vms[0].memory;
+    assert!(memory <= MEMORY_LIMIT, "{memory}");
+}
+
+#[tokio::test]
+async fn the_failure_policy_decides_on_the_wire() {
+    // (policy, the request whose callback traps, those that meet no VM)
+    let cases = [
+        (", failure_policy: FAIL_OPEN", 503, 200),
+        (", fail_open: true", 200, 200),
+        (
+            ", failure_policy: FAIL_RELOAD, reload_config: {backoff: {base_interval: 0.2s}}",
+            503,
+            503,
+        ),
+    ];
+    for (fields, trapping, without) in cases {
+        let world = World::with(&[("failing", guest("hostile"), "")], fields).await;
+        let mut client = world.client("failing").await;
+        let response = client.send(&faulty('t', 'h')).await;
+        assert_eq!(
+            (response.status, response.header("x-guest")),
+            (trapping, ""),
+            "{fields}"
+        );
+        // An answer before the end of the body may be the connection's last.
+        let mut client = world.client("failing").await;
+        let again = async {
+            loop {
+                let response = client.send(GET).await;
+                if response.header("x-guest") == "1" {
+                    return;
+                }
+                assert_eq!(response.status, without, "{fields}");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), again)
+            .await
+            .expect("a fresh VM takes new streams");
+        assert_eq!(
+            stat(&world.proxy, "wasm.failing.vm_reload_success").await,
+            1
+        );
+        if without == 503 {
+            assert!(stat(&world.proxy, "wasm.failing.vm_reload_backoff").await > 0);
+        }
+        world.calm().await;
+    }
+}
+
 /// A guest that holds each request, calls the cluster `up`, and does `answered` when the answer comes.
 fn calls_out(answered: &str) -> Vec<u8> {
     let pairs = [(":method", "GET"), (":path", "/"), (":authority", "up")];
@@ -467,7 +560,7 @@ enum Behaviour {
     Serve(Vec<u8>),
     /// Announces all, sends half, and closes.
     Short(Vec<u8>),
-    /// Sends it when the gate opens.
+    /// Sends it when the gate opens: as slow as the test likes.
     Slow(Vec<u8>, tokio::sync::watch::Receiver<bool>),
     Silent,
 }

@@ -10,6 +10,7 @@
 mod examples;
 mod hostile;
 mod layering;
+mod options;
 mod requests;
 mod support;
 mod updates;

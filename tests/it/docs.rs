@@ -110,7 +110,11 @@ fn every_decision_is_listed() {
     assert_eq!(files, listed);
     let numbers: Vec<&str> = files.iter().map(|name| &name[..4]).collect();
     for (index, number) in numbers.iter().enumerate() {
-        assert_eq!(**number, format!("{:04}", index + 1), "numbers go up by one");
+        assert_eq!(
+            **number,
+            format!("{:04}", index + 1),
+            "numbers go up by one"
+        );
     }
     for name in &files {
         let title = read(&folder.join(name));

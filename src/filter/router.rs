@@ -378,6 +378,8 @@ impl Attempt {
             info.details = Some(Cow::Borrowed("via_upstream"));
             if refused {
                 info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));
+                // The body is not passed on, so its type goes, too.
+                head.headers.remove(http::header::CONTENT_TYPE);
             }
             info.close |= unswitched;
             info.request_end

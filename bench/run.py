@@ -88,7 +88,7 @@ def wasm_filter(name):
     return {"name": name, "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
         "config": {"name": name, "root_id": "hello", "vm_config": {"vm_id": name, "runtime": "envoy.wasm.runtime.v8",
-                   "code": {"local": {"filename": str(ROOT / "plugins/bin/bench-add-header.wasm")}}}}}}
+                   "code": {"local": {"filename": str(ROOT / "plugins/bin/hello.wasm")}}}}}}
 
 
 class Process:

@@ -1,3 +1,5 @@
+//! Tests of `admin`.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

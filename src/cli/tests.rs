@@ -1,3 +1,5 @@
+//! Tests of `cli`.
+
 use super::*;
 
 fn argv(words: &[&str]) -> Result<Command, Exit> {

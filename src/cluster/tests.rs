@@ -1,3 +1,5 @@
+//! Tests of `cluster`.
+
 use std::collections::BTreeMap;
 
 use super::testing::{addresses, config, eds, fixed, runtime};

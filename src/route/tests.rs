@@ -1,3 +1,5 @@
+//! Tests of `route`.
+
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};

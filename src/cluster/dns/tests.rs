@@ -1,3 +1,5 @@
+//! Tests of `cluster::dns`.
+
 use std::collections::{HashMap, VecDeque};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `cluster::endpoint_set`.
+
 use std::collections::HashMap;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `filter::chain`.
+
 use std::sync::Arc;
 use std::time::Duration;
 

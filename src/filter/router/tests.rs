@@ -1,3 +1,5 @@
+//! Tests of `filter::router`.
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

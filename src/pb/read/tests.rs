@@ -1,3 +1,5 @@
+//! Tests of `pb::read`.
+
 use super::*;
 use crate::pb::envoy::config::bootstrap::v3::Bootstrap;
 use crate::pb::envoy::config::cluster::v3::Cluster;

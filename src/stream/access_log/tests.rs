@@ -1,3 +1,5 @@
+//! Tests of `stream::access_log`.
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Tests of `stream::format`.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,3 +1,5 @@
+//! Tests of `wasm::module`.
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `wasm::spec`.
+
 use super::*;
 
 fn vm(code: core::data_source::Specifier) -> wasm::VmConfig {

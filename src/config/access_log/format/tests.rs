@@ -1,3 +1,5 @@
+//! Tests of `config::access_log::format`.
+
 use super::*;
 use crate::config::access_log::{Field, FormatHeader, HeaderChoice, PathSource, TimePart};
 

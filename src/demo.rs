@@ -5,6 +5,7 @@ mod screen;
 mod servers;
 mod stage;
 mod tour;
+mod watch;
 
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ async fn demonstrate(arguments: &DemoArgs) -> anyhow::Result<()> {
     drop(load);
     stage.control_plane.overlay(Vec::new());
     invite(&stage, &screen);
+    let _told = watch::follow(&stage.proxy.server.plugins, &screen);
     tokio::signal::ctrl_c().await?;
     drain(&stage, &screen).await;
     Ok(())
@@ -82,7 +84,7 @@ fn invite(stage: &Stage, screen: &Screen) {
          \u{20}  curl http://{admin}/stats?usedonly\n\n\
          Edit {folder}/routes.yaml, or:\n\n\
          \u{20}  cp {folder}/plugins/hello-v2.wasm {folder}/plugins/hello.wasm\n\n\
-         What the proxy says to a change appears here. Ctrl-C ends.\n"
+         What the proxy says to a change, and what becomes of plugins, appears here. Ctrl-C ends.\n"
     ));
 }
 

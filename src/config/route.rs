@@ -181,17 +181,26 @@ pub struct ForwardAction {
     pub priority_high: bool,
     /// `upgrade_configs` by lower-case upgrade type: enabled or not.
     pub upgrades: Vec<(Box<str>, bool)>,
-    /// `max_stream_duration.max_stream_duration`; `Some(None)` is none.
-    pub max_stream_duration: Option<Option<Duration>>,
+    /// `max_stream_duration`; where it is set the old timeouts do not hold.
+    pub stream_duration: Option<StreamDuration>,
+}
+
+/// `RouteAction.MaxStreamDuration`: how long an exchange may last in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamDuration {
+    /// `max_stream_duration`: overrides the connection manager's; `Some(None)` (0 s) is no limit.
+    pub max: Option<Option<Duration>>,
+    /// `grpc_timeout_header_max` and `grpc_timeout_header_offset`: where a request has a `grpc-timeout` it holds in the
+    /// place of `max`, capped and with the offset taken off.
+    pub grpc: Option<GrpcTimeout>,
 }
 
 /// What a gRPC request's timeout is made of, in the place of the route's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcTimeout {
-    /// `max_grpc_timeout`: what the request's `grpc-timeout` is capped to, and what holds where it has none; `None` (0 s)
-    /// is no cap.
+    /// What the request's `grpc-timeout` is capped to; `None` (0 s) is no cap.
     pub max: Option<Duration>,
-    /// `grpc_timeout_offset`: subtracted from the request's value, where that leaves something.
+    /// Subtracted from the request's value.
     pub offset: Duration,
 }
 

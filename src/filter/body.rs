@@ -9,6 +9,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::chain::{Ends, poll_after_head};
+use super::router::timeout;
 use super::timer::Timer;
 use crate::config::route::Action;
 use crate::http::{Body, BodyError, LocalReply, ResponseFlag};
@@ -38,12 +39,20 @@ impl RequestBody {
     /// What the client did ends the stream, whatever waits for an upstream.
     fn broken(&self, error: &BodyError) {
         let verdict = match error {
+            // HTTP/2 has an answer of its own to a stream that breaks its rules.
+            BodyError::Malformed(details) if details.starts_with("http2.") => {
+                let mut info = self.stream.info.lock();
+                info.flags.set(ResponseFlag::DownstreamProtocolError);
+                Verdict::Reset {
+                    details: "http2.violation.of.messaging.rule".into(),
+                }
+            }
             BodyError::Malformed(details) => Verdict::Reply {
                 reply: Box::new(LocalReply::malformed_body(details)),
                 direct: false,
             },
             // The codec drops the stream when the connection is gone.
-            BodyError::Reset | BodyError::Aborted(_) => return,
+            BodyError::Reset | BodyError::StreamReset | BodyError::Aborted(_) => return,
         };
         self.stream.decide(verdict);
     }
@@ -145,6 +154,10 @@ impl ResponseBody {
     /// The upstream broke off: Envoy's flag and details.
     fn broken(&self, error: &BodyError) {
         let (flag, reason) = match error {
+            BodyError::StreamReset => (
+                ResponseFlag::UpstreamRemoteReset,
+                "upstream_reset_after_response_started{remote_reset}",
+            ),
             BodyError::Reset => (
                 ResponseFlag::UpstreamConnectionTermination,
                 "upstream_reset_after_response_started{connection_termination}",
@@ -255,7 +268,7 @@ pub(super) fn set_timeouts(stream: &Stream) {
         && let Action::Forward(action) = &route.route.action
     {
         idle = action.idle_timeout.unwrap_or(idle);
-        max_duration = action.max_stream_duration.unwrap_or(max_duration);
+        max_duration = timeout::max_duration(&stream.request.lock().headers, action, max_duration);
     }
     stream.set_timeouts(|timeouts| {
         timeouts.idle = idle;

@@ -17,7 +17,7 @@
 
 mod config;
 mod direct;
-mod timeout;
+pub(super) mod timeout;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -160,15 +160,15 @@ impl Router {
                     .headers
                     .insert(ATTEMPT_COUNT, HeaderValue::from_static("1"));
             }
-            drop(request);
             let options = &stream.config.options;
+            let max_duration =
+                timeout::max_duration(&request.headers, action, options.max_stream_duration);
+            drop(request);
             // Anew, since a filter may have cleared the first route.
             stream.set_timeouts(|timeouts| {
                 timeouts.response = timeout;
                 timeouts.idle = action.idle_timeout.unwrap_or(options.stream_idle_timeout);
-                timeouts.max_duration = action
-                    .max_stream_duration
-                    .unwrap_or(options.max_stream_duration);
+                timeouts.max_duration = max_duration;
             });
             origin
         };
@@ -222,9 +222,9 @@ impl Router {
     fn timeout(&self, request: &mut RequestHead, action: &ForwardAction) -> Option<Duration> {
         let grpc = action
             .grpc_timeout
-            .filter(|_| action.max_stream_duration.is_none() && request.is_grpc());
+            .filter(|_| action.stream_duration.is_none() && request.is_grpc());
         let headers = &mut request.headers;
-        let mut timeout = match (action.max_stream_duration, grpc) {
+        let mut timeout = match (action.stream_duration, grpc) {
             (None, None) => action.timeout,
             (None, Some(grpc)) => timeout::of_grpc(headers, &grpc),
             // A route with `max_stream_duration` has no timeout of the old kind.
@@ -443,7 +443,9 @@ impl Attempt {
             }
             _ => error.reason().into(),
         };
-        if let UpstreamErrorKind::RequestBody(BodyError::Reset) = &error.kind {
+        if let UpstreamErrorKind::RequestBody(BodyError::Reset | BodyError::StreamReset) =
+            &error.kind
+        {
             flag = Some(ResponseFlag::DownstreamConnectionTermination);
         }
         if let Some(flag) = flag {

@@ -337,6 +337,7 @@ pub(crate) fn connection() -> Arc<ConnectionInfo> {
         direction: TrafficDirection::Unspecified,
         listener_metadata: None,
         accepted: Instant::now(),
+        meter: Arc::default(),
     })
 }
 
@@ -352,7 +353,7 @@ pub(crate) fn forward(cluster: &str) -> Action {
         priority_high: false,
         upgrades: Vec::new(),
         grpc_timeout: Default::default(),
-        max_stream_duration: None,
+        stream_duration: None,
     }))
 }
 

@@ -15,6 +15,9 @@ pub enum BodyError {
     /// The peer closed or reset in the middle.
     #[error("the peer ended the body early")]
     Reset,
+    /// The peer reset this stream; its HTTP/2 connection goes on.
+    #[error("the peer reset the stream")]
+    StreamReset,
     /// The peer's framing is not HTTP.
     #[error("malformed body: {0}")]
     Malformed(Box<str>),

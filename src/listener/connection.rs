@@ -157,6 +157,7 @@ pub(super) async fn serve(
         direction,
         listener_metadata: metadata,
         accepted: Instant::now(),
+        meter: Arc::clone(&meter),
     });
     let codec = chain.hcm.chain.http.codec;
     let options = Arc::clone(&chain.hcm.stream.options);

@@ -20,7 +20,7 @@ use crate::filter::Observer;
 use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http as stat, listener_http};
 use crate::generation::{ChainIdentity, HttpConnectionManager};
-use crate::http::codec::{Exchange, Handler, Malformed, Reply, Reset};
+use crate::http::codec::{Exchange, Handler, Malformed, Refusal, Reply, Reset};
 use crate::http::{LocalReply, RequestHead, ResponseFlag, ResponseHead};
 use crate::stream::{ConnectionInfo, Stream, Verdict};
 use crate::telemetry::metrics::{Stat, StatSet};
@@ -141,7 +141,7 @@ impl HttpConnection {
     }
 
     /// Begins the stream of a request; what refuses its head is decided already.
-    fn begin(&self, mut head: RequestHead, refused: Option<LocalReply>) -> Option<Begun> {
+    fn begin(&self, mut head: RequestHead, refused: Option<Verdict>) -> Option<Begun> {
         let inner = &self.0;
         let manager = inner.manager()?;
         let options = &manager.stream.options;
@@ -163,7 +163,7 @@ impl HttpConnection {
         };
         let mut client = None;
         let refused = match refused {
-            Some(reply) => Some(reply),
+            Some(verdict) => Some(verdict),
             None => match request_head::prepare(&mut head, options, &facts) {
                 Ok(seen) => {
                     client = seen.client;
@@ -176,7 +176,7 @@ impl HttpConnection {
                     }
                     None
                 }
-                Err(reply) => Some(reply),
+                Err(reply) => Some(answer_with(reply)),
             },
         };
         let stream = Stream::new(
@@ -190,13 +190,10 @@ impl HttpConnection {
         if client.is_some() && client != peer {
             stream.info.lock().client = client.map(|ip| SocketAddr::new(ip, 0));
         }
-        if let Some(reply) = refused {
+        if let Some(verdict) = refused {
             // What is refused is not routed: no route's headers, no route's name.
             stream.skip_route();
-            stream.decide(Verdict::Reply {
-                reply: Box::new(reply),
-                direct: false,
-            });
+            stream.decide(verdict);
         }
         Some(Begun { stream, manager })
     }
@@ -281,7 +278,8 @@ impl Handler for HttpConnection {
             close: true,
         };
         let head = head.unwrap_or_else(|| RequestHead::new(http::Method::GET, "", ""));
-        let Some(Begun { stream, manager }) = self.begin(head, Some(refusal.clone())) else {
+        let Some(Begun { stream, manager }) = self.begin(head, Some(answer_with(refusal.clone())))
+        else {
             return fallback();
         };
         stream.info.lock().without_head = without_head;
@@ -299,6 +297,34 @@ impl Handler for HttpConnection {
             }
             Some(Err(_)) | None => fallback(),
         }
+    }
+
+    fn refused(&self, refusal: Refusal) {
+        let mut head = RequestHead::new(http::Method::GET, "", "");
+        head.version = http::Version::HTTP_2;
+        let verdict = Verdict::Reset {
+            details: refusal.details.into(),
+        };
+        let Some(Begun { stream, manager }) = self.begin(head, Some(verdict)) else {
+            return;
+        };
+        {
+            let mut info = stream.info.lock();
+            info.without_head = true;
+            info.flags.set(refusal.flag);
+        }
+        let observer: Arc<dyn Observer> = Arc::<Inner>::clone(&self.0);
+        // A reset is not waited for; dropping the future ends the stream in any case.
+        let _ = Arc::clone(&manager.filters)
+            .run(stream, crate::http::Body::empty(), observer)
+            .now_or_never();
+    }
+}
+
+fn answer_with(reply: LocalReply) -> Verdict {
+    Verdict::Reply {
+        reply: Box::new(reply),
+        direct: false,
     }
 }
 
@@ -319,7 +345,9 @@ impl Observer for Inner {
             let single = stream.request.lock().version < http::Version::HTTP_2;
             let mut info = stream.info.lock();
             // Nobody waits for the rest of a request that we have answered already.
-            info.close |= single && info.local_reply && info.request_end.is_none();
+            info.close |= info.local_reply && info.request_end.is_none();
+            // A stream of HTTP/2 ends without its connection.
+            info.close &= single;
             (info.start, info.close)
         };
         close |= closing;

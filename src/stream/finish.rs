@@ -3,10 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use http::Version;
 use tokio::time::Instant;
 
 use super::{Phase, Stream};
 use crate::http::ResponseFlag;
+use crate::http::codec::Ending as ConnectionEnding;
 
 /// Who must hear of a stream's end.
 ///
@@ -59,6 +61,7 @@ impl<E: Ending> Drop for Finish<E> {
 impl Stream {
     /// Nobody waits for the rest of the response: what the log says, unless the codec has said it.
     fn abandoned(&self) {
+        let http2 = self.request.lock().version == Version::HTTP_2;
         let mut info = self.info.lock();
         info.abandoned = true;
         let told = [
@@ -67,9 +70,22 @@ impl Stream {
             ResponseFlag::DownstreamProtocolError,
         ];
         if !told.into_iter().any(|flag| info.flags.contains(flag)) {
-            info.flags
-                .set(ResponseFlag::DownstreamConnectionTermination);
-            info.details = Some("downstream_remote_disconnect".into());
+            let (flag, details) = match self.connection.meter.ending() {
+                // An HTTP/2 stream can end while its connection goes on.
+                ConnectionEnding::Open if http2 => {
+                    (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset")
+                }
+                ConnectionEnding::Malformed => (
+                    ResponseFlag::DownstreamProtocolError,
+                    "http2.protocol_error",
+                ),
+                _ => (
+                    ResponseFlag::DownstreamConnectionTermination,
+                    "downstream_remote_disconnect",
+                ),
+            };
+            info.flags.set(flag);
+            info.details = Some(details.into());
         }
     }
 

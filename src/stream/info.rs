@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::cluster::{Cluster, Host};
 use crate::config::listener::TrafficDirection;
 use crate::http::ResponseFlags;
+use crate::http::codec::ConnectionMeter;
 use crate::pb;
 
 /// What is known of a downstream connection. Immutable, one a connection.
@@ -31,6 +32,8 @@ pub struct ConnectionInfo {
     pub listener_metadata: Option<Arc<pb::Metadata>>,
     /// When it was accepted.
     pub accepted: Instant,
+    /// What the codec counts, and whether the connection goes on.
+    pub meter: Arc<ConnectionMeter>,
 }
 
 /// Times, sizes, flags, details, upstream.

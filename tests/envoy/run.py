@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 
+import h2client
 from upstream import Upstream
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -280,6 +281,8 @@ def address_of(index):
 
 
 def run_case(proxy, case, address):
+    if "h2" in case:
+        return h2client.run(proxy.values[case.get("listener", "main")], case, address)
     raw = request_bytes(case)
     method = raw.split(b" ", 1)[0].decode("latin1")
     listener = case.get("listener", "main")
@@ -344,6 +347,11 @@ def normalise_text(text, ports):
 def flatten(proxy, outcome, records):
     """An outcome as a flat table of fields."""
     ports = proxy.names_of_ports()
+    if "connection" in outcome:
+        flat = h2client.flatten(
+            outcome, lambda name, value: normalise_header(name, value, ports), lambda body: flatten_body(body, ports)
+        )
+        return flat | flatten_log(sorted(records, key=json.dumps), ports)
     flat = {"after": outcome.get("after", "")}
     if "interim" in outcome:
         flat["interim"] = outcome["interim"]
@@ -357,6 +365,11 @@ def flatten(proxy, outcome, records):
         for name, value in answer["headers"]:
             flat.setdefault(f"header.{name}", []).append(normalise_header(name, value, ports))
         flat |= flatten_body(answer["body"], ports)
+    return flat | flatten_log(records, ports)
+
+
+def flatten_log(records, ports):
+    flat = {}
     for index, record in enumerate(records):
         for key, value in record.items():
             text = normalise_text(value, ports) if isinstance(value, str) else value

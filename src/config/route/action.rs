@@ -12,7 +12,7 @@ use http::{HeaderName, StatusCode};
 use super::parse::Parser;
 use super::{
     ClusterSpecifier, DirectResponse, ForwardAction, FullRegexSearch, GrpcTimeout, HostRewrite,
-    PathRewrite, RedirectAction, RedirectPath, WeightedCluster,
+    PathRewrite, RedirectAction, RedirectPath, StreamDuration, WeightedCluster,
 };
 use crate::config::ConfigError;
 use crate::config::access_log::Format;
@@ -187,7 +187,7 @@ impl Parser<'_> {
             priority_high: enumeration::<RoutingPriority>(priority, "priority")?
                 == RoutingPriority::High,
             upgrades: upgrades(upgrade_configs)?,
-            max_stream_duration: stream_duration(max_stream_duration).at("max_stream_duration")?,
+            stream_duration: stream_duration(max_stream_duration).at("max_stream_duration")?,
         })
     }
 
@@ -444,7 +444,7 @@ fn upgrades(protos: Vec<UpgradeConfig>) -> Result<Vec<(Box<str>, bool)>, ConfigE
 
 fn stream_duration(
     proto: Option<MaxStreamDuration>,
-) -> Result<Option<Option<Duration>>, ConfigError> {
+) -> Result<Option<StreamDuration>, ConfigError> {
     let Some(MaxStreamDuration {
         max_stream_duration,
         grpc_timeout_header_max,
@@ -453,15 +453,19 @@ fn stream_duration(
     else {
         return Ok(None);
     };
-    refuse(
-        grpc_timeout_header_max.is_some(),
-        "grpc_timeout_header_max",
-        LATER,
-    )?;
     // The offset alone means nothing.
-    duration(grpc_timeout_header_offset, "grpc_timeout_header_offset")?;
-    Ok(duration(max_stream_duration, "max_stream_duration")?
-        .map(|value| (!value.is_zero()).then_some(value)))
+    let offset =
+        duration(grpc_timeout_header_offset, "grpc_timeout_header_offset")?.unwrap_or_default();
+    let limit = |value: Duration| (!value.is_zero()).then_some(value);
+    Ok(Some(StreamDuration {
+        max: duration(max_stream_duration, "max_stream_duration")?.map(limit),
+        grpc: duration(grpc_timeout_header_max, "grpc_timeout_header_max")?.map(|max| {
+            GrpcTimeout {
+                max: limit(max),
+                offset,
+            }
+        }),
+    }))
 }
 
 /// A `RedirectAction`.

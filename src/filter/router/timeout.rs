@@ -1,19 +1,16 @@
-//! `grpc-timeout`: up to eight digits and a unit.
+//! Timeouts that requests and routes ask for: `grpc-timeout` (up to eight digits and a unit), and the longest duration.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::config::route::GrpcTimeout;
+use crate::config::route::{ForwardAction, GrpcTimeout};
 
 pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The timeout of a gRPC request on a route with `max_grpc_timeout`.
 pub(super) fn of_grpc(headers: &HeaderMap, rule: &GrpcTimeout) -> Option<Duration> {
-    let asked = headers
-        .get(GRPC_TIMEOUT)
-        .and_then(|value| from_grpc(value.as_bytes()))
-        .filter(|asked| !asked.is_zero());
+    let asked = asked_by_grpc(headers).filter(|asked| !asked.is_zero());
     // An offset that leaves nothing does not count.
     let asked = asked.map(|asked| match asked.checked_sub(rule.offset) {
         Some(rest) if !rest.is_zero() => rest,
@@ -24,6 +21,32 @@ pub(super) fn of_grpc(headers: &HeaderMap, rule: &GrpcTimeout) -> Option<Duratio
         (Some(asked), None) => Some(asked),
         (None, max) => max,
     }
+}
+
+/// How long an exchange on a route may last: as a `grpc-timeout` says where the route goes by it, else as the route or the
+/// connection manager (`fallback`) says. `None` is for ever.
+pub(in crate::filter) fn max_duration(
+    headers: &HeaderMap,
+    action: &ForwardAction,
+    fallback: Option<Duration>,
+) -> Option<Duration> {
+    let Some(rule) = &action.stream_duration else {
+        return fallback;
+    };
+    if let Some(grpc) = &rule.grpc
+        && let Some(asked) = asked_by_grpc(headers)
+    {
+        let capped = grpc.max.map_or(asked, |max| asked.min(max));
+        return Some(capped.saturating_sub(grpc.offset));
+    }
+    rule.max.unwrap_or(fallback)
+}
+
+/// What a `grpc-timeout` asks for, if there is one that can be read.
+fn asked_by_grpc(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get(GRPC_TIMEOUT)
+        .and_then(|value| from_grpc(value.as_bytes()))
 }
 
 fn from_grpc(value: &[u8]) -> Option<Duration> {
@@ -89,5 +112,44 @@ mod tests {
         }
         assert_eq!(to_grpc(Duration::from_millis(1500)), "1500m");
         assert_eq!(to_grpc(Duration::from_secs(200_000)), "200000S");
+    }
+
+    #[test]
+    fn the_longest_duration_is_the_routes_or_what_grpc_asks_for() {
+        use crate::config::route::StreamDuration;
+        let second = Duration::from_secs;
+        let grpc = |max: u64, offset: u64| {
+            Some(GrpcTimeout {
+                max: (max > 0).then(|| second(max)),
+                offset: second(offset),
+            })
+        };
+        let rule = |max, grpc| Some(StreamDuration { max, grpc });
+        let cases = [
+            (None, Some("3S"), Some(9)),
+            (rule(None, None), None, Some(9)),
+            (rule(Some(None), None), None, None),
+            (rule(Some(Some(second(5))), None), Some("3S"), Some(5)),
+            (rule(Some(Some(second(5))), grpc(0, 0)), Some("7S"), Some(7)),
+            (rule(Some(Some(second(5))), grpc(0, 0)), None, Some(5)),
+            (rule(None, grpc(2, 0)), Some("7S"), Some(2)),
+            (rule(None, grpc(0, 1)), Some("7S"), Some(6)),
+            (rule(None, grpc(0, 8)), Some("7S"), Some(0)),
+            (rule(Some(None), grpc(0, 0)), Some("7x"), None),
+        ];
+        for (stream_duration, asked, expected) in cases {
+            let crate::config::route::Action::Forward(mut action) =
+                crate::filter::testing::forward("c")
+            else {
+                unreachable!("it forwards")
+            };
+            action.stream_duration = stream_duration;
+            let mut headers = HeaderMap::new();
+            if let Some(asked) = asked {
+                headers.insert(GRPC_TIMEOUT, HeaderValue::from_static(asked));
+            }
+            let found = max_duration(&headers, &action, Some(second(9)));
+            assert_eq!(found, expected.map(second), "{stream_duration:?} {asked:?}");
+        }
     }
 }

@@ -204,6 +204,7 @@ impl Chain {
             direction: TrafficDirection::Inbound,
             listener_metadata: None,
             accepted: tokio::time::Instant::now(),
+            meter: Arc::default(),
         };
         Stream::new(Arc::new(connection), Arc::clone(&self.config), head, 2)
     }

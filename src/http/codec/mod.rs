@@ -20,7 +20,7 @@ pub use meter::{ConnectionMeter, Ending};
 
 use std::future::Future;
 
-use super::{Body, LocalReply, RequestHead, ResponseHead};
+use super::{Body, LocalReply, RequestHead, ResponseFlag, ResponseHead};
 
 /// A request as the server codec hands it up.
 #[derive(Debug)]
@@ -53,6 +53,17 @@ pub struct Malformed {
     pub reply: LocalReply,
 }
 
+/// An HTTP/2 stream that is reset for its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// How it is reset.
+    pub reset: Reset,
+    /// Envoy's `%RESPONSE_CODE_DETAILS%`.
+    pub details: &'static str,
+    /// Envoy's flag: a broken rule (`DPE`), or a limit (`DR`).
+    pub flag: ResponseFlag,
+}
+
 /// No answer: the stream is reset (h2, with this code) or the connection closed (h1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
@@ -78,4 +89,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Turns a refusal of the codec into the reply to send (headers, mapping) and records it.
     fn malformed(&self, malformed: Malformed) -> Reply;
+
+    /// Records a stream that is reset for its head; nothing where no one keeps records.
+    fn refused(&self, refusal: Refusal) {
+        let _ = refusal;
+    }
 }

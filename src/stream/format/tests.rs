@@ -44,6 +44,7 @@ fn stream() -> Arc<Stream> {
         direction: TrafficDirection::Unspecified,
         listener_metadata: None,
         accepted: Instant::now(),
+        meter: Arc::default(),
     };
     let config = StreamConfig {
         routes: None,

@@ -6,6 +6,7 @@ use http::{HeaderName, StatusCode};
 
 use super::super::{
     DirectResponse, ForwardAction, GrpcTimeout, HostRewrite, PathRewrite, RedirectPath,
+    StreamDuration,
 };
 use super::*;
 use crate::config::stub::{self, Stub};
@@ -138,7 +139,7 @@ fn an_action_has_envoys_defaults() {
     );
     assert_eq!(action.timeout, Some(Duration::from_secs(15)));
     assert_eq!(action.idle_timeout, None);
-    assert_eq!(action.max_stream_duration, None);
+    assert_eq!(action.stream_duration, None);
     assert_eq!(action.grpc_timeout, None);
     assert_eq!(action.path_rewrite, PathRewrite::None);
     assert_eq!(action.host_rewrite, HostRewrite::None);
@@ -149,7 +150,7 @@ fn an_action_has_envoys_defaults() {
 fn an_action_is_read() {
     // The timeouts are what Istio sends for a route without one.
     let action = forward(
-        "{cluster: c, timeout: 0s, max_grpc_timeout: 0s, idle_timeout: 0s, cluster_not_found_response_code: NOT_FOUND, prefix_rewrite: /b, auto_host_rewrite: true, priority: HIGH, append_x_forwarded_host: true, upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: x, enabled: false}], max_stream_duration: {max_stream_duration: 3s}}",
+        "{cluster: c, timeout: 0s, max_grpc_timeout: 0s, idle_timeout: 0s, cluster_not_found_response_code: NOT_FOUND, prefix_rewrite: /b, auto_host_rewrite: true, priority: HIGH, append_x_forwarded_host: true, upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: x, enabled: false}], max_stream_duration: {max_stream_duration: 3s, grpc_timeout_header_max: 0s, grpc_timeout_header_offset: 1s}}",
     )
     .expect("valid");
     assert_eq!(action.timeout, None);
@@ -170,8 +171,14 @@ fn an_action_is_read() {
         [(Box::from("websocket"), true), (Box::from("x"), false)]
     );
     assert_eq!(
-        action.max_stream_duration,
-        Some(Some(Duration::from_secs(3)))
+        action.stream_duration,
+        Some(StreamDuration {
+            max: Some(Some(Duration::from_secs(3))),
+            grpc: Some(GrpcTimeout {
+                max: None,
+                offset: Duration::from_secs(1)
+            }),
+        })
     );
 }
 
@@ -449,10 +456,6 @@ fn what_changes_routing_and_is_not_done_is_refused() {
             "internal_redirect_action",
         ),
         ("cors: {}", "cors"),
-        (
-            "max_stream_duration: {grpc_timeout_header_max: 1s}",
-            "max_stream_duration.grpc_timeout_header_max",
-        ),
         (
             "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]",
             "upgrade_configs[0].connect_config",

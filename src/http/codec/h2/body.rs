@@ -77,7 +77,9 @@ impl IncomingBody {
         }
         match polled {
             Some(Err(error)) => match body_error(&error) {
-                BodyError::Reset if self.side == Side::Request => Poll::Pending,
+                BodyError::Reset | BodyError::StreamReset if self.side == Side::Request => {
+                    Poll::Pending
+                }
                 error => Poll::Ready(Some(Err(error))),
             },
             Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
@@ -115,6 +117,7 @@ pub(super) fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
 fn body_error(error: &hyper::Error) -> BodyError {
     match http2_error(error) {
         Some(error) if error.is_library() => BodyError::Malformed("http2.protocol_error".into()),
+        Some(error) if error.is_reset() && error.is_remote() => BodyError::StreamReset,
         _ => BodyError::Reset,
     }
 }

@@ -8,10 +8,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
-use super::super::Reset;
 use super::super::h1::{Side, join_repeated};
+use super::super::{Refusal, Reset};
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
-use crate::http::{Body, RequestHead, ResponseHead, Scheme};
+use crate::http::{Body, RequestHead, ResponseFlag, ResponseHead, Scheme};
 
 /// Headers that belong to an HTTP/1 connection.
 const CONNECTION: [HeaderName; 5] = [
@@ -22,28 +22,50 @@ const CONNECTION: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// A rule of HTTP/2's messages is broken.
+const INVALID: Refusal = Refusal {
+    reset: Reset::Protocol,
+    details: "http2.invalid.header.field",
+    flag: ResponseFlag::DownstreamProtocolError,
+};
+
+/// A limit or an option of ours refuses the head.
+const fn unwanted(details: &'static str) -> Refusal {
+    Refusal {
+        reset: Reset::Internal,
+        details,
+        flag: ResponseFlag::DownstreamRemoteReset,
+    }
+}
+
 /// A received request; `Err` where Envoy ends its stream.
 pub(super) fn request_head(
     request: Request<Incoming>,
     options: &Options,
-) -> Result<(RequestHead, Incoming), Reset> {
+) -> Result<(RequestHead, Incoming), Refusal> {
     let (mut parts, body) = request.into_parts();
     let mut headers = std::mem::take(&mut parts.headers);
     let size: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
-    if headers.len() > options.max_headers_count || size > options.max_request_headers {
-        return Err(Reset::Internal);
+    if headers.len() > options.max_headers_count {
+        return Err(unwanted("http2.too_many_headers"));
+    }
+    if size > options.max_request_headers {
+        return Err(unwanted("http2.header_list_size_too_large"));
     }
     let uri = parts.uri;
     let connect = parts.method == Method::CONNECT;
-    let authority = uri.authority().ok_or(Reset::Protocol)?;
+    let authority = uri.authority().ok_or(INVALID)?;
+    if authority.as_str().contains('@') {
+        return Err(INVALID);
+    }
     let scheme = match uri.scheme_str() {
         Some(scheme) if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
         Some(scheme) if scheme.eq_ignore_ascii_case("http") => Scheme::Http,
         None if connect => Scheme::Http,
-        _ => return Err(Reset::Protocol),
+        _ => return Err(INVALID),
     };
     let authority = value(authority.as_str())?;
     let path = match uri.path_and_query() {
@@ -68,13 +90,14 @@ pub(super) fn request_head(
     Ok((head, body))
 }
 
-fn value(text: &str) -> Result<HeaderValue, Reset> {
-    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes()))
-        .map_err(|_| Reset::Protocol)
+fn value(text: &str) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())).map_err(|_| INVALID)
 }
 
-fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Reset> {
+fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
     headers.remove(header::HOST);
+    // Met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
+    headers.remove(header::EXPECT);
     headers.remove("http2-settings");
     if options.underscores != HeadersWithUnderscores::Allow {
         let named: Vec<HeaderName> = headers
@@ -83,7 +106,7 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Reset> {
             .cloned()
             .collect();
         if !named.is_empty() && options.underscores == HeadersWithUnderscores::Reject {
-            return Err(Reset::Protocol);
+            return Err(unwanted("http2.unexpected_underscore"));
         }
         for name in named {
             headers.remove(name);
@@ -93,7 +116,7 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Reset> {
         return Ok(());
     }
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
-        return Err(Reset::Protocol);
+        return Err(INVALID);
     }
     join_cookies(headers);
     join_repeated(headers, Side::Request);

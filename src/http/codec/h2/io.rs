@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::super::{ConnectionMeter, Io};
+use super::super::{ConnectionMeter, Ending, Io};
 
 /// One read goes through this much stack: hyper's buffer cannot be handed to tokio without unsafe code.
 const READ: usize = 16 << 10;
@@ -52,7 +52,11 @@ impl hyper::rt::Read for HyperIo {
         let mut memory = [const { MaybeUninit::<u8>::uninit() }; READ];
         let room = buf.remaining().min(READ);
         let mut read = ReadBuf::uninit(&mut memory[..room]);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        let result = ready!(Pin::new(&mut self.io).poll_read(cx, &mut read));
+        if result.is_err() || (room > 0 && read.filled().is_empty()) {
+            self.meter.set_ending(Ending::Peer);
+        }
+        result?;
         self.meter.add_received(read.filled().len());
         buf.put_slice(read.filled());
         Poll::Ready(Ok(()))

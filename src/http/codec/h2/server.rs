@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::super::h1::Wire;
 use super::super::server::ConnectionEnd;
-use super::super::{Exchange, Handler, Malformed, Reset};
+use super::super::{Ending, Exchange, Handler, Malformed, Reset};
 use super::body::{IncomingBody, StreamGuard, http2_error};
 use super::convert;
 use super::io::HyperIo;
@@ -99,7 +99,10 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
         let head_request = request.method() == Method::HEAD;
         let (head, incoming) = match convert::request_head(request, &self.options) {
             Ok(request) => request,
-            Err(reset) => return Box::pin(std::future::ready(Err(reason(reset)))),
+            Err(refusal) => {
+                self.handler.refused(refusal);
+                return Box::pin(std::future::ready(Err(reason(refusal.reset))));
+            }
         };
         let body = Body::http2(IncomingBody::request(incoming));
         let answer = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -162,6 +165,7 @@ pub(in super::super) async fn serve<H: Handler>(
         options: Arc::clone(&options),
         streams: Arc::clone(&streams),
     };
+    let meter = Arc::clone(&wire.meter);
     let connection = builder(&options).serve_connection(
         HyperIo::new(wire.io, wire.buf.freeze(), wire.meter),
         service,
@@ -178,7 +182,15 @@ pub(in super::super) async fn serve<H: Handler>(
         }
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
             return Poll::Ready(match (result, ending.take()) {
-                (Err(error), None) => end_of(&error),
+                (Err(error), None) => {
+                    let end = end_of(&error);
+                    // Its streams learn of the end only now, and ask what it was.
+                    meter.set_ending(match end {
+                        ConnectionEnd::Protocol(_) => Ending::Malformed,
+                        _ => Ending::Peer,
+                    });
+                    end
+                }
                 (_, Some(end)) => end,
                 (Ok(()), None) => ConnectionEnd::Remote,
             });

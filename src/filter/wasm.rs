@@ -32,7 +32,7 @@ use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
 use crate::wasm::spec::{Code, FailurePolicy};
 use crate::wasm::{
-    DataAction, Dead, Direction, HeadersAction, Plugin, PluginSpec, Plugins, Resolution, Vm,
+    DataAction, Dead, Direction, HeadersAction, Place, Plugin, PluginSpec, Plugins, Resolution, Vm,
 };
 
 /// The filter of one chain: one version of one plugin.
@@ -96,7 +96,7 @@ impl FilterFactory for Wasm {
 /// What a stream knows of its plugin.
 #[derive(Default)]
 struct State {
-    vm: Option<Arc<Vm>>,
+    place: Option<Place>,
     /// Keeps the version: it is retired when its last stream has ended.
     _plugin: Option<Arc<Plugin>>,
     id: u32,
@@ -151,18 +151,19 @@ fn fail_stream() -> LocalReply {
 
 impl HttpFilter for Wasm {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
-        let Some((plugin, vm)) = self
+        let Some((plugin, place)) = self
             .plugin
             .as_ref()
-            .and_then(|plugin| Some((plugin, plugin.vm()?)))
+            .and_then(|plugin| Some((plugin, plugin.place()?)))
         else {
             return self.without_vm(stream, body);
         };
-        let Ok(id) = vm.create_context(stream) else {
+        let vm = Arc::clone(&place.vm);
+        let Ok(id) = vm.create_context(place.root, stream) else {
             return self.without_vm(stream, body);
         };
         self.with_state(stream, |state| {
-            state.vm = Some(Arc::clone(&vm));
+            state.place = Some(place);
             state._plugin = Some(Arc::clone(plugin));
             state.id = id;
         });
@@ -174,7 +175,7 @@ impl HttpFilter for Wasm {
             if state.failed {
                 return None;
             }
-            Some((state.vm.clone()?, state.id))
+            Some((Arc::clone(&state.place.as_ref()?.vm), state.id))
         });
         // Without a context Envoy's filter passes, too.
         let Some((vm, id)) = pinned else {
@@ -188,16 +189,16 @@ impl HttpFilter for Wasm {
             return;
         }
         let pinned = self.with_state(stream, |state| {
-            if state.vm.is_none() && !state.failed {
+            if state.place.is_none() && !state.failed {
                 // Envoy makes a context for the log alone.
-                state.vm = self.plugin.as_ref().and_then(|plugin| plugin.vm());
+                state.place = self.plugin.as_ref().and_then(|plugin| plugin.place());
                 state._plugin = self.plugin.clone();
             }
-            Some((state.vm.clone()?, state.id))
+            Some((state.place.clone()?, state.id))
         });
-        if let Some((vm, id)) = pinned
+        if let Some((Place { vm, root }, id)) = pinned
             && vm.wants_end()
-            && let Some(id) = vm.log(id, stream)
+            && let Some(id) = vm.log(root, id, stream)
         {
             self.with_state(stream, |state| {
                 state.logged = true;
@@ -208,18 +209,21 @@ impl HttpFilter for Wasm {
 
     fn end(&self, stream: &Arc<Stream>) {
         let abandoned = stream.info.lock().abandoned;
-        let (vm, id, logged) = self.with_state(stream, |state| {
-            if abandoned && state.vm.is_none() && !state.failed {
-                state.vm = self.plugin.as_ref().and_then(|plugin| plugin.vm());
+        let (place, id, logged) = self.with_state(stream, |state| {
+            if abandoned && state.place.is_none() && !state.failed {
+                state.place = self.plugin.as_ref().and_then(|plugin| plugin.place());
+                state._plugin = self.plugin.clone();
             }
-            (state.vm.take(), state.id, state.logged)
+            (state.place.take(), state.id, state.logged)
         });
-        let Some(vm) = vm else { return };
+        let Some(Place { vm, root }) = place else {
+            return;
+        };
         // A guest is never entered from a drop, nor twice: then the VM's own task tells it.
         if vm.is_dead() || (logged && vm.end(id, stream)) {
             return;
         }
-        vm.post_end(id, stream, !logged);
+        vm.post_end(root, id, stream, !logged);
     }
 }
 

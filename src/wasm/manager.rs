@@ -9,15 +9,16 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
 use super::abi::{Imports, linker};
-use super::context::{Environment, Host};
+use super::context::{Environment, Host, RootSpec};
 use super::engine::Runtime;
 use super::fetch;
 use super::module::{Cache, LoadError, Module};
-use super::options::{Options, Resolution};
-use super::plugin::{Plugin, Recipe};
+use super::options::{Options, Resolution, VmSharing};
+use super::plugin::Plugin;
 use super::shared::Shared;
 use super::spec::{Code, Digest, PluginSpec, Remote};
 use super::status::{Event, PluginStatus, State, plugin_stats, wasm_stats};
+use super::vm_set::{Recipe, Refusal, VmSet};
 use crate::base::backoff::Backoff;
 use crate::base::task::OwnedTask;
 use crate::config::ConfigError;
@@ -44,6 +45,8 @@ struct Inner {
     modules: Mutex<Modules>,
     /// Versions that a canary has shown to work.
     proven: Mutex<HashSet<Digest>>,
+    /// The VMs that versions share, by VM key.
+    sets: Mutex<HashMap<Digest, Weak<VmSet>>>,
     state: Mutex<Table>,
     changed: watch::Sender<u64>,
 }
@@ -128,7 +131,7 @@ impl Record {
     }
 
     fn status(&self, slots: Vec<String>, plugin: Option<&Plugin>) -> PluginStatus {
-        let running = plugin.and_then(|plugin| plugin.recipe().last_error.lock().clone());
+        let running = plugin.and_then(Plugin::last_error);
         PluginStatus {
             name: self.spec.name.to_string(),
             root_id: self.spec.root_id.to_string(),
@@ -182,6 +185,7 @@ impl Plugins {
             control: tokio::runtime::Handle::current(),
             modules: Mutex::default(),
             proven: Mutex::default(),
+            sets: Mutex::default(),
             state: Mutex::default(),
             changed: watch::channel(0).0,
             options,
@@ -216,9 +220,8 @@ impl Plugins {
                 Failure::Load(error) => refuse(&error),
                 Failure::Fetch(error) => ConfigError::invalid(error.to_string()),
             })?;
-        let vm = recipe.build(Arc::default()).await;
-        // Envoy too lets its canary go without a goodbye.
-        vm.map_err(|error| refuse(&error))?;
+        let proof = recipe.prove(Arc::new(RootSpec::new(spec))).await;
+        proof.map_err(|error| refuse(&error))?;
         let mut proven = self.0.proven.lock();
         if proven.len() >= 1024 {
             proven.clear();
@@ -389,14 +392,13 @@ impl Inner {
         }
         let options = &self.options;
         let env = Arc::new(Environment {
-            spec: Arc::clone(spec),
+            vm: Arc::clone(spec),
             abi: module.abi,
             registry: options.registry.clone(),
             clusters: Arc::clone(&options.clusters),
             node: options.node.clone(),
             shared: Arc::clone(&self.shared),
             space: self.shared.space(&spec.vm_id),
-            log_prefix: log_prefix(spec),
             callback_budget: options.callback_budget,
             start_budget: options.start_budget,
             memory_limit: options.memory_limit,
@@ -408,15 +410,51 @@ impl Inner {
             env,
             workers: options.workers.clone(),
             process_stats: Arc::clone(&self.stats),
-            stats: options.registry.set(
-                &plugin_stats::TABLE,
-                format!("wasm.{}.", spec.name),
-                "wasm",
-                [],
-            ),
-            last_error: Mutex::new(None),
         };
         Ok((module, Arc::new(recipe)))
+    }
+
+    /// A live version of `spec`, in the VMs of its key or, where it cannot be there, in VMs of its own.
+    async fn start(
+        &self,
+        spec: &Arc<PluginSpec>,
+        recipe: Arc<Recipe>,
+    ) -> Result<Arc<Plugin>, LoadError> {
+        let root = Arc::new(RootSpec::new(spec));
+        let name = format!("wasm.{}.", spec.name);
+        let registry = &self.options.registry;
+        let stats = registry.set(&plugin_stats::TABLE, name, "wasm", []);
+        if self.options.vm_sharing == VmSharing::ByKey {
+            let set = self.set(spec.vm_key(), &recipe);
+            match Plugin::start(&set, Arc::clone(&root), Arc::clone(&stats)).await {
+                Ok(plugin) => return Ok(plugin),
+                Err(Refusal::Load(error)) => return Err(error),
+                Err(Refusal::Here(reason)) => {
+                    tracing::warn!(
+                        target: "wasm",
+                        "plugin {}: {reason}; it gets VMs of its own",
+                        spec.name
+                    );
+                }
+            }
+        }
+        let alone = Plugin::start(&VmSet::new(recipe), root, stats).await;
+        alone.map_err(|refusal| match refusal {
+            Refusal::Load(error) => error,
+            Refusal::Here(reason) => LoadError::Trap(reason),
+        })
+    }
+
+    /// The VMs of a key: those that live, or new ones of `recipe`.
+    fn set(&self, key: Digest, recipe: &Arc<Recipe>) -> Arc<VmSet> {
+        let mut sets = self.sets.lock();
+        if let Some(set) = sets.get(&key).and_then(Weak::upgrade) {
+            return set;
+        }
+        sets.retain(|_, set| set.strong_count() > 0);
+        let set = VmSet::new(Arc::clone(recipe));
+        sets.insert(key, Arc::downgrade(&set));
+        set
     }
 
     /// The compiled module: the one in memory, the one on disk, or a new one of code fetched or at hand.
@@ -516,18 +554,6 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// What log lines of a guest begin with.
-fn log_prefix(spec: &PluginSpec) -> Box<str> {
-    let mut prefix = "wasm log".to_owned();
-    for part in [&*spec.name, &*spec.root_id, &*spec.vm_id] {
-        if !part.is_empty() {
-            prefix.push(' ');
-            prefix.push_str(part);
-        }
-    }
-    prefix.into()
-}
-
 /// One version, from its spec to life, or to a failure that waiting will not mend.
 async fn load(
     inner: Weak<Inner>,
@@ -561,7 +587,7 @@ async fn load(
                     record.compile_time = module.compile_time;
                     record.unknown_imports.clone_from(&recipe.imports.unknown);
                 }
-                Plugin::start(recipe).await.map_err(Failure::Load)
+                this.start(&spec, recipe).await.map_err(Failure::Load)
             }
             Err(failure) => Err(failure),
         };

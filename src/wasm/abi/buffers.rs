@@ -33,9 +33,12 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
         // No network filters, gRPC calls or calls of foreign functions are under way: their buffers are empty.
         2 | 3 | 5 | 8 => View::Empty,
         4 => View::Bytes(host.call.as_ref().ok_or(Status::NotFound)?.body.clone()),
-        6 => View::Bytes(host.env.spec.vm_configuration.clone()),
-        7 if host.root.configuring => View::Bytes(host.env.spec.configuration.clone()),
-        7 => return Err(Status::NotFound),
+        6 => View::Bytes(host.env.vm.vm_configuration.clone()),
+        7 => {
+            let root = host.root().filter(|root| root.configuring);
+            let root = root.ok_or(Status::NotFound)?;
+            View::Bytes(root.made_for.spec.configuration.clone())
+        }
         _ => return Err(Status::BadArgument),
     })
 }

@@ -430,7 +430,7 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
 /// The SDKs panic at any other status than Ok, which would kill the VM: so it is Ok, and the message pays.
 #[cold]
 fn refuse(host: &mut Host, map: MapType, reason: Invalid) {
-    let plugin = &host.env.spec.name;
+    let plugin = &host.spec().name;
     tracing::warn!(target: "wasm", "plugin {plugin}: {map:?}: {reason}; the edit was refused");
     if matches!(map, MapType::RequestHeaders | MapType::RequestTrailers)
         && let Some(context) = host.context_mut()
@@ -485,7 +485,7 @@ pub(super) fn set_pairs(guest: &mut Guest<'_>, map: u32, at: u32, len: u32) -> O
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let pairs = pairs::read(range(data, at, len)?).unwrap_or_else(|| {
-        let plugin = &host.env.spec.name;
+        let plugin = &host.spec().name;
         tracing::warn!(target: "wasm", "plugin {plugin}: {map:?} set from malformed bytes: taken for empty");
         Vec::new()
     });

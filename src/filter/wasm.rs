@@ -32,7 +32,8 @@ use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
 use crate::wasm::spec::{Code, FailurePolicy};
 use crate::wasm::{
-    DataAction, Dead, Direction, HeadersAction, Place, Plugin, PluginSpec, Plugins, Resolution, Vm,
+    DataAction, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins,
+    Resolution, Vm,
 };
 
 /// The filter of one chain: one version of one plugin.
@@ -42,6 +43,7 @@ pub struct Wasm {
     spec: Arc<PluginSpec>,
     /// `None`: no version of it was ever ready.
     plugin: Option<Arc<Plugin>>,
+    on_loss: OnLoss,
 }
 
 impl FilterFactory for Wasm {
@@ -85,11 +87,7 @@ impl FilterFactory for Wasm {
         };
         // What serves decides, also how it fails: a version that is still loading has no say.
         let spec = plugin.as_ref().map_or(config, |plugin| plugin.spec());
-        Arc::new(Self {
-            slot: context.slot,
-            spec: Arc::clone(spec),
-            plugin,
-        })
+        Arc::new(Self::new(context.slot, Arc::clone(spec), plugin))
     }
 }
 
@@ -113,9 +111,22 @@ struct Hold {
     id: u32,
     policy: FailurePolicy,
     slot: usize,
+    on_loss: OnLoss,
 }
 
 impl Wasm {
+    fn new(slot: usize, spec: Arc<PluginSpec>, plugin: Option<Arc<Plugin>>) -> Self {
+        let policy = spec.failure;
+        Self {
+            slot,
+            spec,
+            plugin,
+            on_loss: OnLoss::new(move |stream, direction, pump| {
+                lose(slot, policy, stream, direction, pump);
+            }),
+        }
+    }
+
     fn with_state<R>(&self, stream: &Stream, f: impl FnOnce(&mut State) -> R) -> R {
         stream.with_slot(self.slot, State::default, f)
     }
@@ -126,6 +137,7 @@ impl Wasm {
             id,
             policy: self.spec.failure,
             slot: self.slot,
+            on_loss: self.on_loss.clone(),
         }
     }
 
@@ -276,6 +288,12 @@ impl Hold {
                 pump.resume();
             }
             match resumed {
+                Ok(())
+                    if direction == Direction::Request
+                        && let Some(reply) = self.vm.refusal(self.id, &stream) =>
+                {
+                    Step::Reply(reply)
+                }
                 Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),
                 // The sender goes with its VM.
                 Err(_) => self.dead(&stream, body, false),
@@ -313,7 +331,8 @@ impl Hold {
             direction,
         });
         let (body, pump) = stream.pump(side, body, start, tap);
-        self.vm.set_pump(self.id, direction, pump.clone());
+        self.vm
+            .set_pump(self.id, direction, pump.clone(), &self.on_loss);
         (body, Some(pump))
     }
 
@@ -387,6 +406,25 @@ fn passes(policy: FailurePolicy, here: bool) -> bool {
     match policy {
         FailurePolicy::Open { crashing } => crashing || !here,
         FailurePolicy::Closed | FailurePolicy::Reload { .. } => false,
+    }
+}
+
+/// The VM has died while it held a body back.
+fn lose(
+    slot: usize,
+    policy: FailurePolicy,
+    stream: &Arc<Stream>,
+    direction: Direction,
+    pump: &PumpHandle,
+) {
+    stream.with_slot(slot, State::default, |state| state.failed = true);
+    if passes(policy, false) {
+        pump.resume();
+    } else {
+        stream.decide(Verdict::Reply {
+            reply: Box::new(fail_stream()),
+            direct: direction == Direction::Response,
+        });
     }
 }
 

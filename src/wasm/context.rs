@@ -4,6 +4,7 @@
 //! 0 is the VM itself. A host function works on the *effective* context: that of the running callback, until the guest
 //! names another. What is said of a plugin (its name, configuration, timer) is said of the effective context's root.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,12 +23,13 @@ use super::engine::{Budget, Limits};
 use super::module::Abi;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
+use super::status::wasm_stats;
 use super::vm::{Direction, Message};
 use crate::cluster::ClusterMap;
 use crate::http::LocalReply;
 use crate::pb;
 use crate::stream::{PumpHandle, Stream};
-use crate::telemetry::metrics::Registry;
+use crate::telemetry::metrics::{Registry, StatSet};
 
 /// What all VMs of one key have in common.
 pub(crate) struct Environment {
@@ -43,6 +45,7 @@ pub(crate) struct Environment {
     pub(crate) callback_budget: Duration,
     pub(crate) start_budget: Duration,
     pub(crate) memory_limit: usize,
+    pub(crate) max_pause: Option<Duration>,
 }
 
 impl fmt::Debug for Environment {
@@ -114,6 +117,10 @@ pub(crate) struct Host {
     pub(crate) last_words: String,
     pub(crate) calls: Calls,
     pub(crate) metrics: Metrics,
+    /// A queue was registered: messages may come.
+    pub(crate) listens: bool,
+    /// Pauses with a limit, in the order in which they end.
+    pub(crate) pauses: VecDeque<(Instant, u32, Direction)>,
     /// To be done when the guest has returned.
     pub(crate) effects: Vec<Effect>,
     pub(crate) mailbox: mpsc::UnboundedSender<Message>,
@@ -130,6 +137,8 @@ pub(crate) struct Root {
     pub(crate) next_tick: Option<Instant>,
     /// `on_done` returned false and `proxy_done` has not come; when it is waited for no more.
     pub(crate) pending_done: Option<Instant>,
+    /// A pause that nothing may end was told of.
+    pub(crate) warned: bool,
 }
 
 impl Root {
@@ -162,6 +171,12 @@ pub(crate) struct StreamContext {
     pub(crate) bodies: [BodyView; 2],
     /// The pumps of the bodies, by direction: what they hold can be read and changed from any callback.
     pub(crate) pumps: [Option<PumpHandle>; 2],
+    /// Who hears of it where a pump is held and the VM dies.
+    pub(crate) on_loss: Option<OnLoss>,
+    /// The pause of each direction.
+    pub(crate) paused: [Option<Pause>; 2],
+    /// Bytes of header names and values that the guest has added.
+    pub(crate) added: usize,
     /// Who waits for `continue_stream`, by direction.
     pub(crate) waiting: [Option<oneshot::Sender<()>>; 2],
     /// `continue_stream` was called in the callback that runs, by direction.
@@ -204,6 +219,52 @@ pub(crate) struct Removed {
     pub(crate) status: bool,
 }
 
+/// What becomes of a stream whose body is held in a VM that dies; called on the worker. Cheap to clone.
+#[derive(Clone)]
+pub struct OnLoss(Arc<Loss>);
+
+type Loss = dyn Fn(&Arc<Stream>, Direction, &PumpHandle) + Send + Sync;
+
+impl OnLoss {
+    /// Calls `f` with the stream, the half of it, and its pump.
+    pub fn new(f: impl Fn(&Arc<Stream>, Direction, &PumpHandle) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(f))
+    }
+
+    pub(crate) fn tell(&self, stream: &Arc<Stream>, direction: Direction, pump: &PumpHandle) {
+        (self.0)(stream, direction, pump);
+    }
+}
+
+impl fmt::Debug for OnLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnLoss")
+    }
+}
+
+/// One half of a stream that a plugin holds back; counted while it lasts.
+pub(crate) struct Pause {
+    /// When its limit is reached; `None`: something may still come that ends it, or there is no limit.
+    pub(crate) until: Option<Instant>,
+    stats: Arc<StatSet>,
+}
+
+impl Pause {
+    pub(crate) fn new(stats: &Arc<StatSet>) -> Self {
+        stats.inc(wasm_stats::PAUSED_STREAMS);
+        Self {
+            until: None,
+            stats: Arc::clone(stats),
+        }
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.stats.dec(wasm_stats::PAUSED_STREAMS);
+    }
+}
+
 /// Body data under the eyes of a guest.
 #[derive(Debug, Default)]
 pub(crate) struct BodyView {
@@ -219,6 +280,9 @@ impl StreamContext {
             visible: Visible::default(),
             bodies: Default::default(),
             pumps: [None, None],
+            on_loss: None,
+            paused: [None, None],
+            added: 0,
             waiting: [None, None],
             resumed: [false; 2],
             callback: None,
@@ -271,6 +335,8 @@ impl Host {
             last_words: String::new(),
             calls: Calls::default(),
             metrics: Metrics::default(),
+            listens: false,
+            pauses: VecDeque::new(),
             effects: Vec::new(),
             mailbox,
         }
@@ -329,6 +395,13 @@ impl Host {
             Some(root) => &root.made_for.log_prefix,
             None => "wasm log",
         }
+    }
+
+    /// True where nothing is under way that could have a paused stream go on.
+    pub(crate) fn awaits_nothing(&self) -> bool {
+        self.calls.len() == 0
+            && !self.listens
+            && self.roots.iter().all(|root| root.tick_period.is_none())
     }
 
     /// A number that no context of this VM has had.

@@ -402,6 +402,7 @@ impl Inner {
             callback_budget: options.callback_budget,
             start_budget: options.start_budget,
             memory_limit: options.memory_limit,
+            max_pause: options.max_pause,
         });
         let recipe = Recipe {
             runtime: Arc::clone(&self.runtime),

@@ -42,6 +42,8 @@ mod vm;
 #[cfg(feature = "wasm")]
 mod vm_set;
 
+#[cfg(feature = "wasm")]
+pub use context::OnLoss;
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
 #[cfg(feature = "wasm")]

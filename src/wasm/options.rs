@@ -33,6 +33,10 @@ pub struct Options {
     pub memory_limit: usize,
     /// Which plugins share VMs.
     pub vm_sharing: VmSharing,
+    /// How long a plugin may hold a stream back while nothing is under way that could have it go on: no callout, no
+    /// timer, no queue. Then it goes on with `FAIL_OPEN`, and is answered with 504 otherwise. `None`, as in Envoy: until
+    /// the stream's idle timeout.
+    pub max_pause: Option<Duration>,
 }
 
 /// Which plugins share VMs.
@@ -63,6 +67,7 @@ impl Options {
             start_budget: Duration::from_secs(10),
             memory_limit: 256 << 20,
             vm_sharing: VmSharing::default(),
+            max_pause: None,
         }
     }
 }

@@ -8,9 +8,10 @@
 //! A trap is the end of a VM: nothing in it is called again. Whoever waits for it wakes at once and finds it dead.
 
 mod core;
+mod pauses;
 mod roots;
 
-use self::core::{Core, describe, start};
+use self::core::{Core, describe, repair, start};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -24,7 +25,7 @@ use wasmtime::{InstancePre, Store};
 
 use super::abi::calls;
 use super::callbacks::Callbacks;
-use super::context::{Environment, Host, Phase, Root, RootSpec};
+use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
 use super::engine::{Runtime, thread_cpu_time};
 use super::module::LoadError;
 use super::status::wasm_stats;
@@ -219,6 +220,7 @@ impl Vm {
             dead: false,
             counters,
             on_death: OnceLock::new(),
+            stats: Arc::clone(&stats),
             _running: running,
         };
         let began = thread_cpu_time();
@@ -399,12 +401,21 @@ impl Vm {
         receiver
     }
 
-    /// Gives the context a hand on the pump of a body.
-    pub fn set_pump(&self, id: u32, direction: Direction, pump: PumpHandle) {
+    /// Gives the context a hand on the pump of a body, and says whom to tell where the VM dies while it is held.
+    pub fn set_pump(&self, id: u32, direction: Direction, pump: PumpHandle, on_loss: &OnLoss) {
         let mut core = self.core.lock();
         if let Some(context) = core.store.data_mut().streams.get_mut(&id) {
             context.pumps[direction as usize] = Some(pump);
+            context.on_loss = Some(on_loss.clone());
         }
+    }
+
+    /// What must be answered in the place of a request that the guest, in a callback of another, left so that it cannot
+    /// be sent.
+    pub fn refusal(&self, id: u32, stream: &Arc<Stream>) -> Option<LocalReply> {
+        let mut core = self.core.lock();
+        let context = core.store.data_mut().streams.get_mut(&id)?;
+        repair(context, stream)
     }
 
     /// The headers of `direction` have gone on without a word of the guest: they are out of its reach.
@@ -447,8 +458,9 @@ impl Vm {
 
     fn due(&self) -> Option<Instant> {
         let core = self.core.lock();
-        let roots = &core.store.data().roots;
-        roots.iter().filter_map(Root::due).min()
+        let host = core.store.data();
+        let pause = host.pauses.front().map(|(until, ..)| *until);
+        host.roots.iter().filter_map(Root::due).chain(pause).min()
     }
 
     /// Handles one message; true where it was the last.

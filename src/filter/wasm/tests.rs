@@ -110,11 +110,7 @@ impl Bench {
         let spec = spec
             .or_else(|| plugin.as_ref().map(|plugin| Arc::clone(plugin.spec())))
             .expect("one of them");
-        let filter = Arc::new(Wasm {
-            slot: 0,
-            spec,
-            plugin,
-        });
+        let filter = Arc::new(Wasm::new(0, spec, plugin));
         Chain {
             filters: Arc::new(HttpFilterChain::of([
                 ("wasm".into(), filter as Arc<dyn HttpFilter>),
@@ -550,6 +546,124 @@ async fn the_death_of_a_vm_wakes_those_who_wait_for_it() {
 }
 
 #[tokio::test]
+async fn the_death_of_a_vm_lets_nobody_wait_whose_body_it_holds() {
+    let bench = Bench::new();
+    let cases = [
+        ("010000!", pb_wasm::FailurePolicy::FailClosed, 503),
+        ("040000!", pb_wasm::FailurePolicy::FailClosed, 503),
+        ("010000!", pb_wasm::FailurePolicy::FailOpen, 200),
+        ("001000!", pb_wasm::FailurePolicy::FailClosed, 503),
+    ];
+    for (actions, policy, status) in cases {
+        let mut config = config(guest("action"), actions);
+        config.failure_policy = policy as i32;
+        let chain = bench.chain(config).await;
+        let trailers = actions.starts_with("001").then(trailers);
+        let outcome = chain.post(&["x"], trailers).await.expect("no reset");
+        assert_eq!(outcome.status, status, "{actions} {policy:?}");
+        if status == 503 {
+            assert_eq!(outcome.details, "wasm_fail_stream");
+        } else {
+            assert_eq!(chain.requests()[0].1, "x0;1;", "it goes on as it is");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_nothing_can_end_is_counted_and_ends_at_its_limit() {
+    use crate::wasm::status::wasm_stats;
+    let limit = Duration::from_millis(50);
+    let bench = Bench::with(|options| options.max_pause = Some(limit));
+    let stat = |stat| {
+        let sets = bench.registry.sets();
+        let set = sets.iter().find(|set| set.prefix() == "wasm.");
+        set.expect("registered").value(stat)
+    };
+    let cases = [
+        ("1000000", pb_wasm::FailurePolicy::FailClosed, 504),
+        ("0100000", pb_wasm::FailurePolicy::FailClosed, 504),
+        ("0001000", pb_wasm::FailurePolicy::FailClosed, 504),
+        ("1000000", pb_wasm::FailurePolicy::FailOpen, 200),
+    ];
+    for (number, (actions, policy, status)) in cases.into_iter().enumerate() {
+        let mut config = config(guest("action"), actions);
+        config.failure_policy = policy as i32;
+        let chain = bench.chain(config).await;
+        let outcome = chain.post(&["x"], None).await.expect("no reset");
+        assert_eq!(outcome.status, status, "{actions} {policy:?}");
+        if status == 504 {
+            assert_eq!(outcome.details, "wasm_max_pause");
+        }
+        let number = number as u64 + 1;
+        assert_eq!(stat(wasm_stats::PAUSED_FOR_NOTHING), number, "{actions}");
+        assert_eq!(stat(wasm_stats::PAUSES_ENDED), number, "{actions}");
+        let gone = async {
+            while stat(wasm_stats::PAUSED_STREAMS) != 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), gone).await.expect("over");
+    }
+    // Where a timer runs, it may be what ends the pause.
+    let chain = bench.chain(config(guest("action"), "100000t")).await;
+    assert_eq!(chain.get("/").await.status, 200);
+    assert_eq!(stat(wasm_stats::PAUSED_FOR_NOTHING), 4);
+    assert_eq!(stat(wasm_stats::PAUSES_ENDED), 4);
+}
+
+#[tokio::test]
+async fn what_a_plugin_adds_is_bounded() {
+    let bench = Bench::new();
+    for (what, status, details) in [
+        ("h", 503, "too_many_headers"),
+        ("v", 503, "too_many_headers"),
+        ("g", 413, "request_payload_too_large"),
+        ("a", 503, "invalid_header_value"),
+        ("H", 200, ""),
+    ] {
+        let chain = bench.chain(config(guest("excess"), what)).await;
+        let outcome = chain.post(&["x"], None).await.expect("no reset");
+        assert_eq!(outcome.status, status, "{what} {}", outcome.details);
+        assert!(outcome.details.contains(details), "{what}: {outcome:?}");
+        assert!(outcome.headers.len() <= 1000, "{what}");
+        assert_eq!(chain.requests().len(), usize::from(status == 200), "{what}");
+    }
+    let chain = bench.chain(config(guest("excess"), "G")).await;
+    let outcome = chain.get("/").await;
+    assert!(
+        outcome.status == 500 || outcome.body.is_err(),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_local_reply_is_http_whatever_the_plugin_says() {
+    let bench = Bench::new();
+    for (code, status, body) in [
+        ("s200", 200, "x-much"),
+        ("s599", 599, "x-much"),
+        ("s204", 204, ""),
+        ("s304", 304, ""),
+        ("s0", 500, "x-much"),
+        ("s99", 500, "x-much"),
+        ("s100", 500, "x-much"),
+        ("s101", 500, "x-much"),
+        ("s600", 500, "x-much"),
+        ("s1000", 500, "x-much"),
+        ("s70000", 500, "x-much"),
+    ] {
+        let chain = bench.chain(config(guest("excess"), code)).await;
+        let outcome = chain.get("/").await;
+        assert_eq!(outcome.status, status, "{code}");
+        assert_eq!(outcome.body.as_deref(), Ok(body), "{code}");
+        let length = outcome.headers.get(CONTENT_LENGTH);
+        let length = length.map(|value| value.to_str().expect("text").to_owned());
+        let expected = (!body.is_empty()).then(|| body.len().to_string());
+        assert_eq!(length, expected, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn callbacks_come_in_envoys_order() {
     let bench = Bench::new();
     let chain = bench.chain(config(guest("order"), "")).await;
@@ -592,11 +706,7 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
             Step::Reply(LocalReply::new(StatusCode::FORBIDDEN, "", "no"))
         }
     }
-    let wasm = Wasm {
-        slot: 1,
-        spec: Arc::clone(plugin.spec()),
-        plugin: Some(plugin),
-    };
+    let wasm = Wasm::new(1, Arc::clone(plugin.spec()), Some(plugin));
     let mut chain = bench.chain(config(guest("order"), "")).await;
     chain.filters = Arc::new(HttpFilterChain::of([
         ("refuse".into(), Arc::new(Refuse) as Arc<dyn HttpFilter>),
@@ -637,13 +747,14 @@ async fn shared(bench: &Bench, key: &str) -> String {
 #[tokio::test]
 async fn headers_that_are_none_fail_the_request_and_never_reach_the_wire() {
     let bench = Bench::new();
-    let cases: [(&str, u16, &str); 12] = [
+    let cases: [(&str, u16, &str); 13] = [
         ("ax-a=b", 200, ""),
         ("ax-a=b\r\nset-cookie: c", 503, "invalid_header_value"),
         ("a=v", 503, "invalid_header_name"),
         ("abad name=v", 503, "invalid_header_name"),
         ("p:path=/a b", 503, "invalid_path"),
         ("p:method=GE T", 503, "invalid_method"),
+        ("p:method=CONNECT", 503, "invalid_method"),
         ("r:path=", 503, "missing_required_header:_:path"),
         ("r:method=", 503, "missing_required_header:_:method"),
         ("r:authority=", 200, ""),

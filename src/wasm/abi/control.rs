@@ -3,10 +3,13 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
-use super::{Guest, Outcome, Status, bytes, give, memory, pairs, put_u32, range};
+use super::{Guest, Outcome, Status, byte_size, bytes, give, memory, pairs, put_u32, range};
 use crate::http::LocalReply;
 use crate::wasm::context::{Effect, Removed, StreamContext};
 use crate::wasm::vm::Direction;
+
+/// Most bytes of names and values of a local reply's headers.
+const MAX_REPLY_HEADERS: usize = 256 << 10;
 
 pub(super) fn get_status(guest: &mut Guest<'_>, code: u32, at: u32, len: u32) -> Outcome {
     let (number, message) = guest.data().status.clone();
@@ -100,6 +103,10 @@ pub(super) fn send_local_response(
             }
             _ => refused = true,
         }
+    }
+    if byte_size(&fields) > MAX_REPLY_HEADERS {
+        fields.clear();
+        refused = true;
     }
     let status = u16::try_from(code)
         .ok()

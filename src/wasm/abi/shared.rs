@@ -41,7 +41,8 @@ pub(super) fn set_data(
 
 pub(super) fn register_queue(guest: &mut Guest<'_>, name: u32, len: u32, out: u32) -> Outcome {
     let name = bytes(guest, name, len)?;
-    let host = guest.data();
+    let host = guest.data_mut();
+    host.listens = true;
     let token = host.env.shared.register_queue(
         host.env.vm.vm_id.as_bytes(),
         &name,

@@ -13,6 +13,7 @@ use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
 use super::{Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath};
 use crate::http::LocalReply;
 use crate::stream::{Stream, Verdict};
+use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::{self, invalid_request_reply};
 use crate::wasm::callbacks::Callbacks;
 use crate::wasm::context::{BodyView, Effect, Host, StreamContext, Visible};
@@ -29,6 +30,7 @@ pub(super) struct Core {
     pub(super) first_look: u64,
     pub(super) counters: Arc<Counters>,
     pub(super) on_death: OnceLock<OnDeath>,
+    pub(super) stats: Arc<StatSet>,
     pub(super) _running: Running,
 }
 
@@ -184,8 +186,12 @@ impl Core {
         host.calls.cancel();
         host.effects.clear();
         host.roots.clear();
-        // Those who wait wake when their senders go.
+        host.pauses.clear();
         let streams = std::mem::take(&mut host.streams);
+        for context in streams.values() {
+            lose(context);
+        }
+        // Those who wait for their heads wake when their senders go.
         drop(streams);
         let traps = &self.counters.traps;
         traps.store(traps.load(Relaxed) + 1, Relaxed);
@@ -325,8 +331,14 @@ impl Core {
                 Direction::Response => context.visible.response_headers = false,
             }
         }
+        let pauses = !goes_on && answer.reply.is_none() && !answer.reset;
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
+        }
+        if pauses {
+            // With the heads alone, the body's callbacks may go on.
+            let last = action != HeadersAction::Stop || end_of_stream;
+            self.pause(id, direction, last);
         }
         Ok(answer)
     }
@@ -374,6 +386,10 @@ impl Core {
         {
             pump.resume();
         }
+        let pauses = action != DataAction::Continue && !answer.resumed;
+        if !pauses {
+            context.paused[side] = None;
+        }
         if action == DataAction::Continue {
             // Going on from a body callback releases headers that were held.
             if let Some(waiting) = context.waiting[side].take() {
@@ -384,6 +400,9 @@ impl Core {
         }
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
+        }
+        if pauses && answer.reply.is_none() && !answer.reset {
+            self.pause(id, direction, end_of_stream);
         }
         Ok(answer)
     }
@@ -427,14 +446,16 @@ impl Core {
             0 => DataAction::Continue,
             _ => DataAction::Watermark,
         };
-        let answer = take_answer(context, direction, action);
+        let mut answer = take_answer(context, direction, action);
         if answer.resumed
             && action != DataAction::Continue
             && let Some(pump) = &context.pumps[side]
         {
             pump.resume();
         }
-        if action == DataAction::Continue || answer.resumed {
+        let goes_on = action == DataAction::Continue || answer.resumed;
+        if goes_on {
+            context.paused[side] = None;
             if let Some(waiting) = context.waiting[side].take() {
                 let _ = waiting.send(());
             }
@@ -443,6 +464,12 @@ impl Core {
                 Direction::Request => context.visible.request_trailers = false,
                 Direction::Response => context.visible.response_trailers = false,
             }
+        }
+        if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
+            answer.reply = repair(context, stream);
+        }
+        if !goes_on && answer.reply.is_none() && !answer.reset {
+            self.pause(id, direction, true);
         }
         Ok(answer)
     }
@@ -477,6 +504,7 @@ impl Core {
         context.visible = Visible::default();
         context.waiting = [None, None];
         context.pumps = [None, None];
+        context.paused = [None, None];
         self.call(|c| c.done.as_ref(), id)?;
         self.call(|c| c.delete.as_ref(), id)?;
         let host = self.leave();
@@ -503,9 +531,30 @@ pub(super) fn take_answer<A>(
     }
 }
 
+/// The VM of a stream is dead: where its body is held, nobody else would come to let it go.
+fn lose(context: &StreamContext) {
+    // The callback that died tells of it by itself.
+    if context.callback.is_some() {
+        return;
+    }
+    let (Some(on_loss), Some(stream)) = (&context.on_loss, context.stream.upgrade()) else {
+        return;
+    };
+    for direction in [Direction::Request, Direction::Response] {
+        let side = direction as usize;
+        if context.waiting[side].is_none()
+            && let Some(pump) = &context.pumps[side]
+            && pump.is_stopped()
+        {
+            on_loss.tell(&stream, direction, pump);
+        }
+    }
+}
+
 /// `continue_stream` from another callback.
 pub(super) fn go_on(context: &mut StreamContext, direction: Direction) {
     hide(&mut context.visible, direction);
+    context.paused[direction as usize] = None;
     match context.waiting[direction as usize].take() {
         Some(waiting) => {
             // Nobody waits where the stream has gone on already.

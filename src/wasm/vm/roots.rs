@@ -32,6 +32,7 @@ impl Core {
             tick_period: None,
             next_tick: None,
             pending_done: None,
+            warned: false,
         });
         self.enter_root(id);
         self.entered = true;
@@ -116,6 +117,7 @@ impl Core {
                 self.delete_root(id)?;
             }
         }
+        self.end_pauses(now);
         self.count_memory();
         Ok(())
     }

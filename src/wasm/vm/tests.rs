@@ -59,6 +59,7 @@ fn environment(name: &str) -> Arc<Environment> {
         callback_budget: Duration::from_secs(1),
         start_budget: Duration::from_secs(1),
         memory_limit: 1 << 20,
+        max_pause: None,
     })
 }
 
@@ -85,6 +86,7 @@ impl Bench {
             tick_period: None,
             next_tick: None,
             pending_done: None,
+            warned: false,
         });
         host.last_id = ROOT;
         host.current = ROOT;

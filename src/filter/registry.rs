@@ -22,7 +22,7 @@ fn table() -> Vec<Registration> {
         register::<health_check::HealthCheck>(),
         register::<router::Router>(),
         #[cfg(feature = "wasm")]
-        register::<super::wasm::Wasm>(),
+        register::<super::wasm::Wasm>().per_route::<super::wasm::Wasm>(),
     ]
 }
 

@@ -13,6 +13,7 @@ mod hostile;
 mod layering;
 mod options;
 mod requests;
+mod route_plugins;
 mod support;
 mod updates;
 mod verdicts;

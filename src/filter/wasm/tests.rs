@@ -110,7 +110,12 @@ impl Bench {
         let spec = spec
             .or_else(|| plugin.as_ref().map(|plugin| Arc::clone(plugin.spec())))
             .expect("one of them");
-        let filter = Arc::new(Wasm::new(0, spec, plugin));
+        let filter = Arc::new(Wasm {
+            slot: 0,
+            name: "wasm".into(),
+            own: Choice::new(0, spec, plugin),
+            by_route: HashMap::new(),
+        });
         Chain {
             filters: Arc::new(HttpFilterChain::of([
                 ("wasm".into(), filter as Arc<dyn HttpFilter>),
@@ -706,7 +711,12 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
             Step::Reply(LocalReply::new(StatusCode::FORBIDDEN, "", "no"))
         }
     }
-    let wasm = Wasm::new(1, Arc::clone(plugin.spec()), Some(plugin));
+    let wasm = Wasm {
+        slot: 1,
+        name: "wasm".into(),
+        own: Choice::new(1, Arc::clone(plugin.spec()), Some(plugin)),
+        by_route: HashMap::new(),
+    };
     let mut chain = bench.chain(config(guest("order"), "")).await;
     chain.filters = Arc::new(HttpFilterChain::of([
         ("refuse".into(), Arc::new(Refuse) as Arc<dyn HttpFilter>),

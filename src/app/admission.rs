@@ -68,6 +68,11 @@ impl Trial {
                 self.one(config, format!("{path}.http_filters[{index}]"))
             })
             .collect();
+        trials.extend(
+            chain.http.plugin_logs.iter().filter_map(|log| {
+                self.one(&log.config, format!("{path}.access_log[{}]", log.index))
+            }),
+        );
         if let RouteSource::Inline(routes) = &chain.http.routes {
             trials.extend(self.routes(&format!("{path}.route_config."), routes));
         }

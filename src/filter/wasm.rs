@@ -134,35 +134,7 @@ impl FilterFactory for Wasm {
     }
 
     fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
-        let chain = context.chain;
-        let place = format!(
-            "{}/{}/{}/{}/{}",
-            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
-        );
-        let own = Choice::resolve(&place, config, context);
-        let mut by_route = HashMap::new();
-        if let Some(routes) = chain.routes {
-            routes.each_per_filter(&mut |_, per_filter| {
-                let config = per_filter.get(context.name);
-                let Some(config) = config.and_then(|config| config.config.as_ref()) else {
-                    return;
-                };
-                let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
-                let Ok(spec) = parsed.downcast::<PluginSpec>() else {
-                    return;
-                };
-                // The slot goes with the version, not with its place: places move when routes do.
-                by_route.entry(spec.key()).or_insert_with(|| {
-                    Choice::resolve(&format!("{place}/route/{}", spec.key()), &spec, context)
-                });
-            });
-        }
-        Arc::new(Self {
-            slot: context.slot,
-            name: context.name.into(),
-            own,
-            by_route,
-        })
+        Arc::new(Self::of(config, context))
     }
 }
 
@@ -192,6 +164,44 @@ struct Hold {
 }
 
 impl Wasm {
+    /// Brings it to life.
+    pub(super) fn of(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
+        let chain = context.chain;
+        let place = format!(
+            "{}/{}/{}/{}/{}",
+            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
+        );
+        let own = Choice::resolve(&place, config, context);
+        let mut by_route = HashMap::new();
+        if let Some(routes) = chain.routes {
+            routes.each_per_filter(&mut |_, per_filter| {
+                let config = per_filter.get(context.name);
+                let Some(config) = config.and_then(|config| config.config.as_ref()) else {
+                    return;
+                };
+                let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
+                let Ok(spec) = parsed.downcast::<PluginSpec>() else {
+                    return;
+                };
+                // The slot goes with the version, not with its place: places move when routes do.
+                by_route.entry(spec.key()).or_insert_with(|| {
+                    Choice::resolve(&format!("{place}/route/{}", spec.key()), &spec, context)
+                });
+            });
+        }
+        Self {
+            slot: context.slot,
+            name: context.name.into(),
+            own,
+            by_route,
+        }
+    }
+
+    /// Where the filter's own plugin is on this worker.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.own.plugin.as_ref()?.place()
+    }
+
     /// What the route of `stream` asks for.
     #[inline]
     fn choose(&self, stream: &Stream) -> &Choice {

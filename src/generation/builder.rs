@@ -190,6 +190,7 @@ impl Builder {
         let discovered = discovered(&manager.http_filters, world.snapshot);
         let same = known.filter(|known| {
             known.hcm.chain.http.http_filters == manager.http_filters
+                && known.hcm.chain.http.plugin_logs == manager.plugin_logs
                 && same_discovered(&known.discovered, &discovered)
         });
         let (mut filters, mut warmth) = match same {
@@ -221,7 +222,8 @@ impl Builder {
                     &manager.http_filters,
                     &world.snapshot.extensions,
                     &context,
-                );
+                )
+                .with_logs(&self.parts.filters, &manager.plugin_logs, &context);
                 (Arc::new(filters), warmth)
             }
         };

@@ -297,6 +297,19 @@ impl StreamContext {
     }
 }
 
+impl StreamContext {
+    /// What `on_log` shows, to be read only.
+    pub(crate) fn show_log(&mut self) {
+        self.logging = true;
+        self.visible = Visible {
+            request_headers: true,
+            request_trailers: false,
+            response_headers: true,
+            response_trailers: true,
+        };
+    }
+}
+
 /// What a guest asked for that happens after its call.
 pub(crate) enum Effect {
     /// `proxy_continue_stream`.

@@ -109,6 +109,8 @@ pub(crate) enum Message {
         stream: Arc<Stream>,
         log: bool,
     },
+    /// `on_log` of an access logger.
+    Log { root: u32, stream: Arc<Stream> },
     /// The timer was set anew, or the VM died: look again.
     Wake,
     /// A plugin version is gone: say goodbye to its root context.
@@ -436,6 +438,20 @@ impl Vm {
         self.with(|core| core.log(root, id, stream)).ok()
     }
 
+    /// `on_log` in the root context `root`: at once, or by the VM's task where the guest runs already, or where `now` is
+    /// false because it must not be entered.
+    pub fn log_in_root(&self, root: u32, stream: &Arc<Stream>, now: bool) {
+        if now && self.core.try_lock().is_some() {
+            let _ = self.with(|core| core.log_in_root(root, stream));
+            return;
+        }
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Log {
+            root,
+            stream: Arc::clone(stream),
+        });
+    }
+
     /// `on_done`, `on_delete`. False where the guest runs already.
     pub fn end(&self, id: u32, stream: &Arc<Stream>) -> bool {
         if self.core.try_lock().is_none() {
@@ -482,6 +498,7 @@ impl Vm {
                 };
                 core.end(id, &stream)
             }),
+            Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
             Message::Leave { root } => self.with(|core| core.leave_root(root)),
             Message::Wake | Message::Retire => Ok(()),
         };

@@ -483,13 +483,7 @@ impl Core {
         let Some(context) = self.enter(id, stream) else {
             return Ok(id);
         };
-        context.logging = true;
-        context.visible = Visible {
-            request_headers: true,
-            request_trailers: false,
-            response_headers: true,
-            response_trailers: true,
-        };
+        context.show_log();
         self.call(|c| c.log.as_ref(), id)?;
         self.leave();
         Ok(id)

@@ -11,8 +11,9 @@ use wasmtime::{TypedFunc, WasmParams, WasmResults};
 use super::Dead;
 use super::core::{Core, describe, with_words};
 use crate::cluster::client::{CallError, CallResponse};
+use crate::stream::Stream;
 use crate::wasm::callbacks::Callbacks;
-use crate::wasm::context::{CallAnswer, Root, RootSpec};
+use crate::wasm::context::{CallAnswer, Root, RootSpec, StreamContext};
 use crate::wasm::module::LoadError;
 use crate::wasm::spec::PluginSpec;
 
@@ -190,6 +191,21 @@ impl Core {
         self.enter_root(root);
         self.call(|c| c.queue_ready.as_ref(), (root, token))?;
         self.leave();
+        Ok(())
+    }
+
+    /// `on_log` of an access logger: as Envoy, in the root context itself, which shows the stream meanwhile.
+    pub(super) fn log_in_root(&mut self, id: u32, stream: &Arc<Stream>) -> Result<(), Dead> {
+        let host = self.store.data_mut();
+        if host.root_of(id).is_none() {
+            return Ok(());
+        }
+        let mut context = StreamContext::new(Arc::downgrade(stream), id);
+        context.show_log();
+        host.streams.insert(id, context);
+        self.enter(id, stream);
+        self.call(|c| c.log.as_ref(), id)?;
+        self.leave().streams.remove(&id);
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Plugins of routes: another plugin in the place of the filter's own, live together with its route.
+//! Plugins elsewhere than in a chain's filters: of routes, in the place of the filter's own and live together with their route;
+//! and as access loggers.
 
 use std::time::Duration;
 
@@ -125,4 +126,55 @@ async fn a_route_puts_another_plugin_in_place_and_is_live_with_it() {
     tokio::time::timeout(Duration::from_secs(30), gone)
         .await
         .expect("the version goes");
+}
+
+#[tokio::test]
+async fn a_plugin_that_logs_hears_of_the_ends_that_its_filter_lets_pass() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guest = format!("{}/tests/guests/order.wat", env!("CARGO_MANIFEST_DIR"));
+    let path = folder.path().join("order.wasm");
+    std::fs::write(&path, wat::parse_file(guest).expect("valid text")).expect("a file");
+    let logger = plugin("logger", &path).replace(
+        WASM,
+        "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",
+    );
+    let manager = format!(
+        "access_log: [{{name: w, filter: {{status_code_filter: {{comparison: {{op: GE, value: {{default_value: 400, \
+         runtime_key: k}}}}}}}}, typed_config: {logger}}}]\n      \
+         route_config: {{virtual_hosts: [{{name: v, domains: ['*'], routes: [\
+         {{match: {{prefix: /bad}}, direct_response: {{status: 418}}}}, \
+         {{match: {{prefix: /}}, direct_response: {{status: 200}}}}]}}]}}"
+    );
+    let listener = listener_yaml("l", &manager, "").replace("\n      \n", "\n");
+    let indented = listener.trim().replace('\n', "\n    ");
+    let proxy = TestProxy::start_on(
+        &format!(
+            "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\nstatic_resources:\n  listeners:\n  - {}",
+            indented.replace("\"@type\": type.googleapis.com/envoy.config.listener.v3.Listener\n    ", "")
+        ),
+        1,
+    )
+    .await;
+    let mut client = Client::connect(proxy.address("l").await).await;
+    let wrote = || {
+        let value = proxy
+            .running
+            .server
+            .plugins
+            .shared_value("routes", b"order");
+        String::from_utf8(value.expect("written").to_vec()).expect("letters")
+    };
+    assert_eq!(client.get("test", "/").await.status, 200);
+    assert_eq!(wrote(), "rvf", "its filter let nothing pass");
+    for _ in 0..2 {
+        assert_eq!(client.get("test", "/bad").await.status, 418);
+    }
+    let told = async {
+        while wrote() != "rvfLL" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told)
+        .await
+        .expect("the root context hears of both, and sees their heads");
 }

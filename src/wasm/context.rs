@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -58,6 +58,8 @@ impl fmt::Debug for Environment {
 #[derive(Debug)]
 pub(crate) struct RootSpec {
     pub(crate) spec: Arc<PluginSpec>,
+    /// What its configuration took in a VM that was made to see that, of its thread's time.
+    pub(crate) proven: OnceLock<Duration>,
     /// `wasm log <name> <root_id> <vm_id>`, what log lines of the guest begin with.
     log_prefix: Box<str>,
 }
@@ -73,6 +75,7 @@ impl RootSpec {
         }
         Self {
             spec: Arc::clone(spec),
+            proven: OnceLock::new(),
             log_prefix: log_prefix.into(),
         }
     }

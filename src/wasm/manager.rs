@@ -1,7 +1,7 @@
 //! The control-side manager: which plugin versions are wanted where, and the way of each from its spec to a live
 //! [`Plugin`]. What is live in a slot stays until its successor is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -43,8 +43,8 @@ struct Inner {
     control: tokio::runtime::Handle,
     /// By digest of the code; one load at a time for each.
     modules: Mutex<Modules>,
-    /// Versions that a canary has shown to work.
-    proven: Mutex<HashSet<Digest>>,
+    /// Versions that a canary has shown to work, and what their configuration took.
+    proven: Mutex<HashMap<Digest, Duration>>,
     /// The VMs that versions share, by VM key.
     sets: Mutex<HashMap<Digest, Weak<VmSet>>>,
     state: Mutex<Table>,
@@ -201,7 +201,7 @@ impl Plugins {
         let Code::Local { .. } = spec.code else {
             return Ok(());
         };
-        if self.0.proven.lock().contains(&spec.key()) {
+        if self.0.proven.lock().contains_key(&spec.key()) {
             return Ok(());
         }
         let refuse = |error: &LoadError| {
@@ -221,12 +221,12 @@ impl Plugins {
                 Failure::Fetch(error) => ConfigError::invalid(error.to_string()),
             })?;
         let proof = recipe.prove(Arc::new(RootSpec::new(spec))).await;
-        proof.map_err(|error| refuse(&error))?;
+        let took = proof.map_err(|error| refuse(&error))?;
         let mut proven = self.0.proven.lock();
         if proven.len() >= 1024 {
             proven.clear();
         }
-        proven.insert(spec.key());
+        proven.insert(spec.key(), took);
         Ok(())
     }
 
@@ -422,6 +422,9 @@ impl Inner {
         recipe: Arc<Recipe>,
     ) -> Result<Arc<Plugin>, LoadError> {
         let root = Arc::new(RootSpec::new(spec));
+        if let Some(took) = self.proven.lock().get(&spec.key()) {
+            root.proven.get_or_init(|| *took);
+        }
         let name = format!("wasm.{}.", spec.name);
         let registry = &self.options.registry;
         let stats = registry.set(&plugin_stats::TABLE, name, "wasm", []);

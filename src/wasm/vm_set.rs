@@ -304,11 +304,15 @@ impl VmSet {
 
     /// A root context in the living VM of `worker`; false where it lives no more.
     async fn add(self: &Arc<Self>, worker: usize, plugin: &Arc<Plugin>) -> Result<bool, Refusal> {
-        let took = self
-            .recipe
-            .prove(Arc::clone(plugin.root()))
-            .await
-            .map_err(Refusal::Load)?;
+        let root = plugin.root();
+        let took = match root.proven.get() {
+            Some(took) => *took,
+            None => {
+                let proof = self.recipe.prove(Arc::clone(root)).await;
+                let took = proof.map_err(Refusal::Load)?;
+                *root.proven.get_or_init(|| took)
+            }
+        };
         if took > self.recipe.env.callback_budget / 2 {
             return Err(Refusal::Here(format!(
                 "its configuration took {took:?}, too long for a VM in use"

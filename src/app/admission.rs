@@ -5,9 +5,9 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
 
 use crate::config::extension::HttpFilterConfig;
-use crate::config::http_connection_manager::FilterSource;
+use crate::config::http_connection_manager::{FilterSource, RouteSource};
 use crate::config::listener::FilterChain;
-use crate::config::{ConfigError, Listener};
+use crate::config::{ConfigError, Listener, RouteConfig};
 use crate::filter::Registry;
 use crate::wasm::Plugins;
 use crate::xds::{Admission, Candidate};
@@ -59,7 +59,7 @@ impl Trial {
         chain: &FilterChain,
     ) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
         let filters = chain.http.http_filters.iter().enumerate();
-        filters
+        let mut trials: Vec<_> = filters
             .filter_map(|(index, filter)| {
                 let config = match &filter.config {
                     FilterSource::Inline(config) => config,
@@ -67,7 +67,32 @@ impl Trial {
                 };
                 self.one(config, format!("{path}.http_filters[{index}]"))
             })
-            .collect()
+            .collect();
+        trials.extend(
+            chain.http.plugin_logs.iter().filter_map(|log| {
+                self.one(&log.config, format!("{path}.access_log[{}]", log.index))
+            }),
+        );
+        if let RouteSource::Inline(routes) = &chain.http.routes {
+            trials.extend(self.routes(&format!("{path}.route_config."), routes));
+        }
+        trials
+    }
+
+    fn routes(
+        &self,
+        path: &str,
+        routes: &RouteConfig,
+    ) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
+        let mut trials = Vec::new();
+        routes.each_per_filter(&mut |place, per_filter| {
+            for (name, config) in per_filter {
+                let path = format!("{path}{place}typed_per_filter_config[{name}]");
+                let config = config.config.as_ref();
+                trials.extend(config.and_then(|config| self.one(config, path)));
+            }
+        });
+        trials
     }
 }
 
@@ -79,7 +104,8 @@ impl Admission for Trial {
                 .one(config, "typed_config".to_owned())
                 .into_iter()
                 .collect(),
-            Candidate::Cluster(_) | Candidate::Route(_) => Vec::new(),
+            Candidate::Route(routes) => self.routes("", routes),
+            Candidate::Cluster(_) => Vec::new(),
         };
         if trials.is_empty() {
             return None;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::extension::HttpFilterConfig;
+
 mod format;
 mod json;
 mod operator;
@@ -29,6 +31,17 @@ const RESPONSE_FLAGS: &[&str] = &[
     "URX", "SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DO", "DR",
     "UDO",
 ];
+
+/// An access logger that is a plugin (`envoy.access_loggers.wasm`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginLog {
+    /// Its place in `access_log`.
+    pub index: usize,
+    /// Its configuration, as its factory made it.
+    pub config: HttpFilterConfig,
+    /// Which requests it hears of.
+    pub filter: Option<AccessLogFilter>,
+}
 
 /// One access logger.
 #[derive(Clone, Debug, PartialEq)]

@@ -81,6 +81,19 @@ pub trait Extensions: Send + Sync {
         config: &pb::Any,
     ) -> Result<Option<HttpFilterConfig>, ConfigError>;
 
+    /// Parses an access logger that is a plugin. `Ok(None)`: it is none.
+    ///
+    /// # Errors
+    /// Where it is one, and wrong.
+    fn access_logger(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let _ = (name, config);
+        Ok(None)
+    }
+
     /// True for the terminal filter (`envoy.filters.http.router`), which must be the last, and only the last.
     fn is_terminal(&self, config: &HttpFilterConfig) -> bool;
 }

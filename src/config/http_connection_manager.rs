@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::access_log::{AccessLog, LocalReplyConfig};
+use super::access_log::{AccessLog, LocalReplyConfig, PluginLog};
 use super::cluster::{ConfigSource, Http1Options, Http2Options};
 use super::extension::HttpFilterConfig;
 use super::listener::IpRange;
@@ -26,8 +26,10 @@ pub struct HttpConnectionManager {
     pub http_filters: Vec<HttpFilter>,
     /// Everything that a request needs to know of the manager itself.
     pub options: Arc<Options>,
-    /// `access_log`.
+    /// `access_log`, without plugins.
     pub access_log: Vec<AccessLog>,
+    /// Those of `access_log` that are plugins.
+    pub plugin_logs: Vec<PluginLog>,
 }
 
 /// `CodecType`.

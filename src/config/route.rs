@@ -42,6 +42,57 @@ pub struct RouteConfig {
     pub metadata: Option<Arc<pb::Metadata>>,
 }
 
+impl RouteConfig {
+    /// Calls `f` with every `typed_per_filter_config` of the table, and where it stands.
+    pub fn each_per_filter(&self, f: &mut dyn FnMut(&Place, &PerFilter)) {
+        let mut place = Place::default();
+        f(&place, &self.per_filter);
+        for (number, host) in self.virtual_hosts.iter().enumerate() {
+            place = Place {
+                virtual_host: Some(number),
+                ..Place::default()
+            };
+            f(&place, &host.per_filter);
+            for (number, route) in host.routes.iter().enumerate() {
+                place.route = Some(number);
+                place.cluster = None;
+                f(&place, &route.per_filter);
+                if let Action::Forward(forward) = &route.action
+                    && let ClusterSpecifier::Weighted { clusters, .. } = &forward.cluster
+                {
+                    for (number, cluster) in clusters.iter().enumerate() {
+                        place.cluster = Some(number);
+                        f(&place, &cluster.per_filter);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A place in a route table, printed as the beginning of a field's path.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    virtual_host: Option<usize>,
+    route: Option<usize>,
+    cluster: Option<usize>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(number) = self.virtual_host {
+            write!(f, "virtual_hosts[{number}].")?;
+        }
+        if let Some(number) = self.route {
+            write!(f, "routes[{number}].")?;
+        }
+        if let Some(number) = self.cluster {
+            write!(f, "route.weighted_clusters.clusters[{number}].")?;
+        }
+        Ok(())
+    }
+}
+
 /// `VirtualHost`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualHost {

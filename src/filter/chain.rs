@@ -18,12 +18,13 @@ use super::body::{RequestBody, ResponseBody, set_timeouts};
 use super::factory::{BuildContext, ChainContext};
 use super::timer::Timer;
 use super::{HttpFilter, Registry, Step, local_reply, router};
+use crate::config::access_log::{AccessLogFilter, PluginLog};
 use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, HttpFilter as FilterEntry};
 use crate::config::route::Action;
 use crate::http::codec::Reset;
 use crate::http::{Body, LocalReply, ReplyReason, ResponseHead};
-use crate::stream::{Ending, Finish, Phase, Stream, Verdict};
+use crate::stream::{Ending, Finish, Phase, Stream, Verdict, access_log};
 
 /// What the connection manager does at the edges of a stream. One instance a manager, shared by its streams.
 pub trait Observer: Send + Sync + 'static {
@@ -46,6 +47,15 @@ struct Entry {
     name: Box<str>,
     filter: Arc<dyn HttpFilter>,
     disabled: bool,
+    /// For access loggers: which streams they hear of.
+    wants: Option<AccessLogFilter>,
+}
+
+impl Entry {
+    fn wants(&self, stream: &Stream) -> bool {
+        let filter = self.wants.as_ref();
+        filter.is_none_or(|filter| access_log::wants(filter, stream))
+    }
 }
 
 /// The HTTP filters of one connection manager in one Generation.
@@ -108,10 +118,44 @@ impl HttpFilterChain {
                 name: entry.name.clone(),
                 filter: filter.unwrap_or_else(|| Arc::new(Unconfigured)),
                 disabled: entry.disabled,
+                wants: None,
             }
         });
         Self {
             entries: entries.collect(),
+        }
+    }
+
+    /// The chain with access loggers behind it.
+    pub fn with_logs(
+        self,
+        registry: &Registry,
+        logs: &[PluginLog],
+        context: &ChainContext<'_>,
+    ) -> Self {
+        let mut entries = self.entries.into_vec();
+        for (number, log) in logs.iter().enumerate() {
+            let name: Box<str> = format!("access_log[{number}]").into();
+            let filter = registry.build(
+                &log.config,
+                &BuildContext {
+                    slot: entries.len(),
+                    name: &name,
+                    source: &log.config.source,
+                    chain: context,
+                },
+            );
+            // A registry builds what it has parsed.
+            let Some(filter) = filter else { continue };
+            entries.push(Entry {
+                name,
+                filter,
+                disabled: false,
+                wants: log.filter.clone(),
+            });
+        }
+        Self {
+            entries: entries.into(),
         }
     }
 
@@ -124,6 +168,7 @@ impl HttpFilterChain {
                     name,
                     filter,
                     disabled: false,
+                    wants: None,
                 })
                 .collect(),
         }
@@ -419,10 +464,10 @@ impl Ends {
         self.observer.head(stream);
     }
 
-    fn each(&self, stream: &Arc<Stream>, call: impl Fn(&dyn HttpFilter, &Arc<Stream>)) {
+    fn each(&self, stream: &Arc<Stream>, call: impl Fn(&Entry, &Arc<Stream>)) {
         for (index, entry) in self.chain.entries.iter().enumerate() {
             if self.active.contains(index)
-                && catch_unwind(AssertUnwindSafe(|| call(&*entry.filter, stream))).is_err()
+                && catch_unwind(AssertUnwindSafe(|| call(entry, stream))).is_err()
             {
                 tracing::error!(filter = &*entry.name, "a filter panicked at a stream's end");
             }
@@ -432,12 +477,22 @@ impl Ends {
 
 impl Ending for Ends {
     fn log(&self, stream: &Arc<Stream>) {
-        self.each(stream, |filter, stream| filter.log(stream));
+        self.each(stream, |entry, stream| {
+            if entry.wants(stream) {
+                entry.filter.log(stream);
+            }
+        });
         self.observer.log(stream);
     }
 
     fn end(&self, stream: &Arc<Stream>) {
-        self.each(stream, |filter, stream| filter.end(stream));
+        // Of a stream that was dropped a plugin hears only now, its log included.
+        let abandoned = stream.info.lock().abandoned;
+        self.each(stream, |entry, stream| {
+            if !abandoned || entry.wants(stream) {
+                entry.filter.end(stream);
+            }
+        });
     }
 }
 

@@ -7,12 +7,13 @@ use parking_lot::Mutex;
 use prost::{Message, Name};
 
 use super::{BoxFuture, HttpFilter};
-use crate::config::ConfigError;
+use crate::config::extension::HttpFilterConfig;
 use crate::config::listener::TrafficDirection;
+use crate::config::{ConfigError, RouteConfig};
 use crate::pb;
 use crate::route::SelectedRoute;
 use crate::telemetry::metrics::{self, StatSet, StatTable};
-use crate::wasm::Plugins;
+use crate::wasm::{PluginSpec, Plugins};
 
 /// Makes a filter of its configuration. The type URL comes from `Proto`'s name: there is no string to mistype.
 pub trait FilterFactory: 'static {
@@ -81,6 +82,8 @@ pub struct ChainContext<'a> {
     pub plugins: Option<&'a Plugins>,
     /// Where filters tell that they wait for a plugin.
     pub warmth: &'a Warmth,
+    /// The routes that the chain serves; `None` where they have not come, and in tests.
+    pub routes: Option<&'a RouteConfig>,
     /// True while the server's own health check is failed by hand; `None` in tests.
     pub health_failed: Option<&'a Arc<std::sync::atomic::AtomicBool>>,
 }
@@ -117,6 +120,16 @@ impl Warmth {
     /// True where no filter runs a plugin: nothing that the Wasm host does changes the chain.
     pub fn is_still(&self) -> bool {
         self.0.lock().slots.is_empty()
+    }
+
+    /// The same, and the slots of `other` as well.
+    pub fn with_slots_of(&self, other: &Self) -> Self {
+        let mut slots = self.slots();
+        slots.extend(other.slots());
+        slots.sort_unstable();
+        slots.dedup();
+        let cold = self.is_cold();
+        Self(Mutex::new(WarmthState { slots, cold }))
     }
 
     /// The slots.
@@ -162,6 +175,11 @@ pub fn per_route_all<'a, T: Debug + Send + Sync + 'static>(
         .per_filter_all(name)
         .filter_map(|config| config.config.as_ref())
         .filter_map(|config| config.parsed.as_ref().as_any().downcast_ref::<T>())
+}
+
+/// True where a configuration, of a filter or of a route, is a plugin's.
+pub fn runs_plugin(config: &HttpFilterConfig) -> bool {
+    config.parsed.as_ref().as_any().is::<PluginSpec>()
 }
 
 impl BuildContext<'_> {

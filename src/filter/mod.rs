@@ -32,6 +32,8 @@ mod timer;
 pub mod tower;
 #[cfg(feature = "wasm")]
 pub mod wasm;
+#[cfg(feature = "wasm")]
+mod wasm_log;
 
 use std::fmt;
 use std::future::Future;

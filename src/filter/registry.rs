@@ -22,7 +22,15 @@ fn table() -> Vec<Registration> {
         register::<health_check::HealthCheck>(),
         register::<router::Router>(),
         #[cfg(feature = "wasm")]
-        register::<super::wasm::Wasm>(),
+        register::<super::wasm::Wasm>().per_route::<super::wasm::Wasm>(),
+    ]
+}
+
+/// Access loggers that are plugins: in a chain they come last, and hear of ends alone.
+fn loggers() -> Vec<Registration> {
+    vec![
+        #[cfg(feature = "wasm")]
+        register::<super::wasm_log::WasmLog>(),
     ]
 }
 
@@ -91,6 +99,7 @@ fn decode<M: Message + Name + Default>(bytes: &[u8]) -> Result<M, ConfigError> {
 #[derive(Clone)]
 pub struct Registry {
     entries: Vec<Registration>,
+    loggers: Vec<Registration>,
     by_type: HashMap<String, usize>,
     by_route_type: HashMap<String, usize>,
 }
@@ -110,6 +119,7 @@ impl Registry {
             by_type: numbered(&|entry| Some((entry.message)())),
             by_route_type: numbered(&|entry| entry.route_message.map(|name| name())),
             entries,
+            loggers: loggers(),
         }
     }
 
@@ -145,8 +155,7 @@ impl Registry {
         config: &HttpFilterConfig,
         plugins: &Plugins,
     ) -> Option<BoxFuture<Result<(), ConfigError>>> {
-        let index = *self.by_type.get(pb::type_name(&config.type_url))?;
-        (self.entries[index].admit)(config, plugins)
+        (self.find(&config.type_url)?.admit)(config, plugins)
     }
 
     /// Brings a parsed filter to life. `None` where this registry did not parse it.
@@ -158,8 +167,19 @@ impl Registry {
         if let Some(ignored) = config.parsed.as_ref().as_any().downcast_ref() {
             return Some(no_op::build(ignored));
         }
-        let index = *self.by_type.get(pb::type_name(&config.type_url))?;
-        (self.entries[index].build)(config, context)
+        (self.find(&config.type_url)?.build)(config, context)
+    }
+
+    fn find(&self, type_url: &str) -> Option<&Registration> {
+        let name = pb::type_name(type_url);
+        match self.by_type.get(name) {
+            Some(index) => self.entries.get(*index),
+            None => self.logger(name),
+        }
+    }
+
+    fn logger(&self, name: &str) -> Option<&Registration> {
+        self.loggers.iter().find(|entry| (entry.message)() == name)
     }
 }
 
@@ -229,6 +249,18 @@ impl Extensions for Registry {
             None if self.by_type.contains_key(type_name) => Err(ConfigError::invalid(format!(
                 "The filter {name} doesn't support virtual host or route specific configurations"
             ))),
+            None => Ok(None),
+        }
+    }
+
+    fn access_logger(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let any = resolve(config)?;
+        match self.logger(pb::type_name(&any.type_url)) {
+            Some(entry) => parsed(entry.parse, name, any),
             None => Ok(None),
         }
     }

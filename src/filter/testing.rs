@@ -475,6 +475,7 @@ pub(crate) fn build<F: super::FilterFactory>(
         node: &node,
         plugins: None,
         warmth: &warmth,
+        routes: None,
         health_failed: None,
     };
     let name = format!("f{slot}");

@@ -11,9 +11,13 @@
 //! | StopAllIterationAndBuffer | all is held; beyond the buffer limit 413 or 500 | – |
 //! | StopAllIterationAndWatermark | all is held, the source read up to the buffer limit | `Flow::Watermark` |
 //!
+//! A route, virtual host or weighted cluster may hold another `Wasm` message: its requests then meet that plugin instead, with a
+//! root context of its own, in the same VM where the VM keys are equal. Envoy has no such thing.
+//!
 //! When a VM fails, the streams that it still has traffic callbacks to serve for are answered with 503
 //! (`wasm_fail_stream`) or, after the head, reset; with `FAIL_OPEN` they pass, all but the one whose callback failed.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,24 +28,85 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::factory::{PerRoute, per_route_all};
 use super::{BoxFuture, BuildContext, FilterFactory, HttpFilter, Step};
 use crate::config::ConfigError;
 use crate::config::error::At as _;
 use crate::http::{Body, BodyError, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
-use crate::wasm::spec::{Code, FailurePolicy};
+use crate::wasm::spec::{Code, Digest, FailurePolicy};
 use crate::wasm::{
-    DataAction, Dead, Direction, HeadersAction, Plugin, PluginSpec, Plugins, Resolution, Vm,
+    DataAction, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins,
+    Resolution, Vm,
 };
 
-/// The filter of one chain: one version of one plugin.
+/// The filter of one chain: one version of one plugin, and those that its routes put in its place.
 #[derive(Debug)]
 pub struct Wasm {
     slot: usize,
+    name: Box<str>,
+    own: Choice,
+    /// By the key of what a route says.
+    by_route: HashMap<Digest, Choice>,
+}
+
+/// One version of one plugin.
+#[derive(Debug)]
+struct Choice {
     spec: Arc<PluginSpec>,
     /// `None`: no version of it was ever ready.
     plugin: Option<Arc<Plugin>>,
+    on_loss: OnLoss,
+}
+
+impl Choice {
+    fn new(slot: usize, spec: Arc<PluginSpec>, plugin: Option<Arc<Plugin>>) -> Self {
+        let policy = spec.failure;
+        Self {
+            spec,
+            plugin,
+            on_loss: OnLoss::new(move |stream, direction, pump| {
+                lose(slot, policy, stream, direction, pump);
+            }),
+        }
+    }
+
+    /// What serves the place `place` of the configuration now.
+    fn resolve(place: &str, spec: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
+        let chain = context.chain;
+        chain.warmth.slot(place);
+        let plugin = match chain.plugins.map(|plugins| plugins.resolve(place, spec)) {
+            Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
+            Some(Resolution::Pending) => {
+                chain.warmth.wait();
+                None
+            }
+            Some(Resolution::Failed(_)) | None => None,
+        };
+        // What serves decides, also how it fails: a version that is still loading has no say.
+        let spec = plugin.as_ref().map_or(spec, |plugin| plugin.spec());
+        Self::new(context.slot, Arc::clone(spec), plugin)
+    }
+
+    fn hold(&self, vm: Arc<Vm>, id: u32, slot: usize) -> Hold {
+        Hold {
+            vm,
+            id,
+            policy: self.spec.failure,
+            slot,
+            on_loss: self.on_loss.clone(),
+        }
+    }
+}
+
+impl PerRoute for Wasm {
+    type RouteProto = proto::Wasm;
+    type RouteConfig = PluginSpec;
+
+    fn parse_route(proto: proto::Wasm, name: &str) -> Result<PluginSpec, ConfigError> {
+        Self::parse(proto, name)
+    }
 }
 
 impl FilterFactory for Wasm {
@@ -69,34 +134,16 @@ impl FilterFactory for Wasm {
     }
 
     fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
-        let chain = context.chain;
-        let place = format!(
-            "{}/{}/{}/{}/{}",
-            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
-        );
-        chain.warmth.slot(&place);
-        let plugin = match chain.plugins.map(|plugins| plugins.resolve(&place, config)) {
-            Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
-            Some(Resolution::Pending) => {
-                chain.warmth.wait();
-                None
-            }
-            Some(Resolution::Failed(_)) | None => None,
-        };
-        // What serves decides, also how it fails: a version that is still loading has no say.
-        let spec = plugin.as_ref().map_or(config, |plugin| plugin.spec());
-        Arc::new(Self {
-            slot: context.slot,
-            spec: Arc::clone(spec),
-            plugin,
-        })
+        Arc::new(Self::of(config, context))
     }
 }
 
 /// What a stream knows of its plugin.
 #[derive(Default)]
 struct State {
-    vm: Option<Arc<Vm>>,
+    place: Option<Place>,
+    /// The key of the choice; `None`: the filter's own.
+    route: Option<Digest>,
     /// Keeps the version: it is retired when its last stream has ended.
     _plugin: Option<Arc<Plugin>>,
     id: u32,
@@ -113,29 +160,86 @@ struct Hold {
     id: u32,
     policy: FailurePolicy,
     slot: usize,
+    on_loss: OnLoss,
 }
 
 impl Wasm {
+    /// Brings it to life.
+    pub(super) fn of(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
+        let chain = context.chain;
+        let place = format!(
+            "{}/{}/{}/{}/{}",
+            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
+        );
+        let own = Choice::resolve(&place, config, context);
+        let mut by_route = HashMap::new();
+        if let Some(routes) = chain.routes {
+            routes.each_per_filter(&mut |_, per_filter| {
+                let config = per_filter.get(context.name);
+                let Some(config) = config.and_then(|config| config.config.as_ref()) else {
+                    return;
+                };
+                let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
+                let Ok(spec) = parsed.downcast::<PluginSpec>() else {
+                    return;
+                };
+                // The slot goes with the version, not with its place: places move when routes do.
+                by_route.entry(spec.key()).or_insert_with(|| {
+                    Choice::resolve(&format!("{place}/route/{}", spec.key()), &spec, context)
+                });
+            });
+        }
+        Self {
+            slot: context.slot,
+            name: context.name.into(),
+            own,
+            by_route,
+        }
+    }
+
+    /// Where the filter's own plugin is on this worker.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.own.plugin.as_ref()?.place()
+    }
+
+    /// What the route of `stream` asks for.
+    #[inline]
+    fn choose(&self, stream: &Stream) -> &Choice {
+        if self.by_route.is_empty() {
+            return &self.own;
+        }
+        let route = stream.route();
+        route
+            .as_ref()
+            .and_then(|route| per_route_all::<PluginSpec>(route, &self.name).next())
+            .and_then(|spec| self.by_route.get(&spec.key()))
+            .unwrap_or(&self.own)
+    }
+
+    fn key_of(&self, choice: &Choice) -> Option<Digest> {
+        // What serves may be an earlier version than the one asked for.
+        self.by_route
+            .iter()
+            .find_map(|(key, one)| std::ptr::eq(one, choice).then_some(*key))
+    }
+
+    /// What the stream met first: its route may have changed since.
+    fn chosen(&self, key: Option<Digest>) -> &Choice {
+        key.and_then(|key| self.by_route.get(&key))
+            .unwrap_or(&self.own)
+    }
+
     fn with_state<R>(&self, stream: &Stream, f: impl FnOnce(&mut State) -> R) -> R {
         stream.with_slot(self.slot, State::default, f)
     }
 
-    fn hold(&self, vm: Arc<Vm>, id: u32) -> Hold {
-        Hold {
-            vm,
-            id,
-            policy: self.spec.failure,
-            slot: self.slot,
-        }
-    }
-
     /// There is no VM for this stream.
-    fn without_vm(&self, stream: &Stream, body: Body) -> Step<Body> {
-        if let Some(plugin) = &self.plugin {
+    fn without_vm(&self, choice: &Choice, stream: &Stream, body: Body) -> Step<Body> {
+        if let Some(plugin) = &choice.plugin {
             plugin.count_backoff();
         }
         self.with_state(stream, |state| state.failed = true);
-        match self.spec.failure {
+        match choice.spec.failure {
             FailurePolicy::Open { .. } => Step::Next(body),
             FailurePolicy::Closed | FailurePolicy::Reload { .. } => Step::Reply(fail_stream()),
         }
@@ -151,22 +255,27 @@ fn fail_stream() -> LocalReply {
 
 impl HttpFilter for Wasm {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
-        let Some((plugin, vm)) = self
+        let choice = self.choose(stream);
+        let Some((plugin, place)) = choice
             .plugin
             .as_ref()
-            .and_then(|plugin| Some((plugin, plugin.vm()?)))
+            .and_then(|plugin| Some((plugin, plugin.place()?)))
         else {
-            return self.without_vm(stream, body);
+            return self.without_vm(choice, stream, body);
         };
-        let Ok(id) = vm.create_context(stream) else {
-            return self.without_vm(stream, body);
+        let vm = Arc::clone(&place.vm);
+        let Ok(id) = vm.create_context(place.root, stream) else {
+            return self.without_vm(choice, stream, body);
         };
         self.with_state(stream, |state| {
-            state.vm = Some(Arc::clone(&vm));
+            state.place = Some(place);
+            state.route = self.key_of(choice);
             state._plugin = Some(Arc::clone(plugin));
             state.id = id;
         });
-        self.hold(vm, id).head(stream, Direction::Request, body)
+        choice
+            .hold(vm, id, self.slot)
+            .head(stream, Direction::Request, body)
     }
 
     fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
@@ -174,13 +283,15 @@ impl HttpFilter for Wasm {
             if state.failed {
                 return None;
             }
-            Some((state.vm.clone()?, state.id))
+            Some((Arc::clone(&state.place.as_ref()?.vm), state.id, state.route))
         });
         // Without a context Envoy's filter passes, too.
-        let Some((vm, id)) = pinned else {
+        let Some((vm, id, route)) = pinned else {
             return Step::Next(body);
         };
-        self.hold(vm, id).head(stream, Direction::Response, body)
+        self.chosen(route)
+            .hold(vm, id, self.slot)
+            .head(stream, Direction::Response, body)
     }
 
     fn log(&self, stream: &Arc<Stream>) {
@@ -188,16 +299,17 @@ impl HttpFilter for Wasm {
             return;
         }
         let pinned = self.with_state(stream, |state| {
-            if state.vm.is_none() && !state.failed {
+            if state.place.is_none() && !state.failed {
                 // Envoy makes a context for the log alone.
-                state.vm = self.plugin.as_ref().and_then(|plugin| plugin.vm());
-                state._plugin = self.plugin.clone();
+                let choice = self.choose(stream);
+                state.place = choice.plugin.as_ref().and_then(|plugin| plugin.place());
+                state._plugin = choice.plugin.clone();
             }
-            Some((state.vm.clone()?, state.id))
+            Some((state.place.clone()?, state.id))
         });
-        if let Some((vm, id)) = pinned
+        if let Some((Place { vm, root }, id)) = pinned
             && vm.wants_end()
-            && let Some(id) = vm.log(id, stream)
+            && let Some(id) = vm.log(root, id, stream)
         {
             self.with_state(stream, |state| {
                 state.logged = true;
@@ -208,18 +320,22 @@ impl HttpFilter for Wasm {
 
     fn end(&self, stream: &Arc<Stream>) {
         let abandoned = stream.info.lock().abandoned;
-        let (vm, id, logged) = self.with_state(stream, |state| {
-            if abandoned && state.vm.is_none() && !state.failed {
-                state.vm = self.plugin.as_ref().and_then(|plugin| plugin.vm());
+        let (place, id, logged) = self.with_state(stream, |state| {
+            if abandoned && state.place.is_none() && !state.failed {
+                let choice = self.choose(stream);
+                state.place = choice.plugin.as_ref().and_then(|plugin| plugin.place());
+                state._plugin = choice.plugin.clone();
             }
-            (state.vm.take(), state.id, state.logged)
+            (state.place.take(), state.id, state.logged)
         });
-        let Some(vm) = vm else { return };
+        let Some(Place { vm, root }) = place else {
+            return;
+        };
         // A guest is never entered from a drop, nor twice: then the VM's own task tells it.
         if vm.is_dead() || (logged && vm.end(id, stream)) {
             return;
         }
-        vm.post_end(id, stream, !logged);
+        vm.post_end(root, id, stream, !logged);
     }
 }
 
@@ -272,6 +388,12 @@ impl Hold {
                 pump.resume();
             }
             match resumed {
+                Ok(())
+                    if direction == Direction::Request
+                        && let Some(reply) = self.vm.refusal(self.id, &stream) =>
+                {
+                    Step::Reply(reply)
+                }
                 Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),
                 // The sender goes with its VM.
                 Err(_) => self.dead(&stream, body, false),
@@ -309,7 +431,8 @@ impl Hold {
             direction,
         });
         let (body, pump) = stream.pump(side, body, start, tap);
-        self.vm.set_pump(self.id, direction, pump.clone());
+        self.vm
+            .set_pump(self.id, direction, pump.clone(), &self.on_loss);
         (body, Some(pump))
     }
 
@@ -383,6 +506,25 @@ fn passes(policy: FailurePolicy, here: bool) -> bool {
     match policy {
         FailurePolicy::Open { crashing } => crashing || !here,
         FailurePolicy::Closed | FailurePolicy::Reload { .. } => false,
+    }
+}
+
+/// The VM has died while it held a body back.
+fn lose(
+    slot: usize,
+    policy: FailurePolicy,
+    stream: &Arc<Stream>,
+    direction: Direction,
+    pump: &PumpHandle,
+) {
+    stream.with_slot(slot, State::default, |state| state.failed = true);
+    if passes(policy, false) {
+        pump.resume();
+    } else {
+        stream.decide(Verdict::Reply {
+            reply: Box::new(fail_stream()),
+            direct: direction == Direction::Response,
+        });
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, HttpFilter, RouteSource};
 use crate::config::listener::FilterChain;
 use crate::config::{Listener, Snapshot};
-use crate::filter::factory::{ChainContext, Warmth};
+use crate::filter::factory::{ChainContext, Warmth, runs_plugin};
 use crate::filter::{HttpFilterChain, Registry};
 use crate::pb;
 use crate::route::RouteTable;
@@ -178,7 +178,7 @@ impl Builder {
         world: &World<'_>,
     ) -> Arc<LiveChain> {
         let manager = &chain.http;
-        let routes = match &manager.routes {
+        let mut routes = match &manager.routes {
             RouteSource::Inline(config) => Some(self.table(config)),
             RouteSource::Rds { name, .. } => world
                 .snapshot
@@ -188,12 +188,17 @@ impl Builder {
         };
         let http_stats = self.http_stats(&manager.stat_prefix);
         let discovered = discovered(&manager.http_filters, world.snapshot);
-        let (filters, warmth) = match known {
+        let same = known.filter(|known| {
+            known.hcm.chain.http.http_filters == manager.http_filters
+                && known.hcm.chain.http.plugin_logs == manager.plugin_logs
+                && same_discovered(&known.discovered, &discovered)
+        });
+        let (mut filters, mut warmth) = match same {
             // State that filters keep beyond a stream survives an update that does not touch them.
             Some(known)
-                if known.hcm.chain.http.http_filters == manager.http_filters
-                    && same_discovered(&known.discovered, &discovered)
-                    && (known.warmth.is_still() || known.plugins == world.plugins) =>
+                if same_table(&known.hcm.stream.routes, &routes)
+                    && (known.warmth.is_still() || known.plugins == world.plugins)
+                    || known.warmth.is_still() && !runs_plugins(&routes) =>
             {
                 (Arc::clone(&known.hcm.filters), Arc::clone(&known.warmth))
             }
@@ -209,6 +214,7 @@ impl Builder {
                     node: &self.parts.node,
                     plugins: Some(&self.parts.plugins),
                     warmth: &warmth,
+                    routes: routes.as_ref().map(|table| &**table.config()),
                     health_failed: Some(&self.parts.health_failed),
                 };
                 let filters = HttpFilterChain::build(
@@ -216,10 +222,20 @@ impl Builder {
                     &manager.http_filters,
                     &world.snapshot.extensions,
                     &context,
-                );
+                )
+                .with_logs(&self.parts.filters, &manager.plugin_logs, &context);
                 (Arc::new(filters), warmth)
             }
         };
+        if let Some(known) = same
+            && warmth.is_cold()
+            && !known.warmth.is_cold()
+        {
+            // Routes have plugins that are not ready: the routes before them go on, with their plugins.
+            warmth = Arc::new(known.warmth.with_slots_of(&warmth));
+            filters = Arc::clone(&known.hcm.filters);
+            routes.clone_from(&known.hcm.stream.routes);
+        }
         let access_log = match known {
             Some(known) if known.hcm.chain.http.access_log == manager.access_log => {
                 Arc::clone(&known.hcm.records.access_log)
@@ -362,6 +378,26 @@ fn discovered(filters: &[HttpFilter], snapshot: &Snapshot) -> Discovered {
         .filter(|filter| matches!(filter.config, FilterSource::Discovered { .. }))
         .map(|filter| snapshot.extensions.get(&*filter.name).cloned())
         .collect()
+}
+
+/// True where a route configures a plugin of its own.
+fn runs_plugins(routes: &Option<Arc<RouteTable>>) -> bool {
+    let Some(table) = routes else { return false };
+    let mut found = false;
+    table.config().each_per_filter(&mut |_, per_filter| {
+        found |= per_filter
+            .values()
+            .any(|config| config.config.as_ref().is_some_and(runs_plugin));
+    });
+    found
+}
+
+fn same_table(a: &Option<Arc<RouteTable>>, b: &Option<Arc<RouteTable>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 fn same_discovered(before: &Discovered, after: &Discovered) -> bool {

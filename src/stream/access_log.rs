@@ -78,5 +78,12 @@ impl AccessLogger {
     }
 }
 
+/// Whether `filter` lets the *end* record of `stream` pass.
+pub fn wants(filter: &AccessLogFilter, stream: &Stream) -> bool {
+    Scope::with(stream, LogType::DownstreamEnd, |scope| {
+        filter::passes(filter, scope)
+    })
+}
+
 #[cfg(test)]
 mod tests;

@@ -252,8 +252,11 @@ impl Stream {
             let mut drive = self.drive.lock();
             drive.request_end = Some(now);
             drive.activity = Some(now);
-            // The route's timeout begins now.
-            drive.timeouts.response.and(drive.waker.take())
+            // The route's timeout begins now. Without one nobody is woken, and the waker stays for a decision.
+            match drive.timeouts.response {
+                Some(_) => drive.waker.take(),
+                None => None,
+            }
         };
         if let Some(waker) = waker {
             waker.wake();

@@ -1,10 +1,12 @@
 //! The state of one VM on the host's side: its contexts, which of them a host function means, and what is visible.
 //!
-//! Ids count up from 1 in each VM and are never used again: the root context is 1, streams follow; 0 is the VM itself.
-//! A host function works on the *effective* context: that of the running callback, until the guest names another.
+//! Ids count up from 1 in each VM and are never used again, for root contexts (one a plugin version) and streams alike;
+//! 0 is the VM itself. A host function works on the *effective* context: that of the running callback, until the guest
+//! names another. What is said of a plugin (its name, configuration, timer) is said of the effective context's root.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,35 +23,61 @@ use super::engine::{Budget, Limits};
 use super::module::Abi;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
+use super::status::wasm_stats;
 use super::vm::{Direction, Message};
 use crate::cluster::ClusterMap;
 use crate::http::LocalReply;
 use crate::pb;
 use crate::stream::{PumpHandle, Stream};
-use crate::telemetry::metrics::Registry;
+use crate::telemetry::metrics::{Registry, StatSet};
 
-/// The id of the root context: there is one in a VM, and it is made first.
-pub(crate) const ROOT: u32 = 1;
-
-/// What all VMs of a plugin version have in common.
+/// What all VMs of one key have in common.
 pub(crate) struct Environment {
-    pub(crate) spec: Arc<PluginSpec>,
+    /// The version that they were first made for: what it says of its VM (`vm_id`, configuration, environment,
+    /// capabilities) holds for all in it. What it says of its plugin does not: see [`Host::spec`].
+    pub(crate) vm: Arc<PluginSpec>,
     pub(crate) abi: Abi,
     pub(crate) registry: Registry,
     pub(crate) clusters: Arc<ArcSwap<ClusterMap>>,
     pub(crate) node: Option<Arc<pb::Node>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) space: Arc<Space>,
-    /// `wasm log <name> <root_id> <vm_id>`, what log lines of the guest begin with.
-    pub(crate) log_prefix: Box<str>,
     pub(crate) callback_budget: Duration,
     pub(crate) start_budget: Duration,
     pub(crate) memory_limit: usize,
+    pub(crate) max_pause: Option<Duration>,
 }
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Environment({})", self.spec.name)
+        write!(f, "Environment({})", self.vm.vm_id)
+    }
+}
+
+/// What a root context is made for.
+#[derive(Debug)]
+pub(crate) struct RootSpec {
+    pub(crate) spec: Arc<PluginSpec>,
+    /// What its configuration took in a VM that was made to see that, of its thread's time.
+    pub(crate) proven: OnceLock<Duration>,
+    /// `wasm log <name> <root_id> <vm_id>`, what log lines of the guest begin with.
+    log_prefix: Box<str>,
+}
+
+impl RootSpec {
+    pub(crate) fn new(spec: &Arc<PluginSpec>) -> Self {
+        let mut log_prefix = "wasm log".to_owned();
+        for part in [&*spec.name, &*spec.root_id, &*spec.vm_id] {
+            if !part.is_empty() {
+                log_prefix.push(' ');
+                log_prefix.push_str(part);
+            }
+        }
+        Self {
+            spec: Arc::clone(spec),
+            proven: OnceLock::new(),
+            log_prefix: log_prefix.into(),
+        }
     }
 }
 
@@ -76,11 +104,14 @@ pub(crate) struct Host {
     pub(crate) current: u32,
     /// The context that host functions work on.
     pub(crate) effective: u32,
+    /// The root of the effective context; 0 while there is none.
+    pub(crate) root_id: u32,
     /// The effective context's stream, while a callback runs.
     pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) streams: FxHashMap<u32, StreamContext>,
-    pub(crate) next_id: u32,
-    pub(crate) root: Root,
+    pub(crate) last_id: u32,
+    /// A few, so that looking through them is the quickest way to one.
+    pub(crate) roots: Vec<Root>,
     /// The answer to a callout, while its callback runs.
     pub(crate) call: Option<CallAnswer>,
     /// `proxy_get_status`: the last code and message.
@@ -89,22 +120,38 @@ pub(crate) struct Host {
     pub(crate) last_words: String,
     pub(crate) calls: Calls,
     pub(crate) metrics: Metrics,
+    /// A queue was registered: messages may come.
+    pub(crate) listens: bool,
+    /// Pauses with a limit, in the order in which they end.
+    pub(crate) pauses: VecDeque<(Instant, u32, Direction)>,
     /// To be done when the guest has returned.
     pub(crate) effects: Vec<Effect>,
     pub(crate) mailbox: mpsc::UnboundedSender<Message>,
 }
 
-/// The root context.
-#[derive(Debug, Default)]
+/// A root context: one plugin version in the VM.
+#[derive(Debug)]
 pub(crate) struct Root {
+    pub(crate) id: u32,
+    pub(crate) made_for: Arc<RootSpec>,
     /// The plugin's configuration can be read: during its creation and `on_configure`.
     pub(crate) configuring: bool,
     pub(crate) tick_period: Option<Duration>,
     pub(crate) next_tick: Option<Instant>,
-    /// `on_done` returned false and `proxy_done` has not come.
-    pub(crate) pending_done: bool,
-    /// `on_delete` was called.
-    pub(crate) gone: bool,
+    /// `on_done` returned false and `proxy_done` has not come; when it is waited for no more.
+    pub(crate) pending_done: Option<Instant>,
+    /// A pause that nothing may end was told of.
+    pub(crate) warned: bool,
+}
+
+impl Root {
+    /// When it is next to be looked after.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match (self.next_tick, self.pending_done) {
+            (Some(tick), Some(done)) => Some(tick.min(done)),
+            (tick, done) => tick.or(done),
+        }
+    }
 }
 
 /// The answer to a callout as the guest reads it.
@@ -119,12 +166,20 @@ pub(crate) struct CallAnswer {
 pub(crate) struct StreamContext {
     /// Weak: a stream owns its context, never the reverse.
     pub(crate) stream: Weak<Stream>,
+    /// The root context that it belongs to.
+    pub(crate) root: u32,
     /// What header maps can be reached now.
     pub(crate) visible: Visible,
     /// Body data that the guest can see, by direction.
     pub(crate) bodies: [BodyView; 2],
     /// The pumps of the bodies, by direction: what they hold can be read and changed from any callback.
     pub(crate) pumps: [Option<PumpHandle>; 2],
+    /// Who hears of it where a pump is held and the VM dies.
+    pub(crate) on_loss: Option<OnLoss>,
+    /// The pause of each direction.
+    pub(crate) paused: [Option<Pause>; 2],
+    /// Bytes of header names and values that the guest has added.
+    pub(crate) added: usize,
     /// Who waits for `continue_stream`, by direction.
     pub(crate) waiting: [Option<oneshot::Sender<()>>; 2],
     /// `continue_stream` was called in the callback that runs, by direction.
@@ -167,6 +222,52 @@ pub(crate) struct Removed {
     pub(crate) status: bool,
 }
 
+/// What becomes of a stream whose body is held in a VM that dies; called on the worker. Cheap to clone.
+#[derive(Clone)]
+pub struct OnLoss(Arc<Loss>);
+
+type Loss = dyn Fn(&Arc<Stream>, Direction, &PumpHandle) + Send + Sync;
+
+impl OnLoss {
+    /// Calls `f` with the stream, the half of it, and its pump.
+    pub fn new(f: impl Fn(&Arc<Stream>, Direction, &PumpHandle) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(f))
+    }
+
+    pub(crate) fn tell(&self, stream: &Arc<Stream>, direction: Direction, pump: &PumpHandle) {
+        (self.0)(stream, direction, pump);
+    }
+}
+
+impl fmt::Debug for OnLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnLoss")
+    }
+}
+
+/// One half of a stream that a plugin holds back; counted while it lasts.
+pub(crate) struct Pause {
+    /// When its limit is reached; `None`: something may still come that ends it, or there is no limit.
+    pub(crate) until: Option<Instant>,
+    stats: Arc<StatSet>,
+}
+
+impl Pause {
+    pub(crate) fn new(stats: &Arc<StatSet>) -> Self {
+        stats.inc(wasm_stats::PAUSED_STREAMS);
+        Self {
+            until: None,
+            stats: Arc::clone(stats),
+        }
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.stats.dec(wasm_stats::PAUSED_STREAMS);
+    }
+}
+
 /// Body data under the eyes of a guest.
 #[derive(Debug, Default)]
 pub(crate) struct BodyView {
@@ -175,12 +276,16 @@ pub(crate) struct BodyView {
 }
 
 impl StreamContext {
-    pub(crate) fn new(stream: Weak<Stream>) -> Self {
+    pub(crate) fn new(stream: Weak<Stream>, root: u32) -> Self {
         Self {
             stream,
+            root,
             visible: Visible::default(),
             bodies: Default::default(),
             pumps: [None, None],
+            on_loss: None,
+            paused: [None, None],
+            added: 0,
             waiting: [None, None],
             resumed: [false; 2],
             callback: None,
@@ -195,6 +300,19 @@ impl StreamContext {
     }
 }
 
+impl StreamContext {
+    /// What `on_log` shows, to be read only.
+    pub(crate) fn show_log(&mut self) {
+        self.logging = true;
+        self.visible = Visible {
+            request_headers: true,
+            request_trailers: false,
+            response_headers: true,
+            response_trailers: true,
+        };
+    }
+}
+
 /// What a guest asked for that happens after its call.
 pub(crate) enum Effect {
     /// `proxy_continue_stream`.
@@ -205,8 +323,8 @@ pub(crate) enum Effect {
     Reset(u32),
     /// The timer changed.
     Wake,
-    /// `proxy_done`.
-    Done,
+    /// `proxy_done` of a root context.
+    Done(u32),
 }
 
 impl Host {
@@ -223,15 +341,18 @@ impl Host {
             phase: Phase::Start,
             current: 0,
             effective: 0,
+            root_id: 0,
             stream: None,
             streams: FxHashMap::default(),
-            next_id: ROOT,
-            root: Root::default(),
+            last_id: 0,
+            roots: Vec::new(),
             call: None,
             status: (0, String::new()),
             last_words: String::new(),
             calls: Calls::default(),
             metrics: Metrics::default(),
+            listens: false,
+            pauses: VecDeque::new(),
             effects: Vec::new(),
             mailbox,
         }
@@ -260,33 +381,74 @@ impl Host {
         self.streams.get_mut(&self.effective)
     }
 
+    /// The root of the effective context.
+    pub(crate) fn root(&self) -> Option<&Root> {
+        self.roots.iter().find(|root| root.id == self.root_id)
+    }
+
+    /// As [`Host::root`].
+    pub(crate) fn root_mut(&mut self) -> Option<&mut Root> {
+        let id = self.root_id;
+        self.root_of(id)
+    }
+
+    /// The root of that id.
+    pub(crate) fn root_of(&mut self, id: u32) -> Option<&mut Root> {
+        self.roots.iter_mut().find(|root| root.id == id)
+    }
+
+    /// The plugin of the effective context; without one, that which the VM was first made for.
+    pub(crate) fn spec(&self) -> &Arc<PluginSpec> {
+        match self.root() {
+            Some(root) => &root.made_for.spec,
+            None => &self.env.vm,
+        }
+    }
+
+    /// What log lines of the guest begin with.
+    pub(crate) fn log_prefix(&self) -> &str {
+        match self.root() {
+            Some(root) => &root.made_for.log_prefix,
+            None => "wasm log",
+        }
+    }
+
+    /// True where nothing is under way that could have a paused stream go on.
+    pub(crate) fn awaits_nothing(&self) -> bool {
+        self.calls.len() == 0
+            && !self.listens
+            && self.roots.iter().all(|root| root.tick_period.is_none())
+    }
+
+    /// A number that no context of this VM has had.
+    pub(crate) fn fresh_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1).max(1);
+            let id = self.last_id;
+            // Once around, roots may live still.
+            if !self.roots.iter().any(|root| root.id == id) {
+                return id;
+            }
+        }
+    }
+
     /// Makes `id` the effective context; false where there is none of that id.
     pub(crate) fn set_effective(&mut self, id: u32) -> bool {
+        // Envoy: 0 is back to the context of the callback.
+        let id = if id == 0 { self.current } else { id };
         if id == self.effective {
             return true;
         }
-        let stream = if id == 0 {
-            // Envoy: back to the context of the callback.
-            return self.reset_effective();
-        } else if id == ROOT {
-            None
+        if let Some(context) = self.streams.get(&id) {
+            self.root_id = context.root;
+            self.stream = context.stream.upgrade();
+        } else if id == 0 || self.roots.iter().any(|root| root.id == id) {
+            self.root_id = id;
+            self.stream = None;
         } else {
-            match self.streams.get(&id) {
-                Some(context) => context.stream.upgrade(),
-                None => return false,
-            }
-        };
+            return false;
+        }
         self.effective = id;
-        self.stream = stream;
-        true
-    }
-
-    fn reset_effective(&mut self) -> bool {
-        self.effective = self.current;
-        self.stream = self
-            .streams
-            .get(&self.current)
-            .and_then(|context| context.stream.upgrade());
         true
     }
 }
@@ -295,8 +457,8 @@ impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Host({}, {} streams)",
-            self.env.spec.name,
+            "Host({} roots, {} streams)",
+            self.roots.len(),
             self.streams.len()
         )
     }

@@ -178,7 +178,7 @@ impl Budget {
 }
 
 /// Time that the running thread has spent on a CPU; `None` where the kernel does not say.
-fn thread_cpu_time() -> Option<Duration> {
+pub(crate) fn thread_cpu_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanos = text.split_ascii_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(nanos))

@@ -1,7 +1,7 @@
 //! The control-side manager: which plugin versions are wanted where, and the way of each from its spec to a live
 //! [`Plugin`]. What is live in a slot stays until its successor is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -9,15 +9,16 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
 use super::abi::{Imports, linker};
-use super::context::{Environment, Host};
+use super::context::{Environment, Host, RootSpec};
 use super::engine::Runtime;
 use super::fetch;
 use super::module::{Cache, LoadError, Module};
-use super::options::{Options, Resolution};
-use super::plugin::{Plugin, Recipe};
+use super::options::{Options, Resolution, VmSharing};
+use super::plugin::Plugin;
 use super::shared::Shared;
 use super::spec::{Code, Digest, PluginSpec, Remote};
 use super::status::{Event, PluginStatus, State, plugin_stats, wasm_stats};
+use super::vm_set::{Recipe, Refusal, VmSet};
 use crate::base::backoff::Backoff;
 use crate::base::task::OwnedTask;
 use crate::config::ConfigError;
@@ -42,8 +43,10 @@ struct Inner {
     control: tokio::runtime::Handle,
     /// By digest of the code; one load at a time for each.
     modules: Mutex<Modules>,
-    /// Versions that a canary has shown to work.
-    proven: Mutex<HashSet<Digest>>,
+    /// Versions that a canary has shown to work, and what their configuration took.
+    proven: Mutex<HashMap<Digest, Duration>>,
+    /// The VMs that versions share, by VM key.
+    sets: Mutex<HashMap<Digest, Weak<VmSet>>>,
     state: Mutex<Table>,
     changed: watch::Sender<u64>,
 }
@@ -128,7 +131,7 @@ impl Record {
     }
 
     fn status(&self, slots: Vec<String>, plugin: Option<&Plugin>) -> PluginStatus {
-        let running = plugin.and_then(|plugin| plugin.recipe().last_error.lock().clone());
+        let running = plugin.and_then(Plugin::last_error);
         PluginStatus {
             name: self.spec.name.to_string(),
             root_id: self.spec.root_id.to_string(),
@@ -182,6 +185,7 @@ impl Plugins {
             control: tokio::runtime::Handle::current(),
             modules: Mutex::default(),
             proven: Mutex::default(),
+            sets: Mutex::default(),
             state: Mutex::default(),
             changed: watch::channel(0).0,
             options,
@@ -197,7 +201,7 @@ impl Plugins {
         let Code::Local { .. } = spec.code else {
             return Ok(());
         };
-        if self.0.proven.lock().contains(&spec.key()) {
+        if self.0.proven.lock().contains_key(&spec.key()) {
             return Ok(());
         }
         let refuse = |error: &LoadError| {
@@ -216,14 +220,13 @@ impl Plugins {
                 Failure::Load(error) => refuse(&error),
                 Failure::Fetch(error) => ConfigError::invalid(error.to_string()),
             })?;
-        let vm = recipe.build(Arc::default()).await;
-        // Envoy too lets its canary go without a goodbye.
-        vm.map_err(|error| refuse(&error))?;
+        let proof = recipe.prove(Arc::new(RootSpec::new(spec))).await;
+        let took = proof.map_err(|error| refuse(&error))?;
         let mut proven = self.0.proven.lock();
         if proven.len() >= 1024 {
             proven.clear();
         }
-        proven.insert(spec.key());
+        proven.insert(spec.key(), took);
         Ok(())
     }
 
@@ -389,17 +392,17 @@ impl Inner {
         }
         let options = &self.options;
         let env = Arc::new(Environment {
-            spec: Arc::clone(spec),
+            vm: Arc::clone(spec),
             abi: module.abi,
             registry: options.registry.clone(),
             clusters: Arc::clone(&options.clusters),
             node: options.node.clone(),
             shared: Arc::clone(&self.shared),
             space: self.shared.space(&spec.vm_id),
-            log_prefix: log_prefix(spec),
             callback_budget: options.callback_budget,
             start_budget: options.start_budget,
             memory_limit: options.memory_limit,
+            max_pause: options.max_pause,
         });
         let recipe = Recipe {
             runtime: Arc::clone(&self.runtime),
@@ -408,15 +411,54 @@ impl Inner {
             env,
             workers: options.workers.clone(),
             process_stats: Arc::clone(&self.stats),
-            stats: options.registry.set(
-                &plugin_stats::TABLE,
-                format!("wasm.{}.", spec.name),
-                "wasm",
-                [],
-            ),
-            last_error: Mutex::new(None),
         };
         Ok((module, Arc::new(recipe)))
+    }
+
+    /// A live version of `spec`, in the VMs of its key or, where it cannot be there, in VMs of its own.
+    async fn start(
+        &self,
+        spec: &Arc<PluginSpec>,
+        recipe: Arc<Recipe>,
+    ) -> Result<Arc<Plugin>, LoadError> {
+        let root = Arc::new(RootSpec::new(spec));
+        if let Some(took) = self.proven.lock().get(&spec.key()) {
+            root.proven.get_or_init(|| *took);
+        }
+        let name = format!("wasm.{}.", spec.name);
+        let registry = &self.options.registry;
+        let stats = registry.set(&plugin_stats::TABLE, name, "wasm", []);
+        if self.options.vm_sharing == VmSharing::ByKey {
+            let set = self.set(spec.vm_key(), &recipe);
+            match Plugin::start(&set, Arc::clone(&root), Arc::clone(&stats)).await {
+                Ok(plugin) => return Ok(plugin),
+                Err(Refusal::Load(error)) => return Err(error),
+                Err(Refusal::Here(reason)) => {
+                    tracing::warn!(
+                        target: "wasm",
+                        "plugin {}: {reason}; it gets VMs of its own",
+                        spec.name
+                    );
+                }
+            }
+        }
+        let alone = Plugin::start(&VmSet::new(recipe), root, stats).await;
+        alone.map_err(|refusal| match refusal {
+            Refusal::Load(error) => error,
+            Refusal::Here(reason) => LoadError::Trap(reason),
+        })
+    }
+
+    /// The VMs of a key: those that live, or new ones of `recipe`.
+    fn set(&self, key: Digest, recipe: &Arc<Recipe>) -> Arc<VmSet> {
+        let mut sets = self.sets.lock();
+        if let Some(set) = sets.get(&key).and_then(Weak::upgrade) {
+            return set;
+        }
+        sets.retain(|_, set| set.strong_count() > 0);
+        let set = VmSet::new(Arc::clone(recipe));
+        sets.insert(key, Arc::downgrade(&set));
+        set
     }
 
     /// The compiled module: the one in memory, the one on disk, or a new one of code fetched or at hand.
@@ -516,18 +558,6 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// What log lines of a guest begin with.
-fn log_prefix(spec: &PluginSpec) -> Box<str> {
-    let mut prefix = "wasm log".to_owned();
-    for part in [&*spec.name, &*spec.root_id, &*spec.vm_id] {
-        if !part.is_empty() {
-            prefix.push(' ');
-            prefix.push_str(part);
-        }
-    }
-    prefix.into()
-}
-
 /// One version, from its spec to life, or to a failure that waiting will not mend.
 async fn load(
     inner: Weak<Inner>,
@@ -561,7 +591,7 @@ async fn load(
                     record.compile_time = module.compile_time;
                     record.unknown_imports.clone_from(&recipe.imports.unknown);
                 }
-                Plugin::start(recipe).await.map_err(Failure::Load)
+                this.start(&spec, recipe).await.map_err(Failure::Load)
             }
             Err(failure) => Err(failure),
         };

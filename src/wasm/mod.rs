@@ -3,9 +3,10 @@
 //! * [`PluginSpec`] is a validated `PluginConfig`. [`Plugins`] (control side) turns a spec into a live [`Plugin`]: it
 //!   fetches and checks the code, compiles it on a blocking pool, builds one configured VM **per worker** off the
 //!   workers, and moves each to its worker. Until then the slot's last ready version serves.
+//! * Versions with the same VM key share their VMs, each with a root context of its own in them.
 //! * A [`Vm`] belongs to one worker. Guest calls are short and synchronous, under an epoch deadline; no guest is
 //!   entered twice and none from `Drop`. Host functions of the ABI are in `abi`, by group.
-//! * A trap kills the VM, never the process or another plugin; a fresh one is built off the worker, within limits.
+//! * A trap kills the VM, never the process or another VM; a fresh one is built off the worker, within limits.
 //!
 //! The only importer of `wasmtime`. Without the feature `wasm` only [`PluginSpec`] and the status types remain, and
 //! every plugin is refused.
@@ -38,14 +39,18 @@ mod shared;
 pub(crate) mod testing;
 #[cfg(feature = "wasm")]
 mod vm;
+#[cfg(feature = "wasm")]
+mod vm_set;
 
+#[cfg(feature = "wasm")]
+pub use context::OnLoss;
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
-pub use options::{Options, Resolution};
+pub use options::{Options, Resolution, VmSharing};
 #[cfg(feature = "wasm")]
-pub use plugin::Plugin;
+pub use plugin::{Place, Plugin};
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]

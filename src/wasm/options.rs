@@ -31,10 +31,27 @@ pub struct Options {
     pub start_budget: Duration,
     /// Linear memory of one VM, in bytes.
     pub memory_limit: usize,
+    /// Which plugins share VMs.
+    pub vm_sharing: VmSharing,
+    /// How long a plugin may hold a stream back while nothing is under way that could have it go on: no callout, no
+    /// timer, no queue. Then it goes on with `FAIL_OPEN`, and is answered with 504 otherwise. `None`, as in Envoy: until
+    /// the stream's idle timeout.
+    pub max_pause: Option<Duration>,
+}
+
+/// Which plugins share VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VmSharing {
+    /// Those with equal VM keys (`vm_id`, VM configuration, code, environment, capabilities), as in Envoy. A trap of one
+    /// ends the VM of all.
+    #[default]
+    ByKey,
+    /// None: each plugin version has its own. Shared data and queues go by `vm_id` all the same.
+    Isolated,
 }
 
 impl Options {
-    /// With the default limits: 50 ms a callback, 10 s to start, 256 MiB, no cache directory.
+    /// With the defaults: 50 ms a callback, 10 s to start, 256 MiB, VMs shared by key, no cache directory.
     pub fn new(
         workers: WorkerHandles,
         registry: Registry,
@@ -49,6 +66,8 @@ impl Options {
             callback_budget: Duration::from_millis(50),
             start_budget: Duration::from_secs(10),
             memory_limit: 256 << 20,
+            vm_sharing: VmSharing::default(),
+            max_pause: None,
         }
     }
 }

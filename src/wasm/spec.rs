@@ -168,6 +168,7 @@ pub struct PluginSpec {
     /// `vm_config.nack_on_code_cache_miss`.
     pub nack_on_code_cache_miss: bool,
     key: Digest,
+    vm_key: Digest,
 }
 
 impl PluginSpec {
@@ -248,7 +249,9 @@ impl PluginSpec {
             capabilities,
             nack_on_code_cache_miss,
             key: Digest([0; 32]),
+            vm_key: Digest([0; 32]),
         };
+        spec.vm_key = spec.compute_vm_key();
         spec.key = spec.compute_key();
         Ok(spec)
     }
@@ -258,29 +261,37 @@ impl PluginSpec {
         self.key
     }
 
-    fn compute_key(&self) -> Digest {
-        fn field(hash: &mut Sha256, bytes: &[u8]) {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        }
+    /// What a VM is: versions with the same one may share VMs, each with a root context of its own. Envoy's key is made
+    /// of `vm_id`, VM configuration and code; environment and capabilities are the VM's too, so they belong to it here.
+    pub fn vm_key(&self) -> Digest {
+        self.vm_key
+    }
+
+    fn compute_vm_key(&self) -> Digest {
         let mut hash = Sha256::new();
-        field(&mut hash, self.name.as_bytes());
-        field(&mut hash, self.root_id.as_bytes());
-        field(&mut hash, self.vm_id.as_bytes());
-        field(&mut hash, self.runtime.as_bytes());
-        field(&mut hash, &self.code.digest().0);
-        field(&mut hash, &self.vm_configuration);
-        field(&mut hash, &self.configuration);
-        field(&mut hash, format!("{:?}", self.failure).as_bytes());
-        field(&mut hash, &[u8::from(self.allow_on_headers_stop_iteration)]);
-        field(&mut hash, &(self.environment.len() as u64).to_le_bytes());
+        hash_field(&mut hash, self.vm_id.as_bytes());
+        hash_field(&mut hash, &self.code.digest().0);
+        hash_field(&mut hash, &self.vm_configuration);
+        hash_field(&mut hash, &(self.environment.len() as u64).to_le_bytes());
         for (name, value) in &self.environment {
-            field(&mut hash, name.as_bytes());
-            field(&mut hash, value.as_bytes());
+            hash_field(&mut hash, name.as_bytes());
+            hash_field(&mut hash, value.as_bytes());
         }
         for name in &self.capabilities {
-            field(&mut hash, name.as_bytes());
+            hash_field(&mut hash, name.as_bytes());
         }
+        Digest(hash.finalize().into())
+    }
+
+    fn compute_key(&self) -> Digest {
+        let mut hash = Sha256::new();
+        hash_field(&mut hash, &self.vm_key.0);
+        hash_field(&mut hash, self.name.as_bytes());
+        hash_field(&mut hash, self.root_id.as_bytes());
+        hash_field(&mut hash, self.runtime.as_bytes());
+        hash_field(&mut hash, &self.configuration);
+        hash_field(&mut hash, format!("{:?}", self.failure).as_bytes());
+        hash_field(&mut hash, &[u8::from(self.allow_on_headers_stop_iteration)]);
         Digest(hash.finalize().into())
     }
 
@@ -288,6 +299,12 @@ impl PluginSpec {
     pub fn allows(&self, name: &str) -> bool {
         self.capabilities.is_empty() || self.capabilities.contains(name)
     }
+}
+
+/// Lengths go first, so that no two lists of fields hash alike.
+fn hash_field(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
 }
 
 fn parse_failure(

@@ -6,7 +6,9 @@ use super::spec::Digest;
 
 crate::stats! {
     /// Envoy's `wasm.*` of the whole process, and ours: `load_failures` counts attempts to make a version live that failed,
-    /// `vm_failures` VMs that trapped or exceeded their budget.
+    /// `vm_failures` VMs that trapped or exceeded their budget, `paused_streams` halves of streams that plugins hold back
+    /// now, `paused_for_nothing` pauses that began with nothing under way that could end them, `pauses_ended` those that
+    /// their limit ended.
     pub mod wasm_stats {
         RUNTIME_ACTIVE: Gauge = "envoy.wasm.runtime.v8.active",
         RUNTIME_CREATED: Counter = "envoy.wasm.runtime.v8.created",
@@ -17,6 +19,9 @@ crate::stats! {
         REMOTE_LOAD_FETCH_FAILURES: Counter = "remote_load_fetch_failures",
         REMOTE_LOAD_FETCH_SUCCESSES: Counter = "remote_load_fetch_successes",
         LOAD_FAILURES: Counter = "load_failures",
+        PAUSED_FOR_NOTHING: Counter = "paused_for_nothing",
+        PAUSED_STREAMS: Gauge = "paused_streams",
+        PAUSES_ENDED: Counter = "pauses_ended",
         VM_FAILURES: Counter = "vm_failures",
         WASM_VM_COUNT: Gauge = "wasm_vm_count",
     }

@@ -8,11 +8,14 @@
 //! A trap is the end of a VM: nothing in it is called again. Whoever waits for it wakes at once and finds it dead.
 
 mod core;
+mod pauses;
+mod roots;
 
-use self::core::{Core, describe, start};
+use self::core::{Core, describe, repair, start};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,8 +25,8 @@ use wasmtime::{InstancePre, Store};
 
 use super::abi::calls;
 use super::callbacks::Callbacks;
-use super::context::{Environment, Host, Phase};
-use super::engine::Runtime;
+use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
+use super::engine::{Runtime, thread_cpu_time};
 use super::module::LoadError;
 use super::status::wasm_stats;
 use crate::base::WorkerCell;
@@ -101,17 +104,22 @@ pub(crate) enum Message {
     QueueReady { root: u32, token: u32 },
     /// A stream has ended, perhaps in a `Drop`.
     End {
+        root: u32,
         id: u32,
         stream: Arc<Stream>,
         log: bool,
     },
+    /// `on_log` of an access logger.
+    Log { root: u32, stream: Arc<Stream> },
     /// The timer was set anew, or the VM died: look again.
     Wake,
-    /// The plugin version is gone: say goodbye to the root context.
+    /// A plugin version is gone: say goodbye to its root context.
+    Leave { root: u32 },
+    /// All of them are gone, and the VM goes when its last root context has.
     Retire,
 }
 
-/// Counts of one worker's VMs of a plugin version, one after the other. Written by one thread at a time.
+/// Counts of one worker's VMs of a key, one after the other. Written by one thread at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) calls: AtomicU64,
@@ -124,6 +132,20 @@ pub(crate) struct Counters {
 /// Who hears of a VM's death; called on the worker, at most once, with the reason.
 pub(crate) type OnDeath = Box<dyn Fn(&str) + Send + Sync>;
 
+/// Why there is no VM.
+#[derive(Debug)]
+pub(crate) struct BuildError {
+    /// The root context that is to blame, by its place in the list; `None`: the module itself.
+    pub(crate) root: Option<usize>,
+    pub(crate) error: LoadError,
+}
+
+impl From<LoadError> for BuildError {
+    fn from(error: LoadError) -> Self {
+        Self { root: None, error }
+    }
+}
+
 /// A VM.
 pub struct Vm {
     core: WorkerCell<Core>,
@@ -132,6 +154,8 @@ pub struct Vm {
     exports: Exports,
     dead: AtomicBool,
     stats: Arc<StatSet>,
+    /// What its root contexts took to be made and configured, before it was adopted.
+    configured_in: Duration,
 }
 
 /// Which traffic callbacks the guest has.
@@ -143,15 +167,16 @@ struct Exports {
 }
 
 impl Vm {
-    /// Makes an instance, starts it and configures the plugin in it. Takes as long as the guest likes, within its
-    /// budget: call it on a blocking thread.
+    /// Makes an instance, starts it, and configures a root context for each of `roots` in it; their ids in that order.
+    /// Takes as long as the guest likes, within its budget: call it on a blocking thread.
     pub(crate) fn build(
         runtime: &Runtime,
         imports: &InstancePre<Host>,
         env: &Arc<Environment>,
+        roots: &[Arc<RootSpec>],
         counters: Arc<Counters>,
         stats: Arc<StatSet>,
-    ) -> Result<Arc<Self>, LoadError> {
+    ) -> Result<(Arc<Self>, Vec<u32>), BuildError> {
         let running = runtime.running();
         let (mailbox, inbox) = mpsc::unbounded_channel();
         let mut store = Store::new(
@@ -165,13 +190,13 @@ impl Vm {
             .instantiate(&mut store)
             .map_err(|error| LoadError::Start(describe(&error)))?;
         let memory = instance.get_memory(&mut store, "memory");
-        let callbacks = Callbacks::of(&instance, &mut store, &env.spec, env.abi)?;
+        let callbacks = Callbacks::of(&instance, &mut store, &env.vm, env.abi)?;
         let allocate = callbacks
             .malloc
             .clone()
             .or_else(|| callbacks.memory_allocate.clone());
         if allocate.is_none() {
-            return Err(LoadError::NoAllocator);
+            return Err(LoadError::NoAllocator.into());
         }
         let host = store.data_mut();
         host.memory = memory;
@@ -197,21 +222,66 @@ impl Vm {
             dead: false,
             counters,
             on_death: OnceLock::new(),
+            stats: Arc::clone(&stats),
             _running: running,
         };
-        core.configure()?;
+        let began = thread_cpu_time();
+        let mut ids = Vec::with_capacity(roots.len());
+        for (index, root) in roots.iter().enumerate() {
+            if index > 0 {
+                core.rearm();
+            }
+            let id = core.add_root(root).map_err(|error| BuildError {
+                root: Some(index),
+                error,
+            })?;
+            ids.push(id);
+        }
+        let configured_in = began
+            .zip(thread_cpu_time())
+            .map_or(Duration::ZERO, |(began, now)| now.saturating_sub(began));
+        core.set_budget(env.callback_budget);
         core.counters.created.fetch_add(1, Relaxed);
         stats.inc(wasm_stats::RUNTIME_CREATED);
         stats.inc(wasm_stats::RUNTIME_ACTIVE);
         stats.inc(wasm_stats::WASM_VM_COUNT);
-        Ok(Arc::new(Self {
+        let vm = Arc::new(Self {
             core: WorkerCell::new(core),
             mailbox,
             inbox: Mutex::new(Some(inbox)),
             exports,
             dead: AtomicBool::new(false),
             stats,
-        }))
+            configured_in,
+        });
+        Ok((vm, ids))
+    }
+
+    /// What the root contexts that it was built with took to be configured, in time of their thread.
+    pub(crate) fn configured_in(&self) -> Duration {
+        self.configured_in
+    }
+
+    /// Adds a root context to the VM in use: on its worker, within one callback's budget. What the plugin refuses
+    /// leaves the VM as it was; a trap ends it.
+    pub(crate) fn add_root(&self, root: &Arc<RootSpec>) -> Result<u32, LoadError> {
+        let mut outcome = Err(LoadError::Trap("the VM has failed".to_owned()));
+        let _ = self.with(|core| {
+            core.rearm();
+            outcome = core.add_root(root);
+            if let Err(LoadError::Trap(reason)) = &outcome {
+                core.fail(reason);
+                return Err(Dead);
+            }
+            Ok(())
+        });
+        outcome
+    }
+
+    /// Asks the VM to say goodbye to a root context. From any thread.
+    pub(crate) fn leave(&self, root: u32) {
+        // Without a task there is nobody to say goodbye to.
+        let _ = self.mailbox.send(Message::Leave { root });
     }
 
     /// Makes the running worker its home: callouts and timers of its configuration start, and a task serves it until
@@ -229,7 +299,7 @@ impl Vm {
         }
     }
 
-    /// Asks the VM to say goodbye to its root context; its task ends afterwards. From any thread.
+    /// Tells the VM that all its root contexts were asked to leave: its task ends with the last. From any thread.
     pub(crate) fn retire(&self) {
         // Without a task there is nobody to say goodbye to.
         let _ = self.mailbox.send(Message::Retire);
@@ -272,12 +342,12 @@ impl Vm {
         result
     }
 
-    /// Makes the context of a stream.
+    /// Makes the context of a stream below the root context `root`.
     ///
     /// # Errors
     /// Where the VM is dead.
-    pub fn create_context(&self, stream: &Arc<Stream>) -> Result<u32, Dead> {
-        self.with(|core| core.create_context(stream))
+    pub fn create_context(&self, root: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
+        self.with(|core| core.create_context(root, stream))
     }
 
     /// `on_request_headers`, `on_response_headers`.
@@ -333,12 +403,21 @@ impl Vm {
         receiver
     }
 
-    /// Gives the context a hand on the pump of a body.
-    pub fn set_pump(&self, id: u32, direction: Direction, pump: PumpHandle) {
+    /// Gives the context a hand on the pump of a body, and says whom to tell where the VM dies while it is held.
+    pub fn set_pump(&self, id: u32, direction: Direction, pump: PumpHandle, on_loss: &OnLoss) {
         let mut core = self.core.lock();
         if let Some(context) = core.store.data_mut().streams.get_mut(&id) {
             context.pumps[direction as usize] = Some(pump);
+            context.on_loss = Some(on_loss.clone());
         }
+    }
+
+    /// What must be answered in the place of a request that the guest, in a callback of another, left so that it cannot
+    /// be sent.
+    pub fn refusal(&self, id: u32, stream: &Arc<Stream>) -> Option<LocalReply> {
+        let mut core = self.core.lock();
+        let context = core.store.data_mut().streams.get_mut(&id)?;
+        repair(context, stream)
     }
 
     /// The headers of `direction` have gone on without a word of the guest: they are out of its reach.
@@ -352,11 +431,25 @@ impl Vm {
         }
     }
 
-    /// `on_log`, in a context made for it where `id` is 0; the context's id. `None` where the guest runs already, or
-    /// is dead.
-    pub fn log(&self, id: u32, stream: &Arc<Stream>) -> Option<u32> {
+    /// `on_log`, in a context made for it below `root` where `id` is 0; the context's id. `None` where the guest runs
+    /// already, or is dead.
+    pub fn log(&self, root: u32, id: u32, stream: &Arc<Stream>) -> Option<u32> {
         self.core.try_lock()?;
-        self.with(|core| core.log(id, stream)).ok()
+        self.with(|core| core.log(root, id, stream)).ok()
+    }
+
+    /// `on_log` in the root context `root`: at once, or by the VM's task where the guest runs already, or where `now` is
+    /// false because it must not be entered.
+    pub fn log_in_root(&self, root: u32, stream: &Arc<Stream>, now: bool) {
+        if now && self.core.try_lock().is_some() {
+            let _ = self.with(|core| core.log_in_root(root, stream));
+            return;
+        }
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Log {
+            root,
+            stream: Arc::clone(stream),
+        });
     }
 
     /// `on_done`, `on_delete`. False where the guest runs already.
@@ -369,17 +462,21 @@ impl Vm {
     }
 
     /// Has the VM's task tell the guest of the end of a stream: for use where the guest must not be entered.
-    pub fn post_end(&self, id: u32, stream: &Arc<Stream>, log: bool) {
+    pub fn post_end(&self, root: u32, id: u32, stream: &Arc<Stream>, log: bool) {
         // A VM without a task is dead.
         let _ = self.mailbox.send(Message::End {
+            root,
             id,
             stream: Arc::clone(stream),
             log,
         });
     }
 
-    fn next_tick(&self) -> Option<Instant> {
-        self.core.lock().store.data().root.next_tick
+    fn due(&self) -> Option<Instant> {
+        let core = self.core.lock();
+        let host = core.store.data();
+        let pause = host.pauses.front().map(|(until, ..)| *until);
+        host.roots.iter().filter_map(Root::due).chain(pause).min()
     }
 
     /// Handles one message; true where it was the last.
@@ -388,51 +485,51 @@ impl Vm {
         let result = match message {
             Message::Called { token, result } => self.with(|core| core.called(token, result)),
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
-            Message::End { id, stream, log } => self.with(|core| {
-                let id = if log { core.log(id, &stream)? } else { id };
+            Message::End {
+                root,
+                id,
+                stream,
+                log,
+            } => self.with(|core| {
+                let id = if log {
+                    core.log(root, id, &stream)?
+                } else {
+                    id
+                };
                 core.end(id, &stream)
             }),
-            Message::Wake => Ok(()),
-            Message::Retire => {
-                return self.with(Core::retire).unwrap_or(true);
-            }
+            Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
+            Message::Leave { root } => self.with(|core| core.leave_root(root)),
+            Message::Wake | Message::Retire => Ok(()),
         };
         let _ = result;
         self.is_dead()
     }
 
-    fn tick(&self) {
-        let _ = self.with(Core::tick);
+    /// Ticks that are due, and root contexts that have had their time to say goodbye.
+    fn timers(&self) {
+        let _ = self.with(Core::timers);
     }
 }
 
-/// Time for a root context to call `proxy_done` after its `on_done` returned false.
-const FAREWELL: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// The VM's task on its worker.
 async fn serve(vm: Arc<Vm>, mut inbox: mpsc::UnboundedReceiver<Message>) {
-    let mut retired_by = None;
+    let mut retiring = false;
     loop {
-        let tick = vm.next_tick();
+        let due = vm.due();
         let message = tokio::select! {
             biased;
             message = inbox.recv() => message,
-            () = sleep_until(retired_by) => return,
-            () = sleep_until(tick) => {
-                vm.tick();
+            () = sleep_until(due) => {
+                vm.timers();
                 // Due ticks must not starve the runtime.
                 tokio::task::yield_now().await;
                 Some(Message::Wake)
             }
         };
         let Some(message) = message else { return };
-        let retiring = matches!(message, Message::Retire);
-        if vm.handle(message) {
-            return;
-        }
-        if retiring {
-            retired_by = Some(Instant::now() + FAREWELL);
-        } else if retired_by.is_some() && vm.core.lock().store.data().root.gone {
+        retiring |= matches!(message, Message::Retire);
+        if vm.handle(message) || (retiring && vm.core.lock().store.data().roots.is_empty()) {
             return;
         }
     }

@@ -12,6 +12,7 @@ mod examples;
 mod hostile;
 mod layering;
 mod options;
+mod plugins;
 mod requests;
 mod support;
 mod updates;

@@ -5,7 +5,7 @@ use http::StatusCode;
 
 use super::{
     AccessLog, AccessLogFilter, AccessLogSink, BodyFormat, Comparison, Format, JsonFormat,
-    LocalReplyConfig, LocalReplyMapper, LogFormat,
+    LocalReplyConfig, LocalReplyMapper, LogFormat, PluginLog,
 };
 use crate::config::any::{holds, type_name, unknown_extension, unpack};
 use crate::config::context::ParseContext;
@@ -126,6 +126,53 @@ impl AccessLog {
             logs.extend(Self::parse(proto, context).at_index("access_log", index)?);
         }
         Ok(logs)
+    }
+}
+
+impl PluginLog {
+    /// Validates those of `access_log` that are plugins; the others are left in it.
+    ///
+    /// # Errors
+    /// A plugin's configuration or a filter that is not supported.
+    pub fn take_all(
+        protos: &mut Vec<accesslog::AccessLog>,
+        context: &ParseContext<'_>,
+    ) -> Result<Vec<Self>, ConfigError> {
+        let mut logs = Vec::new();
+        let mut others = Vec::with_capacity(protos.len());
+        for (index, proto) in std::mem::take(protos).into_iter().enumerate() {
+            match Self::parse(index, &proto, context).at_index("access_log", index)? {
+                Some(log) => logs.push(log),
+                None => others.push(proto),
+            }
+        }
+        *protos = others;
+        Ok(logs)
+    }
+
+    fn parse(
+        index: usize,
+        proto: &accesslog::AccessLog,
+        context: &ParseContext<'_>,
+    ) -> Result<Option<Self>, ConfigError> {
+        let accesslog::AccessLog {
+            name,
+            filter,
+            config_type,
+        } = proto;
+        let Some(ConfigType::TypedConfig(any)) = config_type else {
+            return Ok(None);
+        };
+        let config = context.extensions.access_logger(name, any);
+        let Some(config) = config.at("typed_config")? else {
+            return Ok(None);
+        };
+        let filter = filter.clone().map(AccessLogFilter::parse);
+        Ok(Some(Self {
+            index,
+            config,
+            filter: filter.transpose().at("filter")?,
+        }))
     }
 }
 

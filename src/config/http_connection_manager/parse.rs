@@ -14,7 +14,7 @@ use super::{
     CodecType, EscapedSlashes, HttpConnectionManager, Options, RouteSource, ServerHeader, StripPort,
     filters,
 };
-use crate::config::access_log::{AccessLog, LocalReplyConfig};
+use crate::config::access_log::{AccessLog, LocalReplyConfig, PluginLog};
 use crate::config::any::{holds, resolve};
 use crate::config::cluster::{ConfigSource, Http1Options, Http2Options};
 use crate::config::error::At;
@@ -112,7 +112,7 @@ impl HttpConnectionManager {
             drain_timeout,
             drain_timeout_jitter,
             delayed_close_timeout,
-            access_log,
+            mut access_log,
             access_log_flush_interval,
             flush_access_log_on_new_request: _,
             access_log_options,
@@ -272,6 +272,7 @@ impl HttpConnectionManager {
             routes,
             http_filters: filters::parse(http_filters, context)?,
             options: Arc::new(options),
+            plugin_logs: PluginLog::take_all(&mut access_log, context)?,
             access_log: AccessLog::parse_all(access_log, context)?,
         })
     }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::base::Workers;
+use crate::base::task::OwnedTask;
 use crate::cluster::ClusterMap;
 use crate::config::http_connection_manager::HttpConnectionManager;
 use crate::config::listener::TrafficDirection;
@@ -21,9 +22,9 @@ use crate::pb;
 use crate::pb::envoy::extensions::wasm::v3 as pb_wasm;
 use crate::stream::{ConnectionInfo, StreamConfig};
 use crate::telemetry::metrics;
-use crate::wasm::Options;
 use crate::wasm::status::State as LifeState;
 use crate::wasm::testing::{built, cluster_map, config, guest, spec};
+use crate::wasm::{Options, VmSharing};
 
 const SLOT: &str = "the slot";
 
@@ -73,10 +74,14 @@ impl Bench {
     }
 
     async fn plugin(&self, config: pb_wasm::PluginConfig) -> Arc<Plugin> {
+        self.plugin_at(SLOT, config).await
+    }
+
+    async fn plugin_at(&self, slot: &str, config: pb_wasm::PluginConfig) -> Arc<Plugin> {
         let spec = spec(config);
         let mut changed = self.plugins.changed();
         for _ in 0..100 {
-            match self.plugins.resolve(SLOT, &spec) {
+            match self.plugins.resolve(slot, &spec) {
                 Resolution::Ready(plugin) => {
                     // As a Generation does, and the next one: what was there before goes.
                     self.plugins.retain(|_| true);
@@ -107,8 +112,9 @@ impl Bench {
             .expect("one of them");
         let filter = Arc::new(Wasm {
             slot: 0,
-            spec,
-            plugin,
+            name: "wasm".into(),
+            own: Choice::new(0, spec, plugin),
+            by_route: HashMap::new(),
         });
         Chain {
             filters: Arc::new(HttpFilterChain::of([
@@ -315,6 +321,10 @@ async fn a_trap_costs_what_envoys_costs_and_the_next_request_is_served() {
                 "open" => config.failure_policy = pb_wasm::FailurePolicy::FailOpen as i32,
                 "legacy" => config.fail_open = true,
                 _ => {}
+            }
+            // VMs of its own.
+            if let Some(pb_wasm::plugin_config::Vm::VmConfig(vm)) = &mut config.vm {
+                vm.vm_id = format!("{place}{policy}");
             }
             // A context that cannot be made is not the request's crash: who passes, passes at once.
             let expected = if place == 'n' && policy != "closed" {
@@ -542,6 +552,124 @@ async fn the_death_of_a_vm_wakes_those_who_wait_for_it() {
 }
 
 #[tokio::test]
+async fn the_death_of_a_vm_lets_nobody_wait_whose_body_it_holds() {
+    let bench = Bench::new();
+    let cases = [
+        ("010000!", pb_wasm::FailurePolicy::FailClosed, 503),
+        ("040000!", pb_wasm::FailurePolicy::FailClosed, 503),
+        ("010000!", pb_wasm::FailurePolicy::FailOpen, 200),
+        ("001000!", pb_wasm::FailurePolicy::FailClosed, 503),
+    ];
+    for (actions, policy, status) in cases {
+        let mut config = config(guest("action"), actions);
+        config.failure_policy = policy as i32;
+        let chain = bench.chain(config).await;
+        let trailers = actions.starts_with("001").then(trailers);
+        let outcome = chain.post(&["x"], trailers).await.expect("no reset");
+        assert_eq!(outcome.status, status, "{actions} {policy:?}");
+        if status == 503 {
+            assert_eq!(outcome.details, "wasm_fail_stream");
+        } else {
+            assert_eq!(chain.requests()[0].1, "x0;1;", "it goes on as it is");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_nothing_can_end_is_counted_and_ends_at_its_limit() {
+    use crate::wasm::status::wasm_stats;
+    let limit = Duration::from_millis(50);
+    let bench = Bench::with(|options| options.max_pause = Some(limit));
+    let stat = |stat| {
+        let sets = bench.registry.sets();
+        let set = sets.iter().find(|set| set.prefix() == "wasm.");
+        set.expect("registered").value(stat)
+    };
+    let cases = [
+        ("1000000", pb_wasm::FailurePolicy::FailClosed, 504),
+        ("0100000", pb_wasm::FailurePolicy::FailClosed, 504),
+        ("0001000", pb_wasm::FailurePolicy::FailClosed, 504),
+        ("1000000", pb_wasm::FailurePolicy::FailOpen, 200),
+    ];
+    for (number, (actions, policy, status)) in cases.into_iter().enumerate() {
+        let mut config = config(guest("action"), actions);
+        config.failure_policy = policy as i32;
+        let chain = bench.chain(config).await;
+        let outcome = chain.post(&["x"], None).await.expect("no reset");
+        assert_eq!(outcome.status, status, "{actions} {policy:?}");
+        if status == 504 {
+            assert_eq!(outcome.details, "wasm_max_pause");
+        }
+        let number = number as u64 + 1;
+        assert_eq!(stat(wasm_stats::PAUSED_FOR_NOTHING), number, "{actions}");
+        assert_eq!(stat(wasm_stats::PAUSES_ENDED), number, "{actions}");
+        let gone = async {
+            while stat(wasm_stats::PAUSED_STREAMS) != 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), gone).await.expect("over");
+    }
+    // Where a timer runs, it may be what ends the pause.
+    let chain = bench.chain(config(guest("action"), "100000t")).await;
+    assert_eq!(chain.get("/").await.status, 200);
+    assert_eq!(stat(wasm_stats::PAUSED_FOR_NOTHING), 4);
+    assert_eq!(stat(wasm_stats::PAUSES_ENDED), 4);
+}
+
+#[tokio::test]
+async fn what_a_plugin_adds_is_bounded() {
+    let bench = Bench::new();
+    for (what, status, details) in [
+        ("h", 503, "too_many_headers"),
+        ("v", 503, "too_many_headers"),
+        ("g", 413, "request_payload_too_large"),
+        ("a", 503, "invalid_header_value"),
+        ("H", 200, ""),
+    ] {
+        let chain = bench.chain(config(guest("excess"), what)).await;
+        let outcome = chain.post(&["x"], None).await.expect("no reset");
+        assert_eq!(outcome.status, status, "{what} {}", outcome.details);
+        assert!(outcome.details.contains(details), "{what}: {outcome:?}");
+        assert!(outcome.headers.len() <= 1000, "{what}");
+        assert_eq!(chain.requests().len(), usize::from(status == 200), "{what}");
+    }
+    let chain = bench.chain(config(guest("excess"), "G")).await;
+    let outcome = chain.get("/").await;
+    assert!(
+        outcome.status == 500 || outcome.body.is_err(),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_local_reply_is_http_whatever_the_plugin_says() {
+    let bench = Bench::new();
+    for (code, status, body) in [
+        ("s200", 200, "x-much"),
+        ("s599", 599, "x-much"),
+        ("s204", 204, ""),
+        ("s304", 304, ""),
+        ("s0", 500, "x-much"),
+        ("s99", 500, "x-much"),
+        ("s100", 500, "x-much"),
+        ("s101", 500, "x-much"),
+        ("s600", 500, "x-much"),
+        ("s1000", 500, "x-much"),
+        ("s70000", 500, "x-much"),
+    ] {
+        let chain = bench.chain(config(guest("excess"), code)).await;
+        let outcome = chain.get("/").await;
+        assert_eq!(outcome.status, status, "{code}");
+        assert_eq!(outcome.body.as_deref(), Ok(body), "{code}");
+        let length = outcome.headers.get(CONTENT_LENGTH);
+        let length = length.map(|value| value.to_str().expect("text").to_owned());
+        let expected = (!body.is_empty()).then(|| body.len().to_string());
+        assert_eq!(length, expected, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn callbacks_come_in_envoys_order() {
     let bench = Bench::new();
     let chain = bench.chain(config(guest("order"), "")).await;
@@ -586,8 +714,9 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
     }
     let wasm = Wasm {
         slot: 1,
-        spec: Arc::clone(plugin.spec()),
-        plugin: Some(plugin),
+        name: "wasm".into(),
+        own: Choice::new(1, Arc::clone(plugin.spec()), Some(plugin)),
+        by_route: HashMap::new(),
     };
     let mut chain = bench.chain(config(guest("order"), "")).await;
     chain.filters = Arc::new(HttpFilterChain::of([
@@ -629,13 +758,14 @@ async fn shared(bench: &Bench, key: &str) -> String {
 #[tokio::test]
 async fn headers_that_are_none_fail_the_request_and_never_reach_the_wire() {
     let bench = Bench::new();
-    let cases: [(&str, u16, &str); 12] = [
+    let cases: [(&str, u16, &str); 13] = [
         ("ax-a=b", 200, ""),
         ("ax-a=b\r\nset-cookie: c", 503, "invalid_header_value"),
         ("a=v", 503, "invalid_header_name"),
         ("abad name=v", 503, "invalid_header_name"),
         ("p:path=/a b", 503, "invalid_path"),
         ("p:method=GE T", 503, "invalid_method"),
+        ("p:method=CONNECT", 503, "invalid_method"),
         ("r:path=", 503, "missing_required_header:_:path"),
         ("r:method=", 503, "missing_required_header:_:method"),
         ("r:authority=", 200, ""),
@@ -816,6 +946,182 @@ async fn a_denied_capability_answers_internal_failure() {
         outcome.headers.is_empty(),
         "the denied callback is not called: {outcome:?}"
     );
+}
+
+/// `roots` as the plugin `name`.
+fn rooted(name: &str, configuration: &str) -> pb_wasm::PluginConfig {
+    let mut config = config(guest("roots"), configuration);
+    config.name = name.to_owned();
+    config
+}
+
+/// What the guest wrote since it had written `before`.
+async fn wrote(bench: &Bench, before: &str, enough: &str) -> String {
+    let wait = async {
+        loop {
+            let all = shared(bench, "roots").await;
+            if let Some(new) = all.strip_prefix(before)
+                && new.contains(enough)
+            {
+                return new.to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), wait)
+        .await
+        .expect("written in time")
+}
+
+fn vms(bench: &Bench) -> u64 {
+    let sets = bench.registry.sets();
+    let set = sets.iter().find(|set| set.prefix() == "wasm.");
+    set.expect("registered")
+        .value(crate::wasm::status::wasm_stats::WASM_VM_COUNT)
+}
+
+#[tokio::test]
+async fn plugins_of_one_key_are_root_contexts_of_one_vm_in_envoys_order() {
+    let bench = Bench::new();
+    let a = bench.plugin_at("a", rooted("A", "x")).await;
+    let b = bench.plugin_at("b", rooted("B", "y")).await;
+    assert_eq!(vms(&bench), 1);
+    let began = shared(&bench, "roots").await;
+    assert_eq!(began, "C1Ax V1A F1Ax C2By V2B F2By ");
+    let (a, b) = (bench.chain_of(Some(a), None), bench.chain_of(Some(b), None));
+    assert_eq!(b.get("/").await.status, 200);
+    assert_eq!(a.get("/").await.status, 200);
+    let served = wrote(&bench, &began, "X4A ").await;
+    assert_eq!(served, "C3B H3B L3B D3B X3B C4A H4A L4A D4A X4A ");
+}
+
+#[tokio::test]
+async fn another_configuration_is_another_root_context_and_the_old_one_leaves_after_its_streams() {
+    let bench = Bench::new();
+    let old = bench.chain(rooted("A", "w")).await;
+    let held = {
+        let (filters, stream) = (
+            Arc::clone(&old.filters),
+            old.stream(RequestHead::new(Method::GET, "h", "/")),
+        );
+        let run = filters.run(Arc::clone(&stream), Body::empty(), Arc::new(()));
+        OwnedTask::spawn("held", async move {
+            let _ = run.await;
+        })
+    };
+    let began = wrote(&bench, "", "H2A ").await;
+    assert_eq!(began, "C1Aw V1A F1Aw C2A H2A ");
+    let new = bench.chain(rooted("A", "x")).await;
+    drop(old);
+    assert_eq!(new.get("/").await.status, 200);
+    let swapped = wrote(&bench, &began, "X4A ").await;
+    assert_eq!(swapped, "C3Ax V3A F3Ax C4A H4A L4A D4A X4A ");
+    assert_eq!(vms(&bench), 1);
+    drop(held);
+    let gone = wrote(&bench, &format!("{began}{swapped}"), "X1A ").await;
+    assert_eq!(gone, "L2A D2A X2A D1A X1A ");
+}
+
+#[tokio::test]
+async fn a_root_context_that_is_not_done_leaves_when_it_says_so() {
+    let bench = Bench::new();
+    drop(bench.plugin(rooted("A", "p")).await);
+    let stays = bench.plugin(rooted("A", "x")).await;
+    let all = wrote(&bench, "", "X1A ").await;
+    assert_eq!(all, "C1Ap V1A F1Ap C2Ax V2A F2Ax D1A T1A X1A ");
+    drop(stays);
+}
+
+#[tokio::test]
+async fn a_trap_takes_all_plugins_of_the_vm_and_the_fresh_one_has_them_all() {
+    let bench = Bench::new();
+    let a = bench.plugin_at("a", rooted("A", "w")).await;
+    let t = bench.plugin_at("t", rooted("T", "t")).await;
+    let (a, t) = (bench.chain_of(Some(a), None), bench.chain_of(Some(t), None));
+    let began = shared(&bench, "roots").await;
+    let (waits, traps) = tokio::join!(a.get("/"), async {
+        wrote(&bench, &began, "H3A ").await;
+        t.get("/").await
+    });
+    for outcome in [waits, traps] {
+        assert_eq!(
+            (outcome.status, &*outcome.details),
+            (503, "wasm_fail_stream")
+        );
+    }
+    // The fresh VM writes from the beginning.
+    let fresh = async {
+        let expected = "C1Aw V1A F1Aw C2Tt V2T F2Tt ";
+        while shared(&bench, "roots").await != expected || vms(&bench) != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), fresh)
+        .await
+        .expect("both are there again");
+}
+
+#[tokio::test]
+async fn vms_are_not_shared_where_that_is_switched_off_or_their_keys_differ() {
+    let isolated = Bench::with(|options| options.vm_sharing = VmSharing::Isolated);
+    let held = [
+        isolated.plugin_at("a", rooted("A", "x")).await,
+        isolated.plugin_at("b", rooted("B", "x")).await,
+    ];
+    assert_eq!(vms(&isolated), 2);
+    drop(held);
+    let bench = Bench::new();
+    let mut held = vec![bench.plugin_at("a", rooted("A", "x")).await];
+    for (slot, change) in [
+        (
+            "id",
+            &(|vm: &mut pb_wasm::VmConfig| vm.vm_id = "other".to_owned())
+                as &dyn Fn(&mut pb_wasm::VmConfig),
+        ),
+        ("configuration", &|vm: &mut pb_wasm::VmConfig| {
+            vm.configuration = Some(pb::pack(&"other".to_owned()));
+        }),
+        ("environment", &|vm: &mut pb_wasm::VmConfig| {
+            vm.environment_variables = Some(pb_wasm::EnvironmentVariables {
+                host_env_keys: Vec::new(),
+                key_values: [("k".to_owned(), "v".to_owned())].into(),
+            });
+        }),
+    ] {
+        let mut config = rooted("A", "x");
+        if let Some(pb_wasm::plugin_config::Vm::VmConfig(vm)) = &mut config.vm {
+            change(vm);
+        }
+        held.push(bench.plugin_at(slot, config).await);
+    }
+    assert_eq!(vms(&bench), 4);
+}
+
+#[tokio::test]
+async fn who_is_slow_or_refuses_to_configure_harms_no_vm_in_use() {
+    let bench = Bench::with(|options| options.callback_budget = Duration::from_millis(20));
+    let first = bench.plugin_at("a", rooted("A", "x")).await;
+    let slow = bench.plugin_at("slow", rooted("S", "s")).await;
+    assert_eq!(vms(&bench), 2, "the slow one is by itself");
+    assert!(!Arc::ptr_eq(
+        &first.place().expect("a VM").vm,
+        &slow.place().expect("a VM").vm
+    ));
+    let refused = spec(rooted("N", "n"));
+    let mut changed = bench.plugins.changed();
+    let error = loop {
+        match bench.plugins.resolve("n", &refused) {
+            Resolution::Failed(error) => break error,
+            Resolution::Pending => changed.changed().await.expect("the host lives"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(
+        error.contains("proxy_on_configure returned false"),
+        "{error}"
+    );
+    assert!(first.place().is_some());
+    assert_eq!(bench.status(LifeState::Live).expect("live").vms[0].traps, 0);
 }
 
 #[tokio::test]

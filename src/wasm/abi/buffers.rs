@@ -5,7 +5,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{Guest, Outcome, Status, give, memory, put, range};
-use crate::wasm::context::Host;
+use crate::http::ReplyReason;
+use crate::wasm::context::{Effect, Host};
 use crate::wasm::vm::Direction;
 
 /// What a buffer number means now.
@@ -33,9 +34,12 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
         // No network filters, gRPC calls or calls of foreign functions are under way: their buffers are empty.
         2 | 3 | 5 | 8 => View::Empty,
         4 => View::Bytes(host.call.as_ref().ok_or(Status::NotFound)?.body.clone()),
-        6 => View::Bytes(host.env.spec.vm_configuration.clone()),
-        7 if host.root.configuring => View::Bytes(host.env.spec.configuration.clone()),
-        7 => return Err(Status::NotFound),
+        6 => View::Bytes(host.env.vm.vm_configuration.clone()),
+        7 => {
+            let root = host.root().filter(|root| root.configuring);
+            let root = root.ok_or(Status::NotFound)?;
+            View::Bytes(root.made_for.spec.configuration.clone())
+        }
         _ => return Err(Status::BadArgument),
     })
 }
@@ -107,16 +111,39 @@ pub(super) fn set(
         _ => return Err(Status::BadArgument.into()),
     };
     let limit = host.env.memory_limit;
-    let context = host.context_mut().ok_or(Status::BadArgument)?;
-    let view = &mut context.bodies[direction as usize];
-    if let Some(held) = &mut view.data {
-        splice(held, start, len, value, limit)?;
-        return Ok(());
-    }
-    context.pumps[direction as usize]
+    let effective = host.effective;
+    // What the chain itself would not hold, no plugin may make of a body.
+    let most = host
+        .stream
         .as_ref()
-        .and_then(|pump| pump.with_held(|held| splice(held, start, len, value, limit)))
-        .unwrap_or(Err(Status::BadArgument))?;
+        .map_or(limit, |stream| stream.config.options.buffer_limit);
+    let mut grew = false;
+    let mut splice = |held: &mut Bytes| {
+        let before = held.len();
+        splice(held, start, len, value, limit)?;
+        grew = held.len() > before.max(most);
+        Ok(())
+    };
+    let context = host.context_mut().ok_or(Status::BadArgument)?;
+    match &mut context.bodies[direction as usize].data {
+        Some(held) => splice(held)?,
+        None => context.pumps[direction as usize]
+            .as_ref()
+            .and_then(|pump| pump.with_held(splice))
+            .unwrap_or(Err(Status::BadArgument))?,
+    }
+    if grew && !context.ended {
+        context.ended = true;
+        let reply = match direction {
+            Direction::Request => ReplyReason::RequestPayloadTooLarge,
+            Direction::Response => ReplyReason::ResponsePayloadTooLarge,
+        };
+        if context.callback == Some(direction) {
+            context.reply = Some(reply.into());
+        } else {
+            host.effects.push(Effect::Reply(effective, reply.into()));
+        }
+    }
     Ok(())
 }
 

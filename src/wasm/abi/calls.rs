@@ -28,8 +28,9 @@ const MAX_ANSWER: usize = 16 << 20;
 pub(crate) struct Calls {
     /// Tokens are 4, 8, 12, … as in Envoy.
     last: u32,
-    active: FxHashMap<u32, OwnedTask>,
-    queued: Vec<(u32, Request)>,
+    /// By token; the task, and the root context that its answer is for.
+    active: FxHashMap<u32, (u32, OwnedTask)>,
+    queued: Vec<(u32, u32, Request)>,
     /// The VM is on its worker.
     adopted: bool,
 }
@@ -46,9 +47,15 @@ impl Calls {
         self.active.len() + self.queued.len()
     }
 
-    /// The call of `token` has ended. False where there is none.
-    pub(crate) fn finish(&mut self, token: u32) -> bool {
-        self.active.remove(&token).is_some()
+    /// The call of `token` has ended; the root context that it was for. `None` where there is no such call.
+    pub(crate) fn finish(&mut self, token: u32) -> Option<u32> {
+        self.active.remove(&token).map(|(root, _)| root)
+    }
+
+    /// Gives up those of one root context.
+    pub(crate) fn cancel_root(&mut self, root: u32) {
+        self.active.retain(|_, (of, _)| *of != root);
+        self.queued.retain(|(_, of, _)| *of != root);
     }
 
     /// Gives all of them up.
@@ -60,6 +67,7 @@ impl Calls {
     fn start(
         &mut self,
         token: u32,
+        root: u32,
         request: Request,
         env: &std::sync::Arc<Environment>,
         mailbox: &UnboundedSender<Message>,
@@ -72,15 +80,16 @@ impl Calls {
             // Nobody listens where the VM is gone.
             let _ = mailbox.send(Message::Called { token, result });
         });
-        self.active.insert(token, task);
+        self.active.insert(token, (root, task));
     }
 }
 
 /// The VM is on its worker: calls that waited for that start now.
 pub(crate) fn adopt(host: &mut Host) {
     host.calls.adopted = true;
-    for (token, request) in std::mem::take(&mut host.calls.queued) {
-        host.calls.start(token, request, &host.env, &host.mailbox);
+    for (token, root, request) in std::mem::take(&mut host.calls.queued) {
+        host.calls
+            .start(token, root, request, &host.env, &host.mailbox);
     }
 }
 
@@ -133,9 +142,10 @@ pub(super) fn http_call(
     host.calls.last = host.calls.last.wrapping_add(4);
     let token = host.calls.last;
     if host.calls.adopted {
-        host.calls.start(token, request, &host.env, &host.mailbox);
+        host.calls
+            .start(token, host.root_id, request, &host.env, &host.mailbox);
     } else {
-        host.calls.queued.push((token, request));
+        host.calls.queued.push((token, host.root_id, request));
     }
     put_u32(guest, token_out, token)?;
     Ok(())

@@ -3,10 +3,13 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
-use super::{Guest, Outcome, Status, bytes, give, memory, pairs, put_u32, range};
+use super::{Guest, Outcome, Status, byte_size, bytes, give, memory, pairs, put_u32, range};
 use crate::http::LocalReply;
-use crate::wasm::context::{Effect, ROOT, Removed, StreamContext};
+use crate::wasm::context::{Effect, Removed, StreamContext};
 use crate::wasm::vm::Direction;
+
+/// Most bytes of names and values of a local reply's headers.
+const MAX_REPLY_HEADERS: usize = 256 << 10;
 
 pub(super) fn get_status(guest: &mut Guest<'_>, code: u32, at: u32, len: u32) -> Outcome {
     let (number, message) = guest.data().status.clone();
@@ -101,12 +104,16 @@ pub(super) fn send_local_response(
             _ => refused = true,
         }
     }
+    if byte_size(&fields) > MAX_REPLY_HEADERS {
+        fields.clear();
+        refused = true;
+    }
     let status = u16::try_from(code)
         .ok()
         .filter(|code| (200..600).contains(code))
         .and_then(|code| StatusCode::from_u16(code).ok());
     if refused || status.is_none() {
-        let plugin = &host.env.spec.name;
+        let plugin = &host.spec().name;
         tracing::warn!(target: "wasm", "plugin {plugin}: a local reply with status {code} or its headers is not HTTP");
     }
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -126,7 +133,7 @@ pub(super) fn send_local_response(
         .ok()
         .filter(|status| *status <= 16);
     let (effective, running) = (host.effective, host.effective == host.current);
-    let name = std::sync::Arc::clone(&host.env.spec.name);
+    let name = std::sync::Arc::clone(&host.spec().name);
     let Some(context) = host.context_mut() else {
         // Without a stream there is nobody to answer, and Envoy says Ok.
         return Ok(());
@@ -184,13 +191,9 @@ pub(super) fn set_effective_context(guest: &mut Guest<'_>, id: u32) -> Outcome {
 
 pub(super) fn done(guest: &mut Guest<'_>) -> Outcome {
     let host = guest.data_mut();
-    if host.current == ROOT || host.effective == ROOT || host.context().is_some() {
-        if !host.root.pending_done {
-            return Err(Status::NotFound.into());
-        }
-        host.root.pending_done = false;
-        host.effects.push(Effect::Done);
-        return Ok(());
-    }
-    Err(Status::NotFound.into())
+    let root = host.root_mut().ok_or(Status::NotFound)?;
+    root.pending_done.take().ok_or(Status::NotFound)?;
+    let id = root.id;
+    host.effects.push(Effect::Done(id));
+    Ok(())
 }

@@ -51,6 +51,11 @@ pub(super) enum Map<'a> {
 /// What is not HTTP.
 type Invalid = &'static str;
 
+/// Most fields of a map that a plugin may add to. Far above what listeners let in: it bounds what plugins make of it.
+const MAX_FIELDS: usize = 1000;
+/// Most bytes of names and values of a map that a plugin may add to.
+const MAX_BYTES: usize = 256 << 10;
+
 impl Map<'_> {
     fn fields(&self) -> &HeaderMap {
         match self {
@@ -150,12 +155,15 @@ impl Map<'_> {
                     removed.path = false;
                 })
             }
-            (Self::Request(head), b":method") => Method::from_bytes(value)
-                .map(|method| {
+            (Self::Request(head), b":method") => match Method::from_bytes(value) {
+                // A request does not become a tunnel, nor a tunnel a request.
+                Ok(method) if (method == Method::CONNECT) == (head.method == Method::CONNECT) => {
                     head.method = method;
                     removed.method = false;
-                })
-                .map_err(|_| "invalid method"),
+                    Ok(())
+                }
+                _ => Err("invalid method"),
+            },
             (Self::Request(head), b":scheme") => {
                 head.scheme = match value {
                     b"http" => Scheme::Http,
@@ -179,6 +187,20 @@ impl Map<'_> {
             (_, [b':', ..]) => Err("unknown pseudo-header"),
             _ => return None,
         })
+    }
+
+    /// Whether an entry more leaves the map within bounds. `added` counts what was ever added: while that is little,
+    /// nothing needs to be measured.
+    fn room(&self, added: &mut usize, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
+        let more = name.len() + value.len();
+        *added = added.saturating_add(more);
+        let fields = self.fields();
+        if fields.len() >= MAX_FIELDS
+            || (*added > MAX_BYTES && byte_size(fields) + more > MAX_BYTES)
+        {
+            return Err("too many headers");
+        }
+        Ok(())
     }
 
     /// Adds an entry; a pseudo-header is set.
@@ -397,9 +419,14 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
     {
         return Err(Status::BadArgument);
     }
+    let mut added = host.context().map_or(0, |context| context.added);
     let result = with(host, map, |mut map, removed| match edit {
-        Edit::Add(name, value) => map.add(removed, name, value),
-        Edit::Replace(name, value) => map.replace(removed, name, value),
+        Edit::Add(name, value) => map
+            .room(&mut added, name, value)
+            .and_then(|()| map.add(removed, name, value)),
+        Edit::Replace(name, value) => map
+            .room(&mut added, name, value)
+            .and_then(|()| map.replace(removed, name, value)),
         Edit::Remove(name) => {
             map.remove(removed, name);
             Ok(())
@@ -409,13 +436,18 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
             // All that is good, and the first of what is not.
             let mut result = Ok(());
             for (name, value) in *pairs {
-                let added = map.add(removed, name, value);
-                result = result.and(added);
+                let set = map
+                    .room(&mut added, name, value)
+                    .and_then(|()| map.add(removed, name, value));
+                result = result.and(set);
             }
             result
         }
     })
     .ok_or(Status::BadArgument)?;
+    if let Some(context) = host.context_mut() {
+        context.added = added;
+    }
     if map == MapType::RequestHeaders
         && let Some(stream) = &host.stream
     {
@@ -430,7 +462,7 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
 /// The SDKs panic at any other status than Ok, which would kill the VM: so it is Ok, and the message pays.
 #[cold]
 fn refuse(host: &mut Host, map: MapType, reason: Invalid) {
-    let plugin = &host.env.spec.name;
+    let plugin = &host.spec().name;
     tracing::warn!(target: "wasm", "plugin {plugin}: {map:?}: {reason}; the edit was refused");
     if matches!(map, MapType::RequestHeaders | MapType::RequestTrailers)
         && let Some(context) = host.context_mut()
@@ -485,7 +517,7 @@ pub(super) fn set_pairs(guest: &mut Guest<'_>, map: u32, at: u32, len: u32) -> O
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let pairs = pairs::read(range(data, at, len)?).unwrap_or_else(|| {
-        let plugin = &host.env.spec.name;
+        let plugin = &host.spec().name;
         tracing::warn!(target: "wasm", "plugin {plugin}: {map:?} set from malformed bytes: taken for empty");
         Vec::new()
     });

@@ -151,7 +151,7 @@ fn deny(linker: &mut Linker<Host>, from: &str, name: &str, ty: FuncType) -> wasm
     };
     let name_owned: Box<str> = name.into();
     linker.func_new(from, name, ty.clone(), move |guest, _, results| {
-        let plugin = &guest.data().env.spec.name;
+        let plugin = &guest.data().spec().name;
         tracing::error!(target: "wasm", "plugin {plugin}: {name_owned} is not an allowed capability");
         fill(&ty, results, code);
         Ok(())

@@ -8,7 +8,7 @@ const MAX_MESSAGE: usize = 64 << 10;
 
 /// Writes one line for the plugin of `host`. Levels are Envoy's: trace 0 to critical 5.
 pub(crate) fn write_log(host: &Host, level: u32, message: &str) {
-    let prefix = &host.env.log_prefix;
+    let prefix = host.log_prefix();
     match level {
         0 => tracing::trace!(target: "wasm", "{prefix}: {message}"),
         1 => tracing::debug!(target: "wasm", "{prefix}: {message}"),

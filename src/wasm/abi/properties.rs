@@ -123,7 +123,7 @@ fn find(host: &Host, path: &[u8]) -> Option<Value> {
         .map(std::str::from_utf8)
         .collect::<Result<_, _>>()
         .ok()?;
-    let spec = &host.env.spec;
+    let spec = host.spec();
     let built_in = match first {
         b"plugin_name" => Some(Value::text(&*spec.name)),
         b"plugin_root_id" => Some(Value::text(&*spec.root_id)),

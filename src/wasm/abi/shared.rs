@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::{Guest, Outcome, Status, bytes, give, memory, put_u32, range};
-use crate::wasm::context::ROOT;
 
 /// Longest key, value or message.
 const MAX_VALUE: u32 = 16 << 20;
@@ -42,12 +41,13 @@ pub(super) fn set_data(
 
 pub(super) fn register_queue(guest: &mut Guest<'_>, name: u32, len: u32, out: u32) -> Outcome {
     let name = bytes(guest, name, len)?;
-    let host = guest.data();
+    let host = guest.data_mut();
+    host.listens = true;
     let token = host.env.shared.register_queue(
-        host.env.spec.vm_id.as_bytes(),
+        host.env.vm.vm_id.as_bytes(),
         &name,
         host.mailbox.clone(),
-        ROOT,
+        host.root_id,
     )?;
     put_u32(guest, out, token)?;
     Ok(())
@@ -64,7 +64,7 @@ pub(super) fn resolve_queue(
     let (vm, name) = (bytes(guest, vm, vm_len)?, bytes(guest, name, len)?);
     let host = guest.data();
     let vm = if vm.is_empty() {
-        host.env.spec.vm_id.as_bytes()
+        host.env.vm.vm_id.as_bytes()
     } else {
         &vm
     };

@@ -12,13 +12,11 @@ const MIN_PERIOD: Duration = Duration::from_millis(1);
 
 pub(super) fn set_tick_period(guest: &mut Guest<'_>, period: u32) -> Outcome {
     let host = guest.data_mut();
-    // The timer is the root context's, whichever context asks.
-    if host.current == 0 {
-        return Err(Status::BadArgument.into());
-    }
+    // The timer is the root context's, whichever of its contexts asks.
+    let root = host.root_mut().ok_or(Status::BadArgument)?;
     let period = (period > 0).then(|| Duration::from_millis(u64::from(period)).max(MIN_PERIOD));
-    host.root.tick_period = period;
-    host.root.next_tick = period.map(|period| Instant::now() + period);
+    root.tick_period = period;
+    root.next_tick = period.map(|period| Instant::now() + period);
     host.effects.push(Effect::Wake);
     Ok(())
 }

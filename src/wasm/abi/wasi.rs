@@ -201,7 +201,7 @@ fn write_two(guest: &mut Guest<'_>, a: u32, a_value: u32, b: u32, b_value: u32) 
 
 /// Number of variables, and bytes of all `NAME=value` with their NULs.
 fn environment_size(host: &Host) -> (u32, u32) {
-    let environment = &host.env.spec.environment;
+    let environment = &host.env.vm.environment;
     let bytes: usize = environment
         .iter()
         .map(|(name, value)| name.len() + value.len() + 2)
@@ -216,7 +216,7 @@ fn environ_get(guest: &mut Guest<'_>, environ: u32, buffer: u32) -> Answer {
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let (mut pointer, mut at) = (environ, buffer);
-    for (name, value) in &host.env.spec.environment {
+    for (name, value) in &host.env.vm.environment {
         put(data, pointer, &at.to_le_bytes())?;
         for part in [name.as_bytes(), b"=", value.as_bytes(), b"\0"] {
             put(data, at, part)?;

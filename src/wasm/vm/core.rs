@@ -5,18 +5,18 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
 
 use super::{Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath};
-use crate::cluster::client::{CallError, CallResponse};
 use crate::http::LocalReply;
 use crate::stream::{Stream, Verdict};
+use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::{self, invalid_request_reply};
 use crate::wasm::callbacks::Callbacks;
-use crate::wasm::context::{BodyView, CallAnswer, Effect, Host, ROOT, StreamContext, Visible};
+use crate::wasm::context::{BodyView, Effect, Host, StreamContext, Visible};
 use crate::wasm::engine::Running;
 use crate::wasm::module::LoadError;
 
@@ -30,6 +30,7 @@ pub(super) struct Core {
     pub(super) first_look: u64,
     pub(super) counters: Arc<Counters>,
     pub(super) on_death: OnceLock<OnDeath>,
+    pub(super) stats: Arc<StatSet>,
     pub(super) _running: Running,
 }
 
@@ -133,14 +134,26 @@ impl Core {
         }
     }
 
-    /// Makes `id` the context of what follows.
-    #[inline]
-    pub(super) fn enter(&mut self, id: u32, stream: Option<&Arc<Stream>>) -> &mut Host {
+    /// Makes the root context `id` the context of what follows.
+    pub(super) fn enter_root(&mut self, id: u32) -> &mut Host {
         let host = self.store.data_mut();
         host.current = id;
         host.effective = id;
-        host.stream = stream.cloned();
+        host.root_id = id;
+        host.stream = None;
         host
+    }
+
+    /// Makes the stream context `id` the context of what follows; `None` where there is none of that id.
+    #[inline]
+    pub(super) fn enter(&mut self, id: u32, stream: &Arc<Stream>) -> Option<&mut StreamContext> {
+        let host = self.store.data_mut();
+        let context = host.streams.get_mut(&id)?;
+        host.current = id;
+        host.effective = id;
+        host.root_id = context.root;
+        host.stream = Some(Arc::clone(stream));
+        Some(context)
     }
 
     /// Undoes [`Core::enter`].
@@ -149,6 +162,7 @@ impl Core {
         let host = self.store.data_mut();
         host.current = 0;
         host.effective = 0;
+        host.root_id = 0;
         host.stream = None;
         host
     }
@@ -157,21 +171,27 @@ impl Core {
     #[cold]
     pub(super) fn fail(&mut self, reason: &str) {
         self.dead = true;
-        let host = self.leave();
+        let host = self.store.data_mut();
         let words = std::mem::take(&mut host.last_words);
         let reason = with_words(reason, &words);
+        let spec = host.spec();
         tracing::error!(
             target: "wasm",
             "plugin {} {} {}: the VM has failed: {reason}",
-            host.env.spec.name,
-            host.env.spec.root_id,
-            host.env.spec.vm_id,
+            spec.name,
+            spec.root_id,
+            spec.vm_id,
         );
+        let host = self.leave();
         host.calls.cancel();
         host.effects.clear();
-        host.root.next_tick = None;
-        // Those who wait wake when their senders go.
+        host.roots.clear();
+        host.pauses.clear();
         let streams = std::mem::take(&mut host.streams);
+        for context in streams.values() {
+            lose(context);
+        }
+        // Those who wait for their heads wake when their senders go.
         drop(streams);
         let traps = &self.counters.traps;
         traps.store(traps.load(Relaxed) + 1, Relaxed);
@@ -181,52 +201,17 @@ impl Core {
         }
     }
 
-    /// Root context, `on_vm_start`, `on_configure`. Off the worker.
-    pub(super) fn configure(&mut self) -> Result<(), LoadError> {
-        let env = Arc::clone(&self.store.data().env);
-        let size = |bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.enter(ROOT, None).root.configuring = true;
-        self.setup(|c| c.context_create.as_ref(), (ROOT, 0))?;
-        self.store.data_mut().root.configuring = false;
-        let started = self.setup(
-            |c| c.vm_start.as_ref(),
-            (ROOT, size(&env.spec.vm_configuration)),
-        )?;
-        if started == Some(0) {
-            return Err(LoadError::VmStart);
-        }
-        self.store.data_mut().root.configuring = true;
-        let configured = self.setup(
-            |c| c.configure.as_ref(),
-            (ROOT, size(&env.spec.configuration)),
-        )?;
-        if configured == Some(0) {
-            return Err(LoadError::Configure);
-        }
-        let host = self.leave();
-        host.root.configuring = false;
-        host.budget.limit = env.callback_budget;
-        self.first_look = host.budget.first_look();
-        self.count_memory();
-        self.settle().map_err(|Dead| LoadError::Configure)
+    /// Sets how long each of the next calls may take.
+    pub(super) fn set_budget(&mut self, limit: Duration) {
+        let budget = &mut self.store.data_mut().budget;
+        budget.limit = limit;
+        self.first_look = budget.first_look();
     }
 
-    pub(super) fn setup<P: WasmParams, R: WasmResults>(
-        &mut self,
-        pick: impl FnOnce(&Callbacks) -> Option<&TypedFunc<P, R>>,
-        params: P,
-    ) -> Result<Option<R>, LoadError> {
-        let Some(function) = pick(&self.callbacks) else {
-            return Ok(None);
-        };
-        // One budget for all of the start: the deadline is not set anew.
-        function
-            .call(&mut self.store, params)
-            .map(Some)
-            .map_err(|error| {
-                let words = std::mem::take(&mut self.store.data_mut().last_words);
-                LoadError::Trap(with_words(&describe(&error), &words))
-            })
+    /// Gives what follows a whole budget.
+    pub(super) fn rearm(&mut self) {
+        self.store.data_mut().budget.begin();
+        self.store.set_epoch_deadline(self.first_look);
     }
 
     pub(super) fn count_memory(&self) {
@@ -280,22 +265,21 @@ impl Core {
                         // The task itself listens.
                         let _ = host.mailbox.send(Message::Wake);
                     }
-                    Effect::Done => self.delete_root()?,
+                    Effect::Done(root) => self.delete_root(root)?,
                 }
             }
         }
     }
 
-    pub(super) fn create_context(&mut self, stream: &Arc<Stream>) -> Result<u32, Dead> {
+    pub(super) fn create_context(&mut self, root: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
         let host = self.store.data_mut();
-        host.next_id = host.next_id.wrapping_add(1).max(ROOT + 1);
-        let id = host.next_id;
+        let id = host.fresh_id();
         host.streams
-            .insert(id, StreamContext::new(Arc::downgrade(stream)));
+            .insert(id, StreamContext::new(Arc::downgrade(stream), root));
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
-        self.enter(id, Some(stream));
-        self.call(|c| c.context_create.as_ref(), (id, ROOT))?;
+        self.enter(id, stream);
+        self.call(|c| c.context_create.as_ref(), (id, root))?;
         self.leave();
         Ok(id)
     }
@@ -307,10 +291,7 @@ impl Core {
         direction: Direction,
         end_of_stream: bool,
     ) -> Result<Answer<HeadersAction>, Dead> {
-        let host = self.enter(id, Some(stream));
-        let Some(context) = host.streams.get_mut(&id) else {
-            return Err(Dead);
-        };
+        let context = self.enter(id, stream).ok_or(Dead)?;
         context.callback = Some(direction);
         match direction {
             Direction::Request => context.visible.request_headers = true,
@@ -319,7 +300,9 @@ impl Core {
                 context.responding = true;
             }
         }
+        let host = self.store.data_mut();
         let count = abi::count(host, direction == Direction::Response);
+        let real_stop = host.spec().allow_on_headers_stop_iteration;
         let end = u32::from(end_of_stream);
         let action = match direction {
             Direction::Request if self.callbacks.request_headers_0_1_0.is_some() => {
@@ -332,7 +315,6 @@ impl Core {
             Direction::Response => self.call(|c| c.response_headers.as_ref(), (id, count, end))?,
         };
         let host = self.leave();
-        let real_stop = host.env.spec.allow_on_headers_stop_iteration;
         let context = host.streams.get_mut(&id).ok_or(Dead)?;
         let action = match action.unwrap_or(0) {
             // Envoy's filter does not end the stream at ContinueAndEndStream.
@@ -349,8 +331,14 @@ impl Core {
                 Direction::Response => context.visible.response_headers = false,
             }
         }
+        let pauses = !goes_on && answer.reply.is_none() && !answer.reset;
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
+        }
+        if pauses {
+            // With the heads alone, the body's callbacks may go on.
+            let last = action != HeadersAction::Stop || end_of_stream;
+            self.pause(id, direction, last);
         }
         Ok(answer)
     }
@@ -365,8 +353,7 @@ impl Core {
     ) -> Result<Answer<DataAction>, Dead> {
         let size = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
         let side = direction as usize;
-        let host = self.enter(id, Some(stream));
-        let context = host.streams.get_mut(&id).ok_or(Dead)?;
+        let context = self.enter(id, stream).ok_or(Dead)?;
         context.callback = Some(direction);
         context.bodies[side] = BodyView {
             data: Some(std::mem::take(buffer)),
@@ -399,6 +386,10 @@ impl Core {
         {
             pump.resume();
         }
+        let pauses = action != DataAction::Continue && !answer.resumed;
+        if !pauses {
+            context.paused[side] = None;
+        }
         if action == DataAction::Continue {
             // Going on from a body callback releases headers that were held.
             if let Some(waiting) = context.waiting[side].take() {
@@ -409,6 +400,9 @@ impl Core {
         }
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
+        }
+        if pauses && answer.reply.is_none() && !answer.reset {
+            self.pause(id, direction, end_of_stream);
         }
         Ok(answer)
     }
@@ -434,8 +428,7 @@ impl Core {
                 .map(http::HeaderMap::len),
         };
         let count = u32::try_from(count.unwrap_or(0)).unwrap_or(u32::MAX);
-        let host = self.enter(id, Some(stream));
-        let context = host.streams.get_mut(&id).ok_or(Dead)?;
+        let context = self.enter(id, stream).ok_or(Dead)?;
         context.callback = Some(direction);
         context.bodies[side].data = Some(std::mem::take(buffer));
         match direction {
@@ -453,14 +446,16 @@ impl Core {
             0 => DataAction::Continue,
             _ => DataAction::Watermark,
         };
-        let answer = take_answer(context, direction, action);
+        let mut answer = take_answer(context, direction, action);
         if answer.resumed
             && action != DataAction::Continue
             && let Some(pump) = &context.pumps[side]
         {
             pump.resume();
         }
-        if action == DataAction::Continue || answer.resumed {
+        let goes_on = action == DataAction::Continue || answer.resumed;
+        if goes_on {
+            context.paused[side] = None;
             if let Some(waiting) = context.waiting[side].take() {
                 let _ = waiting.send(());
             }
@@ -470,36 +465,32 @@ impl Core {
                 Direction::Response => context.visible.response_trailers = false,
             }
         }
+        if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
+            answer.reply = repair(context, stream);
+        }
+        if !goes_on && answer.reply.is_none() && !answer.reset {
+            self.pause(id, direction, true);
+        }
         Ok(answer)
     }
 
-    pub(super) fn log(&mut self, id: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
+    pub(super) fn log(&mut self, root: u32, id: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
         let id = if id == 0 {
-            self.create_context(stream)?
+            self.create_context(root, stream)?
         } else {
             id
         };
-        let host = self.enter(id, Some(stream));
-        let Some(context) = host.streams.get_mut(&id) else {
-            self.leave();
+        let Some(context) = self.enter(id, stream) else {
             return Ok(id);
         };
-        context.logging = true;
-        context.visible = Visible {
-            request_headers: true,
-            request_trailers: false,
-            response_headers: true,
-            response_trailers: true,
-        };
+        context.show_log();
         self.call(|c| c.log.as_ref(), id)?;
         self.leave();
         Ok(id)
     }
 
     pub(super) fn end(&mut self, id: u32, stream: &Arc<Stream>) -> Result<(), Dead> {
-        let host = self.enter(id, Some(stream));
-        let Some(context) = host.streams.get_mut(&id) else {
-            self.leave();
+        let Some(context) = self.enter(id, stream) else {
             return Ok(());
         };
         context.ended = true;
@@ -507,6 +498,7 @@ impl Core {
         context.visible = Visible::default();
         context.waiting = [None, None];
         context.pumps = [None, None];
+        context.paused = [None, None];
         self.call(|c| c.done.as_ref(), id)?;
         self.call(|c| c.delete.as_ref(), id)?;
         let host = self.leave();
@@ -514,94 +506,6 @@ impl Core {
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
         self.count_memory();
-        Ok(())
-    }
-
-    pub(super) fn tick(&mut self) -> Result<(), Dead> {
-        self.store.data_mut().root.next_tick = None;
-        self.enter(ROOT, None);
-        self.call(|c| c.tick.as_ref(), ROOT)?;
-        let host = self.leave();
-        // The next one counts from the end of this one, unless this one has set it.
-        if host.root.next_tick.is_none() {
-            host.root.next_tick = host.root.tick_period.map(|period| Instant::now() + period);
-        }
-        self.count_memory();
-        Ok(())
-    }
-
-    pub(super) fn called(
-        &mut self,
-        token: u32,
-        result: Result<CallResponse, CallError>,
-    ) -> Result<(), Dead> {
-        let host = self.store.data_mut();
-        if !host.calls.finish(token) {
-            return Ok(());
-        }
-        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let (answer, headers, body, trailers) = match result {
-            Ok(CallResponse {
-                head,
-                body,
-                trailers,
-            }) => {
-                host.status = (0, String::new());
-                let sizes = (
-                    size(head.headers.len() + 1),
-                    size(body.len()),
-                    size(trailers.as_ref().map_or(0, http::HeaderMap::len)),
-                );
-                let answer = CallAnswer {
-                    head: Some(head),
-                    body,
-                    trailers,
-                };
-                (answer, sizes.0, sizes.1, sizes.2)
-            }
-            Err(error) => {
-                tracing::debug!(target: "wasm", "plugin {}: a callout failed: {error}", host.env.spec.name);
-                host.status = (11, "reset".to_owned());
-                let answer = CallAnswer {
-                    head: None,
-                    body: Bytes::new(),
-                    trailers: None,
-                };
-                (answer, 0, 0, 0)
-            }
-        };
-        self.enter(ROOT, None).call = Some(answer);
-        let params = (ROOT, token, headers, body, trailers);
-        self.call(|c| c.http_call_response.as_ref(), params)?;
-        self.leave().call = None;
-        self.count_memory();
-        Ok(())
-    }
-
-    pub(super) fn queue_ready(&mut self, root: u32, token: u32) -> Result<(), Dead> {
-        self.enter(root, None);
-        self.call(|c| c.queue_ready.as_ref(), (root, token))?;
-        self.leave();
-        Ok(())
-    }
-
-    /// True where the root context is gone at once.
-    pub(super) fn retire(&mut self) -> Result<bool, Dead> {
-        self.enter(ROOT, None);
-        let done = self.call(|c| c.done.as_ref(), ROOT)?;
-        self.leave();
-        if done == Some(0) {
-            self.store.data_mut().root.pending_done = true;
-            return Ok(false);
-        }
-        self.delete_root()?;
-        Ok(true)
-    }
-
-    pub(super) fn delete_root(&mut self) -> Result<(), Dead> {
-        self.enter(ROOT, None);
-        self.call(|c| c.delete.as_ref(), ROOT)?;
-        self.leave().root.gone = true;
         Ok(())
     }
 }
@@ -621,9 +525,30 @@ pub(super) fn take_answer<A>(
     }
 }
 
+/// The VM of a stream is dead: where its body is held, nobody else would come to let it go.
+fn lose(context: &StreamContext) {
+    // The callback that died tells of it by itself.
+    if context.callback.is_some() {
+        return;
+    }
+    let (Some(on_loss), Some(stream)) = (&context.on_loss, context.stream.upgrade()) else {
+        return;
+    };
+    for direction in [Direction::Request, Direction::Response] {
+        let side = direction as usize;
+        if context.waiting[side].is_none()
+            && let Some(pump) = &context.pumps[side]
+            && pump.is_stopped()
+        {
+            on_loss.tell(&stream, direction, pump);
+        }
+    }
+}
+
 /// `continue_stream` from another callback.
 pub(super) fn go_on(context: &mut StreamContext, direction: Direction) {
     hide(&mut context.visible, direction);
+    context.paused[direction as usize] = None;
     match context.waiting[direction as usize].take() {
         Some(waiting) => {
             // Nobody waits where the stream has gone on already.

@@ -11,10 +11,12 @@ use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::telemetry::metrics::Registry;
 use crate::wasm::abi;
-use crate::wasm::context::ROOT;
 use crate::wasm::module::Abi;
 use crate::wasm::shared::Shared;
 use crate::wasm::spec::PluginSpec;
+
+/// The id of the root context that calls.
+const ROOT: u32 = 1;
 
 /// One page of memory, and an allocator that gives the same block for ever.
 const GUEST: &str = r#"(module
@@ -48,16 +50,16 @@ fn environment(name: &str) -> Arc<Environment> {
     let shared: Arc<Shared> = Arc::default();
     Arc::new(Environment {
         space: shared.space(&spec.vm_id),
-        spec: Arc::new(spec),
+        vm: Arc::new(spec),
         abi: Abi::V0_2_1,
         registry: Registry::new(Shards::for_workers(1)),
         clusters: Arc::<ArcSwap<_>>::default(),
         node: None,
         shared,
-        log_prefix: "wasm log".into(),
         callback_budget: Duration::from_secs(1),
         start_budget: Duration::from_secs(1),
         memory_limit: 1 << 20,
+        max_pause: None,
     })
 }
 
@@ -77,8 +79,19 @@ impl Bench {
         host.memory = memory;
         host.allocate = allocate;
         host.phase = Phase::Open;
+        host.roots.push(Root {
+            id: ROOT,
+            made_for: Arc::new(RootSpec::new(&host.env.vm)),
+            configuring: false,
+            tick_period: None,
+            next_tick: None,
+            pending_done: None,
+            warned: false,
+        });
+        host.last_id = ROOT;
         host.current = ROOT;
         host.effective = ROOT;
+        host.root_id = ROOT;
         Self {
             store,
             linker,

@@ -1,0 +1,63 @@
+//! `envoy.access_loggers.wasm`: a plugin that hears of the ends of streams. For each that its filter lets pass, `on_log` of its
+//! root context is called, which shows the stream meanwhile; as in Envoy there is no context for the stream. It stands behind
+//! all filters of its chain.
+
+use std::sync::Arc;
+
+use super::wasm::Wasm;
+use super::{BoxFuture, BuildContext, FilterFactory, HttpFilter};
+use crate::config::ConfigError;
+use crate::config::error::At as _;
+use crate::pb::envoy::extensions::access_loggers::wasm::v3::WasmAccessLog;
+use crate::stream::Stream;
+use crate::wasm::{Place, PluginSpec, Plugins};
+
+/// The plugin of one logger.
+#[derive(Debug)]
+pub(super) struct WasmLog(Wasm);
+
+impl FilterFactory for WasmLog {
+    const NAME: &'static str = "envoy.access_loggers.wasm";
+    type Proto = WasmAccessLog;
+    type Config = PluginSpec;
+
+    fn parse(proto: WasmAccessLog, _name: &str) -> Result<PluginSpec, ConfigError> {
+        let WasmAccessLog { config } = proto;
+        let config = config.ok_or_else(|| ConfigError::missing("config"))?;
+        PluginSpec::parse(config).at("config")
+    }
+
+    fn admit(
+        config: &Arc<PluginSpec>,
+        plugins: &Plugins,
+    ) -> Option<BoxFuture<Result<(), ConfigError>>> {
+        Wasm::admit(config, plugins)
+    }
+
+    fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
+        Arc::new(Self(Wasm::of(config, context)))
+    }
+}
+
+impl HttpFilter for WasmLog {
+    fn log(&self, stream: &Arc<Stream>) {
+        if !stream.info.lock().abandoned {
+            self.tell(stream, true);
+        }
+    }
+
+    fn end(&self, stream: &Arc<Stream>) {
+        // A guest is never entered from a drop.
+        if stream.info.lock().abandoned {
+            self.tell(stream, false);
+        }
+    }
+}
+
+impl WasmLog {
+    fn tell(&self, stream: &Arc<Stream>, now: bool) {
+        if let Some(Place { vm, root }) = self.0.place() {
+            vm.log_in_root(root, stream, now);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Streams that plugins hold back: how many there are, and what ends a pause that nothing else will.
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::Direction;
+use super::core::{Core, go_on};
+use crate::http::LocalReply;
+use crate::stream::Verdict;
+use crate::wasm::context::{Effect, Pause};
+use crate::wasm::spec::FailurePolicy;
+use crate::wasm::status::wasm_stats;
+
+impl Core {
+    /// The guest holds `direction` of a stream back; `last`: it will not be asked again.
+    #[cold]
+    pub(super) fn pause(&mut self, id: u32, direction: Direction, last: bool) {
+        let host = self.store.data_mut();
+        let for_nothing = last && host.awaits_nothing();
+        let until = host
+            .env
+            .max_pause
+            .filter(|_| last)
+            .map(|limit| Instant::now() + limit);
+        let Some(context) = host.streams.get_mut(&id) else {
+            return;
+        };
+        let root = context.root;
+        context.paused[direction as usize]
+            .get_or_insert_with(|| Pause::new(&self.stats))
+            .until = until;
+        if let Some(until) = until {
+            if host.pauses.is_empty() {
+                host.effects.push(Effect::Wake);
+            }
+            host.pauses.push_back((until, id, direction));
+        }
+        if for_nothing {
+            self.stats.inc(wasm_stats::PAUSED_FOR_NOTHING);
+            if let Some(root) = host.root_of(root)
+                && !std::mem::replace(&mut root.warned, true)
+            {
+                tracing::warn!(
+                    target: "wasm",
+                    "plugin {}: it holds a stream back while no call, timer or queue of its own is there to let it go \
+                     on (said once)",
+                    root.made_for.spec.name
+                );
+            }
+        }
+    }
+
+    /// Ends the pauses whose limit is reached, where still nothing is under way.
+    pub(super) fn end_pauses(&mut self, now: Instant) {
+        let host = self.store.data_mut();
+        while let Some((until, id, direction)) = host.pauses.front().copied() {
+            if until > now {
+                return;
+            }
+            host.pauses.pop_front();
+            let Some(again) = host.env.max_pause.map(|limit| now + limit) else {
+                return;
+            };
+            let for_nothing = host.awaits_nothing();
+            let Some(context) = host.streams.get_mut(&id) else {
+                continue;
+            };
+            let Some(pause) = &mut context.paused[direction as usize] else {
+                continue;
+            };
+            if pause.until != Some(until) {
+                continue;
+            }
+            if !for_nothing {
+                pause.until = Some(again);
+                host.pauses.push_back((again, id, direction));
+                continue;
+            }
+            self.stats.inc(wasm_stats::PAUSES_ENDED);
+            let root = context.root;
+            let root = host.roots.iter().find(|candidate| candidate.id == root);
+            let open = root.is_some_and(|root| {
+                matches!(root.made_for.spec.failure, FailurePolicy::Open { .. })
+            });
+            if open {
+                go_on(context, direction);
+            } else if let Some(stream) = context.stream.upgrade() {
+                context.ended = true;
+                let reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "", "wasm_max_pause");
+                stream.decide(Verdict::Reply {
+                    reply: Box::new(reply),
+                    direct: context.responding,
+                });
+            }
+        }
+    }
+}

@@ -27,6 +27,8 @@ mod engine;
 #[cfg(feature = "wasm")]
 mod fetch;
 #[cfg(feature = "wasm")]
+mod inspect;
+#[cfg(feature = "wasm")]
 mod manager;
 #[cfg(feature = "wasm")]
 mod module;
@@ -41,6 +43,8 @@ mod vm;
 
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
+#[cfg(feature = "wasm")]
+pub use inspect::{Inspection, Kind as InspectionKind, inspect};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
 pub use options::{Options, Resolution};

@@ -12,6 +12,8 @@ mod examples;
 mod hostile;
 mod layering;
 mod options;
+#[cfg(feature = "wasm")]
+mod plugin_cli;
 mod requests;
 mod support;
 mod updates;

@@ -323,7 +323,7 @@ mod tests {
         let found = look(
             r#"(module
                 (import "env" "proxy_log" (func (param i32 i32 i32) (result i32)))
-                (import "wasi_snapshot_preview1" "sock_accept" (func (param i32 i32 i32) (result i32)))
+                (import "wasi_snapshot_preview1" "sock_nonesuch" (func (param i32 i32 i32) (result i32)))
                 (import "env" "proxy_nonesuch" (func))
                 (memory (export "memory") 2 16)
                 (func (export "proxy_abi_version_0_2_1"))

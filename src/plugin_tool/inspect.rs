@@ -106,7 +106,7 @@ fn printable(text: &str) -> String {
 fn bytes(count: u64) -> String {
     match count {
         0..1024 => format!("{count} B"),
-        1024..0x10_0000 => format!("{}.{} KiB", count >> 10, (count & 1023) * 10 >> 10),
-        _ => format!("{}.{} MiB", count >> 20, (count & 0xf_ffff) * 10 >> 20),
+        1024..0x10_0000 => format!("{}.{} KiB", count >> 10, ((count & 1023) * 10) >> 10),
+        _ => format!("{}.{} MiB", count >> 20, ((count & 0xf_ffff) * 10) >> 20),
     }
 }

@@ -17,6 +17,8 @@ mod json;
 mod own;
 
 pub use own::{ControlPlaneArgs, DemoArgs};
+#[cfg(feature = "wasm")]
+pub use own::{InspectArgs, PluginCommand};
 
 /// Envoy's default log pattern.
 pub const DEFAULT_LOG_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
@@ -30,8 +32,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// `plenipo control-plane`.
     ControlPlane(ControlPlaneArgs),
-    /// `plenipo plugin`, with what follows it.
-    Plugin(Vec<OsString>),
+    /// `plenipo plugin`.
+    #[cfg(feature = "wasm")]
+    Plugin(PluginCommand),
 }
 
 /// The process ends without having done anything but print.
@@ -193,8 +196,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> 
     );
     let arguments: Vec<OsString> = argv.collect();
     match arguments.first().and_then(|first| first.to_str()) {
-        Some("demo" | "control-plane") => own::parse(&program, arguments),
-        Some("plugin") => Ok(Command::Plugin(arguments.into_iter().skip(1).collect())),
+        Some("demo" | "control-plane" | "plugin") => own::parse(&program, arguments),
         _ => options(program, &arguments).map(|options| Command::Proxy(Box::new(options))),
     }
 }

@@ -13,7 +13,7 @@
 //! | level | modules |
 //! |---|---|
 //! | 11 | [`demo`] |
-//! | 10 | [`app`] |
+//! | 10 | [`app`], `plugin_tool` |
 //! | 9 | [`admin`], [`cli`], [`control_plane`] |
 //! | 8 | [`listener`] |
 //! | 7 | [`generation`] |
@@ -39,6 +39,8 @@ pub mod generation;
 pub mod http;
 pub mod listener;
 pub mod pb;
+#[cfg(feature = "wasm")]
+pub mod plugin_tool;
 pub mod route;
 pub mod stream;
 pub mod telemetry;

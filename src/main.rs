@@ -42,6 +42,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 arguments.listen,
             ))
         }
-        Command::Plugin(_) => anyhow::bail!("`plenipo plugin` is not part of this version"),
+        #[cfg(feature = "wasm")]
+        Command::Plugin(command) => plenipo::plugin_tool::run(&command),
     }
 }

@@ -21,6 +21,10 @@ enum OwnCommand {
     Demo(DemoArgs),
     /// Serve a folder of xDS resources (YAML or JSON) over gRPC, and follow its changes
     ControlPlane(ControlPlaneArgs),
+    /// Tools for those who write Proxy-Wasm plugins
+    #[cfg(feature = "wasm")]
+    #[command(subcommand)]
+    Plugin(PluginCommand),
 }
 
 /// `plenipo demo`.
@@ -41,6 +45,25 @@ pub struct ControlPlaneArgs {
     pub listen: SocketAddr,
 }
 
+/// `plenipo plugin`.
+#[cfg(feature = "wasm")]
+#[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
+pub enum PluginCommand {
+    /// Say what a plugin is made of, and whether it compiles and links here; exits with code 1 where it does not
+    Inspect(InspectArgs),
+}
+
+/// `plenipo plugin inspect`.
+#[cfg(feature = "wasm")]
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct InspectArgs {
+    /// The plugin's file.
+    pub source: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
 pub(super) fn parse(program: &str, arguments: Vec<OsString>) -> Result<Command, Exit> {
     let argv = std::iter::once(OsString::from(program)).chain(arguments);
     match Own::try_parse_from(argv) {
@@ -50,6 +73,10 @@ pub(super) fn parse(program: &str, arguments: Vec<OsString>) -> Result<Command, 
         Ok(Own {
             command: OwnCommand::ControlPlane(args),
         }) => Ok(Command::ControlPlane(args)),
+        #[cfg(feature = "wasm")]
+        Ok(Own {
+            command: OwnCommand::Plugin(command),
+        }) => Ok(Command::Plugin(command)),
         Err(error) => {
             let text = error.render().to_string();
             let (stdout, stderr, code) = if error.use_stderr() {

@@ -285,10 +285,15 @@ fn the_first_word_may_be_a_command_of_ours() {
             listen: "127.0.0.1:1".parse().unwrap(),
         }))
     );
+    #[cfg(feature = "wasm")]
     assert_eq!(
-        argv(&["plugin", "inspect", "x"]),
-        Ok(Command::Plugin(vec!["inspect".into(), "x".into()]))
+        argv(&["plugin", "inspect", "x", "--json"]),
+        Ok(Command::Plugin(PluginCommand::Inspect(InspectArgs {
+            source: "x".into(),
+            json: true,
+        })))
     );
+    assert_eq!(argv(&["plugin"]).unwrap_err().code, 1);
     assert_eq!(argv(&["control-plane"]).unwrap_err().code, 1);
     assert_eq!(argv(&["demo", "--help"]).unwrap_err().code, 0);
 }

@@ -28,6 +28,8 @@ mod engine;
 #[cfg(feature = "wasm")]
 mod fetch;
 #[cfg(feature = "wasm")]
+mod inspect;
+#[cfg(feature = "wasm")]
 mod manager;
 #[cfg(feature = "wasm")]
 mod module;
@@ -46,6 +48,8 @@ mod vm_set;
 pub use context::OnLoss;
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
+#[cfg(feature = "wasm")]
+pub use inspect::{Inspection, Kind as InspectionKind, inspect};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
 pub use options::{Options, Resolution, VmSharing};

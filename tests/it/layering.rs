@@ -19,7 +19,7 @@ const LEVELS: &[&[&str]] = &[
     &["generation"],
     &["listener"],
     &["admin", "cli", "control_plane"],
-    &["app"],
+    &["app", "plugin_tool"],
     &["demo"],
 ];
 

@@ -13,6 +13,8 @@ mod hostile;
 mod layering;
 mod options;
 mod plugins;
+#[cfg(feature = "wasm")]
+mod plugin_cli;
 mod requests;
 mod support;
 mod updates;

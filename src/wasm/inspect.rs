@@ -1,0 +1,371 @@
+//! What a file of code holds, and what this host makes of it, without running any of it.
+//!
+//! Structure is read by `wasmparser`; which imports are known and whether the module links is asked of the same table
+//! of host functions that serves traffic.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use wasmparser::{ExternalKind, KnownCustom, Parser, Payload, TypeRef};
+use wasmtime::{Engine, FuncType, Linker};
+
+use super::abi::linker;
+use super::context::Host;
+use super::engine::Runtime;
+use super::module::{MAX_CODE, Module};
+use super::spec::Digest;
+
+/// The size of a page of memory, in bytes.
+const PAGE: u64 = 64 << 10;
+
+/// What is in a file of code.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    /// In bytes.
+    pub size: usize,
+    /// SHA-256 of the whole, in hexadecimal.
+    pub sha256: String,
+    /// What kind of code it is.
+    pub kind: Kind,
+    /// The versions of Proxy-Wasm whose markers it exports, as `0.2.1`; the host takes the first.
+    pub abi: Vec<String>,
+    /// The `producers` section: languages, SDKs and tools, as they name themselves.
+    pub producers: Vec<Producer>,
+    /// In the module's order.
+    pub imports: Vec<Import>,
+    /// Exported functions with the name of a callback, of HTTP or of TCP.
+    pub callbacks: Vec<String>,
+    /// All other exported names.
+    pub other_exports: Vec<String>,
+    /// Memories, defined or imported.
+    pub memories: Vec<Memory>,
+    /// Custom sections.
+    pub custom_sections: Vec<CustomSection>,
+    /// Why this host would refuse it; `None` where it compiles and links.
+    pub refused: Option<String>,
+}
+
+/// The kind of a file of code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A core module.
+    Module,
+    /// A component (layer 1 of the binary format).
+    Component,
+    /// Neither.
+    Unknown,
+}
+
+/// One entry of the `producers` section.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Producer {
+    /// `language`, `sdk` or `processed-by`.
+    pub role: String,
+    /// As it names itself.
+    pub name: String,
+    /// As it names it; may be empty.
+    pub version: String,
+}
+
+/// One import.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Import {
+    /// The module that it is asked of.
+    pub module: String,
+    /// Its name there.
+    pub name: String,
+    /// Whether this host has a function of that name.
+    pub known: bool,
+    /// What happens or what to do where it is not known.
+    pub hint: Option<&'static str>,
+}
+
+/// One memory, in pages of 64 KiB.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// At the start.
+    pub min_pages: u64,
+    /// The module's own bound.
+    pub max_pages: Option<u64>,
+    /// Addressed by 64 bits.
+    pub memory64: bool,
+    /// Shared between threads.
+    pub shared: bool,
+    /// Asked of the host.
+    pub imported: bool,
+}
+
+impl Memory {
+    fn of(memory: wasmparser::MemoryType, imported: bool) -> Self {
+        Self {
+            min_pages: memory.initial,
+            max_pages: memory.maximum,
+            memory64: memory.memory64,
+            shared: memory.shared,
+            imported,
+        }
+    }
+
+    /// Bytes at the start, at most `u64::MAX`.
+    pub fn min_bytes(&self) -> u64 {
+        self.min_pages.saturating_mul(PAGE)
+    }
+
+    /// The module's own bound in bytes.
+    pub fn max_bytes(&self) -> Option<u64> {
+        self.max_pages.map(|pages| pages.saturating_mul(PAGE))
+    }
+}
+
+/// One custom section.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct CustomSection {
+    /// Its name.
+    pub name: String,
+    /// Of its content, in bytes.
+    pub size: usize,
+}
+
+/// Looks into `bytes`. Compiles them: call it on a thread that may block. Any bytes are fine; what is wrong with them
+/// is in [`Inspection::refused`].
+///
+/// # Errors
+/// Where the engine cannot be made on this machine.
+pub fn inspect(bytes: &[u8]) -> anyhow::Result<Inspection> {
+    let runtime = Runtime::new().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let engine = runtime.engine();
+    let table = linker(engine).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let mut found = Inspection {
+        size: bytes.len(),
+        sha256: Digest::of(bytes).to_string(),
+        kind: match bytes.get(..8) {
+            Some(b"\0asm\x01\0\0\0") => Kind::Module,
+            Some([0, b'a', b's', b'm', _, _, 1, 0]) => Kind::Component,
+            _ => Kind::Unknown,
+        },
+        abi: Vec::new(),
+        producers: Vec::new(),
+        imports: Vec::new(),
+        callbacks: Vec::new(),
+        other_exports: Vec::new(),
+        memories: Vec::new(),
+        custom_sections: Vec::new(),
+        refused: None,
+    };
+    found.refused = match found.kind {
+        Kind::Module if bytes.len() <= MAX_CODE => {
+            let read = read(bytes, &mut found, |module, name| {
+                knows(engine, &table, module, name)
+            });
+            match read {
+                Err(error) => Some(format!("the module is damaged: {error}")),
+                Ok(()) => verdict(engine, &table, bytes, &found),
+            }
+        }
+        Kind::Module => Some(format!(
+            "{} bytes are more than the limit of {MAX_CODE}",
+            bytes.len()
+        )),
+        Kind::Component => Some(
+            "this is a component; a Proxy-Wasm plugin is a core module (build for wasm32-wasip1, not wasm32-wasip2)"
+                .to_owned(),
+        ),
+        Kind::Unknown => Some("this is not WebAssembly in its binary form".to_owned()),
+    };
+    Ok(found)
+}
+
+/// Whether the table defines a name: what is defined cannot be defined again.
+fn knows(engine: &Engine, table: &Linker<Host>, module: &str, name: &str) -> bool {
+    let ty = FuncType::new(engine, [], []);
+    table
+        .clone()
+        .func_new(module, name, ty, |_, _, _| Ok(()))
+        .is_err()
+}
+
+/// What the host says on loading, up to the start of the first instance.
+fn verdict(
+    engine: &Engine,
+    table: &Linker<Host>,
+    bytes: &[u8],
+    found: &Inspection,
+) -> Option<String> {
+    if found.abi.is_empty() {
+        let http_wasm = found.imports.iter().any(|i| i.module == "http_handler")
+            || found.other_exports.iter().any(|e| e == "handle_request");
+        return Some(if http_wasm {
+            "this is a plugin for the http-wasm ABI; Proxy-Wasm is needed".to_owned()
+        } else {
+            "it exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: not a Proxy-Wasm plugin"
+                .to_owned()
+        });
+    }
+    if let Some(memory) = found.memories.iter().find(|m| m.memory64 || m.shared) {
+        let what = if memory.memory64 { "64-bit" } else { "shared" };
+        return Some(format!(
+            "its memory is {what}; Proxy-Wasm has 32-bit, unshared memory"
+        ));
+    }
+    let module = match Module::compile(engine, bytes, Digest::of(bytes), None) {
+        Ok(module) => module.code,
+        Err(error) => return Some(error.to_string()),
+    };
+    let mut table = table.clone();
+    let linked = table
+        .define_unknown_imports_as_traps(&module)
+        .and_then(|()| table.instantiate_pre(&module).map(drop));
+    if let Err(error) = linked {
+        return Some(format!("an import does not fit: {error:#}"));
+    }
+    let allocates = |name: &str| found.callbacks.iter().any(|export| export == name);
+    (!allocates("malloc") && !allocates("proxy_on_memory_allocate"))
+        .then(|| "it exports neither malloc nor proxy_on_memory_allocate".to_owned())
+}
+
+fn read(
+    bytes: &[u8],
+    found: &mut Inspection,
+    knows: impl Fn(&str, &str) -> bool,
+) -> wasmparser::Result<()> {
+    let mut markers = BTreeSet::new();
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    let import = import?;
+                    if let TypeRef::Memory(memory) = import.ty {
+                        found.memories.push(Memory::of(memory, true));
+                    }
+                    let function = matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_));
+                    let known = function && knows(import.module, import.name);
+                    found.imports.push(Import {
+                        module: import.module.to_owned(),
+                        name: import.name.to_owned(),
+                        known,
+                        hint: (!known).then(|| hint(import.module, function)),
+                    });
+                }
+            }
+            Payload::MemorySection(section) => {
+                for memory in section {
+                    found.memories.push(Memory::of(memory?, false));
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    let export = export?;
+                    let name = export.name;
+                    let function =
+                        matches!(export.kind, ExternalKind::Func | ExternalKind::FuncExact);
+                    match name.strip_prefix("proxy_abi_version_") {
+                        Some(version @ ("0_1_0" | "0_2_0" | "0_2_1")) if function => {
+                            markers.insert(version.replace('_', "."));
+                        }
+                        _ if function && is_callback(name) => {
+                            found.callbacks.push(name.to_owned());
+                        }
+                        _ => found.other_exports.push(name.to_owned()),
+                    }
+                }
+            }
+            Payload::CustomSection(section) => {
+                found.custom_sections.push(CustomSection {
+                    name: section.name().to_owned(),
+                    size: section.data().len(),
+                });
+                if let KnownCustom::Producers(fields) = section.as_known() {
+                    // A custom section cannot make a module invalid: what is damaged in it is left out.
+                    for field in fields.into_iter().map_while(Result::ok) {
+                        for value in field.values.into_iter().map_while(Result::ok) {
+                            found.producers.push(Producer {
+                                role: field.name.to_owned(),
+                                name: value.name.to_owned(),
+                                version: value.version.to_owned(),
+                            });
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found.abi = markers.into_iter().collect();
+    Ok(())
+}
+
+fn is_callback(name: &str) -> bool {
+    name.starts_with("proxy_on_") || matches!(name, "malloc" | "_initialize" | "_start" | "main")
+}
+
+fn hint(module: &str, function: bool) -> &'static str {
+    match module {
+        _ if !function => "not a function: the host gives functions only, the module is refused",
+        "wasi_snapshot_preview1" | "wasi_unstable" => {
+            "a WASI function that the host lacks: calling it returns ENOSYS"
+        }
+        "http_handler" => "a function of the http-wasm ABI: this is another kind of plugin",
+        _ => "unknown to the host: calling it traps",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(text: &str) -> Inspection {
+        inspect(&wat::parse_str(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_plugin_is_described() {
+        let found = look(
+            r#"(module
+                (import "env" "proxy_log" (func (param i32 i32 i32) (result i32)))
+                (import "wasi_snapshot_preview1" "sock_nonesuch" (func (param i32 i32 i32) (result i32)))
+                (import "env" "proxy_nonesuch" (func))
+                (memory (export "memory") 2 16)
+                (func (export "proxy_abi_version_0_2_1"))
+                (func (export "malloc") (param i32) (result i32) i32.const 0)
+                (func (export "proxy_on_done") (param i32) (result i32) i32.const 1))"#,
+        );
+        assert_eq!(found.refused, None);
+        assert_eq!(found.abi, ["0.2.1"]);
+        assert_eq!(found.callbacks, ["malloc", "proxy_on_done"]);
+        assert_eq!(found.other_exports, ["memory"]);
+        let known: Vec<_> = found.imports.iter().map(|i| i.known).collect();
+        assert_eq!(known, [true, false, false]);
+        assert!(found.imports[1].hint.unwrap().contains("ENOSYS"));
+        assert!(found.imports[2].hint.unwrap().contains("traps"));
+        assert_eq!(found.memories[0].min_bytes(), 131_072);
+        assert_eq!(found.memories[0].max_bytes(), Some(1 << 20));
+    }
+
+    #[test]
+    fn what_is_no_plugin_is_refused_with_the_reason() {
+        let marked = r#"(func (export "proxy_abi_version_0_2_0"))"#;
+        for (text, reason) in [
+            ("(module)".to_owned(), "not a Proxy-Wasm plugin"),
+            (
+                r#"(module (import "http_handler" "next" (func)))"#.to_owned(),
+                "http-wasm",
+            ),
+            (format!("(module {marked})"), "neither malloc"),
+            (format!("(module {marked} (memory i64 1))"), "64-bit"),
+            (
+                format!(r#"(module (import "env" "proxy_log" (func)) {marked})"#),
+                "does not fit",
+            ),
+        ] {
+            let refused = look(&text).refused.expect(&text);
+            assert!(refused.contains(reason), "{text}: {refused}");
+        }
+        let component = inspect(b"\0asm\x0d\0\x01\0").unwrap();
+        assert_eq!(component.kind, Kind::Component);
+        assert!(component.refused.unwrap().contains("component"));
+        assert!(inspect(b"#!/bin/sh").unwrap().refused.is_some());
+        let damaged = inspect(b"\0asm\x01\0\0\0\x02\xff").unwrap();
+        assert!(damaged.refused.unwrap().contains("damaged"));
+    }
+}

@@ -12,9 +12,9 @@ mod examples;
 mod hostile;
 mod layering;
 mod options;
-mod plugins;
 #[cfg(feature = "wasm")]
 mod plugin_cli;
+mod plugins;
 mod requests;
 mod support;
 mod updates;

@@ -183,7 +183,10 @@ async fn a_broken_response_body_is_a_reset() {
     .await;
     let head = RequestHead::new(Method::GET, "a", "/");
     let (_, body) = client.send(head, Body::empty()).await.expect("an answer");
-    assert_eq!(body.collect().await.expect_err("a reset"), BodyError::StreamReset);
+    assert_eq!(
+        body.collect().await.expect_err("a reset"),
+        BodyError::StreamReset
+    );
     assert_eq!(client.active(), 0);
 }
 

@@ -37,6 +37,21 @@ impl Trial {
         )
     }
 
+    /// Tries what static listeners hold.
+    ///
+    /// # Errors
+    /// Names the listener and the filter.
+    pub(super) async fn listeners(&self, listeners: &[Arc<Listener>]) -> Result<(), ConfigError> {
+        for listener in listeners {
+            if let Some(trial) = self.admit(&Candidate::Listener(Arc::clone(listener))) {
+                trial.await.map_err(|error| {
+                    error.at(&format!("static_resources.listeners[{}]", listener.name))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn listener(&self, listener: &Listener) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
         let chains = listener
             .filter_chains

@@ -112,7 +112,7 @@ impl Prepared {
             metrics,
             stats,
         )?;
-        let server = Arc::new(Server::start(setup)?);
+        let server = Arc::new(Server::start(setup).await?);
         let quit = Arc::new(Notify::new());
         let admin = self.start_admin(&server, &quit)?;
         Ok(Running {

@@ -85,8 +85,9 @@ impl Server {
     /// Starts on the running runtime, which becomes the control side's.
     ///
     /// # Errors
-    /// Where the Wasm engine cannot be made, or the configuration's source cannot be reached by construction.
-    pub fn start(setup: Setup) -> anyhow::Result<Self> {
+    /// Where the Wasm engine cannot be made, Wasm code of a static listener that is at hand does not work (Envoy does not
+    /// start with it either), or the configuration's source cannot be reached by construction.
+    pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let Setup {
             xds,
             workers,
@@ -138,6 +139,7 @@ impl Server {
         let bound = manager.bound();
 
         let trial = Trial::new(Arc::clone(&filters), plugins.clone());
+        trial.listeners(&xds.static_listeners).await?;
         let client = xds::Client::start(xds, filters, Arc::new(trial), &metrics)
             .map_err(|error| anyhow::anyhow!("{error}"))?;
         let status = client.status();

@@ -12,7 +12,6 @@ use crate::cluster::ClusterMap;
 use crate::filter;
 use crate::telemetry::metrics::Registry;
 use crate::wasm;
-use crate::xds::{Admission as _, Candidate};
 
 /// Validates what the bootstrap holds, Wasm code at hand included, and says so on standard output. Files that are
 /// watched (`path_config_source`) are not read, as in Envoy.
@@ -26,16 +25,12 @@ pub(super) async fn validate(
     let clusters = Arc::new(ArcSwap::from_pointee(ClusterMap::default()));
     let plugins = wasm::Plugins::new(wasm::Options::new(workers.handles(), metrics, clusters))?;
     let trial = Trial::new(Arc::clone(filters), plugins);
-    for listener in &bootstrap.listeners {
-        if let Some(trial) = trial.admit(&Candidate::Listener(Arc::clone(&listener.value))) {
-            trial.await.map_err(|error| {
-                error.at(&format!(
-                    "static_resources.listeners[{}]",
-                    listener.value.name
-                ))
-            })?;
-        }
-    }
+    let listeners: Vec<_> = bootstrap
+        .listeners
+        .iter()
+        .map(|listener| Arc::clone(&listener.value))
+        .collect();
+    trial.listeners(&listeners).await?;
     let path = options
         .config_path
         .as_ref()

@@ -178,3 +178,28 @@ async fn a_plugin_that_logs_hears_of_the_ends_that_its_filter_lets_pass() {
         .await
         .expect("the root context hears of both, and sees their heads");
 }
+
+#[tokio::test]
+async fn a_static_listener_with_code_that_does_not_work_keeps_the_proxy_from_starting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = folder.path().join("broken.wasm");
+    std::fs::write(&broken, b"\0asm\x01\0\0\0").expect("a file");
+    let start = |path: std::path::PathBuf| async move {
+        let filter = format!("- {{name: plugin, typed_config: {}}}", plugin("p", &path));
+        let listener = listener_yaml("web", "route_config: {}", &filter);
+        let lines = listener
+            .lines()
+            .filter(|line| !line.starts_with("\"@type\""));
+        let listener: String = lines.map(|line| format!("\n    {line}")).collect();
+        let bootstrap = format!("static_resources:\n  listeners:\n  -{listener}\n");
+        TestProxy::try_start(&bootstrap, 1).await
+    };
+    let error = start(broken).await.expect_err("it does not start");
+    let text = format!("{error:#}");
+    assert!(
+        text.contains("static_resources.listeners[web]")
+            && text.contains("Unable to create Wasm plugin p"),
+        "{text}"
+    );
+    start(marker(folder.path(), 1)).await.expect("it starts");
+}

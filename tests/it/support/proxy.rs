@@ -32,6 +32,13 @@ impl TestProxy {
 
     /// Starts on so many workers, without waiting.
     pub async fn start_cold(bootstrap: &str, workers: usize) -> Self {
+        Self::try_start(bootstrap, workers)
+            .await
+            .expect("the proxy starts")
+    }
+
+    /// As [`TestProxy::start_cold`]; an error is why it did not start.
+    pub async fn try_start(bootstrap: &str, workers: usize) -> anyhow::Result<Self> {
         let workers = workers.to_string();
         let argv = [
             "plenipo",
@@ -46,9 +53,9 @@ impl TestProxy {
             panic!("a command line for a proxy");
         };
         let prepared = Prepared::load(*options, |_, _| Ok(None)).expect("a valid bootstrap");
-        Self {
-            running: prepared.start().await.expect("the proxy starts"),
-        }
+        Ok(Self {
+            running: prepared.start().await?,
+        })
     }
 
     /// Where the admin interface really listens.

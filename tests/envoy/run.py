@@ -2,10 +2,12 @@
 """Differential tests: the same configuration in a real Envoy and in Plenipo, the same requests, the same answers.
 
     run.py [--suite routing] [--only GLOB] [--self] [-v]
+    run.py --suite ../sdk
 
 A suite is a folder with `envoy.yaml` (`@name@` stands for a port or path that the runner chooses), `cases.json` (what to
-send) and, optionally, `deviations.txt` (differences that are wanted: case glob, field glob, reason). The exit status is
-1 where there is a difference that is not listed. `--self` compares Envoy with itself: it shows that the suite is stable.
+send) and, optionally, `plenipo.yaml` (laid over the configuration for Plenipo alone) and `deviations.txt` (differences that
+are wanted: case glob, field glob, reason). The exit status is 1 where there is a difference that is not listed. `--self`
+compares Envoy with itself: it shows that the suite is stable.
 """
 
 import argparse
@@ -94,7 +96,7 @@ class Proxy:
         self.work = work / name
         self.work.mkdir()
         self.log = self.work / "access.log"
-        values = {"upstream": self.upstream.port, "blackhole": self.blackhole.port, "log": str(self.log)}
+        values = {"upstream": self.upstream.port, "blackhole": self.blackhole.port, "log": str(self.log), "root": str(ROOT)}
 
         def value(match):
             key = match.group(1)
@@ -121,11 +123,15 @@ class Proxy:
             "warning",
             "--use-dynamic-base-id",
         ]
+        extra = suite / "plenipo.yaml"
+        if name == "plenipo" and extra.exists():
+            arguments += ["--config-yaml", extra.read_text()]
         self.process = subprocess.Popen(arguments, stdout=self.output, stderr=self.output, cwd=self.work)
         self.wait_until_ready()
 
     def wait_until_ready(self):
-        for _ in range(300):
+        # Compiling the largest plugins takes a minute.
+        for _ in range(3000):
             if self.process.poll() is not None:
                 break
             if all(accepts(self.values[listener]) for listener in self.listeners):
@@ -425,7 +431,7 @@ def run_all(proxy, cases, parallel):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", action="append", help="a folder beside this file; default: all")
+    parser.add_argument("--suite", action="append", help="a folder, by its path from here; default: those beside this file")
     parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="cases to run")
     parser.add_argument("--envoy", default=os.environ.get("ENVOY", "envoy"))
     parser.add_argument("--plenipo", default=os.environ.get("PLENIPO", str(ROOT / "target/release/plenipo")))
@@ -440,8 +446,9 @@ def main():
     work = pathlib.Path(tempfile.mkdtemp(prefix="envoy-diff-"))
     failed = False
     for name in suites:
-        (work / name).mkdir()
-        failed |= run_suite(HERE / name, work / name, options)
+        suite = (HERE / name).resolve()
+        (work / suite.name).mkdir()
+        failed |= run_suite(suite, work / suite.name, options)
     if options.keep:
         print(f"kept in {work}")
     else:

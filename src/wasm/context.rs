@@ -23,6 +23,7 @@ use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
 use super::vm::{Direction, Message};
 use crate::cluster::ClusterMap;
+use crate::config::wasm_settings::PluginPolicy;
 use crate::http::LocalReply;
 use crate::pb;
 use crate::stream::{PumpHandle, Stream};
@@ -42,9 +43,7 @@ pub(crate) struct Environment {
     pub(crate) space: Arc<Space>,
     /// `wasm log <name> <root_id> <vm_id>`, what log lines of the guest begin with.
     pub(crate) log_prefix: Box<str>,
-    pub(crate) callback_budget: Duration,
-    pub(crate) start_budget: Duration,
-    pub(crate) memory_limit: usize,
+    pub(crate) policy: PluginPolicy,
 }
 
 impl fmt::Debug for Environment {
@@ -213,10 +212,10 @@ impl Host {
     pub(crate) fn new(env: Arc<Environment>, mailbox: mpsc::UnboundedSender<Message>) -> Self {
         Self {
             limits: Limits {
-                memory: env.memory_limit,
+                memory: env.policy.memory,
                 used: 0,
             },
-            budget: Budget::new(env.start_budget),
+            budget: Budget::new(env.policy.start),
             env,
             memory: None,
             allocate: None,

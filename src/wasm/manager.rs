@@ -25,8 +25,6 @@ use crate::telemetry::metrics::StatSet;
 
 /// Steps of a version's life that are remembered.
 const MAX_HISTORY: usize = 32;
-/// Compiled modules that are kept though nobody wants them.
-const SPARE_MODULES: usize = 16;
 
 /// The manager. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -164,6 +162,7 @@ impl Plugins {
         let cache = options.cache_dir.as_deref().and_then(|folder| {
             // Without it everything works, only slower.
             Cache::open(folder, runtime.engine())
+                .map(|cache| cache.keeping(options.settings.modules_on_disk))
                 .inspect_err(|error| {
                     let folder = folder.display();
                     tracing::warn!(target: "wasm", "no cache of compiled modules in {folder}: {error}");
@@ -397,9 +396,7 @@ impl Inner {
             shared: Arc::clone(&self.shared),
             space: self.shared.space(&spec.vm_id),
             log_prefix: log_prefix(spec),
-            callback_budget: options.callback_budget,
-            start_budget: options.start_budget,
-            memory_limit: options.memory_limit,
+            policy: options.policy(&spec.name),
         });
         let recipe = Recipe {
             runtime: Arc::clone(&self.runtime),
@@ -426,7 +423,8 @@ impl Inner {
         enter: impl Fn(State),
     ) -> Result<Module, Failure> {
         let digest = spec.code.digest();
-        let cell = self.modules.lock().cell(digest);
+        let spare = self.options.settings.modules_in_memory;
+        let cell = self.modules.lock().cell(digest, spare);
         let remote = matches!(spec.code, Code::Remote(_));
         if remote && cell.initialized() {
             self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
@@ -496,11 +494,12 @@ impl Inner {
 }
 
 impl Modules {
-    fn cell(&mut self, digest: Digest) -> Arc<OnceCell<Module>> {
+    /// Its cell; of the others so many stay as were used last.
+    fn cell(&mut self, digest: Digest, spare: usize) -> Arc<OnceCell<Module>> {
         self.order.retain(|known| *known != digest);
         self.order.push_back(digest);
         let cell = Arc::clone(self.cells.entry(digest).or_default());
-        while self.order.len() > SPARE_MODULES {
+        while self.order.len() > spare.max(1) {
             // Those in use live on in their plugins; only a second load of them would be paid anew.
             if let Some(oldest) = self.order.pop_front() {
                 self.cells.remove(&oldest);

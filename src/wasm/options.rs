@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::Plugin;
 use crate::base::WorkerHandles;
 use crate::cluster::ClusterMap;
+use crate::config::WasmSettings;
+use crate::config::wasm_settings::PluginPolicy;
 use crate::pb;
+use crate::route::matcher::string_matches;
 use crate::telemetry::metrics::Registry;
 
 /// What the host is made with.
@@ -25,16 +27,12 @@ pub struct Options {
     pub node: Option<Arc<pb::Node>>,
     /// Where compiled modules are kept; `None`: nowhere.
     pub cache_dir: Option<PathBuf>,
-    /// How long one callback may compute.
-    pub callback_budget: Duration,
-    /// How long start, `on_vm_start` and `on_configure` may take together.
-    pub start_budget: Duration,
-    /// Linear memory of one VM, in bytes.
-    pub memory_limit: usize,
+    /// What bounds plugins.
+    pub settings: WasmSettings,
 }
 
 impl Options {
-    /// With the default limits: 50 ms a callback, 10 s to start, 256 MiB, no cache directory.
+    /// With the default settings and no cache directory.
     pub fn new(
         workers: WorkerHandles,
         registry: Registry,
@@ -46,10 +44,16 @@ impl Options {
             clusters,
             node: None,
             cache_dir: None,
-            callback_budget: Duration::from_millis(50),
-            start_budget: Duration::from_secs(10),
-            memory_limit: 256 << 20,
+            settings: WasmSettings::default(),
         }
+    }
+
+    /// What bounds the plugin `name`.
+    pub fn policy(&self, name: &str) -> PluginPolicy {
+        let mut overrides = self.settings.overrides.iter();
+        overrides
+            .find(|(pattern, _)| string_matches(pattern, name.as_bytes()))
+            .map_or(self.settings.defaults, |(_, policy)| *policy)
     }
 }
 

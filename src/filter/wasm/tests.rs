@@ -391,7 +391,8 @@ async fn a_crash_loop_is_slowed_down() {
 
 #[tokio::test]
 async fn a_loop_ends_at_its_budget() {
-    let bench = Bench::with(|options| options.callback_budget = Duration::from_millis(50));
+    let bench =
+        Bench::with(|options| options.settings.defaults.callback_hard = Duration::from_millis(50));
     let chain = bench.chain(config(guest("fault"), "lh")).await;
     let begin = std::time::SystemTime::now();
     let outcome = chain.get("/").await;
@@ -409,7 +410,7 @@ async fn a_loop_ends_at_its_budget() {
 
 #[tokio::test]
 async fn memory_ends_at_its_limit_and_the_guest_goes_on() {
-    let bench = Bench::with(|options| options.memory_limit = 4 << 20);
+    let bench = Bench::with(|options| options.settings.defaults.memory = 4 << 20);
     let chain = bench.chain(config(guest("fault"), "bh")).await;
     assert_eq!(chain.get("/").await.status, 200);
     let memory = bench.status(LifeState::Live).expect("live").vms[0].memory;
@@ -704,7 +705,7 @@ async fn properties_have_envoys_names_and_forms() {
 
 #[tokio::test]
 async fn what_envoy_refuses_is_refused_before_the_ack() {
-    let bench = Bench::with(|options| options.start_budget = Duration::from_millis(200));
+    let bench = Bench::with(|options| options.settings.defaults.start = Duration::from_millis(200));
     let cases = [
         (
             guest("no-abi"),

@@ -106,7 +106,7 @@ pub(super) fn set(
         1 => Direction::Response,
         _ => return Err(Status::BadArgument.into()),
     };
-    let limit = host.env.memory_limit;
+    let limit = host.env.policy.memory;
     let context = host.context_mut().ok_or(Status::BadArgument)?;
     let view = &mut context.bodies[direction as usize];
     if let Some(held) = &mut view.data {

@@ -205,7 +205,7 @@ impl Core {
         }
         let host = self.leave();
         host.root.configuring = false;
-        host.budget.limit = env.callback_budget;
+        host.budget.limit = env.policy.callback_hard;
         self.first_look = host.budget.first_look();
         self.count_memory();
         self.settle().map_err(|Dead| LoadError::Configure)

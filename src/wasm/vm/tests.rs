@@ -7,6 +7,7 @@ use wasmtime::{Linker, Val, ValType};
 
 use super::*;
 use crate::base::Shards;
+use crate::config::wasm_settings::PluginPolicy;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::telemetry::metrics::Registry;
@@ -55,9 +56,12 @@ fn environment(name: &str) -> Arc<Environment> {
         node: None,
         shared,
         log_prefix: "wasm log".into(),
-        callback_budget: Duration::from_secs(1),
-        start_budget: Duration::from_secs(1),
-        memory_limit: 1 << 20,
+        policy: PluginPolicy {
+            callback_hard: Duration::from_secs(1),
+            start: Duration::from_secs(1),
+            memory: 1 << 20,
+            ..PluginPolicy::default()
+        },
     })
 }
 

@@ -20,6 +20,7 @@ mod runtime;
 mod server;
 mod stats;
 mod wasm;
+mod wasm_metrics;
 
 use std::fmt;
 use std::sync::Arc;

@@ -18,10 +18,12 @@ use wasmtime::{Memory, TypedFunc};
 use super::abi::calls::Calls;
 use super::abi::metrics::Metrics;
 use super::engine::{Budget, Limits};
+use super::meter::Meter;
 use super::module::Abi;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
-use super::vm::{Direction, Message};
+use super::trace::Trace;
+use super::vm::{Counters, Direction, Message};
 use crate::cluster::ClusterMap;
 use crate::config::wasm_settings::PluginPolicy;
 use crate::http::LocalReply;
@@ -90,6 +92,10 @@ pub(crate) struct Host {
     pub(crate) metrics: Metrics,
     /// To be done when the guest has returned.
     pub(crate) effects: Vec<Effect>,
+    /// What is counted of it.
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) trace: Trace,
+    pub(crate) log_lines: LogLines,
     pub(crate) mailbox: mpsc::UnboundedSender<Message>,
 }
 
@@ -136,6 +142,8 @@ pub(crate) struct StreamContext {
     pub(crate) reply: Option<LocalReply>,
     /// A reset made in the callback that runs.
     pub(crate) reset: bool,
+    /// Since when it is held by this plugin's doing, by direction.
+    pub(crate) held: [Option<Instant>; 2],
     /// The response's headers have been shown: replies are direct from now on.
     pub(crate) responding: bool,
     /// `on_log` runs.
@@ -186,12 +194,33 @@ impl StreamContext {
             ended: false,
             reply: None,
             reset: false,
+            held: [None, None],
             responding: false,
             logging: false,
             invalid: None,
             removed: Removed::default(),
         }
     }
+}
+
+impl StreamContext {
+    /// As [`Host::readable`].
+    pub(crate) fn readable(&self, lenient: bool) -> Visible {
+        let mut visible = self.visible;
+        if lenient {
+            visible.request_headers = true;
+            visible.response_headers |= self.responding;
+        }
+        visible
+    }
+}
+
+/// The log lines of a VM in the current second.
+#[derive(Debug, Default)]
+pub(crate) struct LogLines {
+    pub(crate) second: Option<Instant>,
+    pub(crate) written: u32,
+    pub(crate) dropped: u64,
 }
 
 /// What a guest asked for that happens after its call.
@@ -214,8 +243,9 @@ impl Host {
             limits: Limits {
                 memory: env.policy.memory,
                 used: 0,
+                refused: 0,
             },
-            budget: Budget::new(env.policy.start),
+            budget: Budget::new(env.policy.start, env.policy.start),
             env,
             memory: None,
             allocate: None,
@@ -232,8 +262,23 @@ impl Host {
             calls: Calls::default(),
             metrics: Metrics::default(),
             effects: Vec::new(),
+            counters: Arc::default(),
+            trace: Trace::default(),
+            log_lines: LogLines::default(),
             mailbox,
         }
+    }
+
+    /// What is counted of it.
+    #[inline]
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.counters.meter
+    }
+
+    /// What the effective context may read, which may be more than it may write.
+    pub(crate) fn readable(&self) -> Option<Visible> {
+        let context = self.context()?;
+        Some(context.readable(self.env.policy.lenient_header_reads))
     }
 
     /// Keeps what the guest says as its end may be near.

@@ -144,6 +144,7 @@ impl Record {
             history: self.history.iter().cloned().collect(),
             compile_time: self.compile_time,
             unknown_imports: self.unknown_imports.clone(),
+            live: plugin.map(Plugin::live_status),
         }
     }
 }

@@ -19,6 +19,8 @@ pub mod status;
 #[cfg(feature = "wasm")]
 mod abi;
 #[cfg(feature = "wasm")]
+mod breaker;
+#[cfg(feature = "wasm")]
 mod callbacks;
 #[cfg(feature = "wasm")]
 mod context;
@@ -29,13 +31,25 @@ mod fetch;
 #[cfg(feature = "wasm")]
 mod manager;
 #[cfg(feature = "wasm")]
+mod meter;
+#[cfg(feature = "wasm")]
 mod module;
 #[cfg(feature = "wasm")]
+mod pause;
+#[cfg(feature = "wasm")]
 mod plugin;
+#[cfg(feature = "wasm")]
+mod report;
+#[cfg(feature = "wasm")]
+mod reviver;
+#[cfg(feature = "wasm")]
+mod sdk;
 #[cfg(feature = "wasm")]
 mod shared;
 #[cfg(all(test, feature = "wasm"))]
 pub(crate) mod testing;
+#[cfg(feature = "wasm")]
+mod trace;
 #[cfg(feature = "wasm")]
 mod vm;
 

@@ -24,6 +24,17 @@ pub(crate) enum Abi {
     V0_2_1,
 }
 
+impl Abi {
+    /// As `/wasm` prints it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
+            Self::V0_2_1 => "0.2.1",
+        }
+    }
+}
+
 /// Code larger than this is refused.
 pub(crate) const MAX_CODE: usize = 64 << 20;
 

@@ -1,34 +1,32 @@
 //! A live plugin version: one configured VM a worker, replaced when it dies.
 //!
-//! A dead VM's worker gets a fresh one, built off the workers: the first at once (after its back-off with
-//! `FAIL_RELOAD`), the next ones after waits that double from a second to a minute while VMs keep dying young. So a
-//! plugin that crashes on every request costs a bounded amount of work, and one that crashed once is back at once.
+//! A dead VM's worker gets a fresh one, built off the workers, when its [`Breaker`] lets it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::abi::Imports;
+use super::breaker::{Breaker, BreakerState, Gate};
 use super::context::Environment;
 use super::engine::Runtime;
 use super::module::{LoadError, Module};
-use super::spec::{FailurePolicy, PluginSpec};
-use super::status::{VmStatus, plugin_stats};
+use super::reviver::{Revive, revive};
+use super::spec::{Code, FailurePolicy, PluginSpec};
+use super::status::{LiveStatus, Trap, VmStatus, plugin_stats};
 use super::vm::{Counters, Vm};
+use super::{report, sdk};
 use crate::base::task::OwnedTask;
 use crate::base::{Shard, WorkerCell, WorkerHandles};
 use crate::telemetry::metrics::StatSet;
 
-/// A VM that lived so long owes nothing for its predecessors.
-const GOOD_LIFE: Duration = Duration::from_secs(60);
-/// Longest wait before a fresh VM.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Shortest wait before the second fresh VM in a row.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Traps that are remembered.
+const MAX_TRAPS: usize = 8;
 
 /// A live plugin version.
 #[derive(Debug)]
@@ -37,6 +35,8 @@ pub struct Plugin {
     slots: Box<[Slot]>,
     recipe: Arc<Recipe>,
     deaths: mpsc::UnboundedSender<usize>,
+    traps: Mutex<VecDeque<Trap>>,
+    breaker: Mutex<BreakerState>,
     /// Builds fresh VMs; ends with the plugin.
     _reviver: OwnedTask,
 }
@@ -48,6 +48,7 @@ struct Slot {
     /// The same VM, for the control side: to retire it.
     current: Mutex<Weak<Vm>>,
     working: AtomicBool,
+    gate: Gate,
     counters: Arc<Counters>,
 }
 
@@ -104,6 +105,7 @@ impl Plugin {
                 vm: WorkerCell::new(None),
                 current: Mutex::new(Weak::new()),
                 working: AtomicBool::new(false),
+                gate: Gate::default(),
                 counters: Arc::default(),
             })
             .collect();
@@ -112,12 +114,22 @@ impl Plugin {
             vms.push(recipe.build(Arc::clone(&slot.counters)).await?);
         }
         let (deaths, died) = mpsc::unbounded_channel();
+        let policy = &recipe.env.policy;
+        let breaker = Breaker::new(
+            policy.breaker,
+            policy.after_crash,
+            recipe.env.spec.failure,
+            count,
+            Instant::now(),
+        );
         let plugin = Arc::new_cyclic(|this: &Weak<Self>| Self {
             spec: Arc::clone(&recipe.env.spec),
             slots,
             recipe,
             deaths,
-            _reviver: OwnedTask::spawn("wasm reviver", revive(this.clone(), died)),
+            _reviver: OwnedTask::spawn("wasm reviver", revive(this.clone(), breaker, died)),
+            traps: Mutex::default(),
+            breaker: Mutex::default(),
         });
         for (worker, vm) in vms.into_iter().enumerate() {
             plugin.install(worker, vm).await;
@@ -153,7 +165,17 @@ impl Plugin {
         let vm = slot.vm.lock().take();
         drop(vm);
         slot.working.store(false, Relaxed);
-        *self.recipe.last_error.lock() = Some(reason.to_owned());
+        let first = reason.lines().next().unwrap_or_default();
+        *self.recipe.last_error.lock() = Some(first.to_owned());
+        let mut traps = self.traps.lock();
+        if traps.len() >= MAX_TRAPS {
+            traps.pop_front();
+        }
+        traps.push_back(Trap {
+            at: SystemTime::now(),
+            worker,
+            description: reason.to_owned(),
+        });
         // The reviver lives as long as this plugin.
         let _ = self.deaths.send(worker);
     }
@@ -163,11 +185,14 @@ impl Plugin {
         &self.spec
     }
 
-    /// The running worker's VM; `None` while a dead one is being replaced.
+    /// The running worker's VM, for one more stream; `None` while a dead one is being replaced, and where a fresh one is
+    /// on probation and serves no more for now.
     #[inline]
     pub fn vm(&self) -> Option<Arc<Vm>> {
         let worker = Shard::current().index().checked_sub(1)?;
-        self.slots.get(worker)?.vm.lock().clone()
+        let slot = self.slots.get(worker)?;
+        let vm = slot.vm.lock().clone()?;
+        slot.gate.admit().then_some(vm)
     }
 
     /// A request met the plugin without a VM.
@@ -179,6 +204,26 @@ impl Plugin {
 
     pub(crate) fn recipe(&self) -> &Arc<Recipe> {
         &self.recipe
+    }
+
+    pub(crate) fn live_status(&self) -> LiveStatus {
+        let Recipe { module, env, .. } = &*self.recipe;
+        let said = match &self.spec.code {
+            Code::Local { bytes, .. } => sdk::of(bytes),
+            Code::Remote(_) => None,
+        };
+        let guess = || sdk::guess(module.code.exports().map(|export| export.name()));
+        let meters: Vec<_> = self.slots.iter().map(|slot| &*slot.counters).collect();
+        let shared = env.shared.status(&env.spec.vm_id, &env.space);
+        LiveStatus {
+            abi: module.abi.as_str(),
+            sdk: said.or_else(|| guess().map(str::to_owned)),
+            breaker: self.breaker.lock().as_str(),
+            traps: self.traps.lock().iter().cloned().collect(),
+            callbacks: report::callbacks(&meters),
+            quotas: report::quotas(&meters, &env.policy, &shared),
+            shared,
+        }
     }
 
     pub(crate) fn vm_status(&self) -> Vec<VmStatus> {
@@ -193,9 +238,51 @@ impl Plugin {
                     created: read(&slot.counters.created),
                     contexts: read(&slot.counters.contexts),
                     memory: read(&slot.counters.memory),
+                    soft_deadlines: slot.counters.meter.soft.get(),
+                    hard_deadlines: slot.counters.meter.hard.get(),
+                    paused: slot.counters.meter.paused.get(),
+                    overdue: slot.counters.meter.overdue.get(),
+                    callouts: slot.counters.meter.callouts.get(),
                 }
             })
             .collect()
+    }
+}
+
+impl Revive for Plugin {
+    async fn rebuild(self: Arc<Self>, worker: usize, streams: Option<u32>) -> bool {
+        let slot = &self.slots[worker];
+        let stats = &self.recipe.stats;
+        match self.recipe.build(Arc::clone(&slot.counters)).await {
+            Ok(vm) => {
+                if let Some(streams) = streams {
+                    slot.gate.limit(streams);
+                }
+                stats.inc(plugin_stats::VM_RELOAD_SUCCESS);
+                self.install(worker, vm).await;
+                true
+            }
+            Err(error) => {
+                stats.inc(plugin_stats::VM_RELOAD_FAILURE);
+                *self.recipe.last_error.lock() = Some(error.to_string());
+                tracing::error!(target: "wasm", "plugin {}: {error}", self.spec.name);
+                false
+            }
+        }
+    }
+
+    fn is_proven(&self, worker: usize) -> bool {
+        let slot = &self.slots[worker];
+        slot.gate.is_shut() && slot.counters.contexts.load(Relaxed) == 0
+    }
+
+    fn show(&self, state: BreakerState) {
+        *self.breaker.lock() = state;
+        if state == BreakerState::Closed {
+            for slot in &self.slots {
+                slot.gate.lift();
+            }
+        }
     }
 }
 
@@ -206,120 +293,5 @@ impl Drop for Plugin {
                 vm.retire();
             }
         }
-    }
-}
-
-/// The life of one worker's VMs.
-#[derive(Default)]
-struct Life {
-    /// VMs in a row that died young.
-    deaths: u32,
-    born: Option<Instant>,
-    building: Option<OwnedTask>,
-}
-
-impl Life {
-    /// How long to wait before the next VM.
-    fn wait(&mut self, now: Instant, policy: FailurePolicy) -> Duration {
-        if self.born.is_some_and(|born| now - born >= GOOD_LIFE) {
-            self.deaths = 0;
-        }
-        let deaths = self.deaths;
-        self.deaths = (deaths + 1).min(16);
-        let (base, first) = match policy {
-            FailurePolicy::Reload { backoff } => (backoff, deaths),
-            FailurePolicy::Closed | FailurePolicy::Open { .. } => match deaths.checked_sub(1) {
-                None => return Duration::ZERO,
-                Some(deaths) => (FIRST_WAIT, deaths),
-            },
-        };
-        let limit = base.saturating_mul(1 << first).min(LONGEST_WAIT.max(base));
-        // Jitter, so that the workers do not build in step.
-        limit.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
-    }
-}
-
-async fn revive(plugin: Weak<Plugin>, mut died: mpsc::UnboundedReceiver<usize>) {
-    let mut lives: Vec<Life> = Vec::new();
-    let (done, mut born) = mpsc::unbounded_channel();
-    loop {
-        let worker = tokio::select! {
-            worker = died.recv() => worker,
-            worker = born.recv() => {
-                if let Some(life) = worker.and_then(|worker: usize| lives.get_mut(worker)) {
-                    life.born = Some(Instant::now());
-                }
-                continue;
-            }
-        };
-        let Some(worker) = worker else { return };
-        let Some(policy) = plugin.upgrade().map(|plugin| plugin.spec.failure) else {
-            return;
-        };
-        if lives.len() <= worker {
-            lives.resize_with(worker + 1, Life::default);
-        }
-        let life = &mut lives[worker];
-        let wait = life.wait(Instant::now(), policy);
-        let (plugin, done) = (plugin.clone(), done.clone());
-        life.building = Some(OwnedTask::spawn("wasm revival", async move {
-            tokio::time::sleep(wait).await;
-            let mut wait = FIRST_WAIT;
-            loop {
-                let Some((recipe, counters)) = plugin.upgrade().map(|plugin| {
-                    (
-                        Arc::clone(&plugin.recipe),
-                        Arc::clone(&plugin.slots[worker].counters),
-                    )
-                }) else {
-                    return;
-                };
-                match recipe.build(counters).await {
-                    Ok(vm) => {
-                        if let Some(plugin) = plugin.upgrade() {
-                            plugin.recipe.stats.inc(plugin_stats::VM_RELOAD_SUCCESS);
-                            plugin.install(worker, vm).await;
-                        }
-                        let _ = done.send(worker);
-                        return;
-                    }
-                    Err(error) => {
-                        recipe.stats.inc(plugin_stats::VM_RELOAD_FAILURE);
-                        *recipe.last_error.lock() = Some(error.to_string());
-                        tracing::error!(target: "wasm", "plugin {}: {error}", recipe.env.spec.name);
-                    }
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-        }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_death_costs_nothing_and_a_row_of_them_more_and_more() {
-        let mut life = Life::default();
-        let mut now = Instant::now();
-        assert_eq!(life.wait(now, FailurePolicy::Closed), Duration::ZERO);
-        for second in [1, 2, 4, 8, 16, 32, 60, 60] {
-            let limit = Duration::from_secs(second);
-            life.born = Some(now);
-            let wait = life.wait(now, FailurePolicy::Closed);
-            assert!(wait >= limit / 2 && wait <= limit, "{wait:?} of {limit:?}");
-            now += Duration::from_secs(1);
-        }
-        now += GOOD_LIFE;
-        assert_eq!(life.wait(now, FailurePolicy::Closed), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn reload_waits_its_backoff_before_the_first() {
-        let backoff = Duration::from_secs(3);
-        let wait = Life::default().wait(Instant::now(), FailurePolicy::Reload { backoff });
-        assert!(wait >= backoff / 2 && wait <= backoff);
     }
 }

@@ -8,11 +8,14 @@
 //! A trap is the end of a VM: nothing in it is called again. Whoever waits for it wakes at once and finds it dead.
 
 mod core;
+mod start;
 
-use self::core::{Core, describe, start};
+use self::core::Core;
+use self::start::{describe, start};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -24,7 +27,9 @@ use super::abi::calls;
 use super::callbacks::Callbacks;
 use super::context::{Environment, Host, Phase};
 use super::engine::Runtime;
+use super::meter::Meter;
 use super::module::LoadError;
+use super::pause;
 use super::status::wasm_stats;
 use crate::base::WorkerCell;
 use crate::base::task::spawn;
@@ -119,6 +124,7 @@ pub(crate) struct Counters {
     pub(crate) created: AtomicU64,
     pub(crate) contexts: AtomicU64,
     pub(crate) memory: AtomicU64,
+    pub(crate) meter: Meter,
 }
 
 /// Who hears of a VM's death; called on the worker, at most once, with the reason.
@@ -168,12 +174,14 @@ impl Vm {
         let callbacks = Callbacks::of(&instance, &mut store, &env.spec, env.abi)?;
         let allocate = callbacks
             .malloc
-            .clone()
-            .or_else(|| callbacks.memory_allocate.clone());
+            .as_ref()
+            .or(callbacks.memory_allocate.as_ref())
+            .map(|callback| callback.function.clone());
         if allocate.is_none() {
             return Err(LoadError::NoAllocator);
         }
         let host = store.data_mut();
+        host.counters = Arc::clone(&counters);
         host.memory = memory;
         host.allocate = allocate;
         start(&instance, &mut store)?;
@@ -197,6 +205,7 @@ impl Vm {
             dead: false,
             counters,
             on_death: OnceLock::new(),
+            warned: None,
             _running: running,
         };
         core.configure()?;
@@ -223,6 +232,9 @@ impl Vm {
             // A second adoption cannot happen: the inbox is gone.
             let _ = core.on_death.set(on_death);
             calls::adopt(core.store.data_mut());
+            if let Some(limit) = core.store.data().env.policy.max_pause {
+                pause::watch(self, limit);
+            }
         }
         if let Some(inbox) = inbox {
             drop(spawn("wasm vm", serve(Arc::clone(self), inbox)));
@@ -399,6 +411,14 @@ impl Vm {
         };
         let _ = result;
         self.is_dead()
+    }
+
+    /// Ends the streams that the plugin has held for `limit`.
+    pub(crate) fn end_overdue(&self, limit: Duration) {
+        let _ = self.with(|core| {
+            pause::end_overdue(core.store.data_mut(), limit);
+            Ok(())
+        });
     }
 
     fn tick(&self) {

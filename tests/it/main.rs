@@ -7,6 +7,7 @@
     reason = "the test binary has no users, and is not held to the rules of the data path"
 )]
 
+mod containment;
 mod docs;
 mod examples;
 mod hostile;

@@ -1,3 +1,5 @@
+//! Every field arrives, what is wrong is named, and the documents keep up.
+
 use std::collections::BTreeMap;
 
 use prost::{Message as _, Name as _};

@@ -6,9 +6,7 @@ use tokio::time::Instant;
 
 use super::{Guest, Outcome, Status, put_u64};
 use crate::wasm::context::Effect;
-
-/// Shortest period that is kept: a plugin that ticks faster would only burn its worker.
-const MIN_PERIOD: Duration = Duration::from_millis(1);
+use crate::wasm::meter::Quota;
 
 pub(super) fn set_tick_period(guest: &mut Guest<'_>, period: u32) -> Outcome {
     let host = guest.data_mut();
@@ -16,7 +14,12 @@ pub(super) fn set_tick_period(guest: &mut Guest<'_>, period: u32) -> Outcome {
     if host.current == 0 {
         return Err(Status::BadArgument.into());
     }
-    let period = (period > 0).then(|| Duration::from_millis(u64::from(period)).max(MIN_PERIOD));
+    let least = host.env.policy.quotas.min_tick_period;
+    let wanted = (period > 0).then(|| Duration::from_millis(u64::from(period)));
+    let period = wanted.map(|period| period.max(least));
+    if period != wanted {
+        host.meter().refuse(Quota::TickPeriod);
+    }
     host.root.tick_period = period;
     host.root.next_tick = period.map(|period| Instant::now() + period);
     host.effects.push(Effect::Wake);

@@ -5,20 +5,24 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{Store, WasmParams, WasmResults};
 
+use super::start::{describe, with_words};
 use super::{Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath};
 use crate::cluster::client::{CallError, CallResponse};
 use crate::http::LocalReply;
 use crate::stream::{Stream, Verdict};
 use crate::wasm::abi::{self, invalid_request_reply};
-use crate::wasm::callbacks::Callbacks;
+use crate::wasm::callbacks::{Callback, Callbacks};
 use crate::wasm::context::{BodyView, CallAnswer, Effect, Host, ROOT, StreamContext, Visible};
-use crate::wasm::engine::Running;
+use crate::wasm::engine::{Budget, Running};
+use crate::wasm::meter::Quota;
 use crate::wasm::module::LoadError;
+use crate::wasm::pause;
 
 /// The inner VM: used by its worker alone.
 pub(super) struct Core {
@@ -30,86 +34,31 @@ pub(super) struct Core {
     pub(super) first_look: u64,
     pub(super) counters: Arc<Counters>,
     pub(super) on_death: OnceLock<OnDeath>,
+    /// When it was last told of a callback that is too slow.
+    pub(super) warned: Option<Instant>,
     pub(super) _running: Running,
 }
 
-/// `_initialize` and `main`, or `_start`.
-pub(super) fn start(
-    instance: &wasmtime::Instance,
-    store: &mut Store<Host>,
-) -> Result<(), LoadError> {
-    let trapped = |error: wasmtime::Error| LoadError::Start(describe(&error));
-    let mut run = |name: &str| -> Result<bool, LoadError> {
-        let Some(function) = instance.get_func(&mut *store, name) else {
-            return Ok(false);
-        };
-        let bad = |_| LoadError::BadSignature(name.to_owned());
-        if name == "main" {
-            let main = function.typed::<(u32, u32), u32>(&*store).map_err(bad)?;
-            main.call(&mut *store, (0, 0)).map_err(trapped)?;
-        } else if name == "__main_void" {
-            let main = function.typed::<(), u32>(&*store).map_err(bad)?;
-            main.call(&mut *store, ()).map_err(trapped)?;
-        } else {
-            let begin = function.typed::<(), ()>(&*store).map_err(bad)?;
-            begin.call(&mut *store, ()).map_err(trapped)?;
-        }
-        Ok(true)
-    };
-    if run("_initialize")? {
-        if !run("main")? {
-            run("__main_void")?;
-        }
-    } else {
-        run("_start")?;
-    }
-    Ok(())
-}
+/// How often that is told.
+const WARN_EVERY: Duration = Duration::from_secs(5);
 
-/// A description with what the guest said last in its first line.
-pub(super) fn with_words(description: &str, words: &str) -> String {
-    if words.is_empty() {
-        return description.to_owned();
-    }
-    let words = words.replace('\n', " ");
-    match description.split_once('\n') {
-        Some((first, rest)) => format!("{first} ({words})\n{rest}"),
-        None => format!("{description} ({words})"),
-    }
-}
-
-/// A trap in one line, then its backtrace.
-pub(super) fn describe(error: &wasmtime::Error) -> String {
-    use std::fmt::Write as _;
-    let mut text = match error.downcast_ref::<wasmtime::Trap>() {
-        Some(wasmtime::Trap::Interrupt) => "the time budget is exhausted".to_owned(),
-        Some(trap) => trap.to_string(),
-        None => error.root_cause().to_string(),
-    };
-    if let Some(trace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        for (depth, frame) in trace.frames().iter().enumerate() {
-            let name = frame.func_name().unwrap_or("<unknown>");
-            let name = rustc_demangle::demangle(name);
-            // Writing to a string does not fail.
-            let _ = write!(
-                text,
-                "\n  {depth}: 0x{:x} - {name:#}",
-                frame.module_offset().unwrap_or(0)
-            );
-        }
-    }
-    text
-}
+/// Ticks take at most one part in so many of a worker's time.
+const TICK_SHARE: u32 = 5;
 
 impl Core {
     /// Calls a callback, if the guest has it.
     #[inline]
     pub(super) fn call<P: WasmParams, R: WasmResults>(
         &mut self,
-        pick: impl FnOnce(&Callbacks) -> Option<&TypedFunc<P, R>>,
+        pick: impl FnOnce(&Callbacks) -> Option<&Callback<P, R>>,
         params: P,
     ) -> Result<Option<R>, Dead> {
-        let Some(function) = pick(&self.callbacks) else {
+        let Some(&Callback {
+            ref function,
+            name,
+            number,
+        }) = pick(&self.callbacks)
+        else {
             return Ok(None);
         };
         self.entered = true;
@@ -119,14 +68,27 @@ impl Core {
             host.last_words.clear();
         }
         self.store.set_epoch_deadline(self.first_look);
+        let meter = &self.counters.meter;
+        let timed = meter.begin(number).then(Instant::now);
         let result = function.call(&mut self.store, params);
         self.entered = false;
+        if let Some(begin) = timed {
+            meter.time(number, begin.elapsed());
+        }
+        if self.store.data().budget.exceeded {
+            self.slow(name);
+        }
         let calls = &self.counters.calls;
         calls.store(calls.load(Relaxed) + 1, Relaxed);
         match result {
             Ok(result) => Ok(Some(result)),
             Err(error) => {
-                let reason = describe(&error);
+                let mut reason = describe(&error);
+                if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt)) {
+                    self.counters.meter.hard.add(1);
+                }
+                reason.push_str("\n  in ");
+                reason.push_str(name);
                 self.fail(&reason);
                 Err(Dead)
             }
@@ -153,13 +115,36 @@ impl Core {
         host
     }
 
+    /// A callback has exceeded its soft deadline.
+    #[cold]
+    fn slow(&mut self, name: &str) {
+        self.counters.meter.soft.add(1);
+        let host = self.store.data();
+        let now = Instant::now();
+        if self.warned.is_none_or(|last| now - last >= WARN_EVERY) {
+            self.warned = Some(now);
+            tracing::warn!(
+                target: "wasm",
+                "{}: {name} computed for more than {:?}; {} of its callbacks did so far",
+                host.env.log_prefix,
+                host.env.policy.callback_soft,
+                self.counters.meter.soft.get(),
+            );
+        }
+    }
+
     /// The end of this VM.
     #[cold]
     pub(super) fn fail(&mut self, reason: &str) {
         self.dead = true;
         let host = self.leave();
         let words = std::mem::take(&mut host.last_words);
-        let reason = with_words(reason, &words);
+        let mut reason = with_words(reason, &words);
+        if !host.trace.is_empty() {
+            use std::fmt::Write as _;
+            // Writing to a string does not fail.
+            let _ = write!(reason, "\n  last host calls: {}", host.trace);
+        }
         tracing::error!(
             target: "wasm",
             "plugin {} {} {}: the VM has failed: {reason}",
@@ -176,8 +161,11 @@ impl Core {
         let traps = &self.counters.traps;
         traps.store(traps.load(Relaxed) + 1, Relaxed);
         self.counters.contexts.store(0, Relaxed);
+        self.counters.meter.paused.set(0);
+        self.counters.meter.callouts.set(0);
+        self.counters.meter.metrics.set(0);
         if let Some(on_death) = self.on_death.get() {
-            on_death(reason.lines().next().unwrap_or_default());
+            on_death(&reason);
         }
     }
 
@@ -205,7 +193,7 @@ impl Core {
         }
         let host = self.leave();
         host.root.configuring = false;
-        host.budget.limit = env.policy.callback_hard;
+        host.budget = Budget::new(env.policy.callback_soft, env.policy.callback_hard);
         self.first_look = host.budget.first_look();
         self.count_memory();
         self.settle().map_err(|Dead| LoadError::Configure)
@@ -213,10 +201,10 @@ impl Core {
 
     pub(super) fn setup<P: WasmParams, R: WasmResults>(
         &mut self,
-        pick: impl FnOnce(&Callbacks) -> Option<&TypedFunc<P, R>>,
+        pick: impl FnOnce(&Callbacks) -> Option<&Callback<P, R>>,
         params: P,
     ) -> Result<Option<R>, LoadError> {
-        let Some(function) = pick(&self.callbacks) else {
+        let Some(Callback { function, .. }) = pick(&self.callbacks) else {
             return Ok(None);
         };
         // One budget for all of the start: the deadline is not set anew.
@@ -229,9 +217,12 @@ impl Core {
             })
     }
 
-    pub(super) fn count_memory(&self) {
-        let used = self.store.data().limits.used as u64;
-        self.counters.memory.store(used, Relaxed);
+    pub(super) fn count_memory(&mut self) {
+        let limits = &mut self.store.data_mut().limits;
+        self.counters.memory.store(limits.used as u64, Relaxed);
+        for _ in 0..std::mem::take(&mut limits.refused).min(1000) {
+            self.counters.meter.refuse(Quota::Memory);
+        }
     }
 
     /// Does what the guest asked for, now that it has returned.
@@ -255,6 +246,7 @@ impl Core {
                     Effect::Continue(id, direction) => {
                         if let Some(context) = host.streams.get_mut(&id) {
                             go_on(context, direction);
+                            pause::hold(host, id, direction, false);
                         }
                     }
                     Effect::Reply(id, reply) => {
@@ -352,6 +344,9 @@ impl Core {
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
         }
+        // A stop of the heads alone waits for the body.
+        let held = !goes_on && (action != HeadersAction::Stop || end_of_stream);
+        pause::hold(host, id, direction, held && answer.reply.is_none());
         Ok(answer)
     }
 
@@ -410,6 +405,13 @@ impl Core {
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
         }
+        let held = match action {
+            DataAction::Continue => false,
+            DataAction::Buffer | DataAction::Drop => end_of_stream,
+            DataAction::Watermark => true,
+        };
+        let held = held && !answer.resumed && answer.reply.is_none();
+        pause::hold(host, id, direction, held);
         Ok(answer)
     }
 
@@ -470,6 +472,8 @@ impl Core {
                 Direction::Response => context.visible.response_trailers = false,
             }
         }
+        let held = action != DataAction::Continue && !answer.resumed && answer.reply.is_none();
+        pause::hold(host, id, direction, held);
         Ok(answer)
     }
 
@@ -510,7 +514,9 @@ impl Core {
         self.call(|c| c.done.as_ref(), id)?;
         self.call(|c| c.delete.as_ref(), id)?;
         let host = self.leave();
-        host.streams.remove(&id);
+        if let Some(context) = host.streams.remove(&id) {
+            pause::forget(host, context.held);
+        }
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
         self.count_memory();
@@ -520,11 +526,17 @@ impl Core {
     pub(super) fn tick(&mut self) -> Result<(), Dead> {
         self.store.data_mut().root.next_tick = None;
         self.enter(ROOT, None);
+        let begin = Instant::now();
         self.call(|c| c.tick.as_ref(), ROOT)?;
         let host = self.leave();
+        let now = Instant::now();
         // The next one counts from the end of this one, unless this one has set it.
         if host.root.next_tick.is_none() {
-            host.root.next_tick = host.root.tick_period.map(|period| Instant::now() + period);
+            host.root.next_tick = host.root.tick_period.map(|period| now + period);
+        }
+        let earliest = now + (now - begin) * (TICK_SHARE - 1);
+        if let Some(next) = &mut host.root.next_tick {
+            *next = earliest.max(*next);
         }
         self.count_memory();
         Ok(())
@@ -539,6 +551,7 @@ impl Core {
         if !host.calls.finish(token) {
             return Ok(());
         }
+        host.meter().callouts.set(host.calls.len() as u64);
         let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let (answer, headers, body, trailers) = match result {
             Ok(CallResponse {

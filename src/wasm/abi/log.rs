@@ -30,11 +30,11 @@ pub(crate) fn write_log(host: &mut Host, level: u32, message: &str) {
 fn is_written(level: u32) -> bool {
     use tracing::Level;
     match level {
-        0 => tracing::enabled!(target: "wasm", Level::TRACE),
-        1 => tracing::enabled!(target: "wasm", Level::DEBUG),
-        2 => tracing::enabled!(target: "wasm", Level::INFO),
-        3 => tracing::enabled!(target: "wasm", Level::WARN),
-        _ => tracing::enabled!(target: "wasm", Level::ERROR),
+        0 => tracing::event_enabled!(target: "wasm", Level::TRACE),
+        1 => tracing::event_enabled!(target: "wasm", Level::DEBUG),
+        2 => tracing::event_enabled!(target: "wasm", Level::INFO),
+        3 => tracing::event_enabled!(target: "wasm", Level::WARN),
+        _ => tracing::event_enabled!(target: "wasm", Level::ERROR),
     }
 }
 
@@ -80,18 +80,28 @@ pub(super) fn log(guest: &mut Guest<'_>, level: u32, at: u32, len: u32) -> Outco
 }
 
 pub(super) fn get_level(guest: &mut Guest<'_>, out: u32) -> Outcome {
-    use tracing::Level;
-    let level = if tracing::enabled!(target: "wasm", Level::TRACE) {
-        0
-    } else if tracing::enabled!(target: "wasm", Level::DEBUG) {
-        1
-    } else if tracing::enabled!(target: "wasm", Level::INFO) {
-        2
-    } else if tracing::enabled!(target: "wasm", Level::WARN) {
-        3
-    } else {
-        4
-    };
+    let level = (0..4).find(|level| is_written(*level)).unwrap_or(4);
     put_u32(guest, out, level)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_is_told_the_level_of_the_log() {
+        // As the process's own log: spans and what is neither span nor event are not for it.
+        let filter = tracing_subscriber::filter::filter_fn(|metadata| {
+            metadata.is_event() && *metadata.level() <= Level::INFO
+        });
+        let subscriber = tracing_subscriber::registry().with(filter);
+        tracing::subscriber::with_default(subscriber, || {
+            let written: Vec<bool> = (0..6).map(is_written).collect();
+            assert_eq!(written, [false, false, true, true, true, true]);
+        });
+    }
 }

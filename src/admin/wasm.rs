@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::request::{Request, Response};
-use crate::wasm::PluginStatus;
 use crate::wasm::status::LiveStatus;
+use crate::wasm::{PluginStatus, RolloutCommand};
 
 pub(super) fn page(context: &Context, request: &Request) -> Response {
     let plugins = context.proxy.plugins();
@@ -24,6 +25,32 @@ pub(super) fn page(context: &Context, request: &Request) -> Response {
         out.push_str("no plugins\n");
     }
     Response::text(out)
+}
+
+/// `/wasm/rollout`: what becomes of a version on trial.
+pub(super) fn rollout(context: &Context, request: &Request) -> Response {
+    const USAGE: &str = "usage: /wasm/rollout?plugin=<name>&decision=promote|roll_back\n\
+                         usage: /wasm/rollout?plugin=<name>&share=<percent>\n";
+    let command = match (request.param("decision"), request.param("share")) {
+        (Some("promote"), None) => Some(RolloutCommand::Promote),
+        (Some("roll_back"), None) => Some(RolloutCommand::RollBack),
+        (None, Some(share)) => share
+            .parse()
+            .ok()
+            .filter(|percent| *percent <= 100)
+            .map(RolloutCommand::Share),
+        _ => None,
+    };
+    let (Some(plugin), Some(command)) = (request.param("plugin"), command) else {
+        return Response::bad(USAGE);
+    };
+    match context.proxy.rollout(plugin, command) {
+        0 => Response::error(
+            StatusCode::NOT_FOUND,
+            format!("no version of {plugin} is on trial\n"),
+        ),
+        _ => Response::ok(),
+    }
 }
 
 fn time(time: SystemTime) -> String {
@@ -49,6 +76,9 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
     line("sha256", &plugin.sha256);
     if let Some(took) = plugin.compile_time {
         line("compile_ms", &took.as_millis());
+    }
+    if let Some(trial) = &plugin.trial {
+        line("trial", trial);
     }
     if let Some(error) = &plugin.error {
         line("error", &error.replace('\n', "\\n"));
@@ -224,6 +254,7 @@ fn plugin_json(plugin: &PluginStatus) -> Value {
         "origin": plugin.origin,
         "sha256": plugin.sha256.to_string(),
         "compile_ms": plugin.compile_time.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        "trial": plugin.trial,
         "error": plugin.error,
         "unknown_imports": plugin.unknown_imports,
         "slots": plugin.slots,

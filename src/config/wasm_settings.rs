@@ -66,6 +66,8 @@ pub struct PluginPolicy {
     pub after_crash: AfterCrash,
     /// Headers that have gone on can still be read.
     pub lenient_header_reads: bool,
+    /// How a new version takes the place of one that serves.
+    pub rollout: RolloutPolicy,
 }
 
 impl Default for PluginPolicy {
@@ -81,6 +83,7 @@ impl Default for PluginPolicy {
             vm_sharing: VmSharing::default(),
             after_crash: AfterCrash::default(),
             lenient_header_reads: false,
+            rollout: RolloutPolicy::default(),
         }
     }
 }
@@ -145,6 +148,65 @@ impl Default for BreakerPolicy {
             probe_streams: 10,
             probe_time: Duration::from_secs(1),
         }
+    }
+}
+
+/// How a new version takes the place of one that serves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RolloutPolicy {
+    /// Percent of streams that begin with it while it is on trial; 0: it takes all at once.
+    pub share_percent: u32,
+    /// How long the trial is.
+    pub window: Duration,
+    /// Streams of the new version without which the trial goes on.
+    pub min_streams: u32,
+    /// Percent of its streams that it may break beyond what the old one does.
+    pub max_broken_percent: f64,
+    /// By how much the time of its streams may exceed that of the old one's.
+    pub max_added_latency: Duration,
+}
+
+impl Default for RolloutPolicy {
+    fn default() -> Self {
+        Self {
+            share_percent: 0,
+            window: Duration::from_secs(60),
+            min_streams: 100,
+            max_broken_percent: 1.0,
+            max_added_latency: Duration::from_millis(10),
+        }
+    }
+}
+
+impl RolloutPolicy {
+    fn with(mut self, message: proto::Rollout) -> Result<Self, ConfigError> {
+        let proto::Rollout {
+            share_percent,
+            window,
+            min_streams,
+            max_broken_percent,
+            max_added_latency,
+        } = message;
+        if let Some(share) = uint32_within(share_percent, 0, 100, "share_percent")? {
+            self.share_percent = share;
+        }
+        set(&mut self.window, window, "window")?;
+        if let Some(streams) = uint32_within(min_streams, 1, u32::MAX, "min_streams")? {
+            self.min_streams = streams;
+        }
+        if let Some(well_known::DoubleValue { value }) = max_broken_percent {
+            if !(0.0..=100.0).contains(&value) {
+                return Err(ConfigError::invalid("value must be inside range [0, 100]")
+                    .at("max_broken_percent"));
+            }
+            self.max_broken_percent = value;
+        }
+        set(
+            &mut self.max_added_latency,
+            max_added_latency,
+            "max_added_latency",
+        )?;
+        Ok(self)
     }
 }
 
@@ -235,6 +297,7 @@ impl PluginPolicy {
             vm_sharing,
             after_crash,
             lenient_header_reads,
+            rollout,
         } = message;
         self.set_deadlines(deadlines.unwrap_or_default())
             .at("deadlines")?;
@@ -257,6 +320,10 @@ impl PluginPolicy {
             proto::AfterCrash::Rebuild => self.after_crash = AfterCrash::Rebuild,
             proto::AfterCrash::Envoy => self.after_crash = AfterCrash::Envoy,
         }
+        self.rollout = self
+            .rollout
+            .with(rollout.unwrap_or_default())
+            .at("rollout")?;
         self.lenient_header_reads = flag(lenient_header_reads, self.lenient_header_reads);
         Ok(self)
     }

@@ -30,6 +30,7 @@ use crate::config::error::At as _;
 use crate::http::{Body, BodyError, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
+use crate::wasm::rollout::{Part, Trial};
 use crate::wasm::spec::{Code, FailurePolicy};
 use crate::wasm::{
     DataAction, Dead, Direction, HeadersAction, Plugin, PluginSpec, Plugins, Resolution, Vm,
@@ -42,6 +43,8 @@ pub struct Wasm {
     spec: Arc<PluginSpec>,
     /// `None`: no version of it was ever ready.
     plugin: Option<Arc<Plugin>>,
+    /// A version on trial beside it.
+    trial: Option<Arc<Trial>>,
 }
 
 impl FilterFactory for Wasm {
@@ -75,8 +78,13 @@ impl FilterFactory for Wasm {
             chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
         );
         chain.warmth.slot(&place);
+        let mut trial = None;
         let plugin = match chain.plugins.map(|plugins| plugins.resolve(&place, config)) {
             Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
+            Some(Resolution::Trial(plugin, running)) => {
+                trial = Some(running);
+                Some(plugin)
+            }
             Some(Resolution::Pending) => {
                 chain.warmth.wait();
                 None
@@ -89,6 +97,7 @@ impl FilterFactory for Wasm {
             slot: context.slot,
             spec: Arc::clone(spec),
             plugin,
+            trial,
         })
     }
 }
@@ -98,12 +107,16 @@ impl FilterFactory for Wasm {
 struct State {
     vm: Option<Arc<Vm>>,
     /// Keeps the version: it is retired when its last stream has ended.
-    _plugin: Option<Arc<Plugin>>,
+    plugin: Option<Arc<Plugin>>,
     id: u32,
     /// The stream was answered, or passed, because the VM failed: it has done with the plugin.
     failed: bool,
     /// `on_log` was called.
     logged: bool,
+    /// Its part in a trial of versions.
+    part: Option<Part>,
+    /// The plugin broke it: a VM failed under it, or it was answered with 500 or more.
+    broken: bool,
 }
 
 /// A stream's hold on its VM.
@@ -120,12 +133,37 @@ impl Wasm {
         stream.with_slot(self.slot, State::default, f)
     }
 
-    fn hold(&self, vm: Arc<Vm>, id: u32) -> Hold {
+    /// The version that a stream begins with, and its VM.
+    #[inline]
+    fn pick(&self) -> (Option<(&Arc<Plugin>, Arc<Vm>)>, Option<Part>) {
+        let Some(trial) = &self.trial else {
+            let plugin = self.plugin.as_ref();
+            return (plugin.and_then(|plugin| Some((plugin, plugin.vm()?))), None);
+        };
+        for (plugin, part) in [trial.pick(), trial.fall_back()] {
+            if let Some(vm) = plugin.vm() {
+                return (Some((plugin, vm)), Some(part));
+            }
+        }
+        (None, None)
+    }
+
+    fn hold(&self, vm: Arc<Vm>, id: u32, policy: FailurePolicy) -> Hold {
         Hold {
             vm,
             id,
-            policy: self.spec.failure,
+            policy,
             slot: self.slot,
+        }
+    }
+
+    /// The stream's part in the trial ends with it.
+    #[cold]
+    fn count(&self, stream: &Stream) {
+        let took = stream.info.lock().begin.elapsed();
+        let (part, broken) = self.with_state(stream, |state| (state.part.take(), state.broken));
+        if let Some(part) = part {
+            part.ended(broken, took);
         }
     }
 
@@ -151,22 +189,22 @@ fn fail_stream() -> LocalReply {
 
 impl HttpFilter for Wasm {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
-        let Some((plugin, vm)) = self
-            .plugin
-            .as_ref()
-            .and_then(|plugin| Some((plugin, plugin.vm()?)))
-        else {
+        let (found, part) = self.pick();
+        let Some((plugin, vm)) = found else {
             return self.without_vm(stream, body);
         };
         let Ok(id) = vm.create_context(stream) else {
             return self.without_vm(stream, body);
         };
+        let policy = plugin.spec().failure;
         self.with_state(stream, |state| {
+            state.part = part;
             state.vm = Some(Arc::clone(&vm));
-            state._plugin = Some(Arc::clone(plugin));
+            state.plugin = Some(Arc::clone(plugin));
             state.id = id;
         });
-        self.hold(vm, id).head(stream, Direction::Request, body)
+        self.hold(vm, id, policy)
+            .head(stream, Direction::Request, body)
     }
 
     fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
@@ -174,13 +212,16 @@ impl HttpFilter for Wasm {
             if state.failed {
                 return None;
             }
-            Some((state.vm.clone()?, state.id))
+            let policy = state.plugin.as_ref().map(|plugin| plugin.spec().failure);
+            Some((state.vm.clone()?, state.id, policy))
         });
         // Without a context Envoy's filter passes, too.
-        let Some((vm, id)) = pinned else {
+        let Some((vm, id, policy)) = pinned else {
             return Step::Next(body);
         };
-        self.hold(vm, id).head(stream, Direction::Response, body)
+        let policy = policy.unwrap_or(self.spec.failure);
+        self.hold(vm, id, policy)
+            .head(stream, Direction::Response, body)
     }
 
     fn log(&self, stream: &Arc<Stream>) {
@@ -191,7 +232,7 @@ impl HttpFilter for Wasm {
             if state.vm.is_none() && !state.failed {
                 // Envoy makes a context for the log alone.
                 state.vm = self.plugin.as_ref().and_then(|plugin| plugin.vm());
-                state._plugin = self.plugin.clone();
+                state.plugin = self.plugin.clone();
             }
             Some((state.vm.clone()?, state.id))
         });
@@ -207,6 +248,9 @@ impl HttpFilter for Wasm {
     }
 
     fn end(&self, stream: &Arc<Stream>) {
+        if self.trial.is_some() {
+            self.count(stream);
+        }
         let abandoned = stream.info.lock().abandoned;
         let (vm, id, logged) = self.with_state(stream, |state| {
             if abandoned && state.vm.is_none() && !state.failed {
@@ -234,6 +278,7 @@ impl Hold {
             Err(Dead) => return self.dead(stream, body, true),
         };
         if let Some(reply) = answer.reply {
+            self.judge(stream, &reply);
             return Step::Reply(reply);
         }
         if answer.reset {
@@ -313,9 +358,19 @@ impl Hold {
         (body, Some(pump))
     }
 
+    /// The guest answers by itself.
+    fn judge(&self, stream: &Stream, reply: &LocalReply) {
+        if reply.status.is_server_error() {
+            stream.with_slot(self.slot, State::default, |state| state.broken = true);
+        }
+    }
+
     /// The VM is dead; `here`: it died in this very callback.
     fn dead(&self, stream: &Stream, body: Body, here: bool) -> Step<Body> {
-        stream.with_slot(self.slot, State::default, |state| state.failed = true);
+        stream.with_slot(self.slot, State::default, |state| {
+            state.failed = true;
+            state.broken = true;
+        });
         if passes(self.policy, here) {
             Step::Next(body)
         } else {
@@ -394,7 +449,10 @@ struct GuestTap {
 
 impl GuestTap {
     fn failed(&self, stream: &Stream, here: bool) -> Flow {
-        stream.with_slot(self.hold.slot, State::default, |state| state.failed = true);
+        stream.with_slot(self.hold.slot, State::default, |state| {
+            state.failed = true;
+            state.broken = true;
+        });
         if passes(self.hold.policy, here) {
             return Flow::Continue;
         }
@@ -407,6 +465,7 @@ impl GuestTap {
 
     fn flow(&self, stream: &Stream, answer: crate::wasm::Answer<DataAction>) -> Flow {
         if let Some(reply) = answer.reply {
+            self.hold.judge(stream, &reply);
             stream.decide(Verdict::Reply {
                 reply: Box::new(reply),
                 direct: self.direction == Direction::Response,

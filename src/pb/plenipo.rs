@@ -10,7 +10,9 @@ pub mod extensions {
             use prost::{Enumeration, Message};
 
             use crate::pb::envoy::r#type::matcher::v3::StringMatcher;
-            use crate::pb::google::protobuf::{BoolValue, Duration, UInt32Value, UInt64Value};
+            use crate::pb::google::protobuf::{
+                BoolValue, DoubleValue, Duration, UInt32Value, UInt64Value,
+            };
 
             #[derive(Clone, PartialEq, Message)]
             pub struct WasmSettings {
@@ -55,6 +57,22 @@ pub mod extensions {
                 pub after_crash: i32,
                 #[prost(message, optional, tag = "8")]
                 pub lenient_header_reads: Option<BoolValue>,
+                #[prost(message, optional, tag = "9")]
+                pub rollout: Option<Rollout>,
+            }
+
+            #[derive(Clone, PartialEq, Message)]
+            pub struct Rollout {
+                #[prost(message, optional, tag = "1")]
+                pub share_percent: Option<UInt32Value>,
+                #[prost(message, optional, tag = "2")]
+                pub window: Option<Duration>,
+                #[prost(message, optional, tag = "3")]
+                pub min_streams: Option<UInt32Value>,
+                #[prost(message, optional, tag = "4")]
+                pub max_broken_percent: Option<DoubleValue>,
+                #[prost(message, optional, tag = "5")]
+                pub max_added_latency: Option<Duration>,
             }
 
             #[derive(Clone, PartialEq, Message)]

@@ -13,7 +13,7 @@ use super::context::{Environment, Host};
 use super::engine::Runtime;
 use super::fetch;
 use super::module::{Cache, LoadError, Module};
-use super::options::{Options, Resolution};
+use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::{Plugin, Recipe};
 use super::shared::Shared;
 use super::spec::{Code, Digest, PluginSpec, Remote};
@@ -22,6 +22,10 @@ use crate::base::backoff::Backoff;
 use crate::base::task::OwnedTask;
 use crate::config::ConfigError;
 use crate::telemetry::metrics::StatSet;
+
+mod trials;
+
+use trials::Trials;
 
 /// Steps of a version's life that are remembered.
 const MAX_HISTORY: usize = 32;
@@ -59,6 +63,8 @@ struct Table {
     slots: BTreeMap<Box<str>, Slot>,
     /// Versions that were asked for since the last [`Plugins::retain`]: none of them goes in the middle of a build.
     asked: BTreeSet<Digest>,
+    /// Versions on trial.
+    trials: Trials,
     /// Versions that nobody wants, as long as streams hold them.
     draining: Vec<(Weak<Plugin>, Record)>,
 }
@@ -138,13 +144,19 @@ impl Record {
                 Code::Remote(remote) => remote.uri.to_string(),
             },
             state: self.state,
-            error: running.or_else(|| self.error.as_deref().map(str::to_owned)),
+            error: match self.state {
+                // Its own last trap is no news.
+                State::RolledBack => None,
+                _ => running,
+            }
+            .or_else(|| self.error.as_deref().map(str::to_owned)),
             slots,
             vms: plugin.map(Plugin::vm_status).unwrap_or_default(),
             history: self.history.iter().cloned().collect(),
             compile_time: self.compile_time,
             unknown_imports: self.unknown_imports.clone(),
             live: plugin.map(Plugin::live_status),
+            trial: None,
         }
     }
 }
@@ -241,13 +253,18 @@ impl Plugins {
             Outcome::Live(plugin) => Some(Arc::clone(plugin)),
             Outcome::Loading => None,
         };
-        let record = version.record.lock();
         let entry = state.slots.entry(slot.into()).or_insert_with(|| Slot {
             wanted: key,
             live: None,
         });
         entry.wanted = key;
+        let on_trial = ready
+            .as_ref()
+            .zip(entry.live.as_ref())
+            .and_then(|(new, old)| state.trials.resolve(&self.0, &version.record, old, new));
+        let record = version.record.lock();
         let resolution = match ready {
+            Some(_) if let Some(resolution) = on_trial => resolution,
             Some(plugin) => {
                 entry.live = Some(Arc::clone(&plugin));
                 Resolution::Ready(plugin)
@@ -270,6 +287,10 @@ impl Plugins {
         let mut state = self.0.state.lock();
         state.slots.retain(|name, _| keep(name));
         state.sweep();
+        let Table {
+            versions, trials, ..
+        } = &mut *state;
+        trials.retain(|new| versions.contains_key(new));
         state.asked.clear();
     }
 
@@ -282,6 +303,11 @@ impl Plugins {
     pub fn shared_value(&self, vm_id: &str, key: &[u8]) -> Option<bytes::Bytes> {
         let value = self.0.shared.find(vm_id)?.get(key)?;
         Some(value.0)
+    }
+
+    /// What an operator wants of the running trials of the plugin `name`; how many there are.
+    pub fn rollout(&self, name: &str, command: RolloutCommand) -> usize {
+        self.0.state.lock().trials.command(name, command)
     }
 
     /// For admin's `/wasm`.
@@ -299,7 +325,9 @@ impl Plugins {
                 Outcome::Live(plugin) => Some(Arc::clone(plugin)),
                 Outcome::Loading => None,
             };
-            statuses.push(version.record.lock().status(slots, plugin.as_deref()));
+            let mut status = version.record.lock().status(slots, plugin.as_deref());
+            status.trial = state.trials.describe(key);
+            statuses.push(status);
         }
         for (plugin, record) in &state.draining {
             if let Some(plugin) = plugin.upgrade() {

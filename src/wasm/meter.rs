@@ -117,7 +117,7 @@ const STEPS: u64 = 8;
 /// All values below 2⁶ ns are one, and those above 2³⁶ (a minute).
 const LOWEST: u32 = 6;
 const HIGHEST: u32 = 36;
-const BUCKETS: usize = ((HIGHEST - LOWEST) as u64 * STEPS) as usize + 1;
+pub(crate) const BUCKETS: usize = ((HIGHEST - LOWEST) as u64 * STEPS) as usize + 1;
 
 /// One callback's calls.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ impl Series {
     }
 }
 
-fn bucket(nanos: u64) -> usize {
+pub(crate) fn bucket(nanos: u64) -> usize {
     let nanos = nanos.clamp(1 << LOWEST, (1 << HIGHEST) - 1);
     let power = nanos.ilog2();
     let step = (nanos >> (power - 3)) & (STEPS - 1);
@@ -150,7 +150,7 @@ fn bucket(nanos: u64) -> usize {
 }
 
 /// The least value beyond the bucket.
-fn bound(bucket: usize) -> u64 {
+pub(crate) fn bound(bucket: usize) -> u64 {
     let (power, step) = (bucket as u64 / STEPS, bucket as u64 % STEPS);
     (STEPS + step + 1) << (power + u64::from(LOWEST) - 3)
 }

@@ -43,6 +43,8 @@ mod report;
 #[cfg(feature = "wasm")]
 mod reviver;
 #[cfg(feature = "wasm")]
+pub(crate) mod rollout;
+#[cfg(feature = "wasm")]
 mod sdk;
 #[cfg(feature = "wasm")]
 mod shared;
@@ -57,7 +59,7 @@ mod vm;
 pub use disabled::{Plugin, Plugins};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
-pub use options::{Options, Resolution};
+pub use options::{Options, Resolution, RolloutCommand};
 #[cfg(feature = "wasm")]
 pub use plugin::Plugin;
 pub use spec::PluginSpec;

@@ -64,8 +64,22 @@ pub enum Resolution {
     Ready(Arc<Plugin>),
     /// The wanted version is loading, or failed; this earlier one goes on.
     Previous(Arc<Plugin>),
+    /// The wanted version is live, and on trial beside this earlier one.
+    #[cfg(feature = "wasm")]
+    Trial(Arc<Plugin>, Arc<super::rollout::Trial>),
     /// Nothing was ever ready here, and the wanted version is still loading.
     Pending,
     /// Nothing was ever ready here, and the wanted version failed for now; it is tried again where that may help.
     Failed(Arc<str>),
+}
+
+/// What an operator wants of a version on trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutCommand {
+    /// It takes all streams.
+    Promote,
+    /// The old one keeps them.
+    RollBack,
+    /// So many percent of streams begin with it.
+    Share(u32),
 }

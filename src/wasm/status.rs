@@ -43,6 +43,10 @@ pub enum State {
     Configuring,
     /// Every worker has a configured VM: it can serve.
     Live,
+    /// It serves a share of the streams beside the version before it.
+    Trial,
+    /// It was on trial, and the version before it serves again.
+    RolledBack,
     /// Nothing refers to it any more but streams in flight.
     Draining,
     /// It will not come to be; `error` says why.
@@ -57,6 +61,8 @@ impl State {
             Self::Compiling => "compiling",
             Self::Configuring => "configuring",
             Self::Live => "live",
+            Self::Trial => "trial",
+            Self::RolledBack => "rolled_back",
             Self::Draining => "draining",
             Self::Failed => "failed",
         }
@@ -114,6 +120,8 @@ pub struct PluginStatus {
     pub compile_time: Option<Duration>,
     /// Imports that nobody answers; calling one traps.
     pub unknown_imports: Vec<String>,
+    /// How its trial goes, while it is on trial.
+    pub trial: Option<String>,
     /// The rest, of a version whose code is here.
     pub live: Option<LiveStatus>,
 }

@@ -15,6 +15,7 @@ mod hostile;
 mod layering;
 mod options;
 mod requests;
+mod rollout;
 mod support;
 mod updates;
 mod verdicts;

@@ -24,6 +24,7 @@ defaults:
   vm_sharing: ISOLATED
   after_crash: ENVOY
   lenient_header_reads: true
+  rollout: {share_percent: 10, window: 2s, min_streams: 3, max_broken_percent: 4.5, max_added_latency: 6s}
 overrides: [{plugin: {prefix: a}, settings: {max_pause: 0s, vm_sharing: BY_KEY, after_crash: REBUILD}}]
 cache: {modules_in_memory: 1, modules_on_disk: 2}
 insecure_registries: ['registry.test:5000']
@@ -57,6 +58,13 @@ fn every_field_arrives() {
         vm_sharing: VmSharing::Isolated,
         after_crash: AfterCrash::Envoy,
         lenient_header_reads: true,
+        rollout: RolloutPolicy {
+            share_percent: 10,
+            window: Duration::from_secs(2),
+            min_streams: 3,
+            max_broken_percent: 4.5,
+            max_added_latency: Duration::from_secs(6),
+        },
     };
     let settings = parse(EVERYTHING).unwrap();
     assert_eq!(settings.defaults, policy);
@@ -110,6 +118,14 @@ fn what_is_wrong_is_named() {
         (
             "defaults: {quotas: {queue_bytes: 99999999999}}",
             "defaults.quotas.queue_bytes: value must be inside range [0, 4294967296]",
+        ),
+        (
+            "defaults: {rollout: {share_percent: 101}}",
+            "defaults.rollout.share_percent: value must be less than or equal to 100",
+        ),
+        (
+            "defaults: {rollout: {max_broken_percent: -1}}",
+            "defaults.rollout.max_broken_percent: value must be inside range [0, 100]",
         ),
         (
             "overrides: [{plugin: {exact: a}, settings: {}}, {settings: {}}]",
@@ -224,6 +240,11 @@ fn the_documents_list_every_field_with_its_default() {
                 AfterCrash::Rebuild => "`REBUILD`".to_owned(),
                 AfterCrash::Envoy => "`ENVOY`".to_owned(),
             },
+            "defaults.rollout.share_percent" => policy.rollout.share_percent.to_string(),
+            "defaults.rollout.window" => time(policy.rollout.window),
+            "defaults.rollout.min_streams" => policy.rollout.min_streams.to_string(),
+            "defaults.rollout.max_broken_percent" => policy.rollout.max_broken_percent.to_string(),
+            "defaults.rollout.max_added_latency" => time(policy.rollout.max_added_latency),
             "defaults.lenient_header_reads" => policy.lenient_header_reads.to_string(),
             "cache.modules_in_memory" => settings.modules_in_memory.to_string(),
             "cache.modules_on_disk" => settings.modules_on_disk.to_string(),

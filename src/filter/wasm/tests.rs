@@ -84,7 +84,7 @@ impl Bench {
                     return plugin;
                 }
                 Resolution::Failed(error) => panic!("{error}"),
-                Resolution::Pending | Resolution::Previous(_) => {
+                Resolution::Pending | Resolution::Previous(_) | Resolution::Trial(..) => {
                     timeout(Duration::from_secs(60), changed.changed())
                         .await
                         .expect("in time")
@@ -109,6 +109,7 @@ impl Bench {
             slot: 0,
             spec,
             plugin,
+            trial: None,
         });
         Chain {
             filters: Arc::new(HttpFilterChain::of([
@@ -588,6 +589,7 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
         slot: 1,
         spec: Arc::clone(plugin.spec()),
         plugin: Some(plugin),
+        trial: None,
     };
     let mut chain = bench.chain(config(guest("order"), "")).await;
     chain.filters = Arc::new(HttpFilterChain::of([

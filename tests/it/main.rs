@@ -7,15 +7,18 @@
     reason = "the test binary has no users, and is not held to the rules of the data path"
 )]
 
+mod containment;
 mod docs;
 mod examples;
+mod guests;
 mod hostile;
 mod layering;
 mod options;
-mod plugins;
 #[cfg(feature = "wasm")]
 mod plugin_cli;
+mod plugins;
 mod requests;
+mod rollout;
 mod support;
 mod updates;
 mod verdicts;

@@ -22,6 +22,7 @@ interop *ARGS: release
     bash tests/interop/run.sh {{ARGS}}
     python3 tests/envoy/run.py
     bash tests/faults/run.sh
+    python3 tests/faults/wasm.py
 
 # Ratios to a real Envoy, written to bench/results/.
 bench *ARGS:

@@ -17,7 +17,7 @@ pub use load::{LoadError, Loaded, Source, load};
 use crate::config::cluster::ConfigSource;
 use crate::config::endpoint::Address;
 use crate::config::matcher::StringMatcher;
-use crate::config::{Cluster, Listener};
+use crate::config::{Cluster, Listener, WasmSettings};
 use crate::pb;
 use crate::pb::envoy::config::bootstrap::v3 as proto;
 
@@ -44,6 +44,8 @@ pub struct Bootstrap {
     pub runtime: Vec<RuntimeLayer>,
     /// `stats_config` and what belongs to it.
     pub stats: StatsConfig,
+    /// The `plenipo.extensions.wasm.v1.WasmSettings` among `bootstrap_extensions`, or its defaults.
+    pub wasm: WasmSettings,
     /// The message, for `/config_dump`; its node is [`Bootstrap::node`].
     pub proto: proto::Bootstrap,
     /// One line for each thing that is accepted without effect, for the log.

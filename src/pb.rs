@@ -1,7 +1,7 @@
 //! The only importer of `envoy_types`: the API's messages under their package names, and what is generic over them.
 //!
 //! * Text (YAML, JSON) becomes a message with [`from_text`]: one canonical mapping, driven by the descriptors of
-//!   `proto/envoy.descriptors.bin`, with `Any` expanded at any depth, unknown fields collected by their path, and
+//!   `proto/*.descriptors.bin`, with `Any` expanded at any depth, unknown fields collected by their path, and
 //!   places named by line.
 //! * A message becomes Envoy's JSON (what `/config_dump` shows) with [`to_json`] and [`any_to_json`].
 //! * An `Any` becomes its message with [`unpack`]; [`resolve_typed_struct`] turns the two `TypedStruct`s into the
@@ -21,6 +21,7 @@ mod any;
 mod error;
 mod json;
 mod node;
+pub mod plenipo;
 mod read;
 
 pub use any::{mask_fits, pack, resolve_typed_struct, unknown_fields, unpack};
@@ -42,7 +43,10 @@ static DESCRIPTORS: Mutex<Option<(DescriptorPool, Instant)>> = Mutex::new(None);
 pub fn descriptors() -> DescriptorPool {
     let mut held = DESCRIPTORS.lock();
     let (pool, used) = held.get_or_insert_with(|| {
-        let pool = DescriptorPool::decode(&include_bytes!("../proto/envoy.descriptors.bin")[..])
+        let mut pool =
+            DescriptorPool::decode(&include_bytes!("../proto/envoy.descriptors.bin")[..])
+                .expect("the embedded descriptor set is valid");
+        pool.decode_file_descriptor_set(&include_bytes!("../proto/plenipo.descriptors.bin")[..])
             .expect("the embedded descriptor set is valid");
         (pool, Instant::now())
     });

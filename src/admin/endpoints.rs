@@ -53,7 +53,7 @@ const fn heavy(path: &'static str, help: &'static str, handler: Handler) -> Endp
 }
 
 /// All endpoints, by path.
-pub(super) static ENDPOINTS: [Endpoint; 34] = [
+pub(super) static ENDPOINTS: [Endpoint; 35] = [
     get("/", "Admin home page", home::page),
     Endpoint {
         params: &[("enable", "y or n")],
@@ -263,6 +263,18 @@ pub(super) static ENDPOINTS: [Endpoint; 34] = [
             "/wasm",
             "print Wasm plugins: versions, states, VMs",
             wasm::page,
+        )
+    },
+    Endpoint {
+        params: &[
+            ("plugin", "its name"),
+            ("decision", "promote or roll_back"),
+            ("share", "percent of streams that begin with it"),
+        ],
+        ..post(
+            "/wasm/rollout",
+            "decide on a plugin version on trial",
+            wasm::rollout,
         )
     },
 ];

@@ -20,6 +20,7 @@ mod runtime;
 mod server;
 mod stats;
 mod wasm;
+mod wasm_metrics;
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::listener::BoundListener;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Registry;
 use crate::telemetry::tags::TagExtractor;
-use crate::wasm::PluginStatus;
+use crate::wasm::{PluginStatus, RolloutCommand};
 use crate::xds::ResourceType;
 use crate::xds::status::{ResourceStatus, Unready};
 
@@ -83,6 +84,8 @@ pub trait Proxy: Send + Sync + 'static {
     fn listeners(&self) -> Vec<BoundListener>;
     /// The Wasm plugins.
     fn plugins(&self) -> Vec<PluginStatus>;
+    /// `/wasm/rollout`; how many trials of that plugin there are.
+    fn rollout(&self, plugin: &str, command: RolloutCommand) -> usize;
     /// `/healthcheck/fail` and `/healthcheck/ok`.
     fn set_health_failed(&self, failed: bool);
     /// Responses begin to close their connections.

@@ -2,8 +2,8 @@
 
 use regex::Regex;
 
-use super::Context;
 use super::request::{Kind, Request, Response, regex};
+use super::{Context, wasm_metrics};
 use crate::bootstrap::{StatsConfig, StatsMatcher, StatsTag};
 use crate::config::ConfigError;
 use crate::route::matcher::string_matches;
@@ -153,9 +153,10 @@ pub(super) fn prometheus(context: &Context, request: &Request) -> Response {
         text_readouts: request.flag("text_readouts"),
         buckets: wanted.buckets,
     };
-    Response::text(encoder::page(
-        &collect(context, &wanted),
-        &context.tags,
-        options,
-    ))
+    let mut page = encoder::page(&collect(context, &wanted), &context.tags, options);
+    if wanted.query.kind == KindFilter::All && wanted.except.is_none() {
+        let plugins = context.proxy.plugins();
+        wasm_metrics::write(&plugins, wanted.query.filter.as_ref(), &mut page);
+    }
+    Response::text(page)
 }

@@ -201,6 +201,11 @@ impl Proxy for FakeProxy {
         Vec::new()
     }
 
+    fn rollout(&self, plugin: &str, command: crate::wasm::RolloutCommand) -> usize {
+        self.note(format!("rollout {plugin} {command:?}"));
+        usize::from(plugin == "on trial")
+    }
+
     fn set_health_failed(&self, failed: bool) {
         self.note(format!("health failed {failed}"));
     }
@@ -385,6 +390,37 @@ async fn actions_reach_the_proxy() {
     assert_eq!(world.post("/quitquitquit").body, "OK\n");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.proxy.took(), ["quit"]);
+}
+
+#[test]
+fn a_rollout_is_decided_for_a_plugin_that_is_on_trial() {
+    let world = world();
+    for (query, status, done) in [
+        (
+            "plugin=on%20trial&decision=promote",
+            200,
+            &["rollout on trial Promote"][..],
+        ),
+        (
+            "plugin=on%20trial&decision=roll_back",
+            200,
+            &["rollout on trial RollBack"],
+        ),
+        (
+            "plugin=on%20trial&share=100",
+            200,
+            &["rollout on trial Share(100)"],
+        ),
+        ("plugin=other&share=0", 404, &["rollout other Share(0)"]),
+        ("plugin=other&share=101", 400, &[]),
+        ("plugin=other&share=1&decision=promote", 400, &[]),
+        ("plugin=other&decision=later", 400, &[]),
+        ("decision=promote", 400, &[]),
+    ] {
+        let response = world.post(&format!("/wasm/rollout?{query}"));
+        assert_eq!(response.status.as_u16(), status, "{query}");
+        assert_eq!(world.proxy.took(), done, "{query}");
+    }
 }
 
 #[test]

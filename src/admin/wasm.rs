@@ -1,13 +1,15 @@
 //! `/wasm`, ours: every plugin version, where it is in its life, and what its VMs did.
 
 use std::fmt::Write as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::request::{Request, Response};
-use crate::wasm::PluginStatus;
+use crate::wasm::status::LiveStatus;
+use crate::wasm::{PluginStatus, RolloutCommand};
 
 pub(super) fn page(context: &Context, request: &Request) -> Response {
     let plugins = context.proxy.plugins();
@@ -23,6 +25,32 @@ pub(super) fn page(context: &Context, request: &Request) -> Response {
         out.push_str("no plugins\n");
     }
     Response::text(out)
+}
+
+/// `/wasm/rollout`: what becomes of a version on trial.
+pub(super) fn rollout(context: &Context, request: &Request) -> Response {
+    const USAGE: &str = "usage: /wasm/rollout?plugin=<name>&decision=promote|roll_back\n\
+                         usage: /wasm/rollout?plugin=<name>&share=<percent>\n";
+    let command = match (request.param("decision"), request.param("share")) {
+        (Some("promote"), None) => Some(RolloutCommand::Promote),
+        (Some("roll_back"), None) => Some(RolloutCommand::RollBack),
+        (None, Some(share)) => share
+            .parse()
+            .ok()
+            .filter(|percent| *percent <= 100)
+            .map(RolloutCommand::Share),
+        _ => None,
+    };
+    let (Some(plugin), Some(command)) = (request.param("plugin"), command) else {
+        return Response::bad(USAGE);
+    };
+    match context.proxy.rollout(plugin, command) {
+        0 => Response::error(
+            StatusCode::NOT_FOUND,
+            format!("no version of {plugin} is on trial\n"),
+        ),
+        _ => Response::ok(),
+    }
 }
 
 fn time(time: SystemTime) -> String {
@@ -49,6 +77,9 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
     if let Some(took) = plugin.compile_time {
         line("compile_ms", &took.as_millis());
     }
+    if let Some(trial) = &plugin.trial {
+        line("trial", trial);
+    }
     if let Some(error) = &plugin.error {
         line("error", &error.replace('\n', "\\n"));
     }
@@ -67,9 +98,17 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
             ("created", vm.created),
             ("contexts", vm.contexts),
             ("memory", vm.memory),
+            ("soft_deadlines", vm.soft_deadlines),
+            ("hard_deadlines", vm.hard_deadlines),
+            ("paused_streams", vm.paused),
+            ("paused_streams_ended", vm.overdue),
+            ("callouts", vm.callouts),
         ] {
             line(&format!("{worker}::{key}"), &value);
         }
+    }
+    if let Some(live) = &plugin.live {
+        live_text(live, &mut line);
     }
     for event in &plugin.history {
         let detail = event.detail.replace('\n', "\\n");
@@ -78,6 +117,107 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
             &format_args!("{} {} {detail}", time(event.at), event.state.as_str()),
         );
     }
+}
+
+fn live_text(live: &LiveStatus, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
+    line("abi", &live.abi);
+    if let Some(sdk) = &live.sdk {
+        line("sdk", sdk);
+    }
+    line("breaker", &live.breaker);
+    for callback in &live.callbacks {
+        let key = format!("callback::{}", callback.name);
+        line(&format!("{key}::calls"), &callback.calls);
+        for (quantile, time) in [("p50_us", callback.p50), ("p99_us", callback.p99)] {
+            if let Some(time) = time {
+                line(
+                    &format!("{key}::{quantile}"),
+                    &format_args!("{:.1}", time.as_secs_f64() * 1e6),
+                );
+            }
+        }
+    }
+    for quota in &live.quotas {
+        let key = format!("quota::{}", quota.name);
+        line(&format!("{key}::limit"), &quota.limit);
+        if let Some(used) = quota.used {
+            line(&format!("{key}::used"), &used);
+        }
+        line(&format!("{key}::refused"), &quota.refused);
+    }
+    line("shared::bytes", &live.shared.bytes);
+    line("shared::count", &live.shared.count);
+    for (key, size) in &live.shared.entries {
+        line(&format!("shared::data::{key}"), size);
+    }
+    for queue in &live.shared.queues {
+        let key = format!("shared::queue::{}", queue.name);
+        line(&format!("{key}::messages"), &queue.messages);
+        line(&format!("{key}::bytes"), &queue.bytes);
+    }
+    for trap in &live.traps {
+        let description = trap.description.replace('\n', "\\n");
+        line(
+            "trap",
+            &format_args!("{} worker_{} {description}", time(trap.at), trap.worker),
+        );
+    }
+}
+
+fn live_json(live: &LiveStatus) -> Value {
+    let micros = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e6);
+    let callbacks: Vec<_> = live
+        .callbacks
+        .iter()
+        .map(|callback| {
+            json!({
+                "name": callback.name,
+                "calls": callback.calls.to_string(),
+                "p50_us": micros(callback.p50),
+                "p99_us": micros(callback.p99),
+            })
+        })
+        .collect();
+    let quotas: Vec<_> = live
+        .quotas
+        .iter()
+        .map(|quota| {
+            json!({
+                "name": quota.name,
+                "limit": quota.limit.to_string(),
+                "used": quota.used.map(|used| used.to_string()),
+                "refused": quota.refused.to_string(),
+            })
+        })
+        .collect();
+    let data: Vec<_> = live
+        .shared
+        .entries
+        .iter()
+        .map(|(key, size)| json!({"key": key, "bytes": size}))
+        .collect();
+    let queues: Vec<_> = live
+        .shared
+        .queues
+        .iter()
+        .map(|queue| json!({"name": queue.name, "messages": queue.messages, "bytes": queue.bytes}))
+        .collect();
+    let traps: Vec<_> = live
+        .traps
+        .iter()
+        .map(|trap| {
+            json!({"at": time(trap.at), "worker": trap.worker, "description": trap.description})
+        })
+        .collect();
+    json!({
+        "abi": live.abi,
+        "sdk": live.sdk,
+        "breaker": live.breaker,
+        "callbacks": callbacks,
+        "quotas": quotas,
+        "shared": {"bytes": live.shared.bytes, "count": live.shared.count, "data": data, "queues": queues},
+        "traps": traps,
+    })
 }
 
 fn plugin_json(plugin: &PluginStatus) -> Value {
@@ -92,6 +232,11 @@ fn plugin_json(plugin: &PluginStatus) -> Value {
                 "created": vm.created.to_string(),
                 "contexts": vm.contexts.to_string(),
                 "memory": vm.memory.to_string(),
+                "soft_deadlines": vm.soft_deadlines.to_string(),
+                "hard_deadlines": vm.hard_deadlines.to_string(),
+                "paused_streams": vm.paused,
+                "paused_streams_ended": vm.overdue.to_string(),
+                "callouts": vm.callouts,
             })
         })
         .collect();
@@ -109,10 +254,12 @@ fn plugin_json(plugin: &PluginStatus) -> Value {
         "origin": plugin.origin,
         "sha256": plugin.sha256.to_string(),
         "compile_ms": plugin.compile_time.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        "trial": plugin.trial,
         "error": plugin.error,
         "unknown_imports": plugin.unknown_imports,
         "slots": plugin.slots,
         "vms": vms,
+        "live": plugin.live.as_ref().map(live_json),
         "history": history,
     })
 }

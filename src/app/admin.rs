@@ -11,7 +11,7 @@ use crate::admin::{Proxy, ServerState};
 use crate::base::task;
 use crate::cluster::ClusterStatus;
 use crate::listener::BoundListener;
-use crate::wasm::PluginStatus;
+use crate::wasm::{PluginStatus, RolloutCommand};
 use crate::xds::ResourceType;
 use crate::xds::status::{ResourceStatus, Unready};
 
@@ -62,6 +62,10 @@ impl Proxy for View {
 
     fn plugins(&self) -> Vec<PluginStatus> {
         self.server.plugins.status()
+    }
+
+    fn rollout(&self, plugin: &str, command: RolloutCommand) -> usize {
+        self.server.plugins.rollout(plugin, command)
     }
 
     fn set_health_failed(&self, failed: bool) {

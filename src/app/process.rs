@@ -294,6 +294,7 @@ pub(super) fn setup(
             flush_interval: options.file_flush_interval,
             flush_size: options.file_flush_min_size_kb as usize * 1024,
         },
+        wasm: bootstrap.wasm.clone(),
         wasm_cache: super::wasm_cache(),
         resolver: Arc::new(SystemResolver::default()),
         metrics,

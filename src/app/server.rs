@@ -16,6 +16,7 @@ use super::stats::{generation as generation_stat, server as stat};
 use crate::base::Workers;
 use crate::base::task::OwnedTask;
 use crate::cluster;
+use crate::config::WasmSettings;
 use crate::filter;
 use crate::generation::{Builder, CurrentGeneration, Parts};
 use crate::listener::{
@@ -39,6 +40,8 @@ pub struct Setup {
     pub drain_time: Duration,
     /// How access logs are written.
     pub sinks: SinkOptions,
+    /// What bounds plugins.
+    pub wasm: WasmSettings,
     /// Where compiled plugins are kept.
     pub wasm_cache: Option<PathBuf>,
     /// How names are resolved.
@@ -94,6 +97,7 @@ impl Server {
             drain_strategy,
             drain_time,
             sinks,
+            wasm,
             wasm_cache,
             resolver,
             metrics,
@@ -111,6 +115,7 @@ impl Server {
             wasm::Options::new(workers.handles(), metrics.clone(), Arc::clone(&cluster_map));
         options.node = Some(Arc::clone(&node));
         options.cache_dir = wasm_cache;
+        options.settings = wasm;
         let plugins = wasm::Plugins::new(options).context("cannot start the Wasm host")?;
 
         let current = Arc::new(CurrentGeneration::default());

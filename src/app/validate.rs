@@ -23,7 +23,9 @@ pub(super) async fn validate(
     let workers = Workers::inline();
     let metrics = Registry::new(workers.handles().shards());
     let clusters = Arc::new(ArcSwap::from_pointee(ClusterMap::default()));
-    let plugins = wasm::Plugins::new(wasm::Options::new(workers.handles(), metrics, clusters))?;
+    let mut host = wasm::Options::new(workers.handles(), metrics, clusters);
+    host.settings = bootstrap.wasm.clone();
+    let plugins = wasm::Plugins::new(host)?;
     let trial = Trial::new(Arc::clone(filters), plugins);
     let listeners: Vec<_> = bootstrap
         .listeners

@@ -11,10 +11,13 @@ use crate::config::cluster::{ConfigSource, Discovery, GrpcService};
 use crate::config::endpoint::Address;
 use crate::config::error::At as _;
 use crate::config::matcher::StringMatcher;
-use crate::config::{Cluster, ConfigError, Extensions, Listener, ParseContext, Source};
+use crate::config::{
+    Cluster, ConfigError, Extensions, Listener, ParseContext, Source, WasmSettings,
+};
 use crate::pb;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::config::metrics::v3 as metrics;
+use crate::pb::plenipo::extensions::wasm::v1::WasmSettings as WasmSettingsProto;
 
 /// Where the type of a bootstrap extension decides.
 const WASM_SERVICE: &str = "envoy.extensions.wasm.v3.WasmService";
@@ -133,6 +136,7 @@ impl Bootstrap {
                 "it is always x-envoy",
             ));
         }
+        let mut wasm = None;
         for (index, extension) in bootstrap_extensions.into_iter().enumerate() {
             let config = extension.typed_config.unwrap_or_default();
             let config = pb::resolve_typed_struct(&config)
@@ -142,6 +146,17 @@ impl Bootstrap {
             if pb::type_name(&config.type_url) == WASM_SERVICE {
                 return Err(ConfigError::unsupported("typed_config", "Wasm services")
                     .at_index("bootstrap_extensions", index));
+            }
+            if pb::is::<WasmSettingsProto>(&config) {
+                let settings = wasm_settings(&config)
+                    .at("typed_config")
+                    .at_index("bootstrap_extensions", index)?;
+                if wasm.replace(settings).is_some() {
+                    return Err(ConfigError::invalid("a second entry of this type")
+                        .at("typed_config")
+                        .at_index("bootstrap_extensions", index));
+                }
+                continue;
             }
             notes.push(format!(
                 "bootstrap: extension {} is accepted without effect",
@@ -179,10 +194,19 @@ impl Bootstrap {
             lds: dynamic.lds,
             runtime: runtime(layered_runtime.unwrap_or_default(), &mut notes),
             stats,
+            wasm: wasm.unwrap_or_default(),
             proto: whole,
             notes,
         })
     }
+}
+
+/// The settings in `config`. Nothing in them is passed over: a field of a later version would not have its effect.
+fn wasm_settings(config: &pb::Any) -> Result<WasmSettings, ConfigError> {
+    if let Some(field) = pb::unknown_fields(&config.type_url, &config.value).first() {
+        return Err(ConfigError::unsupported(field, "no such field"));
+    }
+    WasmSettings::parse(pb::unpack(config)?)
 }
 
 type Statics = (Vec<Static<Cluster>>, Vec<Static<Listener>>, Vec<pb::Any>);

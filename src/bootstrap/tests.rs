@@ -232,6 +232,34 @@ fn what_has_no_effect_is_told_once_each() {
 }
 
 #[test]
+fn our_own_settings_are_read() {
+    const TYPE: &str = "type.googleapis.com/plenipo.extensions.wasm.v1.WasmSettings";
+    let entry = |rest: &str| format!("{{name: w, typed_config: {{'@type': {TYPE}, {rest}}}}}");
+    let bootstrap = parse(&format!(
+        "bootstrap_extensions: [{}]",
+        entry("defaults: {memory_limit_bytes: 1048576}")
+    ))
+    .unwrap();
+    assert_eq!(bootstrap.wasm.defaults.memory, 1 << 20);
+    assert_eq!(bootstrap.notes.len(), 0);
+    assert_eq!(
+        parse("{}").unwrap().wasm,
+        crate::config::WasmSettings::default()
+    );
+    assert_eq!(
+        refused(&format!(
+            "bootstrap_extensions: [{}]",
+            entry("defaults: {breaker: {probe_time: 0s}}")
+        )),
+        "bootstrap_extensions[0].typed_config.defaults.breaker.probe_time: value must be greater than 0s"
+    );
+    assert_eq!(
+        refused(&format!("bootstrap_extensions: [{0}, {0}]", entry(""))),
+        "bootstrap_extensions[1].typed_config: a second entry of this type"
+    );
+}
+
+#[test]
 fn what_would_change_requests_is_refused() {
     assert_eq!(
         refused("header_prefix: x-foo"),

@@ -22,6 +22,7 @@ pub mod route;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod stub;
+pub mod wasm_settings;
 
 pub use cluster::Cluster;
 pub use context::{ParseContext, Source};
@@ -32,3 +33,4 @@ pub use http_connection_manager::HttpConnectionManager;
 pub use listener::Listener;
 pub use route::RouteConfig;
 pub use snapshot::Snapshot;
+pub use wasm_settings::WasmSettings;

@@ -74,6 +74,8 @@ mod tests {
             history: Vec::new(),
             compile_time: None,
             unknown_imports: Vec::new(),
+            trial: None,
+            live: None,
         }
     }
 

@@ -35,6 +35,7 @@ use crate::config::error::At as _;
 use crate::http::{Body, BodyError, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
+use crate::wasm::rollout::{Part, Trial};
 use crate::wasm::spec::{Code, Digest, FailurePolicy};
 use crate::wasm::{
     DataAction, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins,
@@ -57,17 +58,24 @@ struct Choice {
     spec: Arc<PluginSpec>,
     /// `None`: no version of it was ever ready.
     plugin: Option<Arc<Plugin>>,
+    /// A version on trial beside it.
+    trial: Option<Arc<Trial>>,
     on_loss: OnLoss,
 }
 
 impl Choice {
-    fn new(slot: usize, spec: Arc<PluginSpec>, plugin: Option<Arc<Plugin>>) -> Self {
-        let policy = spec.failure;
+    fn new(
+        slot: usize,
+        spec: Arc<PluginSpec>,
+        plugin: Option<Arc<Plugin>>,
+        trial: Option<Arc<Trial>>,
+    ) -> Self {
         Self {
             spec,
             plugin,
+            trial,
             on_loss: OnLoss::new(move |stream, direction, pump| {
-                lose(slot, policy, stream, direction, pump);
+                lose(slot, stream, direction, pump);
             }),
         }
     }
@@ -76,8 +84,13 @@ impl Choice {
     fn resolve(place: &str, spec: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
         let chain = context.chain;
         chain.warmth.slot(place);
+        let mut trial = None;
         let plugin = match chain.plugins.map(|plugins| plugins.resolve(place, spec)) {
             Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
+            Some(Resolution::Trial(plugin, running)) => {
+                trial = Some(running);
+                Some(plugin)
+            }
             Some(Resolution::Pending) => {
                 chain.warmth.wait();
                 None
@@ -86,14 +99,30 @@ impl Choice {
         };
         // What serves decides, also how it fails: a version that is still loading has no say.
         let spec = plugin.as_ref().map_or(spec, |plugin| plugin.spec());
-        Self::new(context.slot, Arc::clone(spec), plugin)
+        Self::new(context.slot, Arc::clone(spec), plugin, trial)
     }
 
-    fn hold(&self, vm: Arc<Vm>, id: u32, slot: usize) -> Hold {
+    /// The version that a stream begins with, and its place on this worker.
+    #[inline]
+    fn pick(&self) -> (Option<(&Arc<Plugin>, Place)>, Option<Part>) {
+        let Some(trial) = &self.trial else {
+            let plugin = self.plugin.as_ref();
+            let found = plugin.and_then(|plugin| Some((plugin, plugin.place()?)));
+            return (found, None);
+        };
+        for (plugin, part) in [trial.pick(), trial.fall_back()] {
+            if let Some(place) = plugin.place() {
+                return (Some((plugin, place)), Some(part));
+            }
+        }
+        (None, None)
+    }
+
+    fn hold(&self, vm: Arc<Vm>, id: u32, slot: usize, policy: FailurePolicy) -> Hold {
         Hold {
             vm,
             id,
-            policy: self.spec.failure,
+            policy,
             slot,
             on_loss: self.on_loss.clone(),
         }
@@ -145,12 +174,23 @@ struct State {
     /// The key of the choice; `None`: the filter's own.
     route: Option<Digest>,
     /// Keeps the version: it is retired when its last stream has ended.
-    _plugin: Option<Arc<Plugin>>,
+    plugin: Option<Arc<Plugin>>,
     id: u32,
     /// The stream was answered, or passed, because the VM failed: it has done with the plugin.
     failed: bool,
     /// `on_log` was called.
     logged: bool,
+    /// Its part in a trial of versions.
+    part: Option<Part>,
+    /// The plugin broke it: a VM failed under it, or it was answered with 500 or more.
+    broken: bool,
+}
+
+impl State {
+    /// How the version fails that it began with.
+    fn policy(&self) -> Option<FailurePolicy> {
+        self.plugin.as_ref().map(|plugin| plugin.spec().failure)
+    }
 }
 
 /// A stream's hold on its VM.
@@ -256,25 +296,24 @@ fn fail_stream() -> LocalReply {
 impl HttpFilter for Wasm {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
         let choice = self.choose(stream);
-        let Some((plugin, place)) = choice
-            .plugin
-            .as_ref()
-            .and_then(|plugin| Some((plugin, plugin.place()?)))
-        else {
+        let (found, part) = choice.pick();
+        let Some((plugin, place)) = found else {
             return self.without_vm(choice, stream, body);
         };
         let vm = Arc::clone(&place.vm);
         let Ok(id) = vm.create_context(place.root, stream) else {
             return self.without_vm(choice, stream, body);
         };
+        let policy = plugin.spec().failure;
         self.with_state(stream, |state| {
+            state.part = part;
             state.place = Some(place);
             state.route = self.key_of(choice);
-            state._plugin = Some(Arc::clone(plugin));
+            state.plugin = Some(Arc::clone(plugin));
             state.id = id;
         });
         choice
-            .hold(vm, id, self.slot)
+            .hold(vm, id, self.slot, policy)
             .head(stream, Direction::Request, body)
     }
 
@@ -283,14 +322,16 @@ impl HttpFilter for Wasm {
             if state.failed {
                 return None;
             }
-            Some((Arc::clone(&state.place.as_ref()?.vm), state.id, state.route))
+            let policy = state.policy();
+            let place = state.place.as_ref()?;
+            Some((Arc::clone(&place.vm), state.id, state.route, policy?))
         });
         // Without a context Envoy's filter passes, too.
-        let Some((vm, id, route)) = pinned else {
+        let Some((vm, id, route, policy)) = pinned else {
             return Step::Next(body);
         };
         self.chosen(route)
-            .hold(vm, id, self.slot)
+            .hold(vm, id, self.slot, policy)
             .head(stream, Direction::Response, body)
     }
 
@@ -303,7 +344,7 @@ impl HttpFilter for Wasm {
                 // Envoy makes a context for the log alone.
                 let choice = self.choose(stream);
                 state.place = choice.plugin.as_ref().and_then(|plugin| plugin.place());
-                state._plugin = choice.plugin.clone();
+                state.plugin = choice.plugin.clone();
             }
             Some((state.place.clone()?, state.id))
         });
@@ -319,12 +360,19 @@ impl HttpFilter for Wasm {
     }
 
     fn end(&self, stream: &Arc<Stream>) {
-        let abandoned = stream.info.lock().abandoned;
+        let (abandoned, took) = {
+            let info = stream.info.lock();
+            (info.abandoned, info.begin.elapsed())
+        };
         let (place, id, logged) = self.with_state(stream, |state| {
             if abandoned && state.place.is_none() && !state.failed {
                 let choice = self.choose(stream);
                 state.place = choice.plugin.as_ref().and_then(|plugin| plugin.place());
-                state._plugin = choice.plugin.clone();
+                state.plugin = choice.plugin.clone();
+            }
+            // The stream's part in the trial ends with it.
+            if let Some(part) = state.part.take() {
+                part.ended(state.broken, took);
             }
             (state.place.take(), state.id, state.logged)
         });
@@ -350,6 +398,7 @@ impl Hold {
             Err(Dead) => return self.dead(stream, body, true),
         };
         if let Some(reply) = answer.reply {
+            self.judge(stream, &reply);
             return Step::Reply(reply);
         }
         if answer.reset {
@@ -436,9 +485,19 @@ impl Hold {
         (body, Some(pump))
     }
 
+    /// The guest answers by itself.
+    fn judge(&self, stream: &Stream, reply: &LocalReply) {
+        if reply.status.is_server_error() {
+            stream.with_slot(self.slot, State::default, |state| state.broken = true);
+        }
+    }
+
     /// The VM is dead; `here`: it died in this very callback.
     fn dead(&self, stream: &Stream, body: Body, here: bool) -> Step<Body> {
-        stream.with_slot(self.slot, State::default, |state| state.failed = true);
+        stream.with_slot(self.slot, State::default, |state| {
+            state.failed = true;
+            state.broken = true;
+        });
         if passes(self.policy, here) {
             Step::Next(body)
         } else {
@@ -510,15 +569,13 @@ fn passes(policy: FailurePolicy, here: bool) -> bool {
 }
 
 /// The VM has died while it held a body back.
-fn lose(
-    slot: usize,
-    policy: FailurePolicy,
-    stream: &Arc<Stream>,
-    direction: Direction,
-    pump: &PumpHandle,
-) {
-    stream.with_slot(slot, State::default, |state| state.failed = true);
-    if passes(policy, false) {
+fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHandle) {
+    let policy = stream.with_slot(slot, State::default, |state| {
+        state.failed = true;
+        state.broken = true;
+        state.policy()
+    });
+    if policy.is_some_and(|policy| passes(policy, false)) {
         pump.resume();
     } else {
         stream.decide(Verdict::Reply {
@@ -536,7 +593,10 @@ struct GuestTap {
 
 impl GuestTap {
     fn failed(&self, stream: &Stream, here: bool) -> Flow {
-        stream.with_slot(self.hold.slot, State::default, |state| state.failed = true);
+        stream.with_slot(self.hold.slot, State::default, |state| {
+            state.failed = true;
+            state.broken = true;
+        });
         if passes(self.hold.policy, here) {
             return Flow::Continue;
         }
@@ -549,6 +609,7 @@ impl GuestTap {
 
     fn flow(&self, stream: &Stream, answer: crate::wasm::Answer<DataAction>) -> Flow {
         if let Some(reply) = answer.reply {
+            self.hold.judge(stream, &reply);
             stream.decide(Verdict::Reply {
                 reply: Box::new(reply),
                 direct: self.direction == Direction::Response,

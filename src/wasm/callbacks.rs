@@ -3,20 +3,33 @@
 use wasmtime::{Instance, Store, TypedFunc, WasmParams, WasmResults};
 
 use super::context::Host;
+use super::meter::MAX_CALLBACKS;
 use super::module::{Abi, LoadError};
 use super::spec::PluginSpec;
+
+/// An export that the host calls.
+pub(crate) struct Callback<P, R> {
+    pub(crate) function: TypedFunc<P, R>,
+    pub(crate) name: &'static str,
+    /// Its place in [`NAMES`].
+    pub(crate) number: usize,
+}
 
 macro_rules! callbacks {
     ($($(#[$doc:meta])* $field:ident: $params:ty => $result:ty = $name:literal;)*) => {
         /// What the host may call in a guest. Every callback is optional.
         #[derive(Default)]
         pub(crate) struct Callbacks {
-            $($(#[$doc])* pub(crate) $field: Option<TypedFunc<$params, $result>>,)*
+            $($(#[$doc])* pub(crate) $field: Option<Callback<$params, $result>>,)*
             /// `proxy_on_request_headers` of ABI 0.1.0, which is not told the end of the stream.
-            pub(crate) request_headers_0_1_0: Option<TypedFunc<(u32, u32), u32>>,
+            pub(crate) request_headers_0_1_0: Option<Callback<(u32, u32), u32>>,
             /// Likewise.
-            pub(crate) response_headers_0_1_0: Option<TypedFunc<(u32, u32), u32>>,
+            pub(crate) response_headers_0_1_0: Option<Callback<(u32, u32), u32>>,
         }
+
+        /// The names of all of them.
+        pub(crate) const NAMES: &[&str] = &[$($name),*];
+        const _: () = assert!(NAMES.len() <= MAX_CALLBACKS);
 
         impl Callbacks {
             /// Looks all of them up.
@@ -79,8 +92,8 @@ fn find<P: WasmParams, R: WasmResults>(
     instance: &Instance,
     store: &mut Store<Host>,
     spec: &PluginSpec,
-    name: &str,
-) -> Result<Option<TypedFunc<P, R>>, LoadError> {
+    name: &'static str,
+) -> Result<Option<Callback<P, R>>, LoadError> {
     let Some(function) = instance.get_func(&mut *store, name) else {
         return Ok(None);
     };
@@ -89,5 +102,9 @@ fn find<P: WasmParams, R: WasmResults>(
     let typed = function
         .typed(&*store)
         .map_err(|_| LoadError::BadSignature(name.to_owned()))?;
-    Ok((allocator || spec.allows(name)).then_some(typed))
+    Ok((allocator || spec.allows(name)).then(|| Callback {
+        function: typed,
+        name,
+        number: NAMES.iter().position(|known| *known == name).unwrap_or(0),
+    }))
 }

@@ -20,12 +20,15 @@ use wasmtime::{Memory, TypedFunc};
 use super::abi::calls::Calls;
 use super::abi::metrics::Metrics;
 use super::engine::{Budget, Limits};
+use super::meter::Meter;
 use super::module::Abi;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
 use super::status::wasm_stats;
-use super::vm::{Direction, Message};
+use super::trace::Trace;
+use super::vm::{Counters, Direction, Message};
 use crate::cluster::ClusterMap;
+use crate::config::wasm_settings::PluginPolicy;
 use crate::http::LocalReply;
 use crate::pb;
 use crate::stream::{PumpHandle, Stream};
@@ -42,10 +45,7 @@ pub(crate) struct Environment {
     pub(crate) node: Option<Arc<pb::Node>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) space: Arc<Space>,
-    pub(crate) callback_budget: Duration,
-    pub(crate) start_budget: Duration,
-    pub(crate) memory_limit: usize,
-    pub(crate) max_pause: Option<Duration>,
+    pub(crate) policy: PluginPolicy,
 }
 
 impl fmt::Debug for Environment {
@@ -126,6 +126,10 @@ pub(crate) struct Host {
     pub(crate) pauses: VecDeque<(Instant, u32, Direction)>,
     /// To be done when the guest has returned.
     pub(crate) effects: Vec<Effect>,
+    /// What is counted of it.
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) trace: Trace,
+    pub(crate) log_lines: LogLines,
     pub(crate) mailbox: mpsc::UnboundedSender<Message>,
 }
 
@@ -247,17 +251,20 @@ impl fmt::Debug for OnLoss {
 
 /// One half of a stream that a plugin holds back; counted while it lasts.
 pub(crate) struct Pause {
-    /// When its limit is reached; `None`: something may still come that ends it, or there is no limit.
+    /// When its limit is reached; `None`: the guest will be asked again, or there is no limit.
     pub(crate) until: Option<Instant>,
     stats: Arc<StatSet>,
+    counters: Arc<Counters>,
 }
 
 impl Pause {
-    pub(crate) fn new(stats: &Arc<StatSet>) -> Self {
+    pub(crate) fn new(stats: &Arc<StatSet>, counters: &Arc<Counters>) -> Self {
         stats.inc(wasm_stats::PAUSED_STREAMS);
+        counters.meter.paused.add(1);
         Self {
             until: None,
             stats: Arc::clone(stats),
+            counters: Arc::clone(counters),
         }
     }
 }
@@ -265,6 +272,8 @@ impl Pause {
 impl Drop for Pause {
     fn drop(&mut self) {
         self.stats.dec(wasm_stats::PAUSED_STREAMS);
+        // Streams end on the VM's worker, which is the one that writes this.
+        self.counters.meter.paused.add(1u64.wrapping_neg());
     }
 }
 
@@ -311,6 +320,24 @@ impl StreamContext {
             response_trailers: true,
         };
     }
+
+    /// As [`Host::readable`].
+    pub(crate) fn readable(&self, lenient: bool) -> Visible {
+        let mut visible = self.visible;
+        if lenient {
+            visible.request_headers = true;
+            visible.response_headers |= self.responding;
+        }
+        visible
+    }
+}
+
+/// The log lines of a VM in the current second.
+#[derive(Debug, Default)]
+pub(crate) struct LogLines {
+    pub(crate) second: Option<Instant>,
+    pub(crate) written: u32,
+    pub(crate) dropped: u64,
 }
 
 /// What a guest asked for that happens after its call.
@@ -331,10 +358,11 @@ impl Host {
     pub(crate) fn new(env: Arc<Environment>, mailbox: mpsc::UnboundedSender<Message>) -> Self {
         Self {
             limits: Limits {
-                memory: env.memory_limit,
+                memory: env.policy.memory,
                 used: 0,
+                refused: 0,
             },
-            budget: Budget::new(env.start_budget),
+            budget: Budget::new(env.policy.start, env.policy.start),
             env,
             memory: None,
             allocate: None,
@@ -354,8 +382,28 @@ impl Host {
             listens: false,
             pauses: VecDeque::new(),
             effects: Vec::new(),
+            counters: Arc::default(),
+            trace: Trace::default(),
+            log_lines: LogLines::default(),
             mailbox,
         }
+    }
+
+    /// What is counted of it.
+    #[inline]
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.counters.meter
+    }
+
+    /// Callouts have begun or ended.
+    pub(crate) fn count_calls(&self) {
+        self.meter().callouts.set(self.calls.len() as u64);
+    }
+
+    /// What the effective context may read, which may be more than it may write.
+    pub(crate) fn readable(&self) -> Option<Visible> {
+        let context = self.context()?;
+        Some(context.readable(self.env.policy.lenient_header_reads))
     }
 
     /// Keeps what the guest says as its end may be near.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::options::{Options, Resolution};
+use super::options::{Options, Resolution, RolloutCommand};
 use super::spec::PluginSpec;
 use super::status::PluginStatus;
 use crate::config::ConfigError;
@@ -68,6 +68,12 @@ impl Plugins {
     /// Rings (with a growing number) whenever a version has become live or has failed: time for a new Generation.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
+    }
+
+    /// There are no trials.
+    pub fn rollout(&self, name: &str, command: RolloutCommand) -> usize {
+        let _ = (name, command);
+        0
     }
 
     /// For admin's `/wasm`.

@@ -1,8 +1,8 @@
 //! The one wasmtime engine of the process: its settings, the ticker that makes deadlines pass, and limits of a VM.
 //!
 //! Guests are interrupted by epochs: a thread of ours counts [`TICK`]s while any VM lives. A guest that is still
-//! running after half its budget is looked at again every tick; it is stopped when *its thread* has spent the other
-//! half computing, so that a machine that is busy elsewhere stops nobody.
+//! running after half its soft deadline is looked at again every tick; it is told of, and stopped at last, when *its
+//! thread* has spent the rest computing, so that a machine that is busy elsewhere stops nobody.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -133,46 +133,78 @@ fn config(pooling: bool) -> Config {
 /// The time budget of the guest call that runs.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    /// How long it may compute before that is told.
+    soft: Duration,
     /// How long it may compute.
-    pub(crate) limit: Duration,
-    /// CPU time of the thread when the first half had passed.
+    hard: Duration,
+    /// CPU time of the thread at the first look.
     since: Option<Duration>,
+    /// The soft deadline has passed.
+    pub(crate) exceeded: bool,
 }
 
 impl Budget {
-    pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit, since: None }
+    pub(crate) fn new(soft: Duration, hard: Duration) -> Self {
+        Self {
+            soft: soft.min(hard),
+            hard,
+            since: None,
+            exceeded: false,
+        }
     }
 
-    /// Ticks until the first look.
+    /// Ticks until the first look: at half of the first deadline. What the call had computed by then is taken to be all
+    /// of that time, of which it is off by less than a tick where the deadlines are short.
     pub(crate) fn first_look(&self) -> u64 {
-        u64::try_from((self.limit / 2).as_nanos() / TICK.as_nanos())
+        u64::try_from((self.soft / 2).as_nanos() / TICK.as_nanos())
             .unwrap_or(u64::MAX / 2)
             .max(1)
+    }
+
+    fn before(&self) -> Duration {
+        (self.soft / 2).max(TICK)
     }
 
     /// A new call begins.
     #[inline]
     pub(crate) fn begin(&mut self) {
         self.since = None;
+        self.exceeded = false;
     }
 
     /// Called when a deadline has passed: goes on or stops.
     pub(crate) fn look(&mut self) -> UpdateDeadline {
-        let Some(now) = thread_cpu_time() else {
+        match thread_cpu_time() {
+            Some(now) => self.judge(now),
             // Without the clock of the thread, the wall's must do: the second look is the last.
-            return match self.since.replace(Duration::ZERO) {
-                None => UpdateDeadline::Continue(self.first_look()),
-                Some(_) => UpdateDeadline::Interrupt,
-            };
-        };
-        match self.since {
             None => {
-                self.since = Some(now);
-                UpdateDeadline::Continue(1)
+                let rest = self.hard.saturating_sub(self.before());
+                match self.since.replace(Duration::ZERO) {
+                    None => UpdateDeadline::Continue(
+                        u64::try_from(rest.as_nanos() / TICK.as_nanos())
+                            .unwrap_or(u64::MAX / 2)
+                            .max(1),
+                    ),
+                    Some(_) => {
+                        self.exceeded = true;
+                        UpdateDeadline::Interrupt
+                    }
+                }
             }
-            Some(since) if now.saturating_sub(since) >= self.limit / 2 => UpdateDeadline::Interrupt,
-            Some(_) => UpdateDeadline::Continue(1),
+        }
+    }
+
+    fn judge(&mut self, now: Duration) -> UpdateDeadline {
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            return UpdateDeadline::Continue(1);
+        };
+        let spent = self.before() + now.saturating_sub(since);
+        self.exceeded |= spent >= self.soft;
+        if spent >= self.hard {
+            UpdateDeadline::Interrupt
+        } else {
+            UpdateDeadline::Continue(1)
         }
     }
 }
@@ -191,6 +223,8 @@ pub(crate) struct Limits {
     pub(crate) memory: usize,
     /// Bytes of linear memory now.
     pub(crate) used: usize,
+    /// Growths that were refused.
+    pub(crate) refused: u64,
 }
 
 impl wasmtime::ResourceLimiter for Limits {
@@ -204,6 +238,8 @@ impl wasmtime::ResourceLimiter for Limits {
         let granted = total <= self.memory && maximum.is_none_or(|maximum| desired <= maximum);
         if granted {
             self.used = total;
+        } else {
+            self.refused += 1;
         }
         Ok(granted)
     }
@@ -240,11 +276,34 @@ mod tests {
         let mut limits = Limits {
             memory: 3 << 16,
             used: 0,
+            refused: 0,
         };
         assert!(limits.memory_growing(0, 2 << 16, None).expect("soft"));
         assert!(!limits.memory_growing(2 << 16, 4 << 16, None).expect("soft"));
         assert!(limits.memory_growing(2 << 16, 3 << 16, None).expect("soft"));
-        assert_eq!(limits.used, 3 << 16);
+        assert_eq!((limits.used, limits.refused), (3 << 16, 1));
+    }
+
+    #[test]
+    fn a_call_is_told_of_at_its_soft_deadline_and_stopped_at_its_hard_one() {
+        let ms = Duration::from_millis;
+        let mut budget = Budget::new(ms(10), ms(50));
+        assert_eq!(budget.first_look(), 1);
+        for _ in 0..2 {
+            budget.begin();
+            let goes_on = |verdict| matches!(verdict, UpdateDeadline::Continue(1));
+            // 5 ms are behind it, on a thread that had computed for 100.
+            assert!(goes_on(budget.judge(ms(100))));
+            // Others computed meanwhile.
+            assert!(goes_on(budget.judge(ms(100))));
+            assert!(goes_on(budget.judge(ms(104))) && !budget.exceeded);
+            assert!(goes_on(budget.judge(ms(105))) && budget.exceeded);
+            assert!(goes_on(budget.judge(ms(144))));
+            assert!(matches!(budget.judge(ms(145)), UpdateDeadline::Interrupt));
+        }
+        let start = Budget::new(ms(10_000), ms(10_000));
+        assert_eq!(start.first_look(), 1000);
+        assert_eq!(Budget::new(ms(10), ms(1)).first_look(), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::context::{Environment, Host, RootSpec};
 use super::engine::Runtime;
 use super::fetch;
 use super::module::{Cache, LoadError, Module};
-use super::options::{Options, Resolution, VmSharing};
+use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::Plugin;
 use super::shared::Shared;
 use super::spec::{Code, Digest, PluginSpec, Remote};
@@ -22,12 +22,15 @@ use super::vm_set::{Recipe, Refusal, VmSet};
 use crate::base::backoff::Backoff;
 use crate::base::task::OwnedTask;
 use crate::config::ConfigError;
+use crate::config::wasm_settings::VmSharing;
 use crate::telemetry::metrics::StatSet;
+
+mod trials;
+
+use trials::Trials;
 
 /// Steps of a version's life that are remembered.
 const MAX_HISTORY: usize = 32;
-/// Compiled modules that are kept though nobody wants them.
-const SPARE_MODULES: usize = 16;
 
 /// The manager. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,8 +48,8 @@ struct Inner {
     modules: Mutex<Modules>,
     /// Versions that a canary has shown to work, and what their configuration took.
     proven: Mutex<HashMap<Digest, Duration>>,
-    /// The VMs that versions share, by VM key.
-    sets: Mutex<HashMap<Digest, Weak<VmSet>>>,
+    /// The VMs that versions share, by VM key; more than one where plugins' settings differ.
+    sets: Mutex<HashMap<Digest, Vec<Weak<VmSet>>>>,
     state: Mutex<Table>,
     changed: watch::Sender<u64>,
 }
@@ -64,6 +67,8 @@ struct Table {
     slots: BTreeMap<Box<str>, Slot>,
     /// Versions that were asked for since the last [`Plugins::retain`]: none of them goes in the middle of a build.
     asked: BTreeSet<Digest>,
+    /// Versions on trial.
+    trials: Trials,
     /// Versions that nobody wants, as long as streams hold them.
     draining: Vec<(Weak<Plugin>, Record)>,
 }
@@ -71,6 +76,13 @@ struct Table {
 struct Slot {
     wanted: Digest,
     live: Option<Arc<Plugin>>,
+}
+
+impl Slot {
+    /// The version that serves it, which is an earlier one than the wanted where that cannot.
+    fn served_by(&self) -> Option<Digest> {
+        self.live.as_ref().map(|plugin| plugin.spec().key())
+    }
 }
 
 struct Version {
@@ -143,12 +155,19 @@ impl Record {
                 Code::Remote(remote) => remote.uri.to_string(),
             },
             state: self.state,
-            error: running.or_else(|| self.error.as_deref().map(str::to_owned)),
+            error: match self.state {
+                // Its own last trap is no news.
+                State::RolledBack => None,
+                _ => running,
+            }
+            .or_else(|| self.error.as_deref().map(str::to_owned)),
             slots,
             vms: plugin.map(Plugin::vm_status).unwrap_or_default(),
             history: self.history.iter().cloned().collect(),
             compile_time: self.compile_time,
             unknown_imports: self.unknown_imports.clone(),
+            live: plugin.map(Plugin::live_status),
+            trial: None,
         }
     }
 }
@@ -167,6 +186,7 @@ impl Plugins {
         let cache = options.cache_dir.as_deref().and_then(|folder| {
             // Without it everything works, only slower.
             Cache::open(folder, runtime.engine())
+                .map(|cache| cache.keeping(options.settings.modules_on_disk))
                 .inspect_err(|error| {
                     let folder = folder.display();
                     tracing::warn!(target: "wasm", "no cache of compiled modules in {folder}: {error}");
@@ -236,21 +256,27 @@ impl Plugins {
         let key = spec.key();
         let mut state = self.0.state.lock();
         let state = &mut *state;
+        let serving = state.slots.get(slot).and_then(|slot| slot.live.as_ref());
         let version = state
             .versions
             .entry(key)
-            .or_insert_with(|| self.0.load(spec));
+            .or_insert_with(|| self.0.load(spec, self.0.home(spec, serving)));
         let ready = match &*version.outcome.lock() {
             Outcome::Live(plugin) => Some(Arc::clone(plugin)),
             Outcome::Loading => None,
         };
-        let record = version.record.lock();
         let entry = state.slots.entry(slot.into()).or_insert_with(|| Slot {
             wanted: key,
             live: None,
         });
         entry.wanted = key;
+        let on_trial = ready
+            .as_ref()
+            .zip(entry.live.as_ref())
+            .and_then(|(new, old)| state.trials.resolve(&self.0, &version.record, old, new));
+        let record = version.record.lock();
         let resolution = match ready {
+            Some(_) if let Some(resolution) = on_trial => resolution,
             Some(plugin) => {
                 entry.live = Some(Arc::clone(&plugin));
                 Resolution::Ready(plugin)
@@ -273,6 +299,10 @@ impl Plugins {
         let mut state = self.0.state.lock();
         state.slots.retain(|name, _| keep(name));
         state.sweep();
+        let Table {
+            versions, trials, ..
+        } = &mut *state;
+        trials.retain(|new| versions.contains_key(new));
         state.asked.clear();
     }
 
@@ -287,6 +317,11 @@ impl Plugins {
         Some(value.0)
     }
 
+    /// What an operator wants of the running trials of the plugin `name`; how many there are.
+    pub fn rollout(&self, name: &str, command: RolloutCommand) -> usize {
+        self.0.state.lock().trials.command(name, command)
+    }
+
     /// For admin's `/wasm`.
     pub fn status(&self) -> Vec<PluginStatus> {
         let state = self.0.state.lock();
@@ -295,14 +330,16 @@ impl Plugins {
             let slots = state
                 .slots
                 .iter()
-                .filter(|(_, slot)| slot.wanted == *key)
+                .filter(|(_, slot)| slot.wanted == *key || slot.served_by() == Some(*key))
                 .map(|(name, _)| name.to_string())
                 .collect();
             let plugin = match &*version.outcome.lock() {
                 Outcome::Live(plugin) => Some(Arc::clone(plugin)),
                 Outcome::Loading => None,
             };
-            statuses.push(version.record.lock().status(slots, plugin.as_deref()));
+            let mut status = version.record.lock().status(slots, plugin.as_deref());
+            status.trial = state.trials.describe(key);
+            statuses.push(status);
         }
         for (plugin, record) in &state.draining {
             if let Some(plugin) = plugin.upgrade() {
@@ -314,9 +351,13 @@ impl Plugins {
 }
 
 impl Table {
-    /// Lets go of versions that no slot wants.
+    /// Lets go of versions that no slot wants, nor is served by while its own cannot.
     fn sweep(&mut self) {
-        let wanted: BTreeSet<Digest> = self.slots.values().map(|slot| slot.wanted).collect();
+        let slots = self.slots.values();
+        let wanted: BTreeSet<Digest> = slots
+            .flat_map(|slot| [Some(slot.wanted), slot.served_by()])
+            .flatten()
+            .collect();
         let unwanted: Vec<Digest> = self
             .versions
             .keys()
@@ -338,6 +379,15 @@ impl Table {
     }
 }
 
+/// In whose VMs a version is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// In those of all versions with its VM key and its settings.
+    Shared,
+    /// In its own.
+    Alone,
+}
+
 /// Why a version is not there yet.
 enum Failure {
     /// The code is here and will not do: trying again would not help.
@@ -357,19 +407,32 @@ impl std::fmt::Display for Failure {
 
 impl Inner {
     /// Starts a version on its way.
-    fn load(self: &Arc<Self>, spec: &Arc<PluginSpec>) -> Version {
+    fn load(self: &Arc<Self>, spec: &Arc<PluginSpec>, home: Home) -> Version {
         let record = Arc::new(Mutex::new(Record::new(Arc::clone(spec))));
         let outcome = Arc::new(Mutex::new(Outcome::Loading));
         let _runtime = self.control.enter();
         let loading = OwnedTask::spawn("wasm load", {
             let (inner, spec) = (Arc::downgrade(self), Arc::clone(spec));
             let (record, outcome) = (Arc::clone(&record), Arc::clone(&outcome));
-            async move { load(inner, spec, &record, &outcome).await }
+            async move { load(inner, spec, home, &record, &outcome).await }
         });
         Version {
             record,
             outcome,
             _loading: loading,
+        }
+    }
+
+    /// Where a new version belongs that is to follow `serving`. One that begins with a trial is not to harm those who
+    /// serve beside it.
+    fn home(&self, spec: &PluginSpec, serving: Option<&Arc<Plugin>>) -> Home {
+        let policy = self.options.policy(&spec.name);
+        let on_trial = policy.rollout.share_percent > 0
+            && serving.is_some_and(|old| old.spec().name == spec.name);
+        if on_trial || policy.vm_sharing == VmSharing::Isolated {
+            Home::Alone
+        } else {
+            Home::Shared
         }
     }
 
@@ -399,10 +462,7 @@ impl Inner {
             node: options.node.clone(),
             shared: Arc::clone(&self.shared),
             space: self.shared.space(&spec.vm_id),
-            callback_budget: options.callback_budget,
-            start_budget: options.start_budget,
-            memory_limit: options.memory_limit,
-            max_pause: options.max_pause,
+            policy: options.policy(&spec.name),
         });
         let recipe = Recipe {
             runtime: Arc::clone(&self.runtime),
@@ -415,11 +475,12 @@ impl Inner {
         Ok((module, Arc::new(recipe)))
     }
 
-    /// A live version of `spec`, in the VMs of its key or, where it cannot be there, in VMs of its own.
+    /// A live version of `spec`, in the VMs of its key or, where it cannot or shall not be there, in VMs of its own.
     async fn start(
         &self,
         spec: &Arc<PluginSpec>,
         recipe: Arc<Recipe>,
+        home: Home,
     ) -> Result<Arc<Plugin>, LoadError> {
         let root = Arc::new(RootSpec::new(spec));
         if let Some(took) = self.proven.lock().get(&spec.key()) {
@@ -428,7 +489,7 @@ impl Inner {
         let name = format!("wasm.{}.", spec.name);
         let registry = &self.options.registry;
         let stats = registry.set(&plugin_stats::TABLE, name, "wasm", []);
-        if self.options.vm_sharing == VmSharing::ByKey {
+        if home == Home::Shared {
             let set = self.set(spec.vm_key(), &recipe);
             match Plugin::start(&set, Arc::clone(&root), Arc::clone(&stats)).await {
                 Ok(plugin) => return Ok(plugin),
@@ -449,15 +510,21 @@ impl Inner {
         })
     }
 
-    /// The VMs of a key: those that live, or new ones of `recipe`.
+    /// The VMs of a key under the settings of `recipe`: those that live, or new ones of it.
     fn set(&self, key: Digest, recipe: &Arc<Recipe>) -> Arc<VmSet> {
         let mut sets = self.sets.lock();
-        if let Some(set) = sets.get(&key).and_then(Weak::upgrade) {
+        let of_key = sets.get(&key).into_iter().flatten();
+        let mut living = of_key.filter_map(Weak::upgrade);
+        if let Some(set) = living.find(|set| set.fits(&recipe.env.policy)) {
             return set;
         }
-        sets.retain(|_, set| set.strong_count() > 0);
+        drop(living);
+        sets.retain(|_, sets| {
+            sets.retain(|set| set.strong_count() > 0);
+            !sets.is_empty()
+        });
         let set = VmSet::new(Arc::clone(recipe));
-        sets.insert(key, Arc::downgrade(&set));
+        sets.entry(key).or_default().push(Arc::downgrade(&set));
         set
     }
 
@@ -468,7 +535,8 @@ impl Inner {
         enter: impl Fn(State),
     ) -> Result<Module, Failure> {
         let digest = spec.code.digest();
-        let cell = self.modules.lock().cell(digest);
+        let spare = self.options.settings.modules_in_memory;
+        let cell = self.modules.lock().cell(digest, spare);
         let remote = matches!(spec.code, Code::Remote(_));
         if remote && cell.initialized() {
             self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
@@ -538,11 +606,12 @@ impl Inner {
 }
 
 impl Modules {
-    fn cell(&mut self, digest: Digest) -> Arc<OnceCell<Module>> {
+    /// Its cell; of the others so many stay as were used last.
+    fn cell(&mut self, digest: Digest, spare: usize) -> Arc<OnceCell<Module>> {
         self.order.retain(|known| *known != digest);
         self.order.push_back(digest);
         let cell = Arc::clone(self.cells.entry(digest).or_default());
-        while self.order.len() > SPARE_MODULES {
+        while self.order.len() > spare.max(1) {
             // Those in use live on in their plugins; only a second load of them would be paid anew.
             if let Some(oldest) = self.order.pop_front() {
                 self.cells.remove(&oldest);
@@ -562,6 +631,7 @@ impl std::fmt::Debug for Inner {
 async fn load(
     inner: Weak<Inner>,
     spec: Arc<PluginSpec>,
+    home: Home,
     record: &Mutex<Record>,
     outcome: &Mutex<Outcome>,
 ) {
@@ -591,7 +661,8 @@ async fn load(
                     record.compile_time = module.compile_time;
                     record.unknown_imports.clone_from(&recipe.imports.unknown);
                 }
-                this.start(&spec, recipe).await.map_err(Failure::Load)
+                let started = this.start(&spec, recipe, home).await;
+                started.map_err(Failure::Load)
             }
             Err(failure) => Err(failure),
         };

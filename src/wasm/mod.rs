@@ -20,6 +20,8 @@ pub mod status;
 #[cfg(feature = "wasm")]
 mod abi;
 #[cfg(feature = "wasm")]
+mod breaker;
+#[cfg(feature = "wasm")]
 mod callbacks;
 #[cfg(feature = "wasm")]
 mod context;
@@ -32,13 +34,25 @@ mod inspect;
 #[cfg(feature = "wasm")]
 mod manager;
 #[cfg(feature = "wasm")]
+mod meter;
+#[cfg(feature = "wasm")]
 mod module;
 #[cfg(feature = "wasm")]
 mod plugin;
 #[cfg(feature = "wasm")]
+mod report;
+#[cfg(feature = "wasm")]
+mod reviver;
+#[cfg(feature = "wasm")]
+pub(crate) mod rollout;
+#[cfg(feature = "wasm")]
+mod sdk;
+#[cfg(feature = "wasm")]
 mod shared;
 #[cfg(all(test, feature = "wasm"))]
 pub(crate) mod testing;
+#[cfg(feature = "wasm")]
+mod trace;
 #[cfg(feature = "wasm")]
 mod vm;
 #[cfg(feature = "wasm")]
@@ -52,7 +66,7 @@ pub use disabled::{Plugin, Plugins};
 pub use inspect::{Inspection, Kind as InspectionKind, inspect};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
-pub use options::{Options, Resolution, VmSharing};
+pub use options::{Options, Resolution, RolloutCommand};
 #[cfg(feature = "wasm")]
 pub use plugin::{Place, Plugin};
 pub use spec::PluginSpec;

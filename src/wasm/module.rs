@@ -24,10 +24,21 @@ pub(crate) enum Abi {
     V0_2_1,
 }
 
+impl Abi {
+    /// As `/wasm` prints it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
+            Self::V0_2_1 => "0.2.1",
+        }
+    }
+}
+
 /// Code larger than this is refused.
 pub(crate) const MAX_CODE: usize = 64 << 20;
 
-/// Compiled entries kept on disk; the least recently used go.
+/// Compiled entries kept on disk, unless the settings say otherwise; the least recently used go.
 const MAX_ENTRIES: usize = 64;
 
 /// Why code is not a module that can run here.
@@ -139,6 +150,7 @@ pub(crate) struct Cache {
     folder: PathBuf,
     key: [u8; 32],
     engine_hash: u64,
+    max_entries: usize,
 }
 
 const MAGIC: &[u8; 8] = b"plenipo\x01";
@@ -157,7 +169,14 @@ impl Cache {
             folder: folder.to_owned(),
             key: open_key(&folder.join("key"))?,
             engine_hash: hasher.finish(),
+            max_entries: MAX_ENTRIES,
         })
+    }
+
+    /// With room for so many entries.
+    pub(crate) fn keeping(mut self, entries: usize) -> Self {
+        self.max_entries = entries;
+        self
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -282,7 +301,7 @@ impl Cache {
             }
         }
         kept.sort();
-        let surplus = kept.len().saturating_sub(MAX_ENTRIES);
+        let surplus = kept.len().saturating_sub(self.max_entries);
         for (_, path) in kept.into_iter().take(surplus) {
             let _ = std::fs::remove_file(path);
         }

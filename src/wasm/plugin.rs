@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::context::RootSpec;
 use super::spec::{FailurePolicy, PluginSpec};
-use super::status::{VmStatus, plugin_stats};
+use super::status::{LiveStatus, VmStatus, plugin_stats};
 use super::vm::Vm;
 use super::vm_set::{Refusal, VmSet};
 use crate::base::{Shard, WorkerCell};
@@ -74,11 +74,13 @@ impl Plugin {
         &self.root
     }
 
-    /// The running worker's VM and the root context in it; `None` while a dead VM is being replaced.
+    /// The running worker's VM and the root context in it, for one more stream; `None` while a dead VM is being replaced,
+    /// and where a fresh one is on probation and serves no more for now.
     #[inline]
     pub fn place(&self) -> Option<Place> {
         let worker = Shard::current().index().checked_sub(1)?;
-        self.seats.get(worker)?.place.lock().clone()
+        let place = self.seats.get(worker)?.place.lock().clone()?;
+        self.set.admits(worker).then_some(place)
     }
 
     /// A request met the plugin without a VM.
@@ -122,6 +124,10 @@ impl Plugin {
 
     pub(crate) fn stats(&self) -> &StatSet {
         &self.stats
+    }
+
+    pub(crate) fn live_status(&self) -> LiveStatus {
+        self.set.live_status(self.spec())
     }
 
     /// Of the VMs that it is in: what it shares with others is counted for all of them.

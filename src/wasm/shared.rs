@@ -12,14 +12,22 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::abi::Status;
+use super::status::{QueueStatus, SharedStatus};
 use super::vm::Message;
 
-/// Most bytes, keys included, that the VMs of one `vm_id` keep.
-const MAX_DATA: usize = 64 << 20;
-/// Most bytes waiting in one queue.
-const MAX_QUEUE: usize = 16 << 20;
-/// Most queues.
+/// Most queues of all `vm_id`s together.
 const MAX_QUEUES: usize = 10_000;
+/// What a message costs beyond its bytes.
+const MESSAGE: usize = 32;
+
+/// Keys and queues that `/wasm` shows of a `vm_id`.
+const MAX_SHOWN: usize = 100;
+
+/// A name as text, in a reasonable length.
+fn shown(name: &[u8]) -> String {
+    let name = &name[..name.len().min(128)];
+    name.escape_ascii().to_string()
+}
 
 /// All of it, one a process.
 #[derive(Debug, Default)]
@@ -46,6 +54,8 @@ struct Entries {
 #[derive(Debug, Default)]
 struct Queues {
     tokens: HashMap<(Box<[u8]>, Box<[u8]>), u32>,
+    /// How many there are of each `vm_id`.
+    counts: HashMap<Box<[u8]>, usize>,
     /// Token n is at n − 1.
     queues: Vec<Queue>,
 }
@@ -79,13 +89,15 @@ impl Shared {
         self.spaces.lock().get(vm_id).and_then(Weak::upgrade)
     }
 
-    /// Makes a queue, or makes the caller the one who hears of it from now on.
+    /// Makes a queue, of which a `vm_id` has no more than `quota`, or makes the caller the one who hears of it from
+    /// now on.
     pub(crate) fn register_queue(
         &self,
         vm_id: &[u8],
         name: &[u8],
         consumer: UnboundedSender<Message>,
         root: u32,
+        quota: usize,
     ) -> Result<u32, Status> {
         let mut queues = self.queues.lock();
         if let Some(&token) = queues.tokens.get(&(Box::from(vm_id), Box::from(name))) {
@@ -94,7 +106,8 @@ impl Shared {
             queue.root = root;
             return Ok(token);
         }
-        if queues.queues.len() >= MAX_QUEUES {
+        let own = queues.counts.get(vm_id).copied().unwrap_or(0);
+        if own >= quota || queues.queues.len() >= MAX_QUEUES {
             return Err(Status::InternalFailure);
         }
         queues.queues.push(Queue {
@@ -105,6 +118,7 @@ impl Shared {
         });
         let token = u32::try_from(queues.queues.len()).map_err(|_| Status::InternalFailure)?;
         queues.tokens.insert((vm_id.into(), name.into()), token);
+        *queues.counts.entry(vm_id.into()).or_default() += 1;
         Ok(token)
     }
 
@@ -117,14 +131,51 @@ impl Shared {
             .copied()
     }
 
-    /// Appends, and tells the consumer.
-    pub(crate) fn enqueue(&self, token: u32, data: Bytes) -> Result<(), Status> {
+    /// For `/wasm`: the data in `space` and the queues of `vm_id`.
+    pub(crate) fn status(&self, vm_id: &str, space: &Space) -> SharedStatus {
+        let mut status = SharedStatus::default();
+        {
+            let entries = space.entries.lock();
+            status.bytes = entries.bytes;
+            status.count = entries.map.len();
+            let mut sizes: Vec<_> = entries
+                .map
+                .iter()
+                .map(|(key, (value, _))| (key, value.len()))
+                .collect();
+            sizes.sort_unstable();
+            sizes.truncate(MAX_SHOWN);
+            status.entries = sizes
+                .into_iter()
+                .map(|(key, size)| (shown(key), size))
+                .collect();
+        }
+        let queues = self.queues.lock();
+        for ((owner, name), token) in &queues.tokens {
+            if **owner == *vm_id.as_bytes()
+                && let Some(queue) = queues.queues.get(*token as usize - 1)
+            {
+                status.queues.push(QueueStatus {
+                    name: shown(name),
+                    messages: queue.items.len(),
+                    bytes: queue.bytes,
+                });
+            }
+        }
+        status.queues.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        status.queues.truncate(MAX_SHOWN);
+        status
+    }
+
+    /// Appends, where no more than `quota` bytes wait then, and tells the consumer.
+    pub(crate) fn enqueue(&self, token: u32, data: Bytes, quota: usize) -> Result<(), Status> {
         let mut queues = self.queues.lock();
         let queue = queues.get(token).ok_or(Status::NotFound)?;
-        if queue.bytes + data.len() > MAX_QUEUE {
+        let cost = data.len() + MESSAGE;
+        if queue.bytes + cost > quota {
             return Err(Status::InternalFailure);
         }
-        queue.bytes += data.len();
+        queue.bytes += cost;
         queue.items.push_back(data);
         // Nobody is told where the consumer is gone; the next registrant finds the items.
         let _ = queue.consumer.send(Message::QueueReady {
@@ -139,7 +190,7 @@ impl Shared {
         let mut queues = self.queues.lock();
         let queue = queues.get(token).ok_or(Status::NotFound)?;
         let data = queue.items.pop_front().ok_or(Status::Empty)?;
-        queue.bytes -= data.len();
+        queue.bytes -= data.len() + MESSAGE;
         Ok(data)
     }
 }
@@ -157,7 +208,14 @@ impl Space {
     }
 
     /// Sets a value; a `cas` other than 0 must be the number of the present one, if there is one.
-    pub(crate) fn set(&self, key: &[u8], value: &[u8], cas: u32) -> Result<(), Status> {
+    /// There are no more than `quota` bytes then.
+    pub(crate) fn set(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        cas: u32,
+        quota: usize,
+    ) -> Result<(), Status> {
         let mut entries = self.entries.lock();
         let old = match entries.map.get(key) {
             Some((_, present)) if cas != 0 && *present != cas => return Err(Status::CasMismatch),
@@ -165,7 +223,8 @@ impl Space {
             None => 0,
         };
         let bytes = entries.bytes - old + key.len() + value.len();
-        if bytes > MAX_DATA {
+        // What replaces and does not grow passes whatever the quota.
+        if bytes > quota && bytes > entries.bytes {
             return Err(Status::InternalFailure);
         }
         entries.bytes = bytes;
@@ -185,20 +244,25 @@ impl Space {
 mod tests {
     use super::*;
 
+    const QUOTA: usize = 1 << 20;
+
     #[test]
     fn a_value_is_replaced_only_under_its_number() {
         let shared = Shared::default();
         let space = shared.space(&"a".into());
         assert_eq!(
-            space.set(b"k", b"1", 7),
+            space.set(b"k", b"1", 7, QUOTA),
             Ok(()),
             "a new key takes any number"
         );
         let (value, cas) = space.get(b"k").expect("set");
         assert_eq!((&*value, cas), (&b"1"[..], 1));
-        assert_eq!(space.set(b"k", b"2", cas + 1), Err(Status::CasMismatch));
-        assert_eq!(space.set(b"k", b"2", cas), Ok(()));
-        assert_eq!(space.set(b"k", b"3", 0), Ok(()));
+        assert_eq!(
+            space.set(b"k", b"2", cas + 1, QUOTA),
+            Err(Status::CasMismatch)
+        );
+        assert_eq!(space.set(b"k", b"2", cas, QUOTA), Ok(()));
+        assert_eq!(space.set(b"k", b"3", 0, QUOTA), Ok(()));
         assert_eq!(shared.space(&"a".into()).get(b"k").expect("set").0, "3");
         assert!(
             shared.space(&"b".into()).get(b"k").is_none(),
@@ -215,11 +279,14 @@ mod tests {
     fn data_is_bounded_and_replacing_frees() {
         let shared = Shared::default();
         let space = shared.space(&"a".into());
-        let half = vec![0; MAX_DATA / 2];
-        assert_eq!(space.set(b"a", &half, 0), Ok(()));
-        assert_eq!(space.set(b"b", &half, 0), Err(Status::InternalFailure));
+        let half = vec![0; QUOTA / 2];
+        assert_eq!(space.set(b"a", &half, 0, QUOTA), Ok(()));
+        assert_eq!(
+            space.set(b"b", &half, 0, QUOTA),
+            Err(Status::InternalFailure)
+        );
         for _ in 0..4 {
-            assert_eq!(space.set(b"a", &half, 0), Ok(()));
+            assert_eq!(space.set(b"a", &half, 0, QUOTA), Ok(()));
         }
     }
 
@@ -228,11 +295,16 @@ mod tests {
         let shared = Shared::default();
         let (first, mut old) = tokio::sync::mpsc::unbounded_channel();
         let (second, mut new) = tokio::sync::mpsc::unbounded_channel();
-        let token = shared.register_queue(b"vm", b"q", first, 1).expect("room");
-        assert_eq!(shared.register_queue(b"vm", b"q", second, 2), Ok(token));
+        let token = shared
+            .register_queue(b"vm", b"q", first, 1, 10)
+            .expect("room");
+        assert_eq!(shared.register_queue(b"vm", b"q", second, 2, 10), Ok(token));
         assert_eq!(shared.resolve_queue(b"vm", b"q"), Some(token));
         assert_eq!(shared.resolve_queue(b"", b"q"), None);
-        assert_eq!(shared.enqueue(token, Bytes::from_static(b"x")), Ok(()));
+        assert_eq!(
+            shared.enqueue(token, Bytes::from_static(b"x"), QUOTA),
+            Ok(())
+        );
         assert!(old.try_recv().is_err());
         assert!(matches!(
             new.try_recv(),
@@ -241,6 +313,60 @@ mod tests {
         assert_eq!(shared.dequeue(token), Ok(Bytes::from_static(b"x")));
         assert_eq!(shared.dequeue(token), Err(Status::Empty));
         assert_eq!(shared.dequeue(token + 1), Err(Status::NotFound));
-        assert_eq!(shared.enqueue(0, Bytes::new()), Err(Status::NotFound));
+        assert_eq!(
+            shared.enqueue(0, Bytes::new(), QUOTA),
+            Err(Status::NotFound)
+        );
+    }
+
+    #[test]
+    fn queues_are_bounded_in_number_and_bytes() {
+        let shared = Shared::default();
+        let (consumer, _inbox) = tokio::sync::mpsc::unbounded_channel();
+        let register =
+            |vm: &[u8], name: &[u8]| shared.register_queue(vm, name, consumer.clone(), 1, 2);
+        let token = register(b"vm", b"a").expect("room");
+        assert!(register(b"vm", b"b").is_ok());
+        assert_eq!(register(b"vm", b"c"), Err(Status::InternalFailure));
+        assert_eq!(register(b"vm", b"a"), Ok(token), "it is there already");
+        assert!(register(b"other", b"c").is_ok());
+        // Messages without a byte are not for nothing.
+        for _ in 0..3 {
+            assert_eq!(shared.enqueue(token, Bytes::new(), 3 * MESSAGE), Ok(()));
+        }
+        let full = shared.enqueue(token, Bytes::new(), 3 * MESSAGE);
+        assert_eq!(full, Err(Status::InternalFailure));
+        assert!(shared.dequeue(token).is_ok());
+        assert_eq!(shared.enqueue(token, Bytes::new(), 3 * MESSAGE), Ok(()));
+    }
+
+    #[test]
+    fn what_is_shared_is_shown() {
+        let shared = Shared::default();
+        let space = shared.space(&"a".into());
+        space.set(b"key", b"12345", 0, QUOTA).expect("room");
+        space.set(b"a\n", b"", 0, QUOTA).expect("room");
+        let (consumer, _inbox) = tokio::sync::mpsc::unbounded_channel();
+        let token = shared
+            .register_queue(b"a", b"q", consumer.clone(), 1, 10)
+            .expect("room");
+        shared
+            .register_queue(b"b", b"other", consumer, 1, 10)
+            .expect("room");
+        shared
+            .enqueue(token, Bytes::from_static(b"x"), QUOTA)
+            .expect("room");
+        let status = shared.status("a", &space);
+        assert_eq!((status.bytes, status.count), (10, 2));
+        assert_eq!(
+            status.entries,
+            [("a\\n".to_owned(), 0), ("key".to_owned(), 5)]
+        );
+        let queue = QueueStatus {
+            name: "q".to_owned(),
+            messages: 1,
+            bytes: 1 + MESSAGE,
+        };
+        assert_eq!(status.queues, [queue]);
     }
 }

@@ -48,6 +48,10 @@ pub enum State {
     Configuring,
     /// Every worker has a configured VM: it can serve.
     Live,
+    /// It serves a share of the streams beside the version before it.
+    Trial,
+    /// It was on trial, and the version before it serves again.
+    RolledBack,
     /// Nothing refers to it any more but streams in flight.
     Draining,
     /// It will not come to be; `error` says why.
@@ -62,6 +66,8 @@ impl State {
             Self::Compiling => "compiling",
             Self::Configuring => "configuring",
             Self::Live => "live",
+            Self::Trial => "trial",
+            Self::RolledBack => "rolled_back",
             Self::Draining => "draining",
             Self::Failed => "failed",
         }
@@ -77,6 +83,17 @@ pub struct Event {
     pub state: State,
     /// Why, where something failed; empty otherwise.
     pub detail: String,
+}
+
+/// The end of a VM that served.
+#[derive(Clone, Debug)]
+pub struct Trap {
+    /// When.
+    pub at: SystemTime,
+    /// On which worker, counted from 0.
+    pub worker: usize,
+    /// The reason in one line; then the backtrace, the callback, and the last host calls, oldest first.
+    pub description: String,
 }
 
 /// One plugin version.
@@ -98,7 +115,7 @@ pub struct PluginStatus {
     pub state: State,
     /// The last error, of loading or of running.
     pub error: Option<String>,
-    /// The slots (places in the configuration) that want this version.
+    /// The slots (places in the configuration) that want this version, or are served by it while theirs cannot.
     pub slots: Vec<String>,
     /// One a worker, in the order of workers.
     pub vms: Vec<VmStatus>,
@@ -108,6 +125,79 @@ pub struct PluginStatus {
     pub compile_time: Option<Duration>,
     /// Imports that nobody answers; calling one traps.
     pub unknown_imports: Vec<String>,
+    /// How its trial goes, while it is on trial.
+    pub trial: Option<String>,
+    /// The rest, of a version whose code is here.
+    pub live: Option<LiveStatus>,
+}
+
+/// What a version does, over all workers.
+#[derive(Clone, Debug, Default)]
+pub struct LiveStatus {
+    /// The version of the ABI, by the module's marker.
+    pub abi: &'static str,
+    /// What the module was written with, as far as it says.
+    pub sdk: Option<String>,
+    /// `closed`, `open`, `half_open`, `off`.
+    pub breaker: &'static str,
+    /// The last traps, oldest first.
+    pub traps: Vec<Trap>,
+    /// Callbacks that were called.
+    pub callbacks: Vec<CallbackStatus>,
+    /// What it may take, and what it took.
+    pub quotas: Vec<QuotaStatus>,
+    /// What the plugins of its `vm_id` share.
+    pub shared: SharedStatus,
+}
+
+/// The calls of one callback.
+#[derive(Clone, Debug)]
+pub struct CallbackStatus {
+    /// The export's name.
+    pub name: &'static str,
+    /// How often it was called.
+    pub calls: u64,
+    /// The time that half of the calls did not exceed, on the wall's clock; one call in eight is timed.
+    pub p50: Option<Duration>,
+    /// Likewise, 99 of 100.
+    pub p99: Option<Duration>,
+}
+
+/// One quota.
+#[derive(Clone, Debug)]
+pub struct QuotaStatus {
+    /// As the settings name it.
+    pub name: &'static str,
+    /// The limit; of periods in milliseconds.
+    pub limit: u64,
+    /// What is used of it now, where that is known; of quotas a VM, by the VM that uses most.
+    pub used: Option<u64>,
+    /// How often it was enforced.
+    pub refused: u64,
+}
+
+/// What the plugins of a `vm_id` share.
+#[derive(Clone, Debug, Default)]
+pub struct SharedStatus {
+    /// Bytes of shared data, keys included.
+    pub bytes: usize,
+    /// Number of keys.
+    pub count: usize,
+    /// The first keys in their order, with the sizes of their values.
+    pub entries: Vec<(String, usize)>,
+    /// The queues.
+    pub queues: Vec<QueueStatus>,
+}
+
+/// One queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Its name.
+    pub name: String,
+    /// Messages that wait.
+    pub messages: usize,
+    /// Their bytes, as the quota counts them.
+    pub bytes: usize,
 }
 
 /// One VM's counts.
@@ -125,4 +215,14 @@ pub struct VmStatus {
     pub contexts: u64,
     /// Bytes of linear memory.
     pub memory: u64,
+    /// Callbacks that exceeded the soft deadline.
+    pub soft_deadlines: u64,
+    /// Callbacks that were stopped at the hard one.
+    pub hard_deadlines: u64,
+    /// Streams that the plugin holds.
+    pub paused: u64,
+    /// Streams that it held for longer than `max_pause`.
+    pub overdue: u64,
+    /// Callouts under way.
+    pub callouts: u64,
 }

@@ -10,8 +10,10 @@
 mod core;
 mod pauses;
 mod roots;
+mod start;
 
-use self::core::{Core, describe, repair, start};
+use self::core::{Core, repair};
+use self::start::{describe, start};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -26,7 +28,8 @@ use wasmtime::{InstancePre, Store};
 use super::abi::calls;
 use super::callbacks::Callbacks;
 use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
-use super::engine::{Runtime, thread_cpu_time};
+use super::engine::{Budget, Runtime, thread_cpu_time};
+use super::meter::Meter;
 use super::module::LoadError;
 use super::status::wasm_stats;
 use crate::base::WorkerCell;
@@ -127,9 +130,11 @@ pub(crate) struct Counters {
     pub(crate) created: AtomicU64,
     pub(crate) contexts: AtomicU64,
     pub(crate) memory: AtomicU64,
+    pub(crate) meter: Meter,
 }
 
-/// Who hears of a VM's death; called on the worker, at most once, with the reason.
+/// Who hears of a VM's death; called on the worker, at most once, with the reason: one line, then the backtrace, the
+/// callback and the last host calls.
 pub(crate) type OnDeath = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Why there is no VM.
@@ -193,12 +198,14 @@ impl Vm {
         let callbacks = Callbacks::of(&instance, &mut store, &env.vm, env.abi)?;
         let allocate = callbacks
             .malloc
-            .clone()
-            .or_else(|| callbacks.memory_allocate.clone());
+            .as_ref()
+            .or(callbacks.memory_allocate.as_ref())
+            .map(|callback| callback.function.clone());
         if allocate.is_none() {
             return Err(LoadError::NoAllocator.into());
         }
         let host = store.data_mut();
+        host.counters = Arc::clone(&counters);
         host.memory = memory;
         host.allocate = allocate;
         start(&instance, &mut store)?;
@@ -223,6 +230,7 @@ impl Vm {
             counters,
             on_death: OnceLock::new(),
             stats: Arc::clone(&stats),
+            warned: None,
             _running: running,
         };
         let began = thread_cpu_time();
@@ -240,7 +248,10 @@ impl Vm {
         let configured_in = began
             .zip(thread_cpu_time())
             .map_or(Duration::ZERO, |(began, now)| now.saturating_sub(began));
-        core.set_budget(env.callback_budget);
+        core.set_budget(Budget::new(
+            env.policy.callback_soft,
+            env.policy.callback_hard,
+        ));
         core.counters.created.fetch_add(1, Relaxed);
         stats.inc(wasm_stats::RUNTIME_CREATED);
         stats.inc(wasm_stats::RUNTIME_ACTIVE);

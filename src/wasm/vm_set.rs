@@ -5,36 +5,36 @@
 //! Envoy: but only of a version that a VM of its own, off the workers, has shown to be willing and quick. So a worker is
 //! never held up by more than one callback's budget.
 //!
-//! A dead VM's worker gets a fresh one: the first at once (after its back-off with `FAIL_RELOAD`), the next ones after
-//! waits that double from a second to a minute while VMs keep dying young. So a plugin that crashes on every request
-//! costs a bounded amount of work, and one that crashed once is back at once.
+//! A dead VM's worker gets a fresh one with everybody in it, built off the workers, when the set's [`Breaker`] lets it. So
+//! a plugin that crashes on every request costs a bounded amount of work, and one that crashed once is back at once.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::abi::Imports;
+use super::breaker::{Breaker, BreakerState, Gate};
 use super::context::{Environment, RootSpec};
 use super::engine::Runtime;
 use super::module::{LoadError, Module};
 use super::plugin::Plugin;
-use super::spec::FailurePolicy;
-use super::status::{VmStatus, plugin_stats};
+use super::reviver::{Event, Revive, revive};
+use super::spec::{Code, FailurePolicy, PluginSpec};
+use super::status::{LiveStatus, Trap, VmStatus, plugin_stats};
 use super::vm::{BuildError, Counters, Vm};
+use super::{report, sdk};
 use crate::base::task::{OwnedTask, spawn};
 use crate::base::{WorkerCell, WorkerHandles};
+use crate::config::wasm_settings::PluginPolicy;
 use crate::telemetry::metrics::StatSet;
 
-/// A VM that lived so long owes nothing for its predecessors.
-const GOOD_LIFE: Duration = Duration::from_secs(60);
-/// Longest wait before a fresh VM.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Shortest wait before the second fresh VM in a row.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Traps that are remembered.
+const MAX_TRAPS: usize = 8;
 
 /// All that it takes to make a VM of one key.
 pub(crate) struct Recipe {
@@ -118,18 +118,10 @@ pub(crate) struct VmSet {
     /// One at a time joins or rebuilds.
     changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
+    traps: Mutex<VecDeque<Trap>>,
+    breaker: Mutex<BreakerState>,
     /// Builds fresh VMs; ends with the set.
     _reviver: OwnedTask,
-}
-
-/// What changes how long a dead VM's worker waits for the next.
-enum Event {
-    /// The VM of this worker has died.
-    Died(usize),
-    /// A fresh one is at work there.
-    Born(usize),
-    /// There is a new version, which owes nothing for those before it.
-    Joined,
 }
 
 /// One worker's place.
@@ -138,6 +130,7 @@ struct Slot {
     vm: WorkerCell<Option<Arc<Vm>>>,
     /// The same VM, for the control side.
     current: Mutex<Weak<Vm>>,
+    gate: Gate,
     counters: Arc<Counters>,
 }
 
@@ -156,19 +149,27 @@ impl VmSet {
             .map(|_| Slot {
                 vm: WorkerCell::new(None),
                 current: Mutex::new(Weak::new()),
+                gate: Gate::default(),
                 counters: Arc::default(),
             })
             .collect();
+        let policy = &recipe.env.policy;
+        let breaker = Breaker::new(
+            policy.breaker,
+            policy.after_crash,
+            recipe.env.vm.failure,
+            recipe.workers.count(),
+            Instant::now(),
+        );
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             recipe,
             slots,
             members: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
-            _reviver: OwnedTask::spawn(
-                "wasm reviver",
-                revive(this.clone(), events.downgrade(), happened),
-            ),
+            _reviver: OwnedTask::spawn("wasm reviver", revive(this.clone(), breaker, happened)),
             events,
+            traps: Mutex::default(),
+            breaker: Mutex::default(),
         })
     }
 
@@ -187,7 +188,44 @@ impl VmSet {
             created: read(&counters.created),
             contexts: read(&counters.contexts),
             memory: read(&counters.memory),
+            soft_deadlines: counters.meter.soft.get(),
+            hard_deadlines: counters.meter.hard.get(),
+            paused: counters.meter.paused.get(),
+            overdue: counters.meter.overdue.get(),
+            callouts: counters.meter.callouts.get(),
         }
+    }
+
+    /// What the VMs do, and what is known of the code, which is that of `spec`.
+    pub(crate) fn live_status(&self, spec: &PluginSpec) -> LiveStatus {
+        let Recipe { module, env, .. } = &*self.recipe;
+        let said = match &spec.code {
+            Code::Local { bytes, .. } => sdk::of(bytes),
+            Code::Remote(_) => None,
+        };
+        let guess = || sdk::guess(module.code.exports().map(|export| export.name()));
+        let meters: Vec<_> = self.slots.iter().map(|slot| &*slot.counters).collect();
+        let shared = env.shared.status(&env.vm.vm_id, &env.space);
+        LiveStatus {
+            abi: module.abi.as_str(),
+            sdk: said.or_else(|| guess().map(str::to_owned)),
+            breaker: self.breaker.lock().as_str(),
+            traps: self.traps.lock().iter().cloned().collect(),
+            callbacks: report::callbacks(&meters),
+            quotas: report::quotas(&meters, &env.policy, &shared),
+            shared,
+        }
+    }
+
+    /// True where plugins under `policy` may be in these VMs.
+    pub(crate) fn fits(&self, policy: &PluginPolicy) -> bool {
+        self.recipe.env.policy.shares_vms_with(policy)
+    }
+
+    /// True where the VM of `worker` takes one more stream.
+    #[inline]
+    pub(crate) fn admits(&self, worker: usize) -> bool {
+        self.slots[worker].gate.admit()
     }
 
     /// Gives `plugin` a root context on every worker.
@@ -313,7 +351,7 @@ impl VmSet {
                 *root.proven.get_or_init(|| took)
             }
         };
-        if took > self.recipe.env.callback_budget / 2 {
+        if took > self.recipe.env.policy.callback_hard / 2 {
             return Err(Refusal::Here(format!(
                 "its configuration took {took:?}, too long for a VM in use"
             )));
@@ -345,14 +383,63 @@ impl VmSet {
     fn died(&self, worker: usize, reason: &str) {
         let vm = self.slots[worker].vm.lock().take();
         drop(vm);
+        {
+            let mut traps = self.traps.lock();
+            if traps.len() >= MAX_TRAPS {
+                traps.pop_front();
+            }
+            traps.push_back(Trap {
+                at: SystemTime::now(),
+                worker,
+                description: reason.to_owned(),
+            });
+        }
+        let first = reason.lines().next().unwrap_or_default();
         for plugin in self.members() {
-            plugin.rise(worker, reason);
+            plugin.rise(worker, first);
         }
         let _ = self.events.send(Event::Died(worker));
     }
+}
 
-    /// Of all versions, the policy that says how soon a fresh VM may follow.
-    fn policy(&self) -> FailurePolicy {
+impl Revive for VmSet {
+    async fn rebuild(self: Arc<Self>, worker: usize, streams: Option<u32>) -> bool {
+        let missing: Vec<_> = {
+            let members = self.members().into_iter();
+            members.filter(|plugin| !plugin.sits(worker)).collect()
+        };
+        let refused = {
+            let _changing = self.changing.lock().await;
+            // A VM that serves already is not throttled for those that it lacks.
+            if let Some(streams) = streams
+                && !self.slots[worker].lives()
+            {
+                self.slots[worker].gate.limit(streams);
+            }
+            self.seat(worker).await
+        };
+        for plugin in missing {
+            if plugin.sits(worker) {
+                plugin.stats().inc(plugin_stats::VM_RELOAD_SUCCESS);
+            }
+        }
+        let complete = refused.is_empty();
+        for (plugin, refusal) in refused {
+            plugin.stats().inc(plugin_stats::VM_RELOAD_FAILURE);
+            let text = refusal.to_string();
+            tracing::error!(target: "wasm", "plugin {}: {text}", plugin.spec().name);
+            plugin.blame(&text);
+        }
+        complete
+    }
+
+    fn is_proven(&self, worker: usize) -> bool {
+        let slot = &self.slots[worker];
+        slot.gate.is_shut() && slot.counters.contexts.load(Relaxed) == 0
+    }
+
+    /// The longest back-off, where any version asks for one.
+    fn failure(&self) -> FailurePolicy {
         self.members()
             .iter()
             .map(|plugin| plugin.spec().failure)
@@ -361,6 +448,15 @@ impl VmSet {
                 FailurePolicy::Closed | FailurePolicy::Open { .. } => Duration::ZERO,
             })
             .unwrap_or(FailurePolicy::Closed)
+    }
+
+    fn show(&self, state: BreakerState) {
+        *self.breaker.lock() = state;
+        if state == BreakerState::Closed {
+            for slot in &self.slots {
+                slot.gate.lift();
+            }
+        }
     }
 }
 
@@ -371,140 +467,5 @@ impl Drop for VmSet {
                 vm.retire();
             }
         }
-    }
-}
-
-/// The life of one worker's VMs.
-#[derive(Default)]
-struct Life {
-    /// VMs in a row that died young.
-    deaths: u32,
-    born: Option<Instant>,
-    building: Option<OwnedTask>,
-}
-
-impl Life {
-    /// How long to wait before the next VM.
-    fn wait(&mut self, now: Instant, policy: FailurePolicy) -> Duration {
-        if self.born.is_some_and(|born| now - born >= GOOD_LIFE) {
-            self.deaths = 0;
-        }
-        let deaths = self.deaths;
-        self.deaths = (deaths + 1).min(16);
-        let (base, first) = match policy {
-            FailurePolicy::Reload { backoff } => (backoff, deaths),
-            FailurePolicy::Closed | FailurePolicy::Open { .. } => match deaths.checked_sub(1) {
-                None => return Duration::ZERO,
-                Some(deaths) => (FIRST_WAIT, deaths),
-            },
-        };
-        let limit = base.saturating_mul(1 << first).min(LONGEST_WAIT.max(base));
-        // Jitter, so that the workers do not build in step.
-        limit.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
-    }
-}
-
-async fn revive(
-    set: Weak<VmSet>,
-    events: mpsc::WeakUnboundedSender<Event>,
-    mut happened: mpsc::UnboundedReceiver<Event>,
-) {
-    let mut lives: Vec<Life> = Vec::new();
-    while let Some(event) = happened.recv().await {
-        let worker = match event {
-            Event::Died(worker) => worker,
-            Event::Born(worker) => {
-                if let Some(life) = lives.get_mut(worker) {
-                    life.born = Some(Instant::now());
-                }
-                continue;
-            }
-            Event::Joined => {
-                lives.iter_mut().for_each(|life| life.deaths = 0);
-                continue;
-            }
-        };
-        let Some(policy) = set.upgrade().map(|set| set.policy()) else {
-            return;
-        };
-        if lives.len() <= worker {
-            lives.resize_with(worker + 1, Life::default);
-        }
-        let life = &mut lives[worker];
-        let wait = life.wait(Instant::now(), policy);
-        life.building = Some(OwnedTask::spawn(
-            "wasm revival",
-            restore(set.clone(), worker, wait, events.clone()),
-        ));
-    }
-}
-
-/// Gives `worker` its VM back, with everybody in it.
-async fn restore(
-    set: Weak<VmSet>,
-    worker: usize,
-    wait: Duration,
-    events: mpsc::WeakUnboundedSender<Event>,
-) {
-    tokio::time::sleep(wait).await;
-    let mut wait = FIRST_WAIT;
-    loop {
-        let Some(set) = set.upgrade() else { return };
-        let missing: Vec<_> = {
-            let members = set.members().into_iter();
-            members.filter(|plugin| !plugin.sits(worker)).collect()
-        };
-        let refused = {
-            let _changing = set.changing.lock().await;
-            set.seat(worker).await
-        };
-        for plugin in missing {
-            if plugin.sits(worker) {
-                plugin.stats().inc(plugin_stats::VM_RELOAD_SUCCESS);
-            }
-        }
-        if refused.is_empty() {
-            if let Some(events) = events.upgrade() {
-                let _ = events.send(Event::Born(worker));
-            }
-            return;
-        }
-        for (plugin, refusal) in refused {
-            plugin.stats().inc(plugin_stats::VM_RELOAD_FAILURE);
-            let text = refusal.to_string();
-            tracing::error!(target: "wasm", "plugin {}: {text}", plugin.spec().name);
-            plugin.blame(&text);
-        }
-        drop(set);
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_death_costs_nothing_and_a_row_of_them_more_and_more() {
-        let mut life = Life::default();
-        let mut now = Instant::now();
-        assert_eq!(life.wait(now, FailurePolicy::Closed), Duration::ZERO);
-        for second in [1, 2, 4, 8, 16, 32, 60, 60] {
-            let limit = Duration::from_secs(second);
-            life.born = Some(now);
-            let wait = life.wait(now, FailurePolicy::Closed);
-            assert!(wait >= limit / 2 && wait <= limit, "{wait:?} of {limit:?}");
-            now += Duration::from_secs(1);
-        }
-        now += GOOD_LIFE;
-        assert_eq!(life.wait(now, FailurePolicy::Closed), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn reload_waits_its_backoff_before_the_first() {
-        let backoff = Duration::from_secs(3);
-        let wait = Life::default().wait(Instant::now(), FailurePolicy::Reload { backoff });
-        assert!(wait >= backoff / 2 && wait <= backoff);
     }
 }

@@ -7,8 +7,10 @@
     reason = "the test binary has no users, and is not held to the rules of the data path"
 )]
 
+mod containment;
 mod docs;
 mod examples;
+mod guests;
 mod hostile;
 mod layering;
 mod options;
@@ -16,6 +18,7 @@ mod options;
 mod plugin_cli;
 mod plugins;
 mod requests;
+mod rollout;
 mod support;
 mod updates;
 mod verdicts;

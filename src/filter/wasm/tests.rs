@@ -14,6 +14,7 @@ use crate::base::task::OwnedTask;
 use crate::cluster::ClusterMap;
 use crate::config::http_connection_manager::HttpConnectionManager;
 use crate::config::listener::TrafficDirection;
+use crate::config::wasm_settings::VmSharing;
 use crate::config::{ParseContext, context::Source};
 use crate::filter::{HttpFilterChain, Registry};
 use crate::http::codec::Reset;
@@ -22,9 +23,9 @@ use crate::pb;
 use crate::pb::envoy::extensions::wasm::v3 as pb_wasm;
 use crate::stream::{ConnectionInfo, StreamConfig};
 use crate::telemetry::metrics;
+use crate::wasm::Options;
 use crate::wasm::status::State as LifeState;
 use crate::wasm::testing::{built, cluster_map, config, guest, spec};
-use crate::wasm::{Options, VmSharing};
 
 const SLOT: &str = "the slot";
 
@@ -89,7 +90,7 @@ impl Bench {
                     return plugin;
                 }
                 Resolution::Failed(error) => panic!("{error}"),
-                Resolution::Pending | Resolution::Previous(_) => {
+                Resolution::Pending | Resolution::Previous(_) | Resolution::Trial(..) => {
                     timeout(Duration::from_secs(60), changed.changed())
                         .await
                         .expect("in time")
@@ -113,7 +114,7 @@ impl Bench {
         let filter = Arc::new(Wasm {
             slot: 0,
             name: "wasm".into(),
-            own: Choice::new(0, spec, plugin),
+            own: Choice::new(0, spec, plugin, None),
             by_route: HashMap::new(),
         });
         Chain {
@@ -402,7 +403,8 @@ async fn a_crash_loop_is_slowed_down() {
 
 #[tokio::test]
 async fn a_loop_ends_at_its_budget() {
-    let bench = Bench::with(|options| options.callback_budget = Duration::from_millis(50));
+    let bench =
+        Bench::with(|options| options.settings.defaults.callback_hard = Duration::from_millis(50));
     let chain = bench.chain(config(guest("fault"), "lh")).await;
     let begin = std::time::SystemTime::now();
     let outcome = chain.get("/").await;
@@ -420,7 +422,7 @@ async fn a_loop_ends_at_its_budget() {
 
 #[tokio::test]
 async fn memory_ends_at_its_limit_and_the_guest_goes_on() {
-    let bench = Bench::with(|options| options.memory_limit = 4 << 20);
+    let bench = Bench::with(|options| options.settings.defaults.memory = 4 << 20);
     let chain = bench.chain(config(guest("fault"), "bh")).await;
     assert_eq!(chain.get("/").await.status, 200);
     let memory = bench.status(LifeState::Live).expect("live").vms[0].memory;
@@ -579,7 +581,7 @@ async fn the_death_of_a_vm_lets_nobody_wait_whose_body_it_holds() {
 async fn a_pause_that_nothing_can_end_is_counted_and_ends_at_its_limit() {
     use crate::wasm::status::wasm_stats;
     let limit = Duration::from_millis(50);
-    let bench = Bench::with(|options| options.max_pause = Some(limit));
+    let bench = Bench::with(|options| options.settings.defaults.max_pause = Some(limit));
     let stat = |stat| {
         let sets = bench.registry.sets();
         let set = sets.iter().find(|set| set.prefix() == "wasm.");
@@ -715,7 +717,7 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
     let wasm = Wasm {
         slot: 1,
         name: "wasm".into(),
-        own: Choice::new(1, Arc::clone(plugin.spec()), Some(plugin)),
+        own: Choice::new(1, Arc::clone(plugin.spec()), Some(plugin), None),
         by_route: HashMap::new(),
     };
     let mut chain = bench.chain(config(guest("order"), "")).await;
@@ -835,7 +837,7 @@ async fn properties_have_envoys_names_and_forms() {
 
 #[tokio::test]
 async fn what_envoy_refuses_is_refused_before_the_ack() {
-    let bench = Bench::with(|options| options.start_budget = Duration::from_millis(200));
+    let bench = Bench::with(|options| options.settings.defaults.start = Duration::from_millis(200));
     let cases = [
         (
             guest("no-abi"),
@@ -1063,7 +1065,8 @@ async fn a_trap_takes_all_plugins_of_the_vm_and_the_fresh_one_has_them_all() {
 
 #[tokio::test]
 async fn vms_are_not_shared_where_that_is_switched_off_or_their_keys_differ() {
-    let isolated = Bench::with(|options| options.vm_sharing = VmSharing::Isolated);
+    let isolated =
+        Bench::with(|options| options.settings.defaults.vm_sharing = VmSharing::Isolated);
     let held = [
         isolated.plugin_at("a", rooted("A", "x")).await,
         isolated.plugin_at("b", rooted("B", "x")).await,
@@ -1099,7 +1102,8 @@ async fn vms_are_not_shared_where_that_is_switched_off_or_their_keys_differ() {
 
 #[tokio::test]
 async fn who_is_slow_or_refuses_to_configure_harms_no_vm_in_use() {
-    let bench = Bench::with(|options| options.callback_budget = Duration::from_millis(20));
+    let bench =
+        Bench::with(|options| options.settings.defaults.callback_hard = Duration::from_millis(20));
     let first = bench.plugin_at("a", rooted("A", "x")).await;
     let slow = bench.plugin_at("slow", rooted("S", "s")).await;
     assert_eq!(vms(&bench), 2, "the slow one is by itself");

@@ -110,7 +110,7 @@ pub(super) fn set(
         1 => Direction::Response,
         _ => return Err(Status::BadArgument.into()),
     };
-    let limit = host.env.memory_limit;
+    let limit = host.env.policy.memory;
     let effective = host.effective;
     // What the chain itself would not hold, no plugin may make of a body.
     let most = host

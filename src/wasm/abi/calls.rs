@@ -16,10 +16,9 @@ use crate::base::task::OwnedTask;
 use crate::cluster::client::{self, Call};
 use crate::http::{RequestHead, Scheme};
 use crate::wasm::context::{Environment, Host};
+use crate::wasm::meter::Quota;
 use crate::wasm::vm::Message;
 
-/// Most calls of one VM that may be under way.
-const MAX_CALLS: usize = 1000;
 /// Largest answer.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -126,7 +125,8 @@ pub(super) fn http_call(
         put_u32(guest, token_out, 0)?;
         return Err(Status::BadArgument.into());
     };
-    if host.calls.len() >= MAX_CALLS {
+    if host.calls.len() >= host.env.policy.quotas.callouts {
+        host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure.into());
     }
     let request = Request {
@@ -147,6 +147,7 @@ pub(super) fn http_call(
     } else {
         host.calls.queued.push((token, host.root_id, request));
     }
+    host.count_calls();
     put_u32(guest, token_out, token)?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{Guest, Outcome, Status, give, give_with, memory, pairs, put_u32, range};
 use crate::http::{RequestHead, ResponseHead, Scheme};
-use crate::wasm::context::{Host, Removed};
+use crate::wasm::context::{Host, Removed, Visible};
 use crate::wasm::module::Abi;
 
 /// `WasmHeaderMapType`.
@@ -301,9 +301,10 @@ fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) 
         MapType::GrpcInitialMetadata | MapType::GrpcTrailingMetadata => return None,
         _ => {}
     }
+    let lenient = host.env.policy.lenient_header_reads;
     let context = host.streams.get_mut(&host.effective)?;
     let stream = host.stream.as_ref()?;
-    let visible = context.visible;
+    let visible = context.readable(lenient);
     match map {
         MapType::RequestHeaders if visible.request_headers => {
             let mut head = stream.request.lock();
@@ -420,6 +421,15 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
         return Err(Status::BadArgument);
     }
     let mut added = host.context().map_or(0, |context| context.added);
+    // What can be read only.
+    let visible = host
+        .context()
+        .map_or_else(Visible::default, |context| context.visible);
+    match map {
+        MapType::RequestHeaders if !visible.request_headers => return Err(Status::BadArgument),
+        MapType::ResponseHeaders if !visible.response_headers => return Err(Status::BadArgument),
+        _ => {}
+    }
     let result = with(host, map, |mut map, removed| match edit {
         Edit::Add(name, value) => map
             .room(&mut added, name, value)

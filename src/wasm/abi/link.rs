@@ -3,8 +3,8 @@
 use wasmtime::{Engine, ExternType, FuncType, InstancePre, Linker, Val, ValType};
 
 use super::{
-    Guest, answer, buffers, calls, control, foreign, guard, headers, log, metrics, properties,
-    shared, timers, wasi,
+    Guest, Outcome, answer, buffers, calls, control, foreign, guard, headers, log, metrics,
+    properties, shared, timers, wasi,
 };
 use crate::wasm::context::Host;
 use crate::wasm::module::{LoadError, Module};
@@ -20,10 +20,19 @@ macro_rules! hostcalls {
             $name,
             |mut guest: Guest<'_>, $($arg: $type),*| -> wasmtime::Result<u32> {
                 guard(&guest, $name)?;
-                answer($function(&mut guest, $($arg),*))
+                let outcome = $function(&mut guest, $($arg),*);
+                traced(&mut guest, $name, outcome)
             },
         )?;)*
     };
+}
+
+/// The answer to a host call, which is remembered.
+#[inline]
+fn traced(guest: &mut Guest<'_>, name: &'static str, outcome: Outcome) -> wasmtime::Result<u32> {
+    let status = answer(outcome)?;
+    guest.data_mut().trace.push(name, status);
+    Ok(status)
 }
 
 /// All host functions of every ABI version.
@@ -82,7 +91,8 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
         ENV,
         "proxy_log",
         |mut guest: Guest<'_>, level: u32, at: u32, len: u32| -> wasmtime::Result<u32> {
-            answer(log::log(&mut guest, level, at, len))
+            let outcome = log::log(&mut guest, level, at, len);
+            traced(&mut guest, "proxy_log", outcome)
         },
     )?;
     linker.func_wrap(

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{Guest, Outcome, Status, memory, put_u32, put_u64, range};
 use crate::telemetry::metrics::{Kind, Metric};
+use crate::wasm::meter::Quota;
 
-/// Most metrics that one VM defines.
-const MAX_METRICS: usize = 10_000;
 /// Longest name.
 const MAX_NAME: u32 = 1024;
 
@@ -35,7 +34,11 @@ pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out:
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let name = range(data, name, len)?;
-    if len > MAX_NAME || host.metrics.len() >= MAX_METRICS {
+    if len > MAX_NAME {
+        return Err(Status::InternalFailure.into());
+    }
+    if host.metrics.len() >= host.env.policy.quotas.metrics {
+        host.meter().refuse(Quota::Metrics);
         return Err(Status::InternalFailure.into());
     }
     let name = format!("wasmcustom.{}", String::from_utf8_lossy(name));
@@ -46,6 +49,7 @@ pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out:
         .ok_or(Status::BadArgument)?;
     let metrics = &mut host.metrics.0[kind as usize];
     metrics.push(metric);
+    host.counters.meter.metrics.add(1);
     let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;
     put_u32(guest, out, 4 * number + kind)?;
     Ok(())

@@ -210,7 +210,7 @@ fn request(host: &Host, stream: &Stream, rest: &[&str]) -> Option<Value> {
         }
         _ => {}
     }
-    if !host.context()?.visible.request_headers {
+    if !host.readable()?.request_headers {
         return None;
     }
     let head = stream.request.lock();
@@ -287,7 +287,7 @@ fn response(host: &Host, stream: &Stream, rest: &[&str]) -> Option<Value> {
         }
         _ => {}
     }
-    let visible = host.context()?.visible;
+    let visible = host.readable()?;
     match rest {
         ["headers_bytes"] => {
             let head = stream.response.lock();

@@ -3,9 +3,19 @@
 use bytes::Bytes;
 
 use super::{Guest, Outcome, Status, bytes, give, memory, put_u32, range};
+use crate::wasm::context::Host;
+use crate::wasm::meter::Quota;
 
 /// Longest key, value or message.
 const MAX_VALUE: u32 = 16 << 20;
+
+/// Counts what a quota refused.
+fn refuse<T>(host: &Host, quota: Quota, result: Result<T, Status>) -> Result<T, Status> {
+    if matches!(result, Err(Status::InternalFailure)) {
+        host.meter().refuse(quota);
+    }
+    result
+}
 
 pub(super) fn get_data(
     guest: &mut Guest<'_>,
@@ -35,7 +45,9 @@ pub(super) fn set_data(
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let (key, value) = (range(data, key, key_len)?, range(data, value, value_len)?);
-    host.env.space.set(key, value, cas)?;
+    let quota = host.env.policy.quotas.shared_data;
+    let set = host.env.space.set(key, value, cas, quota);
+    refuse(host, Quota::SharedData, set)?;
     Ok(())
 }
 
@@ -48,7 +60,9 @@ pub(super) fn register_queue(guest: &mut Guest<'_>, name: u32, len: u32, out: u3
         &name,
         host.mailbox.clone(),
         host.root_id,
-    )?;
+        host.env.policy.quotas.queues,
+    );
+    let token = refuse(host, Quota::Queues, token)?;
     put_u32(guest, out, token)?;
     Ok(())
 }
@@ -83,7 +97,10 @@ pub(super) fn enqueue(guest: &mut Guest<'_>, token: u32, at: u32, len: u32) -> O
     }
     let memory = memory(guest)?;
     let data = Bytes::copy_from_slice(range(memory.data(&*guest), at, len)?);
-    guest.data().env.shared.enqueue(token, data)?;
+    let host = guest.data();
+    let quota = host.env.policy.quotas.queue_bytes;
+    let enqueued = host.env.shared.enqueue(token, data, quota);
+    refuse(host, Quota::QueueBytes, enqueued)?;
     Ok(())
 }
 

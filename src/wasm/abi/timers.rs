@@ -6,17 +6,20 @@ use tokio::time::Instant;
 
 use super::{Guest, Outcome, Status, put_u64};
 use crate::wasm::context::Effect;
-
-/// Shortest period that is kept: a plugin that ticks faster would only burn its worker.
-const MIN_PERIOD: Duration = Duration::from_millis(1);
+use crate::wasm::meter::Quota;
 
 pub(super) fn set_tick_period(guest: &mut Guest<'_>, period: u32) -> Outcome {
     let host = guest.data_mut();
+    let least = host.env.policy.quotas.min_tick_period;
     // The timer is the root context's, whichever of its contexts asks.
     let root = host.root_mut().ok_or(Status::BadArgument)?;
-    let period = (period > 0).then(|| Duration::from_millis(u64::from(period)).max(MIN_PERIOD));
+    let wanted = (period > 0).then(|| Duration::from_millis(u64::from(period)));
+    let period = wanted.map(|period| period.max(least));
     root.tick_period = period;
     root.next_tick = period.map(|period| Instant::now() + period);
+    if period != wanted {
+        host.meter().refuse(Quota::TickPeriod);
+    }
     host.effects.push(Effect::Wake);
     Ok(())
 }

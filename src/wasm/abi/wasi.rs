@@ -165,10 +165,10 @@ fn restricted(linker: &mut Linker<Host>, module: &'static str) -> wasmtime::Resu
     linker.func_wrap(
         module,
         "proc_exit",
-        |guest: Guest<'_>, code: u32| -> wasmtime::Result<()> {
+        |mut guest: Guest<'_>, code: u32| -> wasmtime::Result<()> {
             guard(&guest, "proc_exit")?;
             write_log(
-                guest.data(),
+                guest.data_mut(),
                 4,
                 &format!("wasi_snapshot_preview1.proc_exit({code}) is ignored"),
             );

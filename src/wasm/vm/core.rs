@@ -8,17 +8,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use wasmtime::{Store, TypedFunc, WasmParams, WasmResults};
+use tokio::time::Instant;
+use wasmtime::{Store, WasmParams, WasmResults};
 
+use super::start::{describe, with_words};
 use super::{Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath};
 use crate::http::LocalReply;
 use crate::stream::{Stream, Verdict};
 use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::{self, invalid_request_reply};
-use crate::wasm::callbacks::Callbacks;
+use crate::wasm::callbacks::{Callback, Callbacks};
 use crate::wasm::context::{BodyView, Effect, Host, StreamContext, Visible};
-use crate::wasm::engine::Running;
-use crate::wasm::module::LoadError;
+use crate::wasm::engine::{Budget, Running};
+use crate::wasm::meter::Quota;
 
 /// The inner VM: used by its worker alone.
 pub(super) struct Core {
@@ -31,86 +33,28 @@ pub(super) struct Core {
     pub(super) counters: Arc<Counters>,
     pub(super) on_death: OnceLock<OnDeath>,
     pub(super) stats: Arc<StatSet>,
+    /// When it was last told of a callback that is too slow.
+    pub(super) warned: Option<Instant>,
     pub(super) _running: Running,
 }
 
-/// `_initialize` and `main`, or `_start`.
-pub(super) fn start(
-    instance: &wasmtime::Instance,
-    store: &mut Store<Host>,
-) -> Result<(), LoadError> {
-    let trapped = |error: wasmtime::Error| LoadError::Start(describe(&error));
-    let mut run = |name: &str| -> Result<bool, LoadError> {
-        let Some(function) = instance.get_func(&mut *store, name) else {
-            return Ok(false);
-        };
-        let bad = |_| LoadError::BadSignature(name.to_owned());
-        if name == "main" {
-            let main = function.typed::<(u32, u32), u32>(&*store).map_err(bad)?;
-            main.call(&mut *store, (0, 0)).map_err(trapped)?;
-        } else if name == "__main_void" {
-            let main = function.typed::<(), u32>(&*store).map_err(bad)?;
-            main.call(&mut *store, ()).map_err(trapped)?;
-        } else {
-            let begin = function.typed::<(), ()>(&*store).map_err(bad)?;
-            begin.call(&mut *store, ()).map_err(trapped)?;
-        }
-        Ok(true)
-    };
-    if run("_initialize")? {
-        if !run("main")? {
-            run("__main_void")?;
-        }
-    } else {
-        run("_start")?;
-    }
-    Ok(())
-}
-
-/// A description with what the guest said last in its first line.
-pub(super) fn with_words(description: &str, words: &str) -> String {
-    if words.is_empty() {
-        return description.to_owned();
-    }
-    let words = words.replace('\n', " ");
-    match description.split_once('\n') {
-        Some((first, rest)) => format!("{first} ({words})\n{rest}"),
-        None => format!("{description} ({words})"),
-    }
-}
-
-/// A trap in one line, then its backtrace.
-pub(super) fn describe(error: &wasmtime::Error) -> String {
-    use std::fmt::Write as _;
-    let mut text = match error.downcast_ref::<wasmtime::Trap>() {
-        Some(wasmtime::Trap::Interrupt) => "the time budget is exhausted".to_owned(),
-        Some(trap) => trap.to_string(),
-        None => error.root_cause().to_string(),
-    };
-    if let Some(trace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        for (depth, frame) in trace.frames().iter().enumerate() {
-            let name = frame.func_name().unwrap_or("<unknown>");
-            let name = rustc_demangle::demangle(name);
-            // Writing to a string does not fail.
-            let _ = write!(
-                text,
-                "\n  {depth}: 0x{:x} - {name:#}",
-                frame.module_offset().unwrap_or(0)
-            );
-        }
-    }
-    text
-}
+/// How often that is told.
+const WARN_EVERY: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Calls a callback, if the guest has it.
     #[inline]
     pub(super) fn call<P: WasmParams, R: WasmResults>(
         &mut self,
-        pick: impl FnOnce(&Callbacks) -> Option<&TypedFunc<P, R>>,
+        pick: impl FnOnce(&Callbacks) -> Option<&Callback<P, R>>,
         params: P,
     ) -> Result<Option<R>, Dead> {
-        let Some(function) = pick(&self.callbacks) else {
+        let Some(&Callback {
+            ref function,
+            name,
+            number,
+        }) = pick(&self.callbacks)
+        else {
             return Ok(None);
         };
         self.entered = true;
@@ -120,14 +64,27 @@ impl Core {
             host.last_words.clear();
         }
         self.store.set_epoch_deadline(self.first_look);
+        let meter = &self.counters.meter;
+        let timed = meter.begin(number).then(Instant::now);
         let result = function.call(&mut self.store, params);
         self.entered = false;
+        if let Some(begin) = timed {
+            meter.time(number, begin.elapsed());
+        }
+        if self.store.data().budget.exceeded {
+            self.slow(name);
+        }
         let calls = &self.counters.calls;
         calls.store(calls.load(Relaxed) + 1, Relaxed);
         match result {
             Ok(result) => Ok(Some(result)),
             Err(error) => {
-                let reason = describe(&error);
+                let mut reason = describe(&error);
+                if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt)) {
+                    self.counters.meter.hard.add(1);
+                }
+                reason.push_str("\n  in ");
+                reason.push_str(name);
                 self.fail(&reason);
                 Err(Dead)
             }
@@ -167,13 +124,36 @@ impl Core {
         host
     }
 
+    /// A callback has exceeded its soft deadline.
+    #[cold]
+    fn slow(&mut self, name: &str) {
+        self.counters.meter.soft.add(1);
+        let host = self.store.data();
+        let now = Instant::now();
+        if self.warned.is_none_or(|last| now - last >= WARN_EVERY) {
+            self.warned = Some(now);
+            tracing::warn!(
+                target: "wasm",
+                "{}: {name} computed for more than {:?}; {} of its callbacks did so far",
+                host.log_prefix(),
+                host.env.policy.callback_soft,
+                self.counters.meter.soft.get(),
+            );
+        }
+    }
+
     /// The end of this VM.
     #[cold]
     pub(super) fn fail(&mut self, reason: &str) {
         self.dead = true;
         let host = self.store.data_mut();
         let words = std::mem::take(&mut host.last_words);
-        let reason = with_words(reason, &words);
+        let mut reason = with_words(reason, &words);
+        if !host.trace.is_empty() {
+            use std::fmt::Write as _;
+            // Writing to a string does not fail.
+            let _ = write!(reason, "\n  last host calls: {}", host.trace);
+        }
         let spec = host.spec();
         tracing::error!(
             target: "wasm",
@@ -196,16 +176,18 @@ impl Core {
         let traps = &self.counters.traps;
         traps.store(traps.load(Relaxed) + 1, Relaxed);
         self.counters.contexts.store(0, Relaxed);
+        self.counters.meter.paused.set(0);
+        self.counters.meter.callouts.set(0);
+        self.counters.meter.metrics.set(0);
         if let Some(on_death) = self.on_death.get() {
-            on_death(reason.lines().next().unwrap_or_default());
+            on_death(&reason);
         }
     }
 
     /// Sets how long each of the next calls may take.
-    pub(super) fn set_budget(&mut self, limit: Duration) {
-        let budget = &mut self.store.data_mut().budget;
-        budget.limit = limit;
+    pub(super) fn set_budget(&mut self, budget: Budget) {
         self.first_look = budget.first_look();
+        self.store.data_mut().budget = budget;
     }
 
     /// Gives what follows a whole budget.
@@ -214,9 +196,12 @@ impl Core {
         self.store.set_epoch_deadline(self.first_look);
     }
 
-    pub(super) fn count_memory(&self) {
-        let used = self.store.data().limits.used as u64;
-        self.counters.memory.store(used, Relaxed);
+    pub(super) fn count_memory(&mut self) {
+        let limits = &mut self.store.data_mut().limits;
+        self.counters.memory.store(limits.used as u64, Relaxed);
+        for _ in 0..std::mem::take(&mut limits.refused).min(1000) {
+            self.counters.meter.refuse(Quota::Memory);
+        }
     }
 
     /// Does what the guest asked for, now that it has returned.
@@ -338,7 +323,7 @@ impl Core {
         if pauses {
             // With the heads alone, the body's callbacks may go on.
             let last = action != HeadersAction::Stop || end_of_stream;
-            self.pause(id, direction, last);
+            self.pause(id, direction, last, last);
         }
         Ok(answer)
     }
@@ -402,7 +387,9 @@ impl Core {
             answer.reply = repair(context, stream);
         }
         if pauses && answer.reply.is_none() && !answer.reset {
-            self.pause(id, direction, end_of_stream);
+            // More of the body may come, but the source is not read for ever.
+            let held = end_of_stream || action == DataAction::Watermark;
+            self.pause(id, direction, held, end_of_stream);
         }
         Ok(answer)
     }
@@ -469,7 +456,7 @@ impl Core {
             answer.reply = repair(context, stream);
         }
         if !goes_on && answer.reply.is_none() && !answer.reset {
-            self.pause(id, direction, true);
+            self.pause(id, direction, true, true);
         }
         Ok(answer)
     }

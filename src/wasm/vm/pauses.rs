@@ -1,4 +1,4 @@
-//! Streams that plugins hold back: how many there are, and what ends a pause that nothing else will.
+//! Streams that plugins hold back: how many there are, and what ends a pause that lasts for longer than `max_pause`.
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -12,22 +12,24 @@ use crate::wasm::spec::FailurePolicy;
 use crate::wasm::status::wasm_stats;
 
 impl Core {
-    /// The guest holds `direction` of a stream back; `last`: it will not be asked again.
+    /// The guest holds `direction` of a stream back. `held`: nothing but the guest can let it go on, and its time counts
+    /// from now; `last`: nor will the guest be asked again.
     #[cold]
-    pub(super) fn pause(&mut self, id: u32, direction: Direction, last: bool) {
+    pub(super) fn pause(&mut self, id: u32, direction: Direction, held: bool, last: bool) {
         let host = self.store.data_mut();
         let for_nothing = last && host.awaits_nothing();
         let until = host
             .env
+            .policy
             .max_pause
-            .filter(|_| last)
+            .filter(|_| held)
             .map(|limit| Instant::now() + limit);
         let Some(context) = host.streams.get_mut(&id) else {
             return;
         };
         let root = context.root;
         context.paused[direction as usize]
-            .get_or_insert_with(|| Pause::new(&self.stats))
+            .get_or_insert_with(|| Pause::new(&self.stats, &self.counters))
             .until = until;
         if let Some(until) = until {
             if host.pauses.is_empty() {
@@ -50,7 +52,7 @@ impl Core {
         }
     }
 
-    /// Ends the pauses whose limit is reached, where still nothing is under way.
+    /// Ends the pauses whose limit is reached.
     pub(super) fn end_pauses(&mut self, now: Instant) {
         let host = self.store.data_mut();
         while let Some((until, id, direction)) = host.pauses.front().copied() {
@@ -58,25 +60,21 @@ impl Core {
                 return;
             }
             host.pauses.pop_front();
-            let Some(again) = host.env.max_pause.map(|limit| now + limit) else {
-                return;
-            };
-            let for_nothing = host.awaits_nothing();
             let Some(context) = host.streams.get_mut(&id) else {
                 continue;
             };
-            let Some(pause) = &mut context.paused[direction as usize] else {
-                continue;
-            };
-            if pause.until != Some(until) {
-                continue;
-            }
-            if !for_nothing {
-                pause.until = Some(again);
-                host.pauses.push_back((again, id, direction));
+            let side = direction as usize;
+            if context.ended
+                || context.paused[side]
+                    .as_ref()
+                    .is_none_or(|pause| pause.until != Some(until))
+            {
+                // It has gone on, was paused anew, or has ended in another way.
                 continue;
             }
+            context.paused[side] = None;
             self.stats.inc(wasm_stats::PAUSES_ENDED);
+            self.counters.meter.overdue.add(1);
             let root = context.root;
             let root = host.roots.iter().find(|candidate| candidate.id == root);
             let open = root.is_some_and(|root| {

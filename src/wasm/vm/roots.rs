@@ -6,19 +6,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use wasmtime::{TypedFunc, WasmParams, WasmResults};
+use wasmtime::{WasmParams, WasmResults};
 
 use super::Dead;
-use super::core::{Core, describe, with_words};
+use super::core::Core;
+use super::start::{describe, with_words};
 use crate::cluster::client::{CallError, CallResponse};
 use crate::stream::Stream;
-use crate::wasm::callbacks::Callbacks;
+use crate::wasm::callbacks::{Callback, Callbacks};
 use crate::wasm::context::{CallAnswer, Root, RootSpec, StreamContext};
 use crate::wasm::module::LoadError;
 use crate::wasm::spec::PluginSpec;
 
 /// Time for a root context to call `proxy_done` after its `on_done` returned false.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// Ticks of one root context take at most one part in so many of a worker's time.
+const TICK_SHARE: u32 = 5;
 
 impl Core {
     /// A root context: its creation, `on_vm_start`, `on_configure`, all within what is left of one budget. Envoy too
@@ -47,6 +50,7 @@ impl Core {
         if result.is_err() {
             host.roots.retain(|root| root.id != id);
             host.calls.cancel_root(id);
+            host.count_calls();
         }
         self.count_memory();
         self.settle().map_err(|Dead| LoadError::Configure)?;
@@ -80,10 +84,10 @@ impl Core {
 
     pub(super) fn setup<P: WasmParams, R: WasmResults>(
         &mut self,
-        pick: impl FnOnce(&Callbacks) -> Option<&TypedFunc<P, R>>,
+        pick: impl FnOnce(&Callbacks) -> Option<&Callback<P, R>>,
         params: P,
     ) -> Result<Option<R>, LoadError> {
-        let Some(function) = pick(&self.callbacks) else {
+        let Some(Callback { function, .. }) = pick(&self.callbacks) else {
             return Ok(None);
         };
         // One budget for all of the start: the deadline is not set anew.
@@ -125,13 +129,19 @@ impl Core {
 
     fn tick(&mut self, id: u32) -> Result<(), Dead> {
         self.enter_root(id);
+        let begin = Instant::now();
         self.call(|c| c.tick.as_ref(), id)?;
         let host = self.leave();
-        // The next one counts from the end of this one, unless this one has set it.
-        if let Some(root) = host.root_of(id)
-            && root.next_tick.is_none()
-        {
-            root.next_tick = root.tick_period.map(|period| Instant::now() + period);
+        let now = Instant::now();
+        if let Some(root) = host.root_of(id) {
+            // The next one counts from the end of this one, unless this one has set it.
+            if root.next_tick.is_none() {
+                root.next_tick = root.tick_period.map(|period| now + period);
+            }
+            let earliest = now + (now - begin) * (TICK_SHARE - 1);
+            if let Some(next) = &mut root.next_tick {
+                *next = earliest.max(*next);
+            }
         }
         Ok(())
     }
@@ -145,6 +155,7 @@ impl Core {
         let Some(root) = host.calls.finish(token) else {
             return Ok(());
         };
+        host.count_calls();
         let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let (answer, headers, body, trailers) = match result {
             Ok(CallResponse {
@@ -233,6 +244,7 @@ impl Core {
         let host = self.leave();
         host.roots.retain(|root| root.id != id);
         host.calls.cancel_root(id);
+        host.count_calls();
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use wasmtime::{Linker, Val, ValType};
 
 use super::*;
 use crate::base::Shards;
+use crate::config::wasm_settings::PluginPolicy;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::telemetry::metrics::Registry;
@@ -56,10 +57,12 @@ fn environment(name: &str) -> Arc<Environment> {
         clusters: Arc::<ArcSwap<_>>::default(),
         node: None,
         shared,
-        callback_budget: Duration::from_secs(1),
-        start_budget: Duration::from_secs(1),
-        memory_limit: 1 << 20,
-        max_pause: None,
+        policy: PluginPolicy {
+            callback_hard: Duration::from_secs(1),
+            start: Duration::from_secs(1),
+            memory: 1 << 20,
+            ..PluginPolicy::default()
+        },
     })
 }
 

@@ -1,0 +1,359 @@
+//! When a dead VM's worker gets a fresh one: a token bucket, a back-off, and a probe. Pure: it is told what happened and
+//! what time it is, and says what to do.
+//!
+//! | state | what it means | what happens |
+//! |---|---|---|
+//! | closed | failures are few | every dead VM is replaced at once, and each costs a token |
+//! | open | no tokens are left | nothing is built until the wait is over; waits double while failures go on |
+//! | half-open | the wait is over | *one* VM is built, for one worker. It serves a few streams. When it has served them, or has lived for a while, the breaker closes and the other workers follow; when it fails, the breaker opens again |
+//! | off | never again | nothing is built (`after_crash: ENVOY` without `FAIL_RELOAD`) |
+//!
+//! So a plugin that crashed once is back at once, and one that crashes on every request costs one VM a wait, however many
+//! workers there are.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::spec::FailurePolicy;
+use crate::config::wasm_settings::{AfterCrash, BreakerPolicy};
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Make a VM for this worker.
+    Build(usize),
+    /// As `Build`; it serves no more than so many streams until the breaker closes.
+    Probe(usize, u32),
+    /// Ask again then, or when something has happened.
+    SleepUntil(Instant),
+    /// Ask again when something has happened.
+    Idle,
+}
+
+/// As `/wasm` shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum BreakerState {
+    /// Dead VMs are replaced at once.
+    #[default]
+    Closed,
+    /// No VM is built for a while.
+    Open,
+    /// One VM proves itself.
+    HalfOpen,
+    /// Dead VMs are not replaced.
+    Off,
+}
+
+impl BreakerState {
+    /// As `/wasm` prints it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::Off => "off",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Closed,
+    Open {
+        until: Instant,
+    },
+    /// `since`: when the VM was there; `None` while it is being built.
+    HalfOpen {
+        worker: usize,
+        since: Option<Instant>,
+    },
+    Off,
+}
+
+/// The breaker of the VMs of one key, for all workers.
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    /// As set.
+    given: BreakerPolicy,
+    after_crash: AfterCrash,
+    workers: usize,
+    failure: FailurePolicy,
+    /// As it holds under the failure policy.
+    policy: BreakerPolicy,
+    off: bool,
+    /// `FAIL_RELOAD`: its back-off comes before the first fresh VM, too, and is all that a single failure costs.
+    reload: bool,
+    capacity: f64,
+    tokens: f64,
+    /// When the tokens were last counted.
+    counted: Instant,
+    /// Failures in a row that found no token.
+    failures: u32,
+    last_failure: Option<Instant>,
+    phase: Phase,
+    /// Workers without a VM for which none is being built.
+    waiting: BTreeSet<usize>,
+}
+
+impl Breaker {
+    pub(crate) fn new(
+        policy: BreakerPolicy,
+        after_crash: AfterCrash,
+        failure: FailurePolicy,
+        workers: usize,
+        now: Instant,
+    ) -> Self {
+        let mut breaker = Self {
+            given: policy,
+            after_crash,
+            workers,
+            failure,
+            policy,
+            off: false,
+            reload: false,
+            capacity: 0.0,
+            tokens: 0.0,
+            counted: now,
+            failures: 0,
+            last_failure: None,
+            phase: Phase::Closed,
+            waiting: BTreeSet::new(),
+        };
+        breaker.set_rules();
+        breaker
+    }
+
+    /// The failure policy of who is in the VMs; another than before begins with all of its tokens.
+    pub(crate) fn obey(&mut self, failure: FailurePolicy) {
+        if failure == self.failure {
+            return;
+        }
+        self.failure = failure;
+        self.set_rules();
+        if !self.off && matches!(self.phase, Phase::Off) {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    fn set_rules(&mut self) {
+        self.policy = self.given;
+        self.capacity = f64::from(self.given.tokens) * self.workers as f64;
+        (self.off, self.reload) = (false, false);
+        match self.failure {
+            FailurePolicy::Reload { backoff } => {
+                self.reload = true;
+                self.capacity = 0.0;
+                self.policy.base = backoff;
+                self.policy.max = self.policy.max.max(backoff);
+            }
+            FailurePolicy::Closed | FailurePolicy::Open { .. } => {
+                self.off = self.after_crash == AfterCrash::Envoy;
+            }
+        }
+        self.tokens = self.capacity;
+    }
+
+    /// Somebody new is in the VMs, who owes nothing for those before.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        self.tokens = self.capacity;
+        self.counted = now;
+        self.failures = 0;
+        self.last_failure = None;
+        self.phase = Phase::Closed;
+        if self.off {
+            // Each worker got a VM with the newcomer.
+            self.waiting.clear();
+        }
+    }
+
+    pub(crate) fn state(&self) -> BreakerState {
+        match self.phase {
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { .. } => BreakerState::Open,
+            Phase::HalfOpen { .. } => BreakerState::HalfOpen,
+            Phase::Off => BreakerState::Off,
+        }
+    }
+
+    /// The worker whose VM proves itself now.
+    pub(crate) fn probe(&self) -> Option<usize> {
+        match self.phase {
+            Phase::HalfOpen {
+                worker,
+                since: Some(_),
+            } => Some(worker),
+            _ => None,
+        }
+    }
+
+    /// The VM of `worker` has died, or could not be built.
+    pub(crate) fn failed(&mut self, worker: usize, now: Instant) {
+        self.waiting.insert(worker);
+        if self.off {
+            self.phase = Phase::Off;
+            return;
+        }
+        let calm = self.policy.token_interval;
+        if self.last_failure.is_some_and(|last| now - last >= calm) {
+            self.failures = 0;
+        }
+        self.last_failure = Some(now);
+        match self.phase {
+            Phase::Closed => {
+                if !self.take_token(now) {
+                    self.open(now);
+                }
+            }
+            Phase::HalfOpen { worker: probe, .. } => {
+                // Another worker's VM had outlived the opening, and shows no more than was known.
+                if probe == worker {
+                    self.open(now);
+                }
+            }
+            Phase::Open { .. } | Phase::Off => {}
+        }
+    }
+
+    /// The VM of `worker` is in its place.
+    pub(crate) fn built(&mut self, worker: usize, now: Instant) {
+        if let Phase::HalfOpen {
+            worker: probe,
+            since,
+        } = &mut self.phase
+            && *probe == worker
+        {
+            *since = Some(now);
+        }
+    }
+
+    /// The VM of `worker` has served the streams that it was allowed.
+    pub(crate) fn proven(&mut self, worker: usize) {
+        if matches!(self.phase, Phase::HalfOpen { worker: probe, since: Some(_) } if probe == worker)
+        {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    /// What is to be done at `now`. To be asked until it says to wait.
+    pub(crate) fn next(&mut self, now: Instant) -> Action {
+        loop {
+            match self.phase {
+                Phase::Closed => {
+                    return self.waiting.pop_first().map_or(Action::Idle, Action::Build);
+                }
+                Phase::Open { until } if now >= until => {
+                    if self.reload && self.failures == 1 {
+                        self.phase = Phase::Closed;
+                        continue;
+                    }
+                    let Some(worker) = self.waiting.pop_first() else {
+                        self.phase = Phase::Closed;
+                        continue;
+                    };
+                    self.phase = Phase::HalfOpen {
+                        worker,
+                        since: None,
+                    };
+                    return Action::Probe(worker, self.policy.probe_streams);
+                }
+                Phase::Open { until } => return Action::SleepUntil(until),
+                Phase::HalfOpen {
+                    since: Some(since), ..
+                } => {
+                    let end = since + self.policy.probe_time;
+                    if now < end {
+                        return Action::SleepUntil(end);
+                    }
+                    self.phase = Phase::Closed;
+                }
+                Phase::HalfOpen { since: None, .. } | Phase::Off => return Action::Idle,
+            }
+        }
+    }
+
+    fn take_token(&mut self, now: Instant) -> bool {
+        let back = (now - self.counted).as_secs_f64() / self.policy.token_interval.as_secs_f64();
+        // Each worker's tokens come back on their own.
+        let share = if self.policy.tokens == 0 {
+            0.0
+        } else {
+            self.capacity / f64::from(self.policy.tokens)
+        };
+        self.tokens = (self.tokens + back * share).min(self.capacity);
+        self.counted = now;
+        let there = self.tokens >= 1.0;
+        if there {
+            self.tokens -= 1.0;
+        }
+        there
+    }
+
+    fn open(&mut self, now: Instant) {
+        let doubled = self
+            .policy
+            .base
+            .saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let limit = doubled.min(self.policy.max);
+        self.failures = (self.failures + 1).min(30);
+        // Jitter, so that proxies do not build in step.
+        let wait: Duration = limit.mul_f64(fastrand::f64().mul_add(0.5, 0.5));
+        let until = now + wait;
+        // A good life is counted from the next VM on.
+        self.last_failure = Some(until);
+        self.phase = Phase::Open { until };
+    }
+}
+
+/// How many more streams a worker's VM serves. Belongs to the worker, but that it is closed and opened from elsewhere.
+#[derive(Debug)]
+pub(crate) struct Gate(AtomicU32);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(AtomicU32::new(u32::MAX))
+    }
+}
+
+impl Gate {
+    /// Lets so many pass.
+    pub(crate) fn limit(&self, streams: u32) {
+        self.0.store(streams, Relaxed);
+    }
+
+    /// Lets all pass.
+    pub(crate) fn lift(&self) {
+        self.0.store(u32::MAX, Relaxed);
+    }
+
+    /// True where all that may pass have.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.0.load(Relaxed) == 0
+    }
+
+    /// One wants to pass.
+    #[inline]
+    pub(crate) fn admit(&self) -> bool {
+        let left = self.0.load(Relaxed);
+        if left == u32::MAX {
+            return true;
+        }
+        self.take()
+    }
+
+    #[cold]
+    fn take(&self) -> bool {
+        self.0
+            .fetch_update(Relaxed, Relaxed, |left| match left {
+                u32::MAX => Some(left),
+                left => left.checked_sub(1),
+            })
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+#[path = "breaker/tests.rs"]
+mod tests;

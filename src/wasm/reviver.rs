@@ -1,0 +1,121 @@
+//! The task that gives workers fresh VMs, as the [`Breaker`] says.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::breaker::{Action, Breaker, BreakerState};
+use super::spec::FailurePolicy;
+use crate::base::task::OwnedTask;
+
+/// How often a VM that proves itself is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What happened to the VMs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event {
+    /// That of this worker has died.
+    Died(usize),
+    /// There is a new version in all of them.
+    Joined,
+}
+
+/// Whose VMs they are.
+pub(crate) trait Revive: Send + Sync + 'static {
+    /// Builds a VM for `worker` and moves it there; `streams`: it serves no more than so many for now. False where it
+    /// cannot be built.
+    fn rebuild(
+        self: Arc<Self>,
+        worker: usize,
+        streams: Option<u32>,
+    ) -> impl Future<Output = bool> + Send;
+
+    /// True where the VM of `worker` has served the streams that it was allowed.
+    fn is_proven(&self, worker: usize) -> bool;
+
+    /// Of all versions in the VMs, the policy that says when a fresh one follows.
+    fn failure(&self) -> FailurePolicy;
+
+    /// The breaker's state now. While it is closed, VMs serve as many streams as come.
+    fn show(&self, state: BreakerState);
+}
+
+/// Runs until `target` is gone. `happened` tells of what happens to its VMs.
+pub(crate) async fn revive<R: Revive>(
+    target: Weak<R>,
+    mut breaker: Breaker,
+    mut happened: mpsc::UnboundedReceiver<Event>,
+) {
+    let (done, mut built) = mpsc::unbounded_channel();
+    let mut builds: BTreeMap<usize, OwnedTask> = BTreeMap::new();
+    loop {
+        let until = loop {
+            let (worker, streams) = match breaker.next(Instant::now()) {
+                Action::Build(worker) => (worker, None),
+                Action::Probe(worker, streams) => (worker, Some(streams)),
+                Action::SleepUntil(until) => break Some(until),
+                Action::Idle => break None,
+            };
+            let (target, done) = (target.clone(), done.clone());
+            let build = OwnedTask::spawn("wasm revival", async move {
+                let Some(target) = target.upgrade() else {
+                    return;
+                };
+                let success = target.rebuild(worker, streams).await;
+                // This task outlives nobody who listens.
+                let _ = done.send((worker, success));
+            });
+            builds.insert(worker, build);
+        };
+        let probe = breaker.probe();
+        {
+            let Some(target) = target.upgrade() else {
+                return;
+            };
+            target.show(breaker.state());
+            if let Some(worker) = probe
+                && target.is_proven(worker)
+            {
+                breaker.proven(worker);
+                continue;
+            }
+        }
+        let look = probe.map(|_| Instant::now() + LOOK);
+        let until = match (until, look) {
+            (Some(until), Some(look)) => Some(until.min(look)),
+            (until, look) => until.or(look),
+        };
+        let sleep = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = happened.recv() => {
+                let Some(target) = target.upgrade() else {
+                    return;
+                };
+                breaker.obey(target.failure());
+                match event {
+                    Some(Event::Died(worker)) => breaker.failed(worker, Instant::now()),
+                    Some(Event::Joined) => breaker.forgive(Instant::now()),
+                    None => return,
+                }
+            }
+            Some((worker, success)) = built.recv() => {
+                builds.remove(&worker);
+                if success {
+                    breaker.built(worker, Instant::now());
+                } else {
+                    breaker.failed(worker, Instant::now());
+                }
+            }
+            () = sleep => {}
+        }
+    }
+}

@@ -1,0 +1,15 @@
+;; Adds `x-guest: 2` to responses, and traps at every 50th request of its VM.
+(module
+  (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (global $requests (mut i32) (i32.const 0))
+  (data (i32.const 16) "x-guest2")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (global.set $requests (i32.add (global.get $requests) (i32.const 1)))
+    (if (i32.eq (global.get $requests) (i32.const 50)) (then (unreachable)))
+    (i32.const 0))
+  (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
+    (drop (call $add (i32.const 2) (i32.const 16) (i32.const 7) (i32.const 23) (i32.const 1)))
+    (i32.const 0)))

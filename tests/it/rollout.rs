@@ -1,0 +1,205 @@
+//! A new plugin version on trial: rolled back by itself, promoted by itself, or as an operator says.
+
+use std::time::Duration;
+
+use plenipo::control_plane::ControlPlane;
+use plenipo::wasm::PluginStatus;
+use plenipo::wasm::status::State;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, listener_yaml};
+
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const SETTINGS: &str = "type.googleapis.com/plenipo.extensions.wasm.v1.WasmSettings";
+const ROUTES: &str = "route_config: {virtual_hosts: [{name: all, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: up}}]}]}";
+const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+
+struct World {
+    plane: ControlPlane,
+    _upstream: FakeUpstream,
+    files: tempfile::TempDir,
+    proxy: TestProxy,
+}
+
+impl World {
+    /// The good version 1 serves.
+    async fn new(rollout: &str) -> Self {
+        let upstream = FakeUpstream::start("answer").await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let plane = ControlPlane::start(listener).expect("the control plane starts");
+        let port = upstream.address.port();
+        let cluster = any(&format!(
+            "'@type': {CLUSTER}\nname: up\ntype: STATIC\nload_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{{endpoint: \
+             {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}\n"
+        ));
+        plane.set_resources(CLUSTER, vec![cluster], "1");
+        let files = tempfile::tempdir().expect("a folder");
+        let bootstrap = format!(
+            "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
+             bootstrap_extensions: [{{name: wasm, typed_config: {{'@type': {SETTINGS}, defaults: {{rollout: {{{rollout}}}, \
+             breaker: {{tokens: 1000, token_interval: 0.001s}}}}}}}}]\n{}",
+            ads_bootstrap(plane.address(), false)
+        );
+        push(&plane, &files, "add-header", "1");
+        let proxy = TestProxy::start_on(&bootstrap, 1).await;
+        Self {
+            plane,
+            _upstream: upstream,
+            files,
+            proxy,
+        }
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.proxy.address("l").await).await
+    }
+
+    /// The version that has been `state` at any time; none has yet.
+    fn version(&self, state: State) -> Option<PluginStatus> {
+        let plugins = self.proxy.running.server.plugins.status();
+        plugins
+            .into_iter()
+            .find(|plugin| plugin.history.iter().any(|event| event.state == state))
+    }
+
+    async fn post(&self, query: &str) -> u16 {
+        let mut admin = Client::connect(self.proxy.admin()).await;
+        let request = format!(
+            "POST /wasm/rollout?{query} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\n\r\n"
+        );
+        admin.send(&request).await.status
+    }
+}
+
+fn push(plane: &ControlPlane, files: &tempfile::TempDir, guest: &str, version: &str) {
+    let path = format!("{}/tests/guests/{guest}.wat", env!("CARGO_MANIFEST_DIR"));
+    let code = files.path().join(format!("{guest}.wasm"));
+    std::fs::write(&code, wat::parse_file(path).expect("valid text")).expect("a file");
+    let config = format!(
+        "{{\"@type\": {WASM}, config: {{name: p, vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}}}}}",
+        code.display()
+    );
+    let filter = format!("- {{name: plugin, typed_config: {config}}}");
+    let listener = any(&listener_yaml("l", ROUTES, &filter));
+    plane.set_resources(LISTENER, vec![listener], version);
+}
+
+#[tokio::test]
+async fn a_version_that_breaks_two_streams_of_a_hundred_is_rolled_back_and_the_record_says_why() {
+    let world = World::new("share_percent: 50, window: 60s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    push(&world.plane, &world.files, "sometimes", "2");
+    let (mut broken, mut old, mut new) = (0, 0, 0);
+    let end = Instant::now() + Duration::from_secs(55);
+    let version = loop {
+        assert!(
+            Instant::now() < end,
+            "{broken} broken, {old} old, {new} new"
+        );
+        let response = client.send(GET).await;
+        match (response.status, response.header("x-guest")) {
+            (200, "1") => old += 1,
+            (200, "2") => new += 1,
+            (503, "") => broken += 1,
+            other => panic!("{other:?}"),
+        }
+        if let Some(version) = world.version(State::RolledBack) {
+            break version;
+        }
+    };
+    // Nobody else's request failed: each is a trap of the version on trial.
+    let traps: u64 = version.vms.iter().map(|vm| vm.traps).sum();
+    assert!(
+        broken >= 5 && broken == traps,
+        "{broken} broken, {traps} traps"
+    );
+    assert!(old > 0 && new > 0, "{old} old, {new} new");
+    let event = last_word(&version);
+    assert!(
+        event.contains("it breaks more streams") && event.contains("streams broken"),
+        "{event}"
+    );
+    assert!(
+        version
+            .error
+            .expect("told")
+            .contains("it breaks more streams")
+    );
+    // From here on the old one serves alone.
+    for _ in 0..300 {
+        let response = client.send(GET).await;
+        assert_eq!((response.status, response.header("x-guest")), (200, "1"));
+    }
+}
+
+/// The last word of a version's history.
+fn last_word(version: &PluginStatus) -> &str {
+    version.history.last().map_or("", |event| &event.detail)
+}
+
+#[tokio::test]
+async fn a_good_version_is_promoted_and_no_request_fails() {
+    let world =
+        World::new("share_percent: 20, window: 1s, min_streams: 20, max_added_latency: 10s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    push(&world.plane, &world.files, "hostile", "2");
+    let end = Instant::now() + Duration::from_secs(50);
+    loop {
+        assert!(Instant::now() < end, "it is not promoted");
+        assert_eq!(client.send(GET).await.status, 200);
+        let promoted = world.version(State::Trial).is_some_and(|version| {
+            version.state == State::Live && last_word(&version).starts_with("promoted: ")
+        });
+        if promoted {
+            break;
+        }
+    }
+    for _ in 0..100 {
+        assert_eq!(client.send(GET).await.status, 200);
+    }
+    assert!(world.version(State::RolledBack).is_none());
+    // Its predecessor goes, with its VMs.
+    let gone = async {
+        while world.proxy.running.server.plugins.status().len() > 1 {
+            assert_eq!(client.send(GET).await.status, 200);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone)
+        .await
+        .expect("one version is left");
+}
+
+#[tokio::test]
+async fn an_operator_decides() {
+    let world = World::new("share_percent: 1, window: 600s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    assert_eq!(world.post("plugin=p&share=100").await, 404);
+    push(&world.plane, &world.files, "sometimes", "2");
+    let end = Instant::now() + Duration::from_secs(20);
+    while world.version(State::Trial).is_none() {
+        assert!(Instant::now() < end, "it is not on trial");
+        client.send(GET).await;
+    }
+    // The Generation that knows of it follows.
+    assert_eq!(world.post("plugin=p&share=100").await, 200);
+    while client.send(GET).await.header("x-guest") != "2" {
+        assert!(Instant::now() < end, "it gets no streams");
+    }
+    assert_eq!(world.post("plugin=p&share=0").await, 200);
+    for _ in 0..20 {
+        assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    }
+    assert_eq!(world.post("plugin=p&decision=roll_back").await, 200);
+    assert_eq!(world.post("plugin=p&decision=promote").await, 404);
+    while world.version(State::RolledBack).is_none() {
+        assert!(Instant::now() < end, "the record does not say it");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+}

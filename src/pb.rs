@@ -23,8 +23,10 @@ mod json;
 mod node;
 pub mod plenipo;
 mod read;
+mod schema;
+mod wire;
 
-pub use any::{mask_fits, pack, resolve_typed_struct, unknown_fields, unpack};
+pub use any::{is_message, mask_fits, pack, resolve_typed_struct, unknown_fields, unpack};
 pub use envoy_types::pb::envoy::config::core::v3::{Metadata, Node};
 pub use envoy_types::pb::google::protobuf::{Any, Struct};
 pub use envoy_types::pb::{envoy, google, xds};
@@ -35,19 +37,25 @@ pub use read::{Format, Parsed, UnknownField, from_text, from_yaml};
 /// What stands before the message's name in a type URL.
 pub const TYPE_PREFIX: &str = "type.googleapis.com/";
 
+/// Envoy's API, and our own messages, which refer to it.
+const DESCRIPTOR_SETS: [&[u8]; 2] = [
+    include_bytes!("../proto/envoy.descriptors.bin"),
+    include_bytes!("../proto/plenipo.descriptors.bin"),
+];
+
 /// The pool while it is in use, and when it was asked for last.
 static DESCRIPTORS: Mutex<Option<(DescriptorPool, Instant)>> = Mutex::new(None);
 
-/// The descriptors of every message of the API; a handle. Loaded when needed (about 35 ms) and kept while in use: see
-/// [`release_descriptors`].
+/// The descriptors of every message of the API; a handle. Loaded when needed (about 35 ms), which is where text is read
+/// or written, and kept while in use: see [`release_descriptors`].
 pub fn descriptors() -> DescriptorPool {
     let mut held = DESCRIPTORS.lock();
     let (pool, used) = held.get_or_insert_with(|| {
-        let mut pool =
-            DescriptorPool::decode(&include_bytes!("../proto/envoy.descriptors.bin")[..])
-                .expect("the embedded descriptor set is valid");
-        pool.decode_file_descriptor_set(&include_bytes!("../proto/plenipo.descriptors.bin")[..])
-            .expect("the embedded descriptor set is valid");
+        let mut pool = DescriptorPool::new();
+        for set in DESCRIPTOR_SETS {
+            pool.decode_file_descriptor_set(set)
+                .expect("the embedded descriptor sets are valid");
+        }
         (pool, Instant::now())
     });
     *used = Instant::now();
@@ -55,14 +63,16 @@ pub fn descriptors() -> DescriptorPool {
 }
 
 /// Lets the descriptors go where nobody has asked for them for so long: they are a good part of an idle proxy's memory.
-pub fn release_descriptors(unused_for: Duration) {
+/// True where that freed them.
+pub fn release_descriptors(unused_for: Duration) -> bool {
     let mut held = DESCRIPTORS.lock();
-    if held
+    let unused = held
         .as_ref()
-        .is_some_and(|(_, used)| used.elapsed() >= unused_for)
-    {
+        .is_some_and(|(_, used)| used.elapsed() >= unused_for);
+    if unused {
         *held = None;
     }
+    unused
 }
 
 /// The message name in a type URL: what follows the last slash.

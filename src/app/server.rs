@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -13,8 +12,8 @@ use tokio::time::Instant;
 use super::admission::Trial;
 use super::control::{Command, Control, Readiness};
 use super::stats::{generation as generation_stat, server as stat};
-use crate::base::Workers;
 use crate::base::task::OwnedTask;
+use crate::base::{Workers, memory};
 use crate::cluster;
 use crate::config::WasmSettings;
 use crate::filter;
@@ -79,6 +78,7 @@ pub struct Server {
     commands: mpsc::UnboundedSender<Command>,
     _control: OwnedTask,
     _flush: OwnedTask,
+    _rest: OwnedTask,
     _client: xds::Client,
     // Last: connections are cut when everything else is gone.
     _workers: Workers,
@@ -88,8 +88,8 @@ impl Server {
     /// Starts on the running runtime, which becomes the control side's.
     ///
     /// # Errors
-    /// Where the Wasm engine cannot be made, Wasm code of a static listener that is at hand does not work (Envoy does not
-    /// start with it either), or the configuration's source cannot be reached by construction.
+    /// Where Wasm code of a static listener that is at hand does not work (Envoy does not start with it either), or the
+    /// configuration's source cannot be reached by construction.
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let Setup {
             xds,
@@ -116,7 +116,7 @@ impl Server {
         options.node = Some(Arc::clone(&node));
         options.cache_dir = wasm_cache;
         options.settings = wasm;
-        let plugins = wasm::Plugins::new(options).context("cannot start the Wasm host")?;
+        let plugins = wasm::Plugins::new(options);
 
         let current = Arc::new(CurrentGeneration::default());
         let context = Arc::new(ServeContext::new(
@@ -185,6 +185,7 @@ impl Server {
             readiness: readiness_rx.clone(),
             started,
         };
+        let rest = come_to_rest(readiness_rx.clone());
         Ok(Self {
             current,
             metrics,
@@ -200,6 +201,7 @@ impl Server {
             commands,
             _control: OwnedTask::spawn("control", control.run()),
             _flush: OwnedTask::spawn("stats flush", flush.run()),
+            _rest: OwnedTask::spawn("memory", rest),
             _client: client,
             _workers: workers,
         })
@@ -251,7 +253,6 @@ struct Flush {
 impl Flush {
     async fn run(mut self) {
         const INTERVAL: Duration = Duration::from_secs(5);
-        const DESCRIPTORS: Duration = Duration::from_secs(30);
         let mut initialized = false;
         loop {
             let readiness = *self.readiness.borrow_and_update();
@@ -274,7 +275,6 @@ impl Flush {
                 .set(generation_stat::CURRENT, self.current.load().number);
             self.generation
                 .set(generation_stat::ALIVE, self.current.sweep() as u64);
-            crate::pb::release_descriptors(DESCRIPTORS);
             if let Some(resident) = resident_bytes() {
                 for gauge in [
                     stat::MEMORY_ALLOCATED,
@@ -293,6 +293,24 @@ impl Flush {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Gives memory back that only the start needed, and later what only texts (`/config_dump`) needed.
+async fn come_to_rest(readiness: watch::Receiver<Readiness>) {
+    const QUIET: Duration = Duration::from_secs(1);
+    let mut started = false;
+    loop {
+        tokio::time::sleep(QUIET).await;
+        let mut collect = crate::pb::release_descriptors(QUIET);
+        if !started && *readiness.borrow() == Readiness::Live {
+            started = true;
+            collect = true;
+            memory::forget_startup_code();
+        }
+        if collect {
+            memory::collect();
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn validate(
     let clusters = Arc::new(ArcSwap::from_pointee(ClusterMap::default()));
     let mut host = wasm::Options::new(workers.handles(), metrics, clusters);
     host.settings = bootstrap.wasm.clone();
-    let plugins = wasm::Plugins::new(host)?;
+    let plugins = wasm::Plugins::new(host);
     let trial = Trial::new(Arc::clone(filters), plugins);
     let listeners: Vec<_> = bootstrap
         .listeners

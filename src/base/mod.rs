@@ -1,9 +1,11 @@
-//! What every other module may rest on: worker-affine cells, task spawning, back-off, drain signals.
+//! What every other module may rest on: worker-affine cells, task spawning, back-off, drain signals, memory
+//! at rest.
 //!
 //! Imports nothing of the crate. Nothing here knows of HTTP, xDS or Wasm.
 
 pub mod backoff;
 pub mod drain;
+pub mod memory;
 pub mod task;
 pub mod worker;
 pub mod workers;

@@ -55,9 +55,7 @@ pub fn unknown_extension(name: &str, type_url: &str) -> ConfigError {
 /// [`unknown_extension`].
 pub fn unsupported_extension(name: &str, type_url: &str) -> ConfigError {
     let type_name = pb::type_name(type_url);
-    if pb::descriptors().get_message_by_name(type_name).is_some()
-        && type_name.starts_with("envoy.extensions.")
-    {
+    if type_name.starts_with("envoy.extensions.") && pb::is_message(type_name) {
         ConfigError::unsupported(
             "",
             format!("'{name}' ({type_name}) is not implemented by this build yet"),

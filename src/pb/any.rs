@@ -1,10 +1,14 @@
 //! `Any` and what it may hold.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
-use prost::{Message, Name};
+use prost::{Message as _, Name};
 use prost_reflect::{Kind, MessageDescriptor};
+use smallvec::SmallVec;
 
+use super::schema::{Message, Schema};
+use super::wire::{Value, next_field};
 use super::{Any, Error, Struct, node, read};
 
 /// Deeper messages are not scanned.
@@ -75,14 +79,23 @@ pub fn resolve_typed_struct(any: &Any) -> Result<Cow<'_, Any>, Error> {
 /// `filter_chains[0].filters[1].typed_config.<any>.99`. Empty for an unknown type and for bytes that do not decode: the
 /// decoder will say so.
 pub fn unknown_fields(type_url: &str, bytes: &[u8]) -> Vec<String> {
+    let schema = Schema::embedded();
     let mut scan = Scan {
-        path: String::new(),
+        schema,
+        path: Vec::new(),
         found: Vec::new(),
     };
-    if let Some(descriptor) = descriptor(type_url) {
-        scan.message(&descriptor, bytes, 0);
+    if let Some(message) = schema.find(super::type_name(type_url)) {
+        scan.message(message, bytes, 0);
     }
     scan.found
+}
+
+/// True where the API has the message that `type_url` names.
+pub fn is_message(type_url: &str) -> bool {
+    Schema::embedded()
+        .find(super::type_name(type_url))
+        .is_some()
 }
 
 /// True where each path names a field of the message that `type_url` names, `message` being its JSON: through singular
@@ -119,47 +132,44 @@ fn descriptor(type_url: &str) -> Option<MessageDescriptor> {
     super::descriptors().get_message_by_name(super::type_name(type_url))
 }
 
+/// A step down a message: the field's name, and which of a list.
+#[derive(Clone, Copy)]
+enum Step {
+    Field(&'static str),
+    Element(&'static str, usize),
+    Any,
+}
+
 struct Scan {
-    path: String,
+    schema: &'static Schema,
+    /// Where the scan is; written out only where something is found.
+    path: Vec<Step>,
     found: Vec<String>,
 }
 
 impl Scan {
     /// `None` where the bytes are not an encoded message.
-    fn message(
-        &mut self,
-        descriptor: &MessageDescriptor,
-        bytes: &[u8],
-        depth: usize,
-    ) -> Option<()> {
-        if depth == MAX_DEPTH || is_opaque(descriptor) {
+    fn message(&mut self, message: &Message, bytes: &[u8], depth: usize) -> Option<()> {
+        if depth == MAX_DEPTH || message.is_opaque() {
             return Some(());
         }
-        if descriptor.full_name() == "google.protobuf.Any" {
-            let any = Any::decode(bytes).ok()?;
-            let inner = super::type_name(&any.type_url);
-            let inner = descriptor.parent_pool().get_message_by_name(inner)?;
-            return self.within(".<any>", |scan| scan.message(&inner, &any.value, depth + 1));
+        if message.name() == "google.protobuf.Any" {
+            let (type_url, value) = any_parts(bytes)?;
+            let inner = self.schema.find(super::type_name(type_url))?;
+            return self.within(Step::Any, |scan| scan.message(inner, value, depth + 1));
         }
-        let mut repeats: Vec<(u32, usize)> = Vec::new();
+        let mut repeats: SmallVec<[(u32, usize); 4]> = SmallVec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
             let (number, value) = next_field(&mut rest)?;
-            let Some(field) = descriptor.get_field(number) else {
-                let joint = if self.path.is_empty() { "" } else { "." };
-                let path = format!("{}{joint}{number}", self.path);
-                if !self.found.contains(&path) {
-                    self.found.push(path);
-                }
+            let Some(field) = self.schema.field(message, number) else {
+                self.find(number);
                 continue;
             };
-            let (Kind::Message(inner), Some(value)) = (field.kind(), value) else {
+            let (Some(inner), Value::Bytes(value)) = (field.message, value) else {
                 continue;
             };
-            if is_opaque(&inner) {
-                continue;
-            }
-            let step = if field.is_map() || field.is_list() {
+            let step = if field.repeated {
                 let index = match repeats.iter_mut().find(|(seen, _)| *seen == number) {
                     Some((_, index)) => {
                         *index += 1;
@@ -170,75 +180,51 @@ impl Scan {
                         0
                     }
                 };
-                format!(".{}[{index}]", field.name())
+                Step::Element(field.name, index)
             } else {
-                format!(".{}", field.name())
+                Step::Field(field.name)
             };
-            self.within(&step, |scan| scan.message(&inner, value, depth + 1));
+            let inner = self.schema.at(inner);
+            self.within(step, |scan| scan.message(inner, value, depth + 1));
         }
         Some(())
     }
 
-    fn within<T>(&mut self, step: &str, scan: impl FnOnce(&mut Self) -> T) -> T {
-        let length = self.path.len();
-        let step = if length == 0 { &step[1..] } else { step };
-        self.path.push_str(step);
+    fn within<T>(&mut self, step: Step, scan: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(step);
         let result = scan(self);
-        self.path.truncate(length);
+        self.path.pop();
         result
     }
-}
 
-/// Messages that hold no others of ours.
-fn is_opaque(descriptor: &MessageDescriptor) -> bool {
-    let name = descriptor.full_name();
-    name.starts_with("google.protobuf.") && name != "google.protobuf.Any"
-}
-
-/// Takes a field off: its number, and its bytes where it is length-delimited. `None` where it is malformed.
-fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
-    let key = varint(rest)?;
-    let number = u32::try_from(key >> 3).ok().filter(|number| *number > 0)?;
-    let value = match key & 7 {
-        0 => {
-            varint(rest)?;
-            None
+    fn find(&mut self, number: u32) {
+        let mut path = String::new();
+        for step in &self.path {
+            // Writing to a `String` does not fail.
+            let _ = match step {
+                Step::Field(name) => write!(path, "{name}."),
+                Step::Element(name, index) => write!(path, "{name}[{index}]."),
+                Step::Any => write!(path, "<any>."),
+            };
         }
-        1 => {
-            take(rest, 8)?;
-            None
-        }
-        2 => {
-            let length = usize::try_from(varint(rest)?).ok()?;
-            Some(take(rest, length)?)
-        }
-        5 => {
-            take(rest, 4)?;
-            None
-        }
-        // Groups are not part of the API.
-        _ => return None,
-    };
-    Some((number, value))
-}
-
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (taken, left) = rest.split_at_checked(length)?;
-    *rest = left;
-    Some(taken)
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, left) = rest.split_first()?;
-        *rest = left;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
+        let _ = write!(path, "{number}");
+        if !self.found.contains(&path) {
+            self.found.push(path);
         }
     }
-    None
+}
+
+/// The type URL and the bytes of an encoded `Any`.
+fn any_parts(mut bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (mut type_url, mut value) = ("", &[][..]);
+    while !bytes.is_empty() {
+        match next_field(&mut bytes)? {
+            (1, Value::Bytes(url)) => type_url = std::str::from_utf8(url).ok()?,
+            (2, Value::Bytes(bytes)) => value = bytes,
+            _ => {}
+        }
+    }
+    Some((type_url, value))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! [`Plugin`]. What is live in a slot stays until its successor is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -38,9 +38,8 @@ pub struct Plugins(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    runtime: Arc<Runtime>,
-    linker: wasmtime::Linker<Host>,
-    cache: Option<Cache>,
+    /// Made for the first plugin: a proxy without one needs none of it.
+    machine: OnceLock<Result<Machine, Box<str>>>,
     shared: Arc<Shared>,
     stats: Arc<StatSet>,
     control: tokio::runtime::Handle,
@@ -52,6 +51,35 @@ struct Inner {
     sets: Mutex<HashMap<Digest, Vec<Weak<VmSet>>>>,
     state: Mutex<Table>,
     changed: watch::Sender<u64>,
+}
+
+/// What compiles and runs plugins.
+struct Machine {
+    runtime: Arc<Runtime>,
+    linker: wasmtime::Linker<Host>,
+    cache: Option<Cache>,
+}
+
+impl Machine {
+    fn new(options: &Options) -> wasmtime::Result<Self> {
+        let runtime = Runtime::new()?;
+        let linker = linker(runtime.engine())?;
+        let cache = options.cache_dir.as_deref().and_then(|folder| {
+            // Without it everything works, only slower.
+            Cache::open(folder, runtime.engine())
+                .map(|cache| cache.keeping(options.settings.modules_on_disk))
+                .inspect_err(|error| {
+                    let folder = folder.display();
+                    tracing::warn!(target: "wasm", "no cache of compiled modules in {folder}: {error}");
+                })
+                .ok()
+        });
+        Ok(Self {
+            runtime: Arc::new(runtime),
+            linker,
+            cache,
+        })
+    }
 }
 
 #[derive(Default)]
@@ -174,32 +202,12 @@ impl Record {
 
 impl Plugins {
     /// Starts the host; must be called inside the control side's runtime.
-    ///
-    /// # Errors
-    /// Where the engine cannot be made on this machine.
-    pub fn new(options: Options) -> Result<Self, ConfigError> {
-        let failed = |error: wasmtime::Error| {
-            ConfigError::invalid(format!("no WebAssembly engine: {error:#}"))
-        };
-        let runtime = Runtime::new().map_err(failed)?;
-        let linker = linker(runtime.engine()).map_err(failed)?;
-        let cache = options.cache_dir.as_deref().and_then(|folder| {
-            // Without it everything works, only slower.
-            Cache::open(folder, runtime.engine())
-                .map(|cache| cache.keeping(options.settings.modules_on_disk))
-                .inspect_err(|error| {
-                    let folder = folder.display();
-                    tracing::warn!(target: "wasm", "no cache of compiled modules in {folder}: {error}");
-                })
-                .ok()
-        });
+    pub fn new(options: Options) -> Self {
         let stats = options
             .registry
             .set(&wasm_stats::TABLE, "wasm.", "wasm", []);
-        Ok(Self(Arc::new(Inner {
-            runtime: Arc::new(runtime),
-            linker,
-            cache,
+        Self(Arc::new(Inner {
+            machine: OnceLock::new(),
             shared: Arc::default(),
             stats,
             control: tokio::runtime::Handle::current(),
@@ -209,7 +217,7 @@ impl Plugins {
             state: Mutex::default(),
             changed: watch::channel(0).0,
             options,
-        })))
+        }))
     }
 
     /// Compiles and configures the code of `spec` once, if it is at hand, before the resource that holds it is
@@ -444,7 +452,8 @@ impl Inner {
     ) -> Result<(Module, Arc<Recipe>), Failure> {
         let module = self.module(spec, &enter).await?;
         enter(State::Configuring);
-        let imports = Imports::resolve(&self.linker, &module, spec).map_err(Failure::Load)?;
+        let machine = self.machine().map_err(Failure::Load)?;
+        let imports = Imports::resolve(&machine.linker, &module, spec).map_err(Failure::Load)?;
         if !imports.unknown.is_empty() {
             tracing::warn!(
                 target: "wasm",
@@ -465,7 +474,7 @@ impl Inner {
             policy: options.policy(&spec.name),
         });
         let recipe = Recipe {
-            runtime: Arc::clone(&self.runtime),
+            runtime: Arc::clone(&machine.runtime),
             module: module.clone(),
             imports,
             env,
@@ -544,7 +553,11 @@ impl Inner {
         let module = cell
             .get_or_try_init(|| async {
                 let kept = self
-                    .blocking(move |inner| Ok(inner.on_disk(digest)))
+                    .blocking(move |inner| {
+                        let Machine { runtime, cache, .. } = inner.machine()?;
+                        let cache = cache.as_ref();
+                        Ok(cache.and_then(|cache| Module::cached(runtime.engine(), digest, cache)))
+                    })
                     .await?;
                 if let Some(module) = kept {
                     if remote {
@@ -558,7 +571,8 @@ impl Inner {
                 };
                 enter(State::Compiling);
                 self.blocking(move |inner| {
-                    Module::compile(inner.runtime.engine(), &bytes, digest, inner.cache.as_ref())
+                    let Machine { runtime, cache, .. } = inner.machine()?;
+                    Module::compile(runtime.engine(), &bytes, digest, cache.as_ref())
                 })
                 .await
             })
@@ -572,8 +586,13 @@ impl Inner {
         Ok(module)
     }
 
-    fn on_disk(&self, digest: Digest) -> Option<Module> {
-        Module::cached(self.runtime.engine(), digest, self.cache.as_ref()?)
+    fn machine(&self) -> Result<&Machine, LoadError> {
+        let machine = self.machine.get_or_init(|| {
+            Machine::new(&self.options).map_err(|error| format!("{error:#}").into())
+        });
+        machine
+            .as_ref()
+            .map_err(|error| LoadError::Start(format!("no WebAssembly engine: {error}")))
     }
 
     async fn blocking<R: Send + 'static>(

@@ -118,10 +118,7 @@ fn discovered(
         }
         // Istio allows its ECDS filters to be replaced by an RBAC filter. A resource of a type that is not
         // implemented will be refused when it comes; a type that does not exist is refused now.
-        if pb::descriptors()
-            .get_message_by_name(pb::type_name(type_url))
-            .is_none()
-        {
+        if !pb::is_message(type_url) {
             return Err(ConfigError::invalid(format!(
                 "Error: no factory found for a required type URL {}.",
                 pb::type_name(type_url)

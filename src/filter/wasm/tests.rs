@@ -67,7 +67,7 @@ impl Bench {
         .expect("a valid manager");
         Self {
             _workers: workers,
-            plugins: Plugins::new(options).expect("an engine"),
+            plugins: Plugins::new(options),
             registry,
             clusters,
             options: manager.options,

@@ -91,7 +91,7 @@ impl Bench {
         options.cache_dir = cache_dir.map(std::path::Path::to_owned);
         Self {
             _workers: workers,
-            plugins: Plugins::new(options).expect("an engine"),
+            plugins: Plugins::new(options),
             registry,
             clusters,
         }

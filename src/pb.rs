@@ -33,6 +33,7 @@ pub use envoy_types::pb::{envoy, google, xds};
 pub use error::Error;
 pub use json::{any_to_json, json_text, to_json};
 pub use read::{Format, Parsed, UnknownField, from_text, from_yaml};
+pub use wire::split_off;
 
 /// What stands before the message's name in a type URL.
 pub const TYPE_PREFIX: &str = "type.googleapis.com/";

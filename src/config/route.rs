@@ -1,6 +1,7 @@
 //! `envoy.config.route.v3.RouteConfiguration` as believed.
 
 mod action;
+mod encoded;
 pub(super) mod parse;
 
 use std::collections::BTreeMap;

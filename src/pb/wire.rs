@@ -37,6 +37,21 @@ pub(super) fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
     Some((number, value))
 }
 
+/// The elements of the repeated message field `number`, and the message without them. `None` where that is malformed.
+pub fn split_off(message: &[u8], number: u32) -> Option<(Vec<u8>, Vec<&[u8]>)> {
+    let (mut others, mut elements) = (Vec::new(), Vec::new());
+    let mut rest = message;
+    while !rest.is_empty() {
+        let before = rest;
+        match next_field(&mut rest)? {
+            (found, Value::Bytes(element)) if found == number => elements.push(element),
+            (found, _) if found == number => return None,
+            _ => others.extend_from_slice(&before[..before.len() - rest.len()]),
+        }
+    }
+    Some((others, elements))
+}
+
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     let (taken, left) = rest.split_at_checked(length)?;
     *rest = left;
@@ -79,5 +94,15 @@ mod tests {
         assert!(matches!(next_field(&mut rest), Some((3, Value::Fixed))));
         assert!(next_field(&mut rest).is_none());
         assert_eq!(rest, [0x22, 0x05, b'x']);
+    }
+
+    #[test]
+    fn a_list_is_split_off() {
+        let message = [0x0a, 1, b'n', 0x12, 1, b'a', 0x18, 7, 0x12, 0];
+        let (others, elements) = split_off(&message, 2).expect("well-formed");
+        assert_eq!(others, [0x0a, 1, b'n', 0x18, 7]);
+        assert_eq!(elements, [&b"a"[..], b""]);
+        assert!(split_off(&message[..5], 2).is_none());
+        assert!(split_off(&message, 3).is_none(), "not a message field");
     }
 }

@@ -421,7 +421,9 @@ impl Engine {
             let context =
                 ParseContext::new(&*self.extensions, Source::Dynamic).with_clusters(&known_cluster);
             cache.judge(update, SystemTime::now(), wanted, |name, body, unknown| {
-                self.parse(kind, name, body, unknown, &context)
+                let previous = cache.current(kind, name);
+                let previous = previous.map(|accepted| (&accepted.body, &accepted.value));
+                self.parse((kind, name), body, previous, unknown, &context)
             })
         };
         if !judgement.unknown_fields.is_empty() {
@@ -462,9 +464,9 @@ impl Engine {
     /// Bytes to value: unknown fields by the policy, the model's own checks, and what only the client knows.
     fn parse(
         &self,
-        kind: ResourceType,
-        name: &str,
+        (kind, name): (ResourceType, &str),
         body: &Bytes,
+        previous: Option<(&Bytes, &Value)>,
         unknown: &mut Vec<String>,
         context: &ParseContext<'_>,
     ) -> Result<Value, ConfigError> {
@@ -480,7 +482,7 @@ impl Engine {
             }
             unknown.extend(fields.into_iter().map(|field| format!("{name}: {field}")));
         }
-        let value = Value::parse(kind, body, context)?;
+        let value = Value::parse(kind, body, previous, context)?;
         match &value {
             Value::Cluster(cluster) => {
                 if let Some((_, source)) = cluster_reference(cluster) {

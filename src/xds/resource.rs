@@ -148,10 +148,11 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// Decodes and validates.
+    /// Decodes and validates. `previous` is the value that this one replaces, with its bytes.
     pub(super) fn parse(
         kind: ResourceType,
         body: &Bytes,
+        previous: Option<(&Bytes, &Self)>,
         context: &ParseContext<'_>,
     ) -> Result<Self, ConfigError> {
         fn decode<M: prost::Message + Default>(body: &Bytes) -> Result<M, ConfigError> {
@@ -171,7 +172,13 @@ impl Value {
                 parse_typed_extension(decode(body)?, context).map(|(_, config)| config)?,
             )),
             ResourceType::Route => {
-                Self::Route(Arc::new(RouteConfig::parse(decode(body)?, context)?))
+                let previous = match previous {
+                    Some((body, Self::Route(table))) => Some((&body[..], &**table)),
+                    _ => None,
+                };
+                Self::Route(Arc::new(RouteConfig::parse_encoded(
+                    body, previous, context,
+                )?))
             }
         })
     }

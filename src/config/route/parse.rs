@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::encoded::Encoded;
 use super::{
     Action, ClusterSpecifier, Domain, PathMatch, RequireTls, Route, RouteConfig, RouteMatch,
     VirtualHost, action,
@@ -82,7 +83,7 @@ impl RouteConfig {
         proto: proto::RouteConfiguration,
         context: &ParseContext<'_>,
     ) -> Result<Self, ConfigError> {
-        Self::parse_checking(proto, context, false)
+        Self::parse_checking(proto, context, false, None)
     }
 
     /// Validates a connection manager's `route_config`: clusters must exist unless it says otherwise.
@@ -90,13 +91,15 @@ impl RouteConfig {
         proto: proto::RouteConfiguration,
         context: &ParseContext<'_>,
     ) -> Result<Self, ConfigError> {
-        Self::parse_checking(proto, context, true)
+        Self::parse_checking(proto, context, true, None)
     }
 
-    fn parse_checking(
+    /// Where `encoded` is there it has the routes, and `proto` has none.
+    pub(super) fn parse_checking(
         proto: proto::RouteConfiguration,
         context: &ParseContext<'_>,
         validate: bool,
+        encoded: Option<&Encoded<'_>>,
     ) -> Result<Self, ConfigError> {
         let proto::RouteConfiguration {
             name,
@@ -147,8 +150,9 @@ impl RouteConfig {
             context,
             max_direct_response: max_direct_response_body_size,
         };
+        let mut index = 0..;
         let virtual_hosts = each(virtual_hosts, "virtual_hosts", |host| {
-            parser.virtual_host(host)
+            parser.virtual_host(host, encoded.zip(index.next()))
         })?;
         unique_domains(&name, &virtual_hosts)?;
         let config = Self {
@@ -273,7 +277,11 @@ pub(super) struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    fn virtual_host(&self, proto: proto::VirtualHost) -> Result<VirtualHost, ConfigError> {
+    fn virtual_host(
+        &self,
+        proto: proto::VirtualHost,
+        encoded: Option<(&Encoded<'_>, usize)>,
+    ) -> Result<VirtualHost, ConfigError> {
         let proto::VirtualHost {
             name,
             domains,
@@ -321,7 +329,15 @@ impl Parser<'_> {
         Ok(VirtualHost {
             name: name.into(),
             domains: domains.iter().map(|domain| Domain::parse(domain)).collect(),
-            routes: each(routes, "routes", |route| self.route(route).map(Arc::new))?,
+            routes: match encoded {
+                Some((encoded, host)) => encoded
+                    .of_host(host)
+                    .iter()
+                    .enumerate()
+                    .map(|(at, bytes)| encoded.route((host, at), bytes, self))
+                    .collect::<Result<_, _>>()?,
+                None => each(routes, "routes", |route| self.route(route).map(Arc::new))?,
+            },
             require_tls,
             request_headers: HeaderMutations::parse(
                 request_headers_to_add,
@@ -340,7 +356,7 @@ impl Parser<'_> {
         })
     }
 
-    fn route(&self, proto: proto::Route) -> Result<Route, ConfigError> {
+    pub(super) fn route(&self, proto: proto::Route) -> Result<Route, ConfigError> {
         let proto::Route {
             name,
             r#match,

@@ -251,11 +251,12 @@ pub(crate) fn each<T, U>(
     field: &str,
     mut convert: impl FnMut(T) -> Result<U, ConfigError>,
 ) -> Result<Vec<U>, ConfigError> {
-    values
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| convert(value).at_index(field, index))
-        .collect()
+    // Not collected: that would keep the memory of the messages, many times as large, for as long as the model lives.
+    let mut converted = Vec::with_capacity(values.len());
+    for (index, value) in values.into_iter().enumerate() {
+        converted.push(convert(value).at_index(field, index)?);
+    }
+    Ok(converted)
 }
 
 /// Refuses a field that is set.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 
 use super::abi::{Imports, linker};
 use super::context::{Environment, Host, RootSpec};
@@ -16,7 +16,7 @@ use super::module::{Cache, LoadError, Module};
 use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::Plugin;
 use super::shared::Shared;
-use super::spec::{Code, Digest, PluginSpec, Remote};
+use super::spec::{Code, Digest, PluginSpec};
 use super::status::{Event, PluginStatus, State, plugin_stats, wasm_stats};
 use super::vm_set::{Recipe, Refusal, VmSet};
 use crate::base::backoff::Backoff;
@@ -25,8 +25,10 @@ use crate::config::ConfigError;
 use crate::config::wasm_settings::VmSharing;
 use crate::telemetry::metrics::StatSet;
 
+mod modules;
 mod trials;
 
+use modules::Modules;
 use trials::Trials;
 
 /// Steps of a version's life that are remembered.
@@ -80,13 +82,6 @@ impl Machine {
             cache,
         })
     }
-}
-
-#[derive(Default)]
-struct Modules {
-    cells: HashMap<Digest, Arc<OnceCell<Module>>>,
-    /// The order of use, oldest first.
-    order: VecDeque<Digest>,
 }
 
 #[derive(Default)]
@@ -537,55 +532,6 @@ impl Inner {
         set
     }
 
-    /// The compiled module: the one in memory, the one on disk, or a new one of code fetched or at hand.
-    async fn module(
-        self: &Arc<Self>,
-        spec: &Arc<PluginSpec>,
-        enter: impl Fn(State),
-    ) -> Result<Module, Failure> {
-        let digest = spec.code.digest();
-        let spare = self.options.settings.modules_in_memory;
-        let cell = self.modules.lock().cell(digest, spare);
-        let remote = matches!(spec.code, Code::Remote(_));
-        if remote && cell.initialized() {
-            self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
-        }
-        let module = cell
-            .get_or_try_init(|| async {
-                let kept = self
-                    .blocking(move |inner| {
-                        let Machine { runtime, cache, .. } = inner.machine()?;
-                        let cache = cache.as_ref();
-                        Ok(cache.and_then(|cache| Module::cached(runtime.engine(), digest, cache)))
-                    })
-                    .await?;
-                if let Some(module) = kept {
-                    if remote {
-                        self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
-                    }
-                    return Ok(module);
-                }
-                let bytes = match &spec.code {
-                    Code::Local { bytes, .. } => bytes.clone(),
-                    Code::Remote(remote) => self.fetch(remote).await?,
-                };
-                enter(State::Compiling);
-                self.blocking(move |inner| {
-                    let Machine { runtime, cache, .. } = inner.machine()?;
-                    Module::compile(runtime.engine(), &bytes, digest, cache.as_ref())
-                })
-                .await
-            })
-            .await?
-            .clone();
-        if remote {
-            let entries = self.modules.lock().cells.len() as u64;
-            self.stats
-                .set(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES, entries);
-        }
-        Ok(module)
-    }
-
     fn machine(&self) -> Result<&Machine, LoadError> {
         let machine = self.machine.get_or_init(|| {
             Machine::new(&self.options).map_err(|error| format!("{error:#}").into())
@@ -595,48 +541,8 @@ impl Inner {
             .map_err(|error| LoadError::Start(format!("no WebAssembly engine: {error}")))
     }
 
-    async fn blocking<R: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> Result<R, LoadError> + Send + 'static,
-    ) -> Result<R, Failure> {
-        let inner = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || work(&inner)).await {
-            Ok(result) => result.map_err(Failure::Load),
-            Err(_) => Err(Failure::Load(LoadError::Start(
-                "the compiler panicked".to_owned(),
-            ))),
-        }
-    }
-
-    async fn fetch(&self, remote: &Remote) -> Result<bytes::Bytes, Failure> {
-        self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_MISSES);
-        let clusters = self.options.clusters.load_full();
-        let result = fetch::fetch(&clusters, remote).await;
-        self.stats.inc(match &result {
-            Ok(_) => wasm_stats::REMOTE_LOAD_FETCH_SUCCESSES,
-            Err(_) => wasm_stats::REMOTE_LOAD_FETCH_FAILURES,
-        });
-        result.map_err(Failure::Fetch)
-    }
-
     fn ring(&self) {
         self.changed.send_modify(|number| *number += 1);
-    }
-}
-
-impl Modules {
-    /// Its cell; of the others so many stay as were used last.
-    fn cell(&mut self, digest: Digest, spare: usize) -> Arc<OnceCell<Module>> {
-        self.order.retain(|known| *known != digest);
-        self.order.push_back(digest);
-        let cell = Arc::clone(self.cells.entry(digest).or_default());
-        while self.order.len() > spare.max(1) {
-            // Those in use live on in their plugins; only a second load of them would be paid anew.
-            if let Some(oldest) = self.order.pop_front() {
-                self.cells.remove(&oldest);
-            }
-        }
-        cell
     }
 }
 

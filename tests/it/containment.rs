@@ -210,6 +210,9 @@ async fn a_stream_that_is_held_for_too_long_ends() {
     assert_eq!(response.status, 504);
     let vm = world.status().vms[0];
     assert_eq!((vm.paused, vm.overdue, vm.traps), (0, 1, 0));
+    // Nor does a timer help that lets nothing go on.
+    assert_eq!(held.send(&flood("t")).await.status, 200);
+    assert_eq!(held.send(&flood("p")).await.status, 504);
     // Those that are not held are left alone, on the same connection, too.
     assert_eq!(held.send(GET).await.status, 200);
 }

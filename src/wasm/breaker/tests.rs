@@ -211,3 +211,46 @@ fn a_gate_lets_as_many_pass_as_it_is_told() {
     gate.lift();
     assert!(gate.admit() && !gate.is_shut());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_owes_nothing_for_those_before() {
+    let mut breaker = breaker(FailurePolicy::Closed, 1);
+    breaker.failed(0, Instant::now());
+    breaker.next(Instant::now());
+    breaker.failed(0, Instant::now());
+    assert_eq!(breaker.state(), BreakerState::Open);
+    breaker.forgive(Instant::now());
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    // Who is in it already is there again with the newcomer, who has a token.
+    assert_eq!(breaker.next(Instant::now()), Action::Build(0));
+    breaker.failed(0, Instant::now());
+    assert_eq!(breaker.next(Instant::now()), Action::Build(0));
+    breaker.failed(0, Instant::now());
+    let (waited, _) = wait(&mut breaker).await;
+    assert!(waited <= Duration::from_secs(1), "the first wait again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rules_follow_the_failure_policy_of_who_is_in() {
+    let backoff = Duration::from_secs(9);
+    let mut breaker = Breaker::new(
+        BreakerPolicy::default(),
+        AfterCrash::Envoy,
+        FailurePolicy::Closed,
+        1,
+        Instant::now(),
+    );
+    breaker.failed(0, Instant::now());
+    assert_eq!(breaker.next(Instant::now()), Action::Idle);
+    assert_eq!(breaker.state(), BreakerState::Off);
+    // One that reloads has come: the dead VM comes back.
+    breaker.obey(FailurePolicy::Reload { backoff });
+    assert_eq!(breaker.next(Instant::now()), Action::Build(0));
+    breaker.failed(0, Instant::now());
+    let (waited, _) = wait(&mut breaker).await;
+    assert!(waited >= backoff / 2 && waited <= backoff, "{waited:?}");
+    // And gone.
+    breaker.obey(FailurePolicy::Closed);
+    breaker.failed(0, Instant::now());
+    assert_eq!(breaker.state(), BreakerState::Off);
+}

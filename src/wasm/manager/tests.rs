@@ -84,11 +84,15 @@ struct Bench {
 
 impl Bench {
     fn new(cache_dir: Option<&std::path::Path>) -> Self {
+        Self::with(|options| options.cache_dir = cache_dir.map(std::path::Path::to_owned))
+    }
+
+    fn with(change: impl FnOnce(&mut Options)) -> Self {
         let workers = Workers::inline();
         let registry = Registry::new(workers.handles().shards());
         let clusters: Arc<ArcSwap<ClusterMap>> = Arc::default();
         let mut options = Options::new(workers.handles(), registry.clone(), Arc::clone(&clusters));
-        options.cache_dir = cache_dir.map(std::path::Path::to_owned);
+        change(&mut options);
         Self {
             _workers: workers,
             plugins: Plugins::new(options),
@@ -319,4 +323,122 @@ async fn who_is_not_wanted_any_more_stops_loading() {
         tokio::task::yield_now().await;
     }
     assert_eq!(server.hits(), hits);
+}
+
+#[tokio::test]
+async fn who_serves_because_its_successor_failed_is_shown_as_live() {
+    let bench = Bench::new(None);
+    let good = spec(config(guest("add-header"), ""));
+    let old = bench.ready(&good).await;
+    bench.plugins.retain(|_| true);
+    let bad = spec(config(guest("refuse-configure"), ""));
+    let key = bad.key();
+    let failed = |plugins: &Plugins| {
+        let statuses = plugins.status();
+        let of_it = statuses.into_iter().find(|status| status.key == key);
+        of_it.is_some_and(|status| status.state == State::Failed)
+    };
+    let mut changed = bench.plugins.changed();
+    while !failed(&bench.plugins) {
+        let resolution = bench.plugins.resolve("slot", &bad);
+        assert!(matches!(resolution, Resolution::Previous(_)));
+        // Each a Generation, as configurations come.
+        bench.plugins.retain(|_| true);
+        bench.plugins.retain(|_| true);
+        if !failed(&bench.plugins) {
+            changed.changed().await.expect("the host lives");
+        }
+    }
+    let told = |key| {
+        let statuses = bench.plugins.status();
+        let of_it: Vec<_> = statuses
+            .into_iter()
+            .filter(|status| status.key == key)
+            .map(|status| (status.state, status.slots))
+            .collect();
+        of_it
+    };
+    let slots = vec!["slot".to_owned()];
+    assert_eq!(told(good.key()), [(State::Live, slots.clone())]);
+    assert_eq!(told(key), [(State::Failed, slots.clone())]);
+    // Asked for again it is there at once; the bad one goes.
+    let Resolution::Ready(again) = bench.plugins.resolve("slot", &good) else {
+        panic!("it has served all the while");
+    };
+    assert!(Arc::ptr_eq(&again, &old));
+    bench.plugins.retain(|_| true);
+    bench.plugins.retain(|_| true);
+    assert!(told(key).is_empty());
+    // A good successor ends it, as ever; streams in flight hold it.
+    let next = spec(config(guest("add-header"), "next"));
+    bench.ready(&next).await;
+    bench.plugins.retain(|_| true);
+    bench.plugins.retain(|_| true);
+    assert_eq!(told(next.key()), [(State::Live, slots)]);
+    assert_eq!(told(good.key()), [(State::Draining, Vec::new())]);
+}
+
+fn vm_of(plugin: &Plugin) -> Arc<crate::wasm::Vm> {
+    plugin.place().expect("a VM").vm
+}
+
+fn named(name: &str, configuration: &str) -> Arc<PluginSpec> {
+    let mut config = config(guest("add-header"), configuration);
+    config.name = name.to_owned();
+    spec(config)
+}
+
+#[tokio::test]
+async fn plugins_of_one_key_share_vms_where_their_settings_are_alike() {
+    use crate::config::WasmSettings;
+    let settings = crate::pb::from_yaml(
+        "
+        overrides:
+        - {plugin: {exact: small}, settings: {memory_limit_bytes: 1048576}}
+        - {plugin: {exact: alone}, settings: {vm_sharing: ISOLATED}}
+        - {plugin: {exact: tried}, settings: {rollout: {share_percent: 10}}}
+        ",
+    );
+    let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
+    let bench = Bench::with(|options| options.settings = settings);
+    let mut plugins = Vec::new();
+    for name in ["one", "two", "small", "alone", "tried"] {
+        let spec = named(name, "");
+        let plugin = loop {
+            let mut changed = bench.plugins.changed();
+            match bench.plugins.resolve(name, &spec) {
+                Resolution::Ready(plugin) => break plugin,
+                Resolution::Pending => changed.changed().await.expect("the host lives"),
+                other => panic!("{other:?}"),
+            }
+        };
+        plugins.push(plugin);
+    }
+    let [one, two, small, alone, tried] = &plugins[..] else {
+        panic!("five");
+    };
+    assert!(Arc::ptr_eq(&vm_of(one), &vm_of(two)));
+    assert!(Arc::ptr_eq(&vm_of(one), &vm_of(tried)), "nothing to try");
+    for other in [small, alone] {
+        assert!(!Arc::ptr_eq(&vm_of(one), &vm_of(other)));
+    }
+    // A successor on trial breaks nobody else's VM.
+    let next = named("tried", "next");
+    let mut changed = bench.plugins.changed();
+    let on_trial = loop {
+        match bench.plugins.resolve("tried", &next) {
+            Resolution::Trial(old, _) => {
+                assert!(Arc::ptr_eq(&old, tried));
+                let state = bench.plugins.0.state.lock();
+                let outcome = state.versions[&next.key()].outcome.lock();
+                let Outcome::Live(plugin) = &*outcome else {
+                    panic!("it is live");
+                };
+                break Arc::clone(plugin);
+            }
+            Resolution::Previous(_) => changed.changed().await.expect("the host lives"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(!Arc::ptr_eq(&vm_of(tried), &vm_of(&on_trial)));
 }

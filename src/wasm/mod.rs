@@ -20,6 +20,8 @@ pub mod status;
 #[cfg(feature = "wasm")]
 mod abi;
 #[cfg(feature = "wasm")]
+mod archive;
+#[cfg(feature = "wasm")]
 mod breaker;
 #[cfg(feature = "wasm")]
 mod callbacks;

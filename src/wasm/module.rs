@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use wasmtime::{Engine, ExternType};
 
+use super::archive;
 use super::spec::Digest;
 
 /// A version of the ABI, by the module's marker export.
@@ -47,6 +48,9 @@ pub(crate) enum LoadError {
     /// It does not begin as a WebAssembly module does.
     #[error("Failed to load Wasm module: not a WebAssembly module")]
     NotWasm,
+    /// What it is packed in is broken or too large, or holds no module.
+    #[error("Failed to load Wasm module: {0}")]
+    Archive(String),
     /// It is too large.
     #[error("Failed to load Wasm module: {0} bytes are more than the limit of {MAX_CODE}")]
     TooLarge(usize),
@@ -102,7 +106,7 @@ impl Module {
         })
     }
 
-    /// Compiles `bytes` and keeps the result in `cache`. Takes long: call it on a blocking thread.
+    /// Compiles `bytes`, packed or not, and keeps the result in `cache`. Takes long: call it on a blocking thread.
     pub(crate) fn compile(
         engine: &Engine,
         bytes: &[u8],
@@ -112,6 +116,7 @@ impl Module {
         if bytes.len() > MAX_CODE {
             return Err(LoadError::TooLarge(bytes.len()));
         }
+        let bytes = &*archive::unpack(bytes)?;
         // Version 1 of the binary format, layer 0: no component, no text.
         if !bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::NotWasm);

@@ -301,6 +301,19 @@ async fn a_restart_needs_no_source() {
 }
 
 #[tokio::test]
+async fn packed_code_goes_live_and_its_sum_is_that_of_the_package() {
+    use std::io::Write as _;
+    let bench = Bench::new(None);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&guest("add-header")).expect("into memory");
+    let packed = packed.finish().expect("into memory");
+    let server = Server::start(vec![Reply::Code(packed.clone())]).await;
+    bench.serve_from(&server);
+    bench.ready(&remote(&packed, "")).await;
+    assert_eq!(server.hits(), 1);
+}
+
+#[tokio::test]
 async fn who_is_not_wanted_any_more_stops_loading() {
     let bench = Bench::new(None);
     let code = guest("add-header");

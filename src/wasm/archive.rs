@@ -1,0 +1,107 @@
+//! The forms that code comes in: bare, in a tar, and either of them compressed with gzip, as Istio's agent takes it.
+//!
+//! No more than [`MAX_CODE`] bytes come out, whatever goes in, and nothing beyond that is decompressed. Which form it
+//! is, the first bytes say; the sum of a source is that of the bytes as they came.
+//!
+//! The tar reader is ours: all that is asked of it is to step over 512-byte headers of an archive in memory, which is
+//! less than the binding of a library that is made for unpacking to a file system.
+
+use std::borrow::Cow;
+use std::io::Read as _;
+use std::ops::Range;
+
+use flate2::read::MultiGzDecoder;
+
+use super::module::{LoadError, MAX_CODE};
+
+const MODULE: &[u8] = b"\0asm";
+const GZIP: &[u8] = b"\x1f\x8b";
+/// Headers and contents of a tar are padded to this.
+const BLOCK: usize = 512;
+
+/// The module in `bytes`. Decompression takes a while: call it on a blocking thread.
+///
+/// # Errors
+/// Where there is none, or what it is packed in is broken or too large.
+pub(crate) fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
+    unpack_within(bytes, MAX_CODE)
+}
+
+fn unpack_within(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, LoadError> {
+    if !bytes.starts_with(GZIP) {
+        return Ok(Cow::Borrowed(&bytes[find(bytes)?]));
+    }
+    let mut plain = Vec::new();
+    MultiGzDecoder::new(bytes)
+        .take(limit as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(|error| LoadError::Archive(format!("broken gzip: {error}")))?;
+    if plain.len() > limit {
+        return Err(LoadError::Archive(format!(
+            "more than {limit} bytes come out of its gzip"
+        )));
+    }
+    let found = find(&plain)?;
+    plain.truncate(found.end);
+    plain.drain(..found.start);
+    Ok(Cow::Owned(plain))
+}
+
+/// Where in `plain` the module is.
+fn find(plain: &[u8]) -> Result<Range<usize>, LoadError> {
+    if plain.starts_with(MODULE) {
+        return Ok(0..plain.len());
+    }
+    let broken = |what: &str| LoadError::Archive(format!("broken tar: {what}"));
+    let mut at = 0;
+    // Two blocks of zeros end a tar; one, or the end of the bytes, will do.
+    while let Some(header) = plain
+        .get(at..)
+        .and_then(|rest| rest.first_chunk::<BLOCK>())
+        .filter(|header| header.iter().any(|byte| *byte != 0))
+    {
+        if !has_checksum(header) {
+            // What does not even begin as a tar is no tar.
+            return Err(match at {
+                0 => LoadError::NotWasm,
+                _ => broken("a header's checksum is wrong"),
+            });
+        }
+        let size = octal(&header[124..136]).ok_or_else(|| broken("a size is not a number"))?;
+        let begin = at + BLOCK;
+        let end = begin
+            .checked_add(size)
+            .filter(|end| *end <= plain.len())
+            .ok_or_else(|| broken("it ends within a file"))?;
+        // `0`, and NUL in archives of old, are regular files.
+        if matches!(header[156], b'0' | 0) && plain[begin..end].starts_with(MODULE) {
+            return Ok(begin..end);
+        }
+        at = end.next_multiple_of(BLOCK);
+    }
+    Err(match at {
+        0 => LoadError::NotWasm,
+        _ => LoadError::Archive("no file of its tar is a WebAssembly module".to_owned()),
+    })
+}
+
+/// The sum of the header's bytes, its own field taken as spaces, is what that field says.
+fn has_checksum(header: &[u8; BLOCK]) -> bool {
+    let field = 148..156;
+    let sum: usize = header
+        .iter()
+        .enumerate()
+        .map(|(index, byte)| usize::from(if field.contains(&index) { b' ' } else { *byte }))
+        .sum();
+    octal(&header[field]) == Some(sum)
+}
+
+/// Octal digits between spaces and NULs. The binary form, of 8 GiB and more, is beyond any limit here.
+fn octal(field: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(field).ok()?;
+    usize::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok()
+}
+
+#[cfg(test)]
+#[path = "archive/tests.rs"]
+mod tests;

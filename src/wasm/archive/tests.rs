@@ -1,0 +1,112 @@
+//! Tests of `wasm::archive`.
+
+use std::io::Write as _;
+
+use super::*;
+
+const CODE: &[u8] = b"\0asm\x01\0\0\0 and more";
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).expect("into memory");
+    encoder.finish().expect("into memory")
+}
+
+/// A member as `tar` writes it.
+fn member(kind: u8, size: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0; BLOCK];
+    header[..4].copy_from_slice(b"name");
+    header[124..124 + size.len()].copy_from_slice(size.as_bytes());
+    header[156] = kind;
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut member = header.to_vec();
+    member.extend_from_slice(content);
+    member.resize(member.len().next_multiple_of(BLOCK), 0);
+    member
+}
+
+fn file(content: &[u8]) -> Vec<u8> {
+    member(b'0', &format!("{:011o}", content.len()), content)
+}
+
+fn error(bytes: &[u8]) -> String {
+    unpack_within(bytes, 10_000)
+        .expect_err("no module")
+        .to_string()
+}
+
+#[test]
+fn every_form_gives_the_module() {
+    let directory = member(b'5', "00000000000", b"");
+    let link = member(b'2', "00000000000", b"");
+    let extended = member(b'x', &format!("{:011o}", CODE.len()), CODE);
+    let tar = [
+        directory,
+        link,
+        extended,
+        file(b""),
+        file(&[b'r'; 600]),
+        file(CODE),
+        file(b"\0asm another"),
+        vec![0; 2 * BLOCK],
+    ]
+    .concat();
+    let halves = [gzip(&CODE[..5]), gzip(&CODE[5..])].concat();
+    for form in [CODE.to_vec(), gzip(CODE), halves, tar.clone(), gzip(&tar)] {
+        assert_eq!(unpack(&form).expect("a module"), CODE);
+    }
+    let old = member(0, &format!("{:o}", CODE.len()), CODE);
+    assert_eq!(unpack(&old).expect("no end mark is needed"), CODE);
+}
+
+#[test]
+fn what_is_no_module_says_so() {
+    for bytes in [&b""[..], b"\0as", b"<html>", &[0; 4096], &[b'x'; 4096]] {
+        assert!(error(bytes).contains("not a WebAssembly module"));
+        assert!(error(&gzip(bytes)).contains("not a WebAssembly module"));
+    }
+    // One layer of compression, no more.
+    assert!(error(&gzip(&gzip(CODE))).contains("not a WebAssembly module"));
+    let tar = [file(b"text"), vec![0; 2 * BLOCK]].concat();
+    assert!(error(&tar).contains("no file of its tar"));
+}
+
+#[test]
+fn a_bomb_is_left_when_it_is_too_large() {
+    let bomb = gzip(&vec![0; 64 << 20]);
+    assert!(error(&bomb).contains("more than 10000 bytes come out"));
+    let mut large = CODE.to_vec();
+    large.resize(10_001, 0);
+    assert!(error(&gzip(&large)).contains("more than 10000 bytes come out"));
+    large.pop();
+    assert_eq!(
+        unpack_within(&gzip(&large), 10_000).expect("just fits"),
+        large
+    );
+    // Sizes that the archive does not have, or that no archive has.
+    for size in ["00000010000", "77777777777"] {
+        assert!(error(&member(b'0', size, CODE)).contains("ends within a file"));
+    }
+    for size in ["\u{7f}9", "-1", ""] {
+        assert!(error(&member(b'0', size, CODE)).contains("not a number"));
+    }
+}
+
+#[test]
+fn a_piece_is_not_the_whole() {
+    let packed = gzip(CODE);
+    for length in 2..packed.len() {
+        assert!(error(&packed[..length]).contains("broken gzip"), "{length}");
+    }
+    let mut flipped = packed;
+    let checksum = flipped.len() - 8;
+    flipped[checksum] ^= 1;
+    assert!(error(&flipped).contains("broken gzip"));
+    let tar = file(CODE);
+    assert!(error(&tar[..BLOCK + 4]).contains("ends within a file"));
+    let mut second = [file(b"text"), tar].concat();
+    second[2 * BLOCK] ^= 1;
+    assert!(error(&second).contains("checksum"));
+}

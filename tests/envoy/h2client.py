@@ -136,9 +136,10 @@ class Connection:
             if flags & END_STREAM:
                 stream.end = "end"
         elif kind == RST_STREAM and stream:
-            # What follows an end tells of the request's half.
-            code = f"reset {int.from_bytes(payload, 'big')}"
-            stream.end = f"{stream.end}, {code}" if stream.end else code
+            code = int.from_bytes(payload, "big")
+            # After the end, NO_ERROR says that the rest of the request is not wanted: whether it was still on its way is chance.
+            if not (stream.end and code == 0):
+                stream.end = f"{stream.end}, reset {code}" if stream.end else f"reset {code}"
         elif kind == SETTINGS and not flags & ACK:
             self.send(frame(SETTINGS, ACK, 0))
         elif kind == PING and not flags & ACK:

@@ -185,7 +185,7 @@ impl Server {
             readiness: readiness_rx.clone(),
             started,
         };
-        let rest = come_to_rest(readiness_rx.clone());
+        let rest = come_to_rest(readiness_rx.clone(), current.number());
         Ok(Self {
             current,
             metrics,
@@ -297,13 +297,19 @@ impl Flush {
     }
 }
 
-/// Gives memory back that only the start needed, and later what only texts (`/config_dump`) needed.
-async fn come_to_rest(readiness: watch::Receiver<Readiness>) {
+/// Gives memory back that only the start needed, and later what only texts (`/config_dump`) or a row of updates needed.
+async fn come_to_rest(readiness: watch::Receiver<Readiness>, mut generation: watch::Receiver<u64>) {
     const QUIET: Duration = Duration::from_secs(1);
     let mut started = false;
+    let mut updated = false;
     loop {
         tokio::time::sleep(QUIET).await;
         let mut collect = crate::pb::release_descriptors(QUIET);
+        // When no update has come for a while, what the last ones replaced is free.
+        let still = !generation.has_changed().unwrap_or(false);
+        collect |= updated && still;
+        updated = !still;
+        generation.mark_unchanged();
         if !started && *readiness.borrow() == Readiness::Live {
             started = true;
             collect = true;

@@ -1,0 +1,190 @@
+"""The configuration of both proxies, written as JSON (which is YAML): listeners with plugins, routes, clusters."""
+
+import json
+
+import cases
+from script import configuration
+
+TYPE = "type.googleapis.com/"
+HTTP = TYPE + "envoy.extensions.filters.http."
+
+
+def plugin(name, guest, text, vm="", **options):
+    return {
+        "name": f"envoy.filters.http.wasm.{name}",
+        "typed_config": {
+            "@type": HTTP + "wasm.v3.Wasm",
+            "config": {
+                "name": name,
+                "root_id": "root-" + name,
+                "vm_config": {
+                    "vm_id": vm,
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": str(guest)}},
+                    "configuration": {"@type": TYPE + "google.protobuf.StringValue", "value": "vm-configuration"},
+                    "environment_variables": {"key_values": {"KEY": "value"}},
+                },
+                "configuration": {"@type": TYPE + "google.protobuf.StringValue", "value": text},
+                **options,
+            },
+        },
+    }
+
+
+def routes():
+    def to(cluster, **action):
+        return {"cluster": cluster, "timeout": "3s", **action}
+
+    metadata = {"filter_metadata": {"ns": {"k": "route"}}}
+    return [
+        {"name": "b", "match": {"prefix": "/", "headers": [{"name": "x-route", "string_match": {"exact": "b"}}]}, "route": to("echo")},
+        {"name": "direct", "match": {"path": "/direct"}, "direct_response": {"status": 203, "body": {"inline_string": "direct"}}},
+        {"name": "redirect", "match": {"path": "/redirect"}, "redirect": {"path_redirect": "/elsewhere"}},
+        {"name": "dead", "match": {"path": "/dead"}, "route": to("dead")},
+        {"name": "hang", "match": {"path": "/hang"}, "route": to("hang", timeout="0.4s")},
+        {"name": "empty", "match": {"path": "/empty"}, "route": to("empty")},
+        {"name": "main", "match": {"prefix": "/", "headers": [{"name": ":path", "string_match": {"exact": "/none"}, "invert_match": True}]}, "route": to("echo"), "metadata": metadata},
+    ]  # fmt: skip
+
+
+def listener(name, port, log, filters, buffer=None):
+    manager = {
+        "@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "generate_request_id": False,
+        "use_remote_address": True,
+        "stream_idle_timeout": "1s",
+        "http_protocol_options": {"enable_trailers": True},
+        "route_config": {
+            "name": name,
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes()}],
+        },
+        "http_filters": [
+            *filters,
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": HTTP + "router.v3.Router", "suppress_envoy_headers": True},
+            },
+        ],
+        "access_log": [
+            {
+                "name": "log",
+                "typed_config": {
+                    "@type": TYPE + "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                    "path": log,
+                    "log_format": {
+                        "json_format": {
+                            "case": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+                            "code": "%RESPONSE_CODE%",
+                            "details": "%RESPONSE_CODE_DETAILS%",
+                            "flags": "%RESPONSE_FLAGS%",
+                            "received": "%BYTES_RECEIVED%",
+                            "sent": "%BYTES_SENT%",
+                            "route": "%ROUTE_NAME%",
+                            "cluster": "%UPSTREAM_CLUSTER%",
+                            "path": "%REQ(:PATH)%",
+                            "state": "%FILTER_STATE(wasm.mine:PLAIN)%",
+                        }
+                    },
+                },
+            }
+        ],
+    }
+    made = {
+        "name": name,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "traffic_direction": "INBOUND",
+        "metadata": {"filter_metadata": {"ns": {"k": "listener"}}},
+        "filter_chains": [
+            {
+                "name": "chain-" + name,
+                "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}],
+            }
+        ],
+    }
+    if buffer:
+        made["per_connection_buffer_limit_bytes"] = buffer
+    return made
+
+
+def cluster(name, port):
+    made = {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "metadata": {"filter_metadata": {"ns": {"k": "cluster"}}},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {"enable_trailers": True}},
+            }
+        },
+    }
+    if port:
+        made["load_assignment"] = {
+            "cluster_name": name,
+            "endpoints": [
+                {
+                    "lb_endpoints": [
+                        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}
+                    ]
+                }
+            ],
+        }
+    return made
+
+
+STOP_ITERATION = {"allow_on_headers_stop_iteration": True}
+
+
+def bootstrap(numbered, guest, old_guest, port, log):
+    """The whole of it. `numbered`: (number, case); `port(name)` gives a port; a case with a listener of its own has
+    `c<number>`."""
+    a = configuration("A", "x-script")
+    b = configuration("B", "x-script-2")
+    listeners = [
+        listener("plain", port("plain"), log, [plugin("plain", guest, a, "plain")]),
+        listener("stop", port("stop"), log, [plugin("stop", guest, a, "stop", **STOP_ITERATION)]),
+        listener("small", port("small"), log, [plugin("small", guest, a, "small")], 1024),
+        # Two VMs, and one VM with two roots.
+        listener("chain", port("chain"), log, [plugin("first", guest, a, "first"), plugin("second", guest, b, "second")]),
+        listener("pair", port("pair"), log, [plugin("one", guest, a, "pair"), plugin("two", guest, b, "pair")]),
+        listener("old", port("old"), log, [plugin("old", old_guest, a, "old")]),
+    ]
+    for number, case in numbered:
+        own = case["listener"]
+        if not isinstance(own, dict):
+            continue
+        name = f"c{number}"
+        root = cases.encoded(own["root"], number) if "root" in own else b""
+        create = cases.encoded(own["on_create"], number) if "on_create" in own else b""
+        options = {}
+        policy = own.get("policy")
+        if policy == "fail_open":
+            options["fail_open"] = True
+        elif policy:
+            options["failure_policy"] = policy
+        text = configuration("A", "x-script", create, root)
+        listeners.append(listener(name, port(name), log, [plugin(name, guest, text, name, **options)]))
+    return json.dumps(
+        {
+            "node": {
+                "id": "node-id",
+                "cluster": "node-cluster",
+                "locality": {"zone": "zone"},
+                "metadata": {"key": "value"},
+            },
+            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port("admin")}}},
+            "static_resources": {
+                "listeners": listeners,
+                "clusters": [
+                    cluster("echo", port("upstream")),
+                    cluster("callout", port("upstream")),
+                    cluster("dead", port("dead")),
+                    cluster("hang", port("blackhole")),
+                    cluster("empty", None),
+                ],
+            },
+        },
+        indent=1,
+    )

@@ -1,0 +1,126 @@
+"""Scripts from a seed: one seed and one index give one case, whatever else runs.
+
+Left out is what is known to differ on purpose, or to end an Envoy: replies and resets in `log`, `done` and `delete`
+(Envoy dies, or writes what no client can read), `continue_stream` in the callback that then continues (Envoy sends the
+request twice), texts that are no HTTP, numbers of statuses that are none, lengths that lie.
+"""
+
+import random
+
+from script import CAS, METRIC, TOKEN, Out, Out32, Out64, Reg, Root, Self, Wide, pairs, path
+from tables import BAD, CALL_HEADERS, CALL_POST, NAMES, PROPERTIES
+
+TRAFFIC = [
+    "request_headers", "request_body", "request_trailers", "response_headers", "response_body", "response_trailers",
+]  # fmt: skip
+ENDS = ["log", "done", "delete"]
+
+
+def case(seed, index):
+    rng = random.Random(f"{seed}/{index}")
+    made = {"listener": rng.choices(["plain", "stop", "small", "chain", "old"], [5, 3, 2, 3, 1])[0]}
+    if rng.random() < 0.7:
+        made["chunks"] = [rng.choice(["a", "bcd", "0123456789", 50]) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+        if made["listener"] == "small" and rng.random() < 0.5:
+            made["chunks"].append(rng.choice([600, 1500]))
+        if rng.random() < 0.2:
+            made["chunks"] = ["one body"]
+            made["length"] = True
+        elif rng.random() < 0.4:
+            made["trailers"] = [("x-t", "request")]
+    made["headers"] = [("x-multi", "a"), ("x-multi", "b")] if rng.random() < 0.5 else []
+    answer = {"status": rng.choice([200, 200, 200, 404, 204, 500])}
+    answer["chunks"] = [rng.choice(["a", "bcd", "0123456789", 50]) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+    if rng.random() < 0.2:
+        answer["length"] = True
+    elif rng.random() < 0.4:
+        answer["trailers"] = [["x-t", "response"]]
+    made["answer"] = answer
+    # Lengths that plugins make untrue are another matter.
+    can_edit_bodies = not made.get("length") and not answer.get("length")
+    # A trap ends a VM: it has one of its own.
+    traps = rng.random() < 0.05
+    if traps:
+        made["listener"] = {"policy": "FAIL_CLOSED"}
+    old = made["listener"] == "old"
+    made["script"] = script(rng, can_edit_bodies, old)
+    if traps:
+        phase = rng.choice(TRAFFIC + ENDS)
+        made["script"][phase + "#0"] = (0, [("trap", 0)])
+    if made["listener"] == "chain":
+        made["script2"] = script(rng, can_edit_bodies, False)
+    return made
+
+
+def script(rng, can_edit_bodies, old):
+    made = {}
+    for phase in TRAFFIC + ENDS:
+        if rng.random() < 0.45:
+            continue
+        turn = rng.choice(["", "", "#0", "#1"]) if phase.endswith("body") else ""
+        operations = [op for _ in range(rng.choice([1, 1, 2, 3, 4])) for op in operation(rng, phase, can_edit_bodies)]
+        action = 0
+        if phase in TRAFFIC and rng.random() < 0.25:
+            action = rng.choice([1, 1, 1, 2, 3, 4] if phase.endswith("headers") else [1, 1, 1, 2, 3])
+            if rng.random() < 0.8:
+                kind = 0 if phase.startswith("request") else 1
+                resume = ("continue_stream", kind)
+                if old:
+                    resume = ("continue_request",) if kind == 0 else ("continue_response",)
+                operations.append(("http_call", "callout", CALL_HEADERS, "", "", 1000, Out32(TOKEN, 0)))
+                made["http_call_response"] = (0, [("set_effective_context", Self()), resume])
+        if phase in TRAFFIC and rng.random() < 0.06:
+            operations.append(reply(rng))
+        elif phase in TRAFFIC and rng.random() < 0.03 and not old:
+            operations.append(("close_stream", rng.choice([0, 1])))
+        made[phase + turn] = (action, operations)
+    return made
+
+
+def reply(rng):
+    return (
+        "send_local_response", rng.choice([200, 400, 403, 429, 500, 503]), rng.choice(["", "why", "two words"]),
+        rng.choice(["", "body", "longer body"]), rng.choice([b"", pairs(("x-reply", "1")), pairs(("x-a", "1"), ("x-a", "2"))]),
+        rng.choice([0xFFFFFFFF, 0xFFFFFFFF, 0, 7]),
+    )  # fmt: skip
+
+
+def operation(rng, phase, can_edit_bodies):
+    """One host call, or a few that belong together."""
+    name = rng.choice(["x-a", "x-b", "x-multi", "X-Upper", "user-agent", "x-up"])
+    value = rng.choice(["", "v", "two words", "a,b"])
+    kind = rng.choice([0, 0, 1, 2, 2, 3, 4, 6, 7, 8])
+    key = f"@case@.{rng.choice('ab')}"
+    buffer = rng.choice([0, 1, 0, 1, 4, 6, 8, 9])
+    group, (parts, mode) = rng.choice([(g, p) for g, many in PROPERTIES.items() for p in many])
+    choices = [
+        [("get_header_map_value", kind, rng.choice(NAMES), Out())],
+        [("get_header_map_pairs", kind, Out(1))],
+        [("get_header_map_size", kind, Out32())],
+        [("add_header_map_value", kind, name, value)],
+        [("replace_header_map_value", kind, name, value)],
+        [("remove_header_map_value", kind, name)],
+        [("get_buffer_bytes", buffer, rng.choice([0, 0, 1, 5]), rng.choice([0, 1, 3, 100]), Out())],
+        [("get_buffer_status", buffer, Out32(), Out32())],
+        [("get_property", path(*parts), Out(mode))],
+        [("set_property", "mine", value), ("get_property", "mine", Out())],
+        [("get_shared_data", key, Out(), Out32(CAS, 1))],
+        [("set_shared_data", key, value, rng.choice([0, Reg(1), 77]))],
+        [("define_metric", rng.choice([0, 1]), f"c@case@.g{rng.choice('ab')}", Out32(METRIC, 2)), ("increment_metric", Reg(2), Wide(rng.choice([1, 3]))), ("get_metric", Reg(2), Out64())],
+        [("register_shared_queue", key, Out32(TOKEN, 3)), ("enqueue_shared_queue", Reg(3), value), ("dequeue_shared_queue", Reg(3), Out())],
+        [("dequeue_shared_queue", 99999999, Out())],
+        [("call_foreign_function", rng.choice(["compress", "clear_route_cache", "nosuch"]), value, Out())],
+        [("set_effective_context", rng.choice([Self(), Root(), 999999, 0]))],
+        [("get_status", Out32(), Out())],
+        [("log", rng.choice([2, 3, 4, 6]), "said")],
+        [("http_call", rng.choice(["callout", "nosuch", "dead"]), rng.choice([CALL_HEADERS, CALL_POST]), "", "", 1000, Out32(TOKEN, 0))],
+        [("get_header_map_value", kind, BAD, 4, Out())],
+        [("get_header_map_value", kind, name, BAD, BAD)],
+        [("grpc_cancel", 99991)],
+        [("done",)],
+    ]  # fmt: skip
+    if can_edit_bodies:
+        edit = ("set_buffer_bytes", rng.choice([0, 1]), *rng.choice([(0, 0), (0, 2), (0, 1000), (1000, 0)]), value)
+        choices.append([edit])
+    chosen = rng.choice(choices)
+    return chosen

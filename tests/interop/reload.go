@@ -247,6 +247,7 @@ type reloadResult struct {
 	WorstMs     float64 `json:"worst_ms_to_effect"`
 	RssAt100    int     `json:"rss_kib_after_100"`
 	RssAtEnd    int     `json:"rss_kib_at_end"`
+	RssSeries   []int   `json:"rss_kib_every_100"`
 	VmsAtEnd    int     `json:"vms_at_end"`
 	Generations int     `json:"generations_alive"`
 }
@@ -360,8 +361,8 @@ func reload(binary string, modules [2]string, n, digests, clients int, plugins b
 			break
 		}
 		took = append(took, float64(time.Since(pushed).Microseconds())/1000)
-		if step == 100 {
-			r.RssAt100 = rss(p.command.Process.Pid)
+		if step%100 == 0 {
+			r.RssSeries = append(r.RssSeries, rss(p.command.Process.Pid))
 		}
 	}
 	elapsed := time.Since(begin).Seconds()
@@ -383,6 +384,9 @@ func reload(binary string, modules [2]string, n, digests, clients int, plugins b
 		time.Sleep(500 * time.Millisecond)
 	}
 	r.RssAtEnd = rss(p.command.Process.Pid)
+	if len(r.RssSeries) > 0 {
+		r.RssAt100 = r.RssSeries[0]
+	}
 	switch {
 	case r.Failed > 0 || r.Mixed > 0:
 		err = fmt.Errorf("%d failed, %d mixed; the first: %s", r.Failed, r.Mixed, *traffic.first.Load())

@@ -7,7 +7,7 @@ use plenipo::cli::{self, Command};
 use plenipo::{app, control_plane, demo};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: plenipo::base::memory::Allocator = plenipo::base::memory::Allocator;
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {

@@ -153,6 +153,8 @@ struct Admitted {
 }
 
 impl Handler for Admitted {
+    type Head = ResponseHead;
+
     fn request(
         &self,
         exchange: Exchange,

@@ -4,11 +4,13 @@
 //! Imports nothing of the crate. Nothing here knows of HTTP, xDS or Wasm.
 
 pub mod backoff;
+pub mod cell;
 pub mod drain;
 pub mod memory;
 pub mod task;
 pub mod worker;
 pub mod workers;
 
-pub use worker::{PerWorker, Shard, Shards, WorkerCell};
+pub use cell::WorkerCell;
+pub use worker::{PerWorker, Shard, Shards};
 pub use workers::{WorkerHandles, Workers};

@@ -1,15 +1,21 @@
-//! Which thread this is, and state that belongs to one thread.
+//! Which thread this is, and one value for each.
 //!
-//! A proxy has one control thread (shard 0) and N workers (shards 1..=N). What belongs to a worker is never
-//! contended: a [`WorkerCell`] is a lock that is only ever tried, and a [`PerWorker`] has one slot a shard.
+//! A proxy has one control thread (shard 0) and N workers (shards 1..=N). A [`PerWorker`] has one slot a shard.
 
 use std::cell::Cell;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 thread_local! {
     static SHARD: Cell<Shard> = const { Cell::new(Shard::CONTROL) };
+    static WORKER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A number that the running thread has for itself, if it was ever a worker's; 0 on every other.
+#[inline]
+pub(super) fn worker_thread() -> u32 {
+    WORKER.get()
 }
 
 /// The index of the running thread: 0 for the control side, 1..=N for workers.
@@ -33,6 +39,12 @@ impl Shard {
 
     /// Declares the running thread to be this shard, until told otherwise.
     pub fn enter(self) {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        if self != Self::CONTROL && WORKER.get() == 0 {
+            let number = LAST.fetch_add(1, Relaxed).checked_add(1);
+            // Numbers are never given twice; who comes too late goes without, like the control side.
+            WORKER.set(number.unwrap_or(0));
+        }
         SHARD.set(self);
     }
 
@@ -102,69 +114,5 @@ impl<T> PerWorker<T> {
 impl<T: fmt::Debug> fmt::Debug for PerWorker<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-/// State that only one thread at a time ever touches, and that may still move between threads.
-///
-/// [`WorkerCell::lock`] panics where the cell is already locked: that is a bug (a value shared between
-/// workers, or a guard held across a call that locks again), never a wait.
-#[derive(Default)]
-pub struct WorkerCell<T>(parking_lot::Mutex<T>);
-
-/// Exclusive access to what a [`WorkerCell`] holds.
-pub struct WorkerGuard<'a, T>(parking_lot::MutexGuard<'a, T>);
-
-impl<T> WorkerCell<T> {
-    /// Wraps `value`.
-    pub const fn new(value: T) -> Self {
-        Self(parking_lot::Mutex::new(value))
-    }
-
-    /// Takes the value for the running thread.
-    #[inline]
-    #[track_caller]
-    pub fn lock(&self) -> WorkerGuard<'_, T> {
-        WorkerGuard(self.0.try_lock().expect("worker-affine"))
-    }
-
-    /// As [`WorkerCell::lock`], `None` where it is locked.
-    #[inline]
-    pub fn try_lock(&self) -> Option<WorkerGuard<'_, T>> {
-        self.0.try_lock().map(WorkerGuard)
-    }
-
-    /// The value, when nobody else can hold it.
-    pub fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut()
-    }
-
-    /// Unwraps the value.
-    pub fn into_inner(self) -> T {
-        self.0.into_inner()
-    }
-}
-
-impl<T> Deref for WorkerGuard<'_, T> {
-    type Target = T;
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T> DerefMut for WorkerGuard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.0
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for WorkerCell<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.try_lock() {
-            Some(value) => value.fmt(f),
-            None => f.write_str("<locked>"),
-        }
     }
 }

@@ -19,7 +19,7 @@ use crate::base::task;
 use crate::config;
 use crate::config::cluster::{Http1Options, Http2Options, UpstreamProtocol};
 use crate::http::codec::client::{Http1, Http2, SendError};
-use crate::http::{Body, BodyError, ReplyReason, RequestHead, ResponseHead};
+use crate::http::{Body, BodyError, Lend, ReplyReason, RequestHead, ResponseHead};
 
 /// What is known of the connection that an attempt used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl Cluster {
     pub async fn send<O: Observer>(
         self: &Arc<Self>,
         host: &Arc<Host>,
-        head: RequestHead,
+        head: impl Lend<RequestHead> + Send + Sync,
         body: Body,
         options: SendOptions<O>,
     ) -> Result<UpstreamResponse, UpstreamError> {
@@ -172,7 +172,9 @@ impl Cluster {
             UpstreamProtocol::Http1(http1) => {
                 self.send_http1(host, head, body, options, http1).await
             }
-            UpstreamProtocol::Downstream(http1, _) if head.version < Version::HTTP_2 => {
+            UpstreamProtocol::Downstream(http1, _)
+                if head.lend(|head| head.version < Version::HTTP_2) =>
+            {
                 self.send_http1(host, head, body, options, http1).await
             }
             UpstreamProtocol::Http2(http2) | UpstreamProtocol::Downstream(_, http2) => {
@@ -184,13 +186,13 @@ impl Cluster {
     async fn send_http1<O: Observer>(
         self: &Arc<Self>,
         host: &Arc<Host>,
-        head: RequestHead,
+        head: impl Lend<RequestHead> + Send + Sync,
         body: Body,
         mut options: SendOptions<O>,
         http1: &Http1Options,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let pool = self.pools.here();
-        let mut replay = head.method.is_safe() && body.is_end_stream();
+        let mut replay = body.is_end_stream() && head.lend(|head| head.method.is_safe());
         let mut body = Some(body);
         let mut pooled = pool.take(host);
         loop {
@@ -261,7 +263,7 @@ impl Cluster {
     async fn send_http2<O: Observer>(
         self: &Arc<Self>,
         host: &Arc<Host>,
-        head: RequestHead,
+        head: impl Lend<RequestHead> + Send + Sync,
         body: Body,
         mut options: SendOptions<O>,
         http2: &Http2Options,
@@ -300,7 +302,7 @@ impl Cluster {
         if stream.is_used_up(&self.config) {
             pool.forget(&shared);
         }
-        match shared.http2.send(head, body).await {
+        match shared.http2.send(head.lend(Clone::clone), body).await {
             Ok((head, body)) => Ok(UpstreamResponse {
                 head,
                 body: stream.track(body),

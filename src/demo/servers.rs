@@ -61,6 +61,8 @@ impl Server {
 struct Answers(Arc<Content>);
 
 impl Handler for Answers {
+    type Head = ResponseHead;
+
     fn request(
         &self,
         exchange: Exchange,

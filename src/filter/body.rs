@@ -25,7 +25,7 @@ impl RequestBody {
     /// Wraps `body`, or notes that there is none.
     pub(super) fn wrap(stream: &Arc<Stream>, body: Body) -> Body {
         if body.is_end_stream() {
-            stream.request_ended();
+            stream.without_body();
             return body;
         }
         Body::new(Self {
@@ -142,10 +142,12 @@ impl ResponseBody {
 
     /// The last byte was handed over.
     fn complete(&self) {
-        {
+        if self.finish.stream().phase() != Phase::Ended {
             let mut info = self.finish.stream().info.lock();
+            let now = Instant::now();
+            info.end.get_or_insert(now);
             if info.upstream_first_rx.is_some() && !info.local_reply {
-                info.upstream_last_rx.get_or_insert_with(Instant::now);
+                info.upstream_last_rx.get_or_insert(now);
             }
         }
         self.finish.complete();
@@ -224,9 +226,10 @@ impl HttpBody for ResponseBody {
                     *stream.response_trailers.lock() = Some(trailers.clone());
                     last = true;
                 }
-                stream.active();
                 if last {
                     self.complete();
+                } else {
+                    stream.active();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

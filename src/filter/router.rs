@@ -343,12 +343,14 @@ fn note(stream: &Stream, connection: &UpstreamConnection) {
 
 impl Attempt {
     async fn run(self, body: Body) -> Step<Body> {
-        // The stream keeps its head for logs, retries and the response's filters.
-        let head = self.stream.request.lock().clone();
         let options = SendOptions {
             observer: Connected(Arc::clone(&self.stream)),
         };
-        match self.cluster.send(&self.host, head, body, options).await {
+        match self
+            .cluster
+            .send(&self.host, &*self.stream, body, options)
+            .await
+        {
             Ok(response) => self.answered(response),
             Err(error) => self.failed(&error),
         }
@@ -414,12 +416,12 @@ impl Attempt {
         if self.config.suppress_grpc_failure_stats {
             return status;
         }
-        let Some(grpc) = head.headers.get("grpc-status") else {
-            return status;
-        };
         if !self.stream.request.lock().is_grpc() {
             return status;
         }
+        let Some(grpc) = head.headers.get("grpc-status") else {
+            return status;
+        };
         let code = grpc.to_str().ok().and_then(|code| code.parse().ok());
         code.map_or(status, http_status_of)
     }

@@ -79,6 +79,30 @@ impl RequestHead {
     }
 }
 
+/// A head, or what keeps one: codecs read it for a moment where filters and logs have it for longer.
+pub trait Lend<H> {
+    /// Reads the head. It is in use meanwhile: `read` must not ask its owner for it.
+    fn lend<R>(&self, read: impl FnOnce(&H) -> R) -> R;
+}
+
+impl<H, L: Lend<H>> Lend<H> for &L {
+    fn lend<R>(&self, read: impl FnOnce(&H) -> R) -> R {
+        (**self).lend(read)
+    }
+}
+
+impl Lend<RequestHead> for RequestHead {
+    fn lend<R>(&self, read: impl FnOnce(&RequestHead) -> R) -> R {
+        read(self)
+    }
+}
+
+impl Lend<ResponseHead> for ResponseHead {
+    fn lend<R>(&self, read: impl FnOnce(&ResponseHead) -> R) -> R {
+        read(self)
+    }
+}
+
 /// The head of a response.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {

@@ -7,5 +7,5 @@ pub mod joined;
 pub mod reply;
 
 pub use body::{Body, BodyError};
-pub use head::{RequestHead, ResponseHead, Scheme};
+pub use head::{Lend, RequestHead, ResponseHead, Scheme};
 pub use reply::{LocalReply, ReplyReason, ResponseFlag, ResponseFlags};

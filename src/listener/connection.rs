@@ -1,13 +1,18 @@
 //! One downstream connection: which filter chain takes it, and its life until the codec ends.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::http::HttpConnection;
 use super::server_state::ServerState;
+use crate::base::drain::DrainWatch;
 use crate::base::{PerWorker, WorkerCell};
 use crate::config::listener::TrafficDirection;
 use crate::generation::chain_match::ConnectionFacts;
@@ -161,7 +166,7 @@ pub(super) async fn serve(
     });
     let codec = chain.hcm.chain.http.codec;
     let options = Arc::clone(&chain.hcm.stream.options);
-    let (drain, mut deadline) = (chain.drain.watch(), chain.drain.watch());
+    let (drain, deadline) = (chain.drain.watch(), chain.drain.watch());
     let handler = HttpConnection::new(
         Arc::clone(&context),
         info,
@@ -171,14 +176,7 @@ pub(super) async fn serve(
     drop(chain);
     let served = server::serve(io, codec, options, handler, drain, meter);
     let drain_time = context.state.drain_time();
-    let end = tokio::select! {
-        biased;
-        end = served => end,
-        () = async {
-            deadline.draining().await;
-            tokio::time::sleep(drain_time).await;
-        } => ConnectionEnd::Drained,
-    };
+    let end = until(served, deadline, drain_time).await;
     stats.inc(match &end {
         ConnectionEnd::Remote => http::DOWNSTREAM_CX_DESTROY_REMOTE,
         _ => http::DOWNSTREAM_CX_DESTROY_LOCAL,
@@ -190,6 +188,34 @@ pub(super) async fn serve(
         ConnectionEnd::Protocol(_) => stats.inc(http::DOWNSTREAM_CX_PROTOCOL_ERROR),
         ConnectionEnd::Remote | ConnectionEnd::Local => {}
     }
+}
+
+/// Serves as long as a drain allows.
+async fn until(
+    served: impl Future<Output = ConnectionEnd>,
+    deadline: DrainWatch,
+    drain_time: Duration,
+) -> ConnectionEnd {
+    let mut served = pin!(served);
+    let mut watch = deadline.clone();
+    let mut drained = pin!(async move {
+        watch.draining().await;
+        tokio::time::sleep(drain_time).await;
+    });
+    let mut waits = false;
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(end) = served.as_mut().poll(context) {
+            return Poll::Ready(end);
+        }
+        // Registered once, since a task's waker stays the same; asking the flag is cheap.
+        if waits && !deadline.is_draining() {
+            return Poll::Pending;
+        }
+        waits = true;
+        let drained = drained.as_mut().poll(context);
+        drained.map(|()| ConnectionEnd::Drained)
+    })
+    .await
 }
 
 type Admitted = (

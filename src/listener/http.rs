@@ -21,10 +21,11 @@ use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http as stat, listener_http};
 use crate::generation::{ChainIdentity, HttpConnectionManager};
 use crate::http::codec::{Exchange, Handler, Malformed, Refusal, Reply, Reset};
-use crate::http::{LocalReply, RequestHead, ResponseFlag, ResponseHead};
+use crate::http::{Lend, LocalReply, RequestHead, ResponseFlag, ResponseHead};
 use crate::stream::{ConnectionInfo, Stream, Verdict};
 use crate::telemetry::metrics::{Stat, StatSet};
 
+const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const HEALTH_CHECK_FAIL: HeaderName =
     HeaderName::from_static("x-envoy-immediate-health-check-fail");
@@ -247,10 +248,12 @@ impl Inner {
 }
 
 impl Handler for HttpConnection {
+    type Head = AnswerHead;
+
     fn request(
         &self,
         exchange: Exchange,
-    ) -> impl Future<Output = Result<Reply, Reset>> + Send + 'static {
+    ) -> impl Future<Output = Result<Reply<AnswerHead>, Reset>> + Send + 'static {
         let begun = self.begin(exchange.head, None);
         let observer: Arc<dyn Observer> = Arc::<Inner>::clone(&self.0);
         async move {
@@ -262,18 +265,18 @@ impl Handler for HttpConnection {
             let body = filters
                 .run(Arc::clone(&stream), exchange.body, observer)
                 .await?;
-            Ok(reply(&stream, body))
+            Ok(reply(stream, body))
         }
     }
 
-    fn malformed(&self, malformed: Malformed) -> Reply {
+    fn malformed(&self, malformed: Malformed) -> Reply<AnswerHead> {
         let Malformed {
             head,
             reply: refusal,
         } = malformed;
         let without_head = head.is_none();
         let fallback = || Reply {
-            head: ResponseHead::new(refusal.status),
+            head: AnswerHead::Own(ResponseHead::new(refusal.status)),
             body: crate::http::Body::full(refusal.body.clone()),
             close: true,
         };
@@ -291,7 +294,7 @@ impl Handler for HttpConnection {
             .now_or_never()
         {
             Some(Ok(body)) => {
-                let mut reply = reply(&stream, body);
+                let mut reply = reply(stream, body);
                 reply.close = true;
                 reply
             }
@@ -328,12 +331,31 @@ fn answer_with(reply: LocalReply) -> Verdict {
     }
 }
 
-fn reply(stream: &Stream, body: crate::http::Body) -> Reply {
-    let head = stream.response.lock().clone();
+/// The head of an answer. A stream keeps its own, for the log.
+#[derive(Debug)]
+pub(super) enum AnswerHead {
+    Stream(Arc<Stream>),
+    Own(ResponseHead),
+}
+
+impl Lend<ResponseHead> for AnswerHead {
+    fn lend<R>(&self, read: impl FnOnce(&ResponseHead) -> R) -> R {
+        match self {
+            Self::Own(head) => read(head),
+            Self::Stream(stream) => match &*stream.response.lock() {
+                Some(head) => read(head),
+                None => read(&ResponseHead::new(http::StatusCode::INTERNAL_SERVER_ERROR)),
+            },
+        }
+    }
+}
+
+fn reply(stream: Arc<Stream>, body: crate::http::Body) -> Reply<AnswerHead> {
+    let close = stream.info.lock().close;
     Reply {
-        head: head.unwrap_or_else(|| ResponseHead::new(http::StatusCode::INTERNAL_SERVER_ERROR)),
+        head: AnswerHead::Stream(stream),
         body,
-        close: stream.info.lock().close,
+        close,
     }
 }
 
@@ -362,7 +384,7 @@ impl Observer for Inner {
         {
             let request = stream.request.lock();
             let forced = options.always_set_request_id_in_response
-                || request.headers.contains_key("x-envoy-force-trace");
+                || request.headers.contains_key(FORCE_TRACE);
             if forced && let Some(id) = request.headers.get(X_REQUEST_ID) {
                 response.headers.insert(X_REQUEST_ID, id.clone());
             }

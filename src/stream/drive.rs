@@ -240,7 +240,16 @@ impl Stream {
 
     /// The request's last byte has arrived.
     pub fn request_ended(&self) {
-        let now = Instant::now();
+        self.request_ended_at(Instant::now());
+    }
+
+    /// As [`Stream::request_ended`], for a request without a body: it ended as it began.
+    pub fn without_body(&self) {
+        let begin = self.info.lock().begin;
+        self.request_ended_at(begin);
+    }
+
+    fn request_ended_at(&self, now: Instant) {
         {
             let mut info = self.info.lock();
             if info.request_end.is_some() {

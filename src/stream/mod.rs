@@ -22,7 +22,7 @@ use http::HeaderMap;
 use crate::base::WorkerCell;
 use crate::cluster::ClusterMap;
 use crate::config::http_connection_manager::Options;
-use crate::http::{RequestHead, ResponseHead};
+use crate::http::{Lend, RequestHead, ResponseHead};
 use crate::route::{RouteTable, SelectedRoute};
 use crate::telemetry::metrics::StatSet;
 use access_log::AccessLogger;
@@ -189,6 +189,14 @@ impl Stream {
     pub fn take_slot<T: Any + Send>(&self, slot: usize) -> Option<Box<T>> {
         let value = self.slots.lock()[slot].take()?;
         Some(value.downcast().expect("a slot belongs to one filter"))
+    }
+}
+
+/// The request head as filters have left it so far. It stays with the stream for logs, retries and the response's
+/// filters.
+impl Lend<RequestHead> for Stream {
+    fn lend<R>(&self, read: impl FnOnce(&RequestHead) -> R) -> R {
+        read(&self.request.lock())
     }
 }
 

@@ -529,6 +529,8 @@ mod http2 {
     struct Paths(Arc<Notify>);
 
     impl Handler for Paths {
+        type Head = ResponseHead;
+
         fn request(
             &self,
             exchange: Exchange,

@@ -20,7 +20,7 @@ pub use meter::{ConnectionMeter, Ending};
 
 use std::future::Future;
 
-use super::{Body, LocalReply, RequestHead, ResponseFlag, ResponseHead};
+use super::{Body, Lend, LocalReply, RequestHead, ResponseFlag, ResponseHead};
 
 /// A request as the server codec hands it up.
 #[derive(Debug)]
@@ -33,10 +33,10 @@ pub struct Exchange {
 
 /// The answer to an [`Exchange`].
 #[derive(Debug)]
-pub struct Reply {
+pub struct Reply<H = ResponseHead> {
     /// The head; framing headers (`transfer-encoding`, and `content-length` where the body is not of known length)
     /// are the codec's business.
-    pub head: ResponseHead,
+    pub head: H,
     /// The body; a body error resets the stream (h2) or closes the connection mid-message (h1).
     pub body: Body,
     /// Close the HTTP/1 connection after this response (adds `connection: close`); HTTP/2: GOAWAY.
@@ -81,14 +81,17 @@ pub enum Reset {
 
 /// What a downstream connection asks of its owner. One instance a connection.
 pub trait Handler: Send + Sync + 'static {
+    /// The head of an answer, or what keeps it.
+    type Head: Lend<ResponseHead> + Send + 'static;
+
     /// Answers a request. Dropping the future means that the client went away.
     fn request(
         &self,
         exchange: Exchange,
-    ) -> impl Future<Output = Result<Reply, Reset>> + Send + 'static;
+    ) -> impl Future<Output = Result<Reply<Self::Head>, Reset>> + Send + 'static;
 
     /// Turns a refusal of the codec into the reply to send (headers, mapping) and records it.
-    fn malformed(&self, malformed: Malformed) -> Reply;
+    fn malformed(&self, malformed: Malformed) -> Reply<Self::Head>;
 
     /// Records a stream that is reset for its head; nothing where no one keeps records.
     fn refused(&self, refusal: Refusal) {

@@ -30,6 +30,8 @@ where
     F: Fn(Exchange) -> A + Send + Sync + 'static,
     A: Future<Output = Result<Reply, Reset>> + Send + 'static,
 {
+    type Head = ResponseHead;
+
     fn request(
         &self,
         exchange: Exchange,

@@ -4,7 +4,6 @@
 //! as a whole when its head is read gives the connection back at once; otherwise its body holds the connection. The
 //! rest of an upload that is overtaken by its response is sent by a task of its own, since nobody else would poll it.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +28,7 @@ use super::response::{self, Asked, MAX_HEAD, Response};
 use super::violation::Violation;
 use crate::base::task::OwnedTask;
 use crate::config::cluster::Http1Options;
-use crate::http::{Body, BodyError, RequestHead, ResponseHead};
+use crate::http::{Body, BodyError, Lend, RequestHead, ResponseHead};
 
 /// An HTTP/1 connection that is ready for an exchange.
 #[derive(Debug)]
@@ -90,7 +89,7 @@ impl Http1 {
     /// A caller that lends the head can send it again.
     pub async fn send<R>(
         self,
-        head: impl Borrow<RequestHead> + Send,
+        head: impl Lend<RequestHead> + Send,
         body: Body,
         reclaim: R,
     ) -> Result<(ResponseHead, Body), SendError>
@@ -99,19 +98,19 @@ impl Http1 {
     {
         let mut conn = self.0;
         let meter = Arc::clone(&conn.wire.meter);
-        let mut sending = encode::request_framing(head.borrow(), body.size_hint().exact());
         let mut out = OutBuf::default();
-        encode::request(out.text(), head.borrow(), sending, conn.proper_case);
+        let (mut sending, method, upgrade) = head.lend(|head| {
+            let sending = encode::request_framing(head, body.size_hint().exact());
+            encode::request(out.text(), head, sending, conn.proper_case);
+            (sending, head.method.clone(), head.upgrade.is_some())
+        });
+        drop(head);
         let (mut body, mut held) = (body, None);
         let tunnel = sending == Sending::Raw;
         if tunnel {
             held = Some(std::mem::take(&mut body));
             sending = Sending::Nothing;
         }
-        let method = head.borrow().method.clone();
-        let upgrade = head.borrow().upgrade.is_some();
-        drop(head);
-
         let mut upload = Some(Outgoing::new(
             out,
             sending,

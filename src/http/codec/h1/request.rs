@@ -13,6 +13,8 @@ use super::violation::Violation;
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
 use crate::http::{RequestHead, Scheme};
 
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
 /// A request as its head describes it.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -233,7 +235,7 @@ impl Draft {
         let says = |token| connection.is_some_and(|value| has_token(value, token));
         let proxy_close = self
             .headers
-            .get("proxy-connection")
+            .get(PROXY_CONNECTION)
             .is_some_and(|value| has_token(value, b"close"));
         !says(b"close") && !proxy_close && (!old || says(b"keep-alive"))
     }

@@ -1,7 +1,7 @@
 //! A response head: where its body ends, whether the connection goes on, whether it is HTTP at all.
 
 use bytes::Bytes;
-use http::header;
+use http::header::{self, HeaderName};
 use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::decode::Framing;
@@ -9,6 +9,8 @@ use super::fields::{self, Side, has_token};
 use super::parse;
 use super::violation::Violation;
 use crate::http::ResponseHead;
+
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// The largest response head that Envoy reads.
 pub(super) const MAX_HEAD: usize = 80 << 10;
@@ -41,6 +43,8 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
     let lines = memchr::memchr_iter(b'\n', block).count();
     let mut headers = HeaderMap::try_with_capacity(lines + 4).map_err(|_| Violation::TOO_MANY)?;
     let (mut count, mut length, mut coding) = (0, None, None);
+    // The connection says something about itself.
+    let mut persistence = false;
     parse::fields(block, next, |name, value| {
         count += 1;
         if count > MAX_FIELDS {
@@ -51,6 +55,8 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
             if length.replace(parsed).is_some() {
                 return Err(Violation::CODEC);
             }
+        } else if name == header::CONNECTION || name == PROXY_CONNECTION {
+            persistence = true;
         } else if name == header::TRANSFER_ENCODING {
             let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
             return match coding.replace(()) {
@@ -94,15 +100,19 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
     } else {
         Framing::UntilEnd
     };
-    let says = |name: &str, token| {
+    let says = |name: &HeaderName, token| {
         headers
             .get(name)
             .is_some_and(|value| has_token(value, token))
     };
-    let keep_alive = !says("connection", b"close")
-        && !says("proxy-connection", b"close")
-        && (minor != 0 || says("connection", b"keep-alive"))
-        && !matches!(framing, Framing::UntilEnd);
+    let keep_alive = !matches!(framing, Framing::UntilEnd)
+        && if persistence {
+            !says(&header::CONNECTION, b"close")
+                && !says(&PROXY_CONNECTION, b"close")
+                && (minor != 0 || says(&header::CONNECTION, b"keep-alive"))
+        } else {
+            minor != 0
+        };
     Ok(Response {
         head: ResponseHead {
             status,

@@ -30,7 +30,7 @@ use super::request::{self, Request};
 use super::violation::Violation;
 use crate::base::drain::DrainWatch;
 use crate::config::http_connection_manager::Options;
-use crate::http::{Body, LocalReply, ReplyReason};
+use crate::http::{Body, Lend as _, LocalReply, ReplyReason};
 
 /// As much of the HTTP/2 preface as decides.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
@@ -101,7 +101,7 @@ enum Written {
     Gone,
 }
 
-type Answer = Result<Result<Reply, Reset>, Box<dyn Any + Send>>;
+type Answer<H> = Result<Result<Reply<H>, Reset>, Box<dyn Any + Send>>;
 
 impl<H: Handler> Server<H> {
     pub(in super::super) fn new(
@@ -392,7 +392,7 @@ impl<H: Handler> Server<H> {
     }
 
     /// Polls the handler until it answers. `None`: the client is gone, and the handler's future was dropped.
-    async fn answer(&mut self, request: Exchange) -> Option<Answer> {
+    async fn answer(&mut self, request: Exchange) -> Option<Answer<H::Head>> {
         let begun = std::panic::catch_unwind(AssertUnwindSafe(|| self.handler.request(request)));
         let answer = match begun {
             Ok(answer) => AssertUnwindSafe(answer).catch_unwind(),
@@ -416,27 +416,29 @@ impl<H: Handler> Server<H> {
     }
 
     /// Writes a response, and says whether the connection must close behind it.
-    async fn write(&mut self, reply: Reply, answering: Answering, close: bool) -> (Written, bool) {
+    async fn write(
+        &mut self,
+        reply: Reply<H::Head>,
+        answering: Answering,
+        close: bool,
+    ) -> (Written, bool) {
         let Reply { head, body, .. } = reply;
         let exact = body.size_hint().exact();
-        let sending = encode::response_framing(&head, exact, answering);
-        let close = close || sending == Sending::Raw;
-        let persistence = match (close, answering.old) {
-            _ if sending == Sending::Raw && answering.connect => Persistence::Implied,
-            (true, _) => Persistence::Close,
-            (false, true) => Persistence::KeepAlive,
-            (false, false) => Persistence::Implied,
-        };
         let http1 = &self.options.http1;
         let mut out = OutBuf::default();
-        encode::response(
-            out.text(),
-            &head,
-            sending,
-            answering,
-            persistence,
-            http1.proper_case,
-        );
+        let (sending, close) = head.lend(|head| {
+            let sending = encode::response_framing(head, exact, answering);
+            let close = close || sending == Sending::Raw;
+            let persistence = match (close, answering.old) {
+                _ if sending == Sending::Raw && answering.connect => Persistence::Implied,
+                (true, _) => Persistence::Close,
+                (false, true) => Persistence::KeepAlive,
+                (false, false) => Persistence::Implied,
+            };
+            let (text, proper_case) = (out.text(), http1.proper_case);
+            encode::response(text, head, sending, answering, persistence, proper_case);
+            (sending, close)
+        });
         drop(head);
         let mut outgoing =
             Outgoing::new(out, sending, body, http1.enable_trailers, http1.proper_case);
@@ -480,7 +482,7 @@ impl<H: Handler> Server<H> {
     }
 
     /// Sends a last answer and closes.
-    async fn refuse(&mut self, mut reply: Reply) {
+    async fn refuse(&mut self, mut reply: Reply<H::Head>) {
         reply.close = true;
         let answering = Answering {
             head_request: false,

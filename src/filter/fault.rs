@@ -128,7 +128,7 @@ impl HttpFilter for Fault {
         }
         let Some(delay) = delay else {
             return match self.abort(stream, config) {
-                Some(reply) => Step::Reply(reply),
+                Some(reply) => Step::reply(reply),
                 None => Step::Next(body),
             };
         };
@@ -143,7 +143,7 @@ impl HttpFilter for Fault {
                 .and_then(|route| per_route_all::<Config>(route, &this.0.name).next());
             let config = of_route.unwrap_or(&this.0.config);
             match this.abort(&stream, config) {
-                Some(reply) => Step::Reply(reply),
+                Some(reply) => Step::reply(reply),
                 None => Step::Next(body),
             }
         }))

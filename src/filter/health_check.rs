@@ -213,13 +213,13 @@ impl HttpFilter for HealthCheck {
             return Step::Next(body);
         }
         if http_body::Body::is_end_stream(&body) {
-            return Step::Reply(self.reply(&stream.config.clusters));
+            return Step::reply(self.reply(&stream.config.clusters));
         }
         // The answer waits for the whole request.
         let reply = self.reply(&stream.config.clusters);
         Step::Wait(Box::pin(async move {
             while let Some(Ok(_)) = body.frame().await {}
-            Step::Reply(reply)
+            Step::reply(reply)
         }))
     }
 

@@ -57,10 +57,17 @@ pub enum Step<T> {
     /// Go on when the future says how.
     Wait(BoxFuture<Step<T>>),
     /// Answer with this.
-    Reply(LocalReply),
+    Reply(Box<LocalReply>),
     /// In the request half: answer with this; the filters' response halves follow. In the response half: this takes
     /// the place of the response so far.
     Answer(Box<ResponseHead>, Body),
+}
+
+impl<T> Step<T> {
+    /// Answers with `reply`.
+    pub fn reply(reply: LocalReply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
 }
 
 impl<T: fmt::Debug> fmt::Debug for Step<T> {

@@ -91,21 +91,21 @@ impl HttpFilter for Router {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
         stream.info.lock().reached_router = true;
         let Some(route) = stream.route() else {
-            return Step::Reply(ReplyReason::RouteNotFound.into());
+            return Step::reply(ReplyReason::RouteNotFound.into());
         };
         match &route.route.action {
             Action::Forward(action) => match self.forward(stream, &route, action) {
                 Ok(attempt) => Step::Wait(Box::pin(attempt.run(body))),
-                Err(reply) => Step::Reply(*reply),
+                Err(reply) => Step::Reply(reply),
             },
             Action::Redirect(action) => {
                 let keep_original = !self.config.suppress_envoy_headers;
-                Step::Reply(direct::redirect(stream, &route, action, keep_original))
+                Step::reply(direct::redirect(stream, &route, action, keep_original))
             }
-            Action::DirectResponse(response) => Step::Reply(direct::response(stream, response)),
+            Action::DirectResponse(response) => Step::reply(direct::response(stream, response)),
             // It has no cluster: that is what Envoy says of it.
             Action::NonForwarding => {
-                Step::Reply(ReplyReason::ClusterNotFound(StatusCode::SERVICE_UNAVAILABLE).into())
+                Step::reply(ReplyReason::ClusterNotFound(StatusCode::SERVICE_UNAVAILABLE).into())
             }
         }
     }
@@ -441,7 +441,7 @@ impl Attempt {
         let mut reply: LocalReply = match &error.kind {
             // The client broke off: its side of the stream knows what to do about it.
             UpstreamErrorKind::RequestBody(BodyError::Malformed(details)) => {
-                return Step::Reply(LocalReply::malformed_body(details));
+                return Step::reply(LocalReply::malformed_body(details));
             }
             _ => error.reason().into(),
         };
@@ -461,7 +461,7 @@ impl Attempt {
             reply.headers.remove(OVERLOADED);
         }
         self.count_attempts(&mut reply.headers);
-        Step::Reply(reply)
+        Step::reply(reply)
     }
 
     fn count_attempts(&self, headers: &mut http::HeaderMap) {

@@ -153,7 +153,7 @@ where
 {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
         let Some(request) = request_of(stream, body) else {
-            return Step::Reply(LocalReply::new(
+            return Step::reply(LocalReply::new(
                 StatusCode::BAD_REQUEST,
                 "",
                 "path_is_not_a_uri",
@@ -186,9 +186,9 @@ where
             match polled {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Some(Ok(response))) => Poll::Ready(answer(response)),
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Step::Reply(failed(&error))),
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Step::reply(failed(&error))),
                 Poll::Ready(None) => {
-                    Poll::Ready(Step::Reply(failed(&RestError::NoResponse.into())))
+                    Poll::Ready(Step::reply(failed(&RestError::NoResponse.into())))
                 }
             }
         })))
@@ -220,8 +220,8 @@ where
         Step::Wait(Box::pin(std::future::poll_fn(move |context| {
             running.poll(context).map(|result| match result {
                 Some(Ok(response)) => answer(response),
-                Some(Err(error)) => Step::Reply(failed(&error)),
-                None => Step::Reply(failed(&RestError::NoResponse.into())),
+                Some(Err(error)) => Step::reply(failed(&error)),
+                None => Step::reply(failed(&RestError::NoResponse.into())),
             })
         })))
     }

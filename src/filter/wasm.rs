@@ -281,7 +281,7 @@ impl Wasm {
         self.with_state(stream, |state| state.failed = true);
         match choice.spec.failure {
             FailurePolicy::Open { .. } => Step::Next(body),
-            FailurePolicy::Closed | FailurePolicy::Reload { .. } => Step::Reply(fail_stream()),
+            FailurePolicy::Closed | FailurePolicy::Reload { .. } => Step::reply(fail_stream()),
         }
     }
 }
@@ -379,8 +379,9 @@ impl HttpFilter for Wasm {
         let Some(Place { vm, root }) = place else {
             return;
         };
-        // A guest is never entered from a drop, nor twice: then the VM's own task tells it.
-        if vm.is_dead() || (logged && vm.end(id, stream)) {
+        // A guest is never entered from a drop, nor twice: then the VM's own task tells it, if it wants to hear.
+        let told = logged || !vm.wants_end();
+        if vm.is_dead() || (told && vm.end(id, stream)) {
             return;
         }
         vm.post_end(root, id, stream, !logged);
@@ -501,7 +502,7 @@ impl Hold {
         if passes(self.policy, here) {
             Step::Next(body)
         } else {
-            Step::Reply(fail_stream())
+            Step::reply(fail_stream())
         }
     }
 }
@@ -611,7 +612,7 @@ impl GuestTap {
         if let Some(reply) = answer.reply {
             self.hold.judge(stream, &reply);
             stream.decide(Verdict::Reply {
-                reply: Box::new(reply),
+                reply,
                 direct: self.direction == Direction::Response,
             });
             return Flow::Drop;

@@ -193,7 +193,7 @@ pub(crate) struct StreamContext {
     /// A local reply or a reset was made; there is only one.
     pub(crate) ended: bool,
     /// The reply made in the callback that runs.
-    pub(crate) reply: Option<LocalReply>,
+    pub(crate) reply: Option<Box<LocalReply>>,
     /// A reset made in the callback that runs.
     pub(crate) reset: bool,
     /// The response's headers have been shown: replies are direct from now on.

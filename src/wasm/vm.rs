@@ -80,7 +80,7 @@ pub struct Answer<A> {
     /// The decision. Means nothing beside a reply or a reset.
     pub action: A,
     /// The guest answers by itself.
-    pub reply: Option<LocalReply>,
+    pub reply: Option<Box<LocalReply>>,
     /// The guest resets the stream.
     pub reset: bool,
     /// `continue_stream` was called inside the callback: a stop does not last.
@@ -425,7 +425,7 @@ impl Vm {
 
     /// What must be answered in the place of a request that the guest, in a callback of another, left so that it cannot
     /// be sent.
-    pub fn refusal(&self, id: u32, stream: &Arc<Stream>) -> Option<LocalReply> {
+    pub fn refusal(&self, id: u32, stream: &Arc<Stream>) -> Option<Box<LocalReply>> {
         let mut core = self.core.lock();
         let context = core.store.data_mut().streams.get_mut(&id)?;
         repair(context, stream)

@@ -60,11 +60,11 @@ impl HttpFilter for Tracer {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
         self.note("request");
         match self.at {
-            At::ReplyInRequest => Step::Reply(reply()),
+            At::ReplyInRequest => Step::reply(reply()),
             At::ReplyLaterInRequest => Step::Wait(Box::pin(async move {
                 tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_secs(1))
                     .await;
-                Step::Reply(reply())
+                Step::reply(reply())
             })),
             At::WaitInBoth => Step::Wait(Box::pin(async move {
                 tokio::task::yield_now().await;
@@ -91,7 +91,7 @@ impl HttpFilter for Tracer {
     fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
         self.note("response");
         match self.at {
-            At::ReplyInResponse => Step::Reply(reply()),
+            At::ReplyInResponse => Step::reply(reply()),
             At::DecideInResponse => {
                 stream.decide(Verdict::Reply {
                     reply: Box::new(reply()),

@@ -711,7 +711,7 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
     struct Refuse;
     impl HttpFilter for Refuse {
         fn request(&self, _: &Arc<Stream>, _: Body) -> Step<Body> {
-            Step::Reply(LocalReply::new(StatusCode::FORBIDDEN, "", "no"))
+            Step::reply(LocalReply::new(StatusCode::FORBIDDEN, "", "no"))
         }
     }
     let wasm = Wasm {

@@ -139,7 +139,7 @@ pub(super) fn set(
             Direction::Response => ReplyReason::ResponsePayloadTooLarge,
         };
         if context.callback == Some(direction) {
-            context.reply = Some(reply.into());
+            context.reply = Some(Box::new(reply.into()));
         } else {
             host.effects.push(Effect::Reply(effective, reply.into()));
         }

@@ -147,7 +147,7 @@ pub(super) fn send_local_response(
     }
     context.ended = true;
     if running && context.callback.is_some() {
-        context.reply = Some(reply);
+        context.reply = Some(Box::new(reply));
     } else {
         host.effects.push(Effect::Reply(effective, reply));
     }

@@ -558,7 +558,7 @@ pub(super) fn hide(visible: &mut Visible, direction: Direction) {
 
 /// Applies what the guest removed of a request's pseudo-headers; the reply where nothing sendable is left.
 #[inline]
-pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<LocalReply> {
+pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<Box<LocalReply>> {
     let removed = context.removed;
     if context.invalid.is_none() && !(removed.method || removed.path || removed.authority) {
         return None;
@@ -571,5 +571,5 @@ pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<Loc
     let connect = stream.request.lock().method == http::Method::CONNECT;
     let reply = invalid_request_reply(context, connect)?;
     context.ended = true;
-    Some(reply)
+    Some(Box::new(reply))
 }

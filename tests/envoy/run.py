@@ -297,8 +297,16 @@ def run_case(proxy, case, address):
         client = Client(proxy.values[listener], address, case.get("timeout", 8))
     except OSError as error:
         return {"answer": f"no connection: {error}"}
+    before = []
+    for _ in range(case.get("times", 1) - 1):
+        client.send(raw.decode("latin1"))
+        first = client.answer(method)
+        before.append(first["code"] if first else f"nothing ({client.ended})")
     try:
         client.socket.sendall(raw)
+        for piece in case.get("pieces", []):
+            time.sleep(0.05)
+            client.socket.sendall(piece.encode("latin1"))
         if case.get("half_close"):
             client.socket.shutdown(socket.SHUT_WR)
     except OSError:
@@ -318,6 +326,8 @@ def run_case(proxy, case, address):
     outcome["answer"] = answer or f"nothing ({client.ended})"
     if interim:
         outcome["interim"] = interim
+    if before:
+        outcome["before"] = before
     closing = not answer or ("connection", "close") in [(n.lower(), v) for n, v in answer["headers"]]
     outcome["after"] = client.state_after(closing)
     client.socket.close()
@@ -359,8 +369,9 @@ def flatten(proxy, outcome, records):
         )
         return flat | flatten_log(sorted(records, key=json.dumps), ports)
     flat = {"after": outcome.get("after", "")}
-    if "interim" in outcome:
-        flat["interim"] = outcome["interim"]
+    for key in ("interim", "before"):
+        if key in outcome:
+            flat[key] = outcome[key]
     answer = outcome["answer"]
     if isinstance(answer, str):
         flat["status"] = answer

@@ -172,17 +172,14 @@ class Proxy:
 
 
 def request_bytes(case):
+    text, count = case.get("fill", ("", 0))
     if "raw" in case:
-        raw = case["raw"]
-        if "fill" in case:
-            text, count = case["fill"]
-            raw = raw.replace("@fill@", text * count)
-        return raw.encode("latin1")
+        return case["raw"].replace("@fill@", text * count).encode("latin1")
     lines = [f"{case.get('method', 'GET')} {case['path']} {case.get('version', 'HTTP/1.1')}"]
     if case.get("host") is not None:
         lines.append(f"host: {case['host']}")
     lines += [f"{name}: {value}" for name, value in case.get("headers", [])]
-    body = case.get("body", "").encode("latin1")
+    body = case.get("body", "").replace("@fill@", text * count).encode("latin1")
     if body:
         lines.append(f"content-length: {len(body)}")
     return "\r\n".join(lines).encode("latin1") + b"\r\n\r\n" + body

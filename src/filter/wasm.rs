@@ -507,7 +507,8 @@ impl Hold {
     }
 }
 
-/// A pumped body as long as its head says, as in Envoy: a plugin that changes the one must change (or remove) the other.
+/// A pumped body as long as its head says, as in Envoy: a plugin that changes the one must change (or remove) the other. Where
+/// the head does not say, nor does the body, though all of it may be here.
 fn declared(stream: &Stream, direction: Direction, body: Body, pumped: bool) -> Body {
     if !pumped {
         return body;
@@ -525,7 +526,26 @@ fn declared(stream: &Stream, direction: Direction, body: Body, pumped: bool) -> 
     };
     match left {
         Some(left) => Body::new(Declared { body, left }),
-        None => body,
+        None => Body::new(Undeclared(body)),
+    }
+}
+
+/// See [`declared`].
+struct Undeclared(Body);
+
+impl HttpBody for Undeclared {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
     }
 }
 

@@ -84,6 +84,8 @@ enum RouteState {
     #[default]
     Unresolved,
     Resolved(Option<Arc<SelectedRoute>>),
+    /// To be resolved anew; until then, what is told of the stream is told of the route before.
+    Cleared(Option<Arc<SelectedRoute>>),
 }
 
 impl Stream {
@@ -125,10 +127,11 @@ impl Stream {
         route
     }
 
-    /// The route as last resolved; `None` where it never was, or was cleared since.
+    /// The route as last resolved, also where it was cleared since, as Envoy's logs and local replies have it; `None` where
+    /// it never was.
     pub fn resolved_route(&self) -> Option<Arc<SelectedRoute>> {
         match &*self.route.lock() {
-            RouteState::Resolved(route) => route.clone(),
+            RouteState::Resolved(route) | RouteState::Cleared(route) => route.clone(),
             RouteState::Unresolved => None,
         }
     }
@@ -140,7 +143,10 @@ impl Stream {
 
     /// Forgets the route: the next [`Stream::route`] matches anew (Envoy's `clearRouteCache`).
     pub fn clear_route(&self) {
-        *self.route.lock() = RouteState::Unresolved;
+        let mut state = self.route.lock();
+        if let RouteState::Resolved(route) = &mut *state {
+            *state = RouteState::Cleared(route.take());
+        }
     }
 
     /// Runs `f` on the state that filter number `slot` keeps for this stream, made by `init` at first use.

@@ -172,17 +172,14 @@ class Proxy:
 
 
 def request_bytes(case):
+    text, count = case.get("fill", ("", 0))
     if "raw" in case:
-        raw = case["raw"]
-        if "fill" in case:
-            text, count = case["fill"]
-            raw = raw.replace("@fill@", text * count)
-        return raw.encode("latin1")
+        return case["raw"].replace("@fill@", text * count).encode("latin1")
     lines = [f"{case.get('method', 'GET')} {case['path']} {case.get('version', 'HTTP/1.1')}"]
     if case.get("host") is not None:
         lines.append(f"host: {case['host']}")
     lines += [f"{name}: {value}" for name, value in case.get("headers", [])]
-    body = case.get("body", "").encode("latin1")
+    body = case.get("body", "").replace("@fill@", text * count).encode("latin1")
     if body:
         lines.append(f"content-length: {len(body)}")
     return "\r\n".join(lines).encode("latin1") + b"\r\n\r\n" + body
@@ -297,8 +294,16 @@ def run_case(proxy, case, address):
         client = Client(proxy.values[listener], address, case.get("timeout", 8))
     except OSError as error:
         return {"answer": f"no connection: {error}"}
+    before = []
+    for _ in range(case.get("times", 1) - 1):
+        client.send(raw.decode("latin1"))
+        first = client.answer(method)
+        before.append(first["code"] if first else f"nothing ({client.ended})")
     try:
         client.socket.sendall(raw)
+        for piece in case.get("pieces", []):
+            time.sleep(0.05)
+            client.socket.sendall(piece.encode("latin1"))
         if case.get("half_close"):
             client.socket.shutdown(socket.SHUT_WR)
     except OSError:
@@ -318,6 +323,8 @@ def run_case(proxy, case, address):
     outcome["answer"] = answer or f"nothing ({client.ended})"
     if interim:
         outcome["interim"] = interim
+    if before:
+        outcome["before"] = before
     closing = not answer or ("connection", "close") in [(n.lower(), v) for n, v in answer["headers"]]
     outcome["after"] = client.state_after(closing)
     client.socket.close()
@@ -359,8 +366,9 @@ def flatten(proxy, outcome, records):
         )
         return flat | flatten_log(sorted(records, key=json.dumps), ports)
     flat = {"after": outcome.get("after", "")}
-    if "interim" in outcome:
-        flat["interim"] = outcome["interim"]
+    for key in ("interim", "before"):
+        if key in outcome:
+            flat[key] = outcome[key]
     answer = outcome["answer"]
     if isinstance(answer, str):
         flat["status"] = answer

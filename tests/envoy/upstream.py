@@ -96,6 +96,22 @@ FIXED = {
     "/304": (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", True),
 }
 
+
+async def say(send, body, query):
+    """The request's body comes back: of the media type `type`; with `pieces`, chunked in so many; with `trailer`, one at its end."""
+    head = "HTTP/1.1 200 OK\r\ncontent-type: %s\r\n" % query.get("type", "application/json")
+    if "pieces" not in query:
+        await send(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
+        return
+    await send(head.encode() + b"transfer-encoding: chunked\r\n\r\n")
+    size = max(1, -(-len(body) // int(query["pieces"])))
+    for at in range(0, len(body), size):
+        await asyncio.sleep(0.03)
+        piece = body[at : at + size]
+        await send(b"%x\r\n%s\r\n" % (len(piece), piece))
+    await send(b"0\r\n" + (b"x-t: v\r\n" if "trailer" in query else b"") + b"\r\n")
+
+
 RICH = (
     b"Server: upstream/1\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nX-Envoy-Foo: 1\r\n"
     b"x-envoy-upstream-service-time: 999\r\nVia: 1.1 up\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\n"
@@ -158,6 +174,9 @@ async def exchange(reader, writer):
         data, go_on = FIXED[path]
         await send(data)
         return go_on
+    if path == "/say":
+        await say(send, body, query)
+        return True
     status = int(path.split("/")[2]) if path.startswith("/status/") else 200
     extra = b""
     if path == "/hdrs":

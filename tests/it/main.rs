@@ -21,4 +21,6 @@ mod requests;
 mod rollout;
 mod support;
 mod updates;
+#[cfg(feature = "wasm")]
+mod usecases;
 mod verdicts;

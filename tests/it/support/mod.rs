@@ -4,6 +4,6 @@ pub mod client;
 pub mod proxy;
 pub mod upstream;
 
-pub use client::{Client, exchange};
+pub use client::{Client, Response, exchange};
 pub use proxy::{TestProxy, ads_bootstrap, any, listener_yaml};
 pub use upstream::FakeUpstream;

@@ -37,6 +37,16 @@ pub struct FakeUpstream {
 impl FakeUpstream {
     /// Answers every request with `name` as the body.
     pub async fn start(name: &'static str) -> Self {
+        Self::answering(format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-upstream: {name}\r\n\r\n{name}",
+            name.len()
+        ))
+        .await
+    }
+
+    /// Answers every request with these bytes.
+    pub async fn answering(answer: String) -> Self {
+        let answer: Arc<str> = answer.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -45,7 +55,7 @@ impl FakeUpstream {
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Relaxed);
-                tokio::spawn(serve(stream, name, Arc::clone(&record)));
+                tokio::spawn(serve(stream, Arc::clone(&answer), Arc::clone(&record)));
             }
         });
         Self {
@@ -81,7 +91,7 @@ impl Drop for FakeUpstream {
     }
 }
 
-async fn serve(mut stream: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<Seen>>>) {
+async fn serve(mut stream: TcpStream, answer: Arc<str>, seen: Arc<Mutex<Vec<Seen>>>) {
     let mut buffer = Vec::new();
     let mut chunk = [0; 16384];
     loop {
@@ -102,30 +112,59 @@ async fn serve(mut stream: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<Se
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
             .collect();
-        let length: usize = headers
+        let chunked = headers
+            .iter()
+            .any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+        let length = headers
             .iter()
             .find(|(name, _)| name == "content-length")
-            .and_then(|(_, value)| value.parse().ok())
-            .unwrap_or(0);
-        while buffer.len() < length {
-            match stream.read(&mut chunk).await {
-                Ok(read) if read > 0 => buffer.extend_from_slice(&chunk[..read]),
-                _ => return,
-            }
-        }
-        let body = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        buffer.drain(..length);
+            .map_or(Some(0), |(_, value)| value.parse().ok());
+        let body = if chunked {
+            chunks(&mut stream, &mut buffer).await
+        } else {
+            take(&mut stream, &mut buffer, length.unwrap_or(0)).await
+        };
+        let Some(body) = body else {
+            return;
+        };
+        let body = String::from_utf8_lossy(&body).into_owned();
         seen.lock().expect("no panic").push(Seen {
             line,
             headers,
             body,
         });
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-upstream: {name}\r\n\r\n{name}",
-            name.len()
-        );
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
+    }
+}
+
+/// The next `length` bytes; `None` where the connection ends first.
+async fn take(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: usize) -> Option<Vec<u8>> {
+    let mut chunk = [0; 16384];
+    while buffer.len() < length {
+        match stream.read(&mut chunk).await {
+            Ok(read) if read > 0 => buffer.extend_from_slice(&chunk[..read]),
+            _ => return None,
+        }
+    }
+    Some(buffer.drain(..length).collect())
+}
+
+/// A chunked body without trailers.
+async fn chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.extend(take(stream, buffer, 1).await?);
+        }
+        let size = String::from_utf8_lossy(&line).trim().to_owned();
+        let size = usize::from_str_radix(&size, 16).ok()?;
+        let data = take(stream, buffer, size + 2).await?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(&data[..size]);
     }
 }

@@ -39,10 +39,6 @@ pub(in crate::config) const IGNORED: &[Ignored] = &[
         "clusters that ask for active health checks are refused",
     ),
     Ignored(
-        "metadata",
-        "a locality's own metadata: nothing in this build reads it",
-    ),
-    Ignored(
         "observability_name",
         "statistics of single endpoints are not kept",
     ),
@@ -129,7 +125,7 @@ impl LocalityEndpoints {
     fn parse(proto: proto::LocalityLbEndpoints, names: bool) -> Result<Self, ConfigError> {
         let proto::LocalityLbEndpoints {
             locality,
-            metadata: _,
+            metadata,
             lb_endpoints,
             load_balancing_weight,
             priority,
@@ -164,6 +160,7 @@ impl LocalityEndpoints {
             })?,
             weight: uint32_within(load_balancing_weight, 1, u32::MAX, "load_balancing_weight")?,
             priority,
+            metadata: metadata.map(Arc::new),
         })
     }
 }

@@ -45,6 +45,7 @@ fn stream() -> Arc<Stream> {
         listener_metadata: None,
         accepted: Instant::now(),
         meter: Arc::default(),
+        filter_state: Default::default(),
     };
     let config = StreamConfig {
         routes: None,

@@ -90,6 +90,8 @@ impl Bench {
             next_tick: None,
             pending_done: None,
             warned: false,
+            declared: Default::default(),
+            expressions: Default::default(),
         });
         host.last_id = ROOT;
         host.current = ROOT;

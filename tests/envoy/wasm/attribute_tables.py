@@ -86,7 +86,7 @@ ANSWERS = {
 
 STREAMS = {
     "get": {
-        "path": "/?a=1&b=2#frag",
+        "path": "/?a=1&b=2",
         "headers": ["user-agent: agent", "referer: http://ref/", "x-request-id: id-1", "x-twice: a", "x-twice: b", "X-Mixed: M"],
     },
     "post": {
@@ -142,8 +142,10 @@ PROPERTIES = {
         (("request", "time"), LENGTH), (("request", "duration"), LENGTH), (("request",), 0),
         *[(("request", "headers", name), 0) for name in (
             "x-twice", "x-none", "X-Mixed", "x-mixed", ":path", ":authority", "host", ":method", ":scheme", "te",
-            "content-length", "x-forwarded-proto", "",
+            "content-length", "x-forwarded-proto",
         )],
+        # The order of all headers is nowhere defined.
+        (("request", "headers", ""), UNSEEN),
         (("request", "path", "more"), 0), (("request", ""), 0), (("request", "headers", "x-mixed", "more"), 0),
         (("request", "path", ""), 0), (("", "request"), 0), (("Request", "path"), 0),
     ],

@@ -19,9 +19,16 @@ use super::{Guest, Status};
 use convert::Variables;
 
 /// Longest source of an expression.
-const MAX_SOURCE: usize = 64 << 10;
+const MAX_SOURCE: usize = 16 << 10;
 /// Most expressions of a root context.
 const MAX_EXPRESSIONS: usize = 1000;
+/// Stack that an evaluation may need; where there is less it gets its own.
+const STACK_NEEDED: usize = if cfg!(debug_assertions) {
+    6 << 20
+} else {
+    768 << 10
+};
+const STACK: usize = 16 << 20;
 /// Nodes that the comprehensions of one evaluation may visit: some milliseconds.
 const MAX_VISITED: i64 = 100_000;
 
@@ -84,7 +91,7 @@ pub(super) fn create(guest: &mut Guest<'_>, source: &[u8]) -> Result<Vec<u8>, St
     if expressions.known.len() >= MAX_EXPRESSIONS {
         return Err(Status::InternalFailure);
     }
-    language::limit(&mut expression);
+    language::prepare(&mut expression);
     expressions.known.insert(token, Arc::new(expression));
     Ok(token.to_le_bytes().to_vec())
 }
@@ -94,7 +101,7 @@ pub(super) fn evaluate(guest: &mut Guest<'_>, argument: &[u8]) -> Result<Vec<u8>
     let known = expressions(guest)?.known.get(&token).cloned();
     let expression = known.ok_or(Status::NotFound)?;
     let scope = Arc::new(Scope::current(guest.data()));
-    result(&expression, scope)
+    stacker::maybe_grow(STACK_NEEDED, STACK, || result(&expression, scope))
 }
 
 fn result(expression: &Expression, scope: Arc<Scope>) -> Result<Vec<u8>, Status> {

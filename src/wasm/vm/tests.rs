@@ -416,3 +416,6 @@ fn only_the_listed_functions_are_open_while_a_module_starts() {
         }
     }
 }
+
+#[path = "tests/foreign.rs"]
+mod foreign;

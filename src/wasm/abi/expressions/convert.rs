@@ -72,6 +72,12 @@ impl Attribute {
         }
     }
 
+    /// True for a message: its fields are always there, though perhaps empty.
+    pub(super) fn is_message(value: &(dyn Val + '_)) -> bool {
+        let attribute = value.downcast_ref::<Self>();
+        attribute.is_some_and(|attribute| matches!(attribute.value, Value::Message(_)))
+    }
+
     fn field<'v>(&self, key: &dyn Val) -> Option<Box<dyn Val + 'v>> {
         let name = key.downcast_ref::<CelString>()?;
         look_up(&self.scope, &self.path, name.inner().as_bytes())
@@ -262,6 +268,72 @@ pub(super) fn from_cel(value: &(dyn Val + '_)) -> Result<Value, Status> {
         // Types, and null.
         Value::Null
     })
+}
+
+/// True for the value of a field of a message that is not set.
+pub(super) fn is_empty(value: &(dyn Val + '_)) -> bool {
+    match from_cel(value) {
+        Ok(Value::Text(bytes) | Value::Bytes(bytes) | Value::Message(bytes)) => bytes.is_empty(),
+        Ok(Value::Int(0) | Value::Uint(0) | Value::Bool(false) | Value::Null) => true,
+        Ok(Value::List(list)) => list.is_empty(),
+        Ok(Value::Map(map)) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// A number as Envoy's `string` writes it: the fewest digits that mean it, with an exponent where that is less than -4
+/// or more than 5.
+pub(super) fn shown_double(number: f64) -> String {
+    if number.is_nan() {
+        // Of the C++ library.
+        return if number.is_sign_negative() {
+            "-nan(ind)"
+        } else {
+            "nan"
+        }
+        .to_owned();
+    }
+    if number.is_infinite() {
+        return if number < 0.0 { "-inf" } else { "inf" }.to_owned();
+    }
+    // `d.ddde-x`
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..6).contains(&exponent) {
+        return format!("{number}");
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
+}
+
+/// A duration as Envoy's `string` writes it: seconds with no, three, six or nine digits after the point.
+pub(super) fn shown_duration(span: &chrono::Duration) -> String {
+    let (seconds, nanos) = (span.num_seconds(), span.subsec_nanos().unsigned_abs());
+    let sign = if *span < chrono::Duration::zero() {
+        "-"
+    } else {
+        ""
+    };
+    let seconds = seconds.unsigned_abs();
+    format!("{sign}{seconds}{}s", fraction(nanos))
+}
+
+/// A time as Envoy's `string` writes it.
+pub(super) fn shown_time(time: &chrono::DateTime<chrono::FixedOffset>) -> String {
+    let time = time.to_utc();
+    let fraction = fraction(time.timestamp_subsec_nanos());
+    format!("{}{fraction}Z", time.format("%Y-%m-%dT%H:%M:%S"))
+}
+
+/// No, three, six or nine digits and the point before them.
+fn fraction(nanos: u32) -> String {
+    match nanos {
+        0 => String::new(),
+        nanos if nanos % 1_000_000 == 0 => format!(".{:03}", nanos / 1_000_000),
+        nanos if nanos % 1_000 == 0 => format!(".{:06}", nanos / 1_000),
+        nanos => format!(".{nanos:09}"),
+    }
 }
 
 /// Where nanoseconds do not fit they end, as in Envoy.

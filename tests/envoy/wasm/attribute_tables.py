@@ -31,8 +31,9 @@ NODE = {
 }
 
 
-def cluster(name, port):
-    return {
+def cluster(name, port, bare=False):
+    """`bare`: nothing is said of it, its locality or its host."""
+    made = {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
@@ -59,6 +60,11 @@ def cluster(name, port):
             ],
         },
     }
+    if bare:
+        del made["metadata"]
+        locality = made["load_assignment"]["endpoints"][0]
+        del locality["metadata"], locality["locality"], locality["lb_endpoints"][0]["metadata"]
+    return made
 
 
 VIRTUAL_HOSTS = [
@@ -70,6 +76,7 @@ VIRTUAL_HOSTS = [
             {"name": "direct", "match": {"path": "/direct"}, "direct_response": {"status": 203}, "metadata": metadata("direct")},
             {"name": "redirect", "match": {"path": "/redirect"}, "redirect": {"path_redirect": "/x"}},
             {"name": "dead", "match": {"path": "/dead"}, "route": {"cluster": "dead"}},
+            {"name": "bare", "match": {"path": "/bare"}, "route": {"cluster": "bare"}},
             {"match": {"path": "/unnamed"}, "route": {"cluster": "echo"}},
             {"name": "header", "match": {"path": "/header"}, "route": {"cluster_header": "x-cluster"}},
             {"name": "main", "match": {"safe_regex": {"regex": "/|/t.*|/g.*"}}, "route": {"cluster": "echo"}, "metadata": metadata("route")},
@@ -94,6 +101,7 @@ STREAMS = {
         "body": "3\r\nabc\r\n2\r\nde\r\n0\r\nx-rt: rt\r\n\r\n",
     },
     "length": {"method": "POST", "path": "/unnamed", "headers": ["content-length: 4"], "body": "abcd"},
+    "bare": {"path": "/bare"},
     "direct": {"path": "/direct"},
     "redirect": {"path": "/redirect?x"},
     "dead": {"path": "/dead"},

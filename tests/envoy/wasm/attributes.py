@@ -155,7 +155,7 @@ def bootstrap(cases, ports, upstream, log):
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": ports[0]}}},
         "static_resources": {
             "listeners": listeners,
-            "clusters": [tables.cluster("echo", upstream), tables.cluster("dead", ports[-1])],
+            "clusters": [tables.cluster("echo", upstream), tables.cluster("dead", ports[-1]), tables.cluster("bare", upstream, True)],
         },
     }
 

@@ -286,6 +286,7 @@ endpoints:
 - locality: {region: r, zone: z, sub_zone: s}
   load_balancing_weight: 3
   priority: 1
+  metadata: {filter_metadata: {ns: {key: value}}}
   lb_endpoints:
   - endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}, hostname: h}
     health_status: DEGRADED
@@ -299,6 +300,7 @@ policy: {overprovisioning_factor: 100, drop_overloads: [{category: x, drop_perce
         let locality = &endpoints.localities[0];
         assert_eq!(&*locality.locality.region, "r");
         assert_eq!((locality.weight, locality.priority), (Some(3), 1));
+        assert!(locality.metadata.is_some());
         let first = &locality.endpoints[0];
         assert_eq!(first.address.to_string(), "10.0.0.1:80");
         assert_eq!((first.health, first.weight), (HealthStatus::Degraded, 7));

@@ -9,6 +9,7 @@ use super::{Exchange, Scope, Value, of_object};
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
 use crate::http::ResponseFlag;
+use crate::pb;
 use crate::stream::Stream;
 use crate::wasm::abi::byte_size;
 
@@ -388,14 +389,24 @@ impl Exchange {
             b"upstream_host_metadata" | b"upstream_host_locality_metadata" => {
                 let host = stream.info.lock().upstream.host.clone()?;
                 let attributes = host.attributes();
-                let found = match name {
-                    b"upstream_host_metadata" => attributes.metadata.as_deref(),
-                    _ => attributes.locality_metadata.as_deref(),
-                };
-                metadata(found, rest)
+                of_host(
+                    match name {
+                        b"upstream_host_metadata" => attributes.metadata.as_deref(),
+                        _ => attributes.locality_metadata.as_deref(),
+                    },
+                    rest,
+                )
             }
             _ => None,
         }
+    }
+}
+
+/// A host's metadata, or its locality's: null where nothing was said of it, unlike that of routes and clusters.
+fn of_host(found: Option<&pb::Metadata>, rest: &[&[u8]]) -> Option<Value> {
+    match found {
+        Some(found) => metadata(Some(found), rest),
+        None => rest.is_empty().then_some(Value::Null),
     }
 }
 
@@ -444,4 +455,20 @@ fn protocol(version: http::Version) -> &'static str {
 
 fn int(number: u64) -> Value {
     Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_metadata_has_null_and_a_route_without_has_an_empty_message() {
+        let field: &[&[u8]] = &[b"filter_metadata"];
+        assert!(matches!(of_host(None, &[]), Some(Value::Null)));
+        assert!(of_host(None, field).is_none());
+        let empty = pb::Metadata::default();
+        assert!(matches!(of_host(Some(&empty), field), Some(Value::Map(map)) if map.is_empty()));
+        assert!(matches!(metadata(None, &[]), Some(Value::Message(bytes)) if bytes.is_empty()));
+        assert!(matches!(metadata(None, field), Some(Value::Map(map)) if map.is_empty()));
+    }
 }

@@ -139,6 +139,7 @@ pub(super) fn declare(guest: &mut Guest<'_>, argument: &[u8]) -> Result<(), Stat
     } = prost::Message::decode(argument).map_err(|_| Status::BadArgument)?;
     let host = guest.data_mut();
     let current = host.current;
+    let of_root = host.root_of(current).is_some();
     let declared = match host.root_of(current) {
         Some(root) => &mut root.declared,
         None => match host.streams.get_mut(&current) {
@@ -156,9 +157,9 @@ pub(super) fn declare(guest: &mut Guest<'_>, argument: &[u8]) -> Result<(), Stat
         1 => StateKind::Text,
         2 => StateKind::FlatBuffers,
         3 => StateKind::Message {
-            // The text before the name must end in a slash, as in any type URL.
-            descriptor: schema
-                .contains('/')
+            // The text before the name must end in a slash, as in any type URL. Descriptors are not loaded for a
+            // stream, whose declarations have no effect.
+            descriptor: (of_root && schema.contains('/'))
                 .then(|| pb::descriptors().get_message_by_name(pb::type_name(&schema)))
                 .flatten(),
             type_url: Arc::from(schema),

@@ -49,25 +49,25 @@ impl ConnectError {
 
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%` as Envoy writes it; empty where it has none.
     pub fn transport_reason(&self) -> Box<str> {
-        let text = |prefix: &str, error: &io::Error| format!("{prefix}:_{}", reason(error));
+        let text = |prefix: &str, error: &io::Error| format!("{prefix}: {}", reason(error));
         match self {
-            Self::Refused(error) => text("delayed_connect_error", error).into(),
+            Self::Refused(error) => text("delayed connect error", error).into(),
             Self::Local { error, remote } => {
-                let text = text("immediate_connect_error", error);
+                let text = text("immediate connect error", error);
                 format!("{text}|remote_address:{remote}").into()
             }
-            Self::Bind(error) => text("bind_error", error).into(),
+            Self::Bind(error) => text("bind error", error).into(),
             Self::Timeout(_) | Self::Unresolved => "".into(),
-            Self::Handshake(what) => what.replace(' ', "_").into(),
+            Self::Handshake(what) => what.clone(),
         }
     }
 }
 
-/// The system's own words (`Connection_refused`), without the number that Rust adds.
+/// The system's own words (`Connection refused`), without the number that Rust adds.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].replace(' ', "_")
+    text[..end].to_owned()
 }
 
 /// A fresh connection.
@@ -191,11 +191,11 @@ mod tests {
         let pipe = Address::Pipe("/run/none.sock".into());
         assert_eq!(
             &*failure(refused, &tcp).transport_reason(),
-            "delayed_connect_error:_Connection_refused"
+            "delayed connect error: Connection refused"
         );
         assert_eq!(
             &*failure(missing, &pipe).transport_reason(),
-            "immediate_connect_error:_No_such_file_or_directory|remote_address:/run/none.sock"
+            "immediate connect error: No such file or directory|remote_address:/run/none.sock"
         );
         let unreachable = io::Error::from_raw_os_error(libc::ENETUNREACH);
         assert!(matches!(

@@ -214,6 +214,7 @@ fn targets(endpoints: &Endpoints) -> Vec<Target> {
                     health: endpoint.health,
                     locality: Arc::clone(&shared),
                     locality_weight: locality.weight.unwrap_or(0),
+                    locality_metadata: locality.metadata.clone(),
                     metadata: endpoint.metadata.clone(),
                 },
                 addresses: Vec::new(),

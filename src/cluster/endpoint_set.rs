@@ -511,6 +511,7 @@ pub(super) fn members(endpoints: &Endpoints) -> impl Iterator<Item = (HostKey, A
                         health: endpoint.health,
                         locality: Arc::clone(&shared),
                         locality_weight: locality.weight.unwrap_or(0),
+                        locality_metadata: locality.metadata.clone(),
                         metadata: endpoint.metadata.clone(),
                     },
                 )

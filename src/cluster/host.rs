@@ -49,6 +49,8 @@ pub struct Attributes {
     pub locality: Arc<Locality>,
     /// `load_balancing_weight` of the locality; 0 where unset.
     pub locality_weight: u32,
+    /// `metadata` of the locality.
+    pub locality_metadata: Option<Arc<pb::Metadata>>,
     /// `metadata`.
     pub metadata: Option<Arc<pb::Metadata>>,
 }
@@ -61,6 +63,7 @@ impl Default for Attributes {
             health: HealthStatus::Unknown,
             locality: Arc::default(),
             locality_weight: 0,
+            locality_metadata: None,
             metadata: None,
         }
     }

@@ -64,6 +64,7 @@ pub(crate) fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Arc<Endpoin
     Arc::new(Endpoints {
         localities: vec![LocalityEndpoints {
             locality: Locality::default(),
+            metadata: None,
             endpoints: list.into_iter().collect(),
             weight: None,
             priority: 0,

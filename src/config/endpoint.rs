@@ -38,6 +38,8 @@ pub struct LocalityEndpoints {
     pub weight: Option<u32>,
     /// `priority`, from 0 (highest).
     pub priority: u32,
+    /// `metadata`.
+    pub metadata: Option<Arc<pb::Metadata>>,
 }
 
 /// `Locality`.

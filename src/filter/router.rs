@@ -431,6 +431,10 @@ impl Attempt {
         {
             let mut info = self.stream.info.lock();
             info.upstream.transport_failure = error.transport_failure();
+            // Envoy counts the wait for a connection that could not be made, too.
+            if info.upstream.transport_failure.is_some() && info.upstream.pool_ready.is_none() {
+                info.upstream.pool_ready = Some(Instant::now());
+            }
             if let Some(connection) = &error.connection {
                 info.upstream.connection_id = Some(connection.id);
                 info.upstream.protocol = Some(connection.protocol);

@@ -338,6 +338,7 @@ pub(crate) fn connection() -> Arc<ConnectionInfo> {
         listener_metadata: None,
         accepted: Instant::now(),
         meter: Arc::default(),
+        filter_state: Default::default(),
     })
 }
 

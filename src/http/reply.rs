@@ -278,14 +278,19 @@ impl From<ReplyReason> for LocalReply {
             ReplyReason::ClusterNotFound(status) => {
                 Self::new(status, "", "cluster_not_found").flag(F::NoClusterFound)
             }
-            ReplyReason::NoHealthyUpstream => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream", "no_healthy_upstream")
-                    .flag(F::NoHealthyUpstream)
-            }
+            ReplyReason::NoHealthyUpstream => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no healthy upstream",
+                "no_healthy_upstream",
+            )
+            .flag(F::NoHealthyUpstream),
             ReplyReason::ConnectFailure(transport) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 reset("remote connection failure"),
-                format!("upstream_reset_before_response_started{{remote_connection_failure|{transport}}}"),
+                format!(
+                    "upstream_reset_before_response_started{{remote_connection_failure|{}}}",
+                    transport.replace(' ', "_")
+                ),
             )
             .flag(F::UpstreamConnectionFailure),
             ReplyReason::ConnectTimeout => Self::new(
@@ -319,25 +324,34 @@ impl From<ReplyReason> for LocalReply {
                     "upstream_reset_before_response_started{overflow}",
                 )
                 .flag(F::UpstreamOverflow);
-                reply.headers.insert("x-envoy-overloaded", http::HeaderValue::from_static("true"));
+                reply
+                    .headers
+                    .insert("x-envoy-overloaded", http::HeaderValue::from_static("true"));
                 reply
             }
-            ReplyReason::ResponseTimeout => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout")
-                    .flag(F::UpstreamRequestTimeout)
-            }
-            ReplyReason::StreamIdle => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, "stream timeout", "stream_idle_timeout")
-                    .flag(F::StreamIdleTimeout)
-            }
+            ReplyReason::ResponseTimeout => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream request timeout",
+                "response_timeout",
+            )
+            .flag(F::UpstreamRequestTimeout),
+            ReplyReason::StreamIdle => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "stream timeout",
+                "stream_idle_timeout",
+            )
+            .flag(F::StreamIdleTimeout),
             ReplyReason::MaxDuration => Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "downstream duration timeout",
                 "max_duration_timeout",
             ),
-            ReplyReason::RequestTimeout => {
-                Self::new(StatusCode::REQUEST_TIMEOUT, "request timeout", "request_overall_timeout").closing()
-            }
+            ReplyReason::RequestTimeout => Self::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "request timeout",
+                "request_overall_timeout",
+            )
+            .closing(),
             ReplyReason::RequestHeaderTimeout => Self::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "request header timeout",
@@ -367,10 +381,12 @@ impl From<ReplyReason> for LocalReply {
             ReplyReason::AbsolutePathRejected => {
                 Self::new(StatusCode::NOT_FOUND, "", "absolute_path_rejected")
             }
-            ReplyReason::NoFilterConfig => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", "filter_config_not_found")
-                    .flag(F::NoFilterConfigFound)
-            }
+            ReplyReason::NoFilterConfig => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "",
+                "filter_config_not_found",
+            )
+            .flag(F::NoFilterConfigFound),
             ReplyReason::FilterPanic => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", "filter_panic")
             }

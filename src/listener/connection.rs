@@ -163,6 +163,7 @@ pub(super) async fn serve(
         listener_metadata: metadata,
         accepted: Instant::now(),
         meter: Arc::clone(&meter),
+        filter_state: Default::default(),
     });
     let codec = chain.hcm.chain.http.codec;
     let options = Arc::clone(&chain.hcm.stream.options);

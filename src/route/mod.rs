@@ -58,6 +58,15 @@ impl RouteTable {
         &self.config
     }
 
+    /// The virtual host for `request`, whether or not it has a route there.
+    pub fn virtual_host(&self, request: &RequestHead) -> Option<&VirtualHost> {
+        let ignore_port = self.config.ignore_port_in_host_matching;
+        let found = self
+            .domains
+            .find(request.authority.as_bytes(), ignore_port)?;
+        self.config.virtual_hosts.get(found as usize)
+    }
+
     /// The route for `request`; `random` decides fractions and weights. `None`: no virtual host or no route.
     pub fn select(self: &Arc<Self>, request: &RequestHead, random: u64) -> Option<SelectedRoute> {
         let found = self.domains.find(

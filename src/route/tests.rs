@@ -47,6 +47,17 @@ fn name(selected: Option<SelectedRoute>) -> String {
 }
 
 #[test]
+fn a_virtual_host_is_found_where_no_route_of_it_fits() {
+    let table = table(
+        "{name: r, virtual_hosts: [{name: v, domains: [a.test], routes: [{match: {path: /}, route: {cluster: c}}]}]}",
+    );
+    let host = |authority, path| Some(&*table.virtual_host(&get(authority, path))?.name);
+    assert!(table.select(&get("a.test", "/none"), 0).is_none());
+    assert_eq!(host("a.test", "/none"), Some("v"));
+    assert_eq!(host("b.test", "/"), None);
+}
+
+#[test]
 fn domains_go_from_exact_to_suffix_to_prefix_to_any() {
     let hosts = [
         ("exact", "a.dom.test"),

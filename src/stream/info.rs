@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use super::state::FilterState;
+use crate::base::WorkerCell;
 use crate::cluster::{Cluster, Host};
 use crate::config::listener::TrafficDirection;
 use crate::http::ResponseFlags;
@@ -34,6 +36,8 @@ pub struct ConnectionInfo {
     pub accepted: Instant,
     /// What the codec counts, and whether the connection goes on.
     pub meter: Arc<ConnectionMeter>,
+    /// Filter state that its streams share.
+    pub filter_state: WorkerCell<FilterState>,
 }
 
 /// Times, sizes, flags, details, upstream.
@@ -81,8 +85,8 @@ pub struct StreamInfo {
     pub attempts: u32,
     /// Dynamic metadata by namespace.
     pub dynamic_metadata: Option<Box<pb::Metadata>>,
-    /// Filter state, as Proxy-Wasm `set_property` and others keep it: name and serialized value.
-    pub filter_state: Vec<(Box<str>, bytes::Bytes)>,
+    /// Filter state of the stream.
+    pub filter_state: FilterState,
     /// The client went away: the end is told inside a `Drop`, where no guest may be entered.
     pub abandoned: bool,
     /// True for a health check of the health_check filter.
@@ -165,7 +169,7 @@ impl StreamInfo {
             upstream: UpstreamInfo::default(),
             attempts: 0,
             dynamic_metadata: None,
-            filter_state: Vec::new(),
+            filter_state: FilterState::default(),
             abandoned: false,
             health_check: false,
             without_head: false,

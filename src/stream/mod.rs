@@ -12,6 +12,7 @@ pub mod format;
 pub mod info;
 pub mod local_reply;
 pub mod pump;
+pub mod state;
 
 use std::any::Any;
 use std::fmt;

@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use wasmtime::{Memory, TypedFunc};
 
 use super::abi::calls::Calls;
+use super::abi::expressions::Expressions;
 use super::abi::metrics::Metrics;
+use super::abi::properties::Declared;
 use super::engine::{Budget, Limits};
 use super::meter::Meter;
 use super::module::Abi;
@@ -146,6 +148,10 @@ pub(crate) struct Root {
     pub(crate) pending_done: Option<Instant>,
     /// A pause that nothing may end was told of.
     pub(crate) warned: bool,
+    /// Properties that it declared, by name.
+    pub(crate) declared: Declared,
+    /// Expressions that it made.
+    pub(crate) expressions: Expressions,
 }
 
 impl Root {
@@ -204,6 +210,8 @@ pub(crate) struct StreamContext {
     pub(crate) invalid: Option<&'static str>,
     /// Pseudo-headers that the guest removed and did not set again.
     pub(crate) removed: Removed,
+    /// Properties that it declared: kept to refuse a second declaration, and otherwise without effect, as in Envoy.
+    pub(crate) declared: Declared,
 }
 
 /// Which header maps a context shows. See `proxy-wasm` on the life of header maps: a map can be reached in its own
@@ -305,6 +313,7 @@ impl StreamContext {
             logging: false,
             invalid: None,
             removed: Removed::default(),
+            declared: Declared::default(),
         }
     }
 }
@@ -321,7 +330,7 @@ impl StreamContext {
         };
     }
 
-    /// As [`Host::readable`].
+    /// What may be read, which may be more than may be written.
     pub(crate) fn readable(&self, lenient: bool) -> Visible {
         let mut visible = self.visible;
         if lenient {
@@ -398,12 +407,6 @@ impl Host {
     /// Callouts have begun or ended.
     pub(crate) fn count_calls(&self) {
         self.meter().callouts.set(self.calls.len() as u64);
-    }
-
-    /// What the effective context may read, which may be more than it may write.
-    pub(crate) fn readable(&self) -> Option<Visible> {
-        let context = self.context()?;
-        Some(context.readable(self.env.policy.lenient_header_reads))
     }
 
     /// Keeps what the guest says as its end may be near.

@@ -46,6 +46,7 @@ fn set_after(lines: &[Line<'_>], policy: &Policy, previous: &EndpointSet) -> End
                 })
                 .collect(),
             weight: Some(*weight),
+            metadata: None,
             priority: *priority,
         })
         .collect();

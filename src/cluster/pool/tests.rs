@@ -281,7 +281,7 @@ async fn a_refused_connection_is_counted_and_explained_as_by_envoy() {
     let error = send(&cluster, Method::GET, "/").await.expect_err("refused");
     assert_eq!(
         error.reason(),
-        ReplyReason::ConnectFailure("delayed_connect_error:_Connection_refused".into())
+        ReplyReason::ConnectFailure("delayed connect error: Connection refused".into())
     );
     assert_eq!(
         counters(&cluster),
@@ -502,7 +502,7 @@ async fn a_unix_socket_is_a_host_like_any_other() {
     let error = send(&cluster, Method::GET, "/").await.expect_err("nobody");
     let reason = error.transport_failure().expect("a reason");
     assert!(
-        reason.starts_with("immediate_connect_error:_No_such_file_or_directory|remote_address:")
+        reason.starts_with("immediate connect error: No such file or directory|remote_address:")
     );
     let listener = tokio::net::UnixListener::bind(&path).expect("bound");
     let (response, ()) = tokio::join!(send(&cluster, Method::GET, "/"), async {

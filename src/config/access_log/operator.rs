@@ -79,6 +79,8 @@ pub enum Operator {
         key: Box<str>,
         /// A field of the object.
         field: Option<Box<str>>,
+        /// As a message in JSON, not as the object's text.
+        typed: bool,
     },
     /// `REQUESTED_SERVER_NAME`: what the TLS client asked for, or the host.
     RequestedServerName(ServerNameChoice),

@@ -39,10 +39,6 @@ pub(in crate::config) const IGNORED: &[Ignored] = &[
         "clusters that ask for active health checks are refused",
     ),
     Ignored(
-        "metadata",
-        "a locality's own metadata: nothing in this build reads it",
-    ),
-    Ignored(
         "observability_name",
         "statistics of single endpoints are not kept",
     ),
@@ -129,7 +125,7 @@ impl LocalityEndpoints {
     fn parse(proto: proto::LocalityLbEndpoints, names: bool) -> Result<Self, ConfigError> {
         let proto::LocalityLbEndpoints {
             locality,
-            metadata: _,
+            metadata,
             lb_endpoints,
             load_balancing_weight,
             priority,
@@ -164,6 +160,7 @@ impl LocalityEndpoints {
             })?,
             weight: uint32_within(load_balancing_weight, 1, u32::MAX, "load_balancing_weight")?,
             priority,
+            metadata: metadata.map(Arc::new),
         })
     }
 }
@@ -289,6 +286,7 @@ endpoints:
 - locality: {region: r, zone: z, sub_zone: s}
   load_balancing_weight: 3
   priority: 1
+  metadata: {filter_metadata: {ns: {key: value}}}
   lb_endpoints:
   - endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}, hostname: h}
     health_status: DEGRADED
@@ -302,6 +300,7 @@ policy: {overprovisioning_factor: 100, drop_overloads: [{category: x, drop_perce
         let locality = &endpoints.localities[0];
         assert_eq!(&*locality.locality.region, "r");
         assert_eq!((locality.weight, locality.priority), (Some(3), 1));
+        assert!(locality.metadata.is_some());
         let first = &locality.endpoints[0];
         assert_eq!(first.address.to_string(), "10.0.0.1:80");
         assert_eq!((first.health, first.weight), (HealthStatus::Degraded, 7));

@@ -195,7 +195,7 @@ async fn failures_have_envoys_replies() {
             .upstream
             .transport_failure
             .as_deref(),
-        Some("delayed_connect_error:_Connection_refused")
+        Some("delayed connect error: Connection refused")
     );
 
     // No host at all.

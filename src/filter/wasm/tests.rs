@@ -212,6 +212,7 @@ impl Chain {
             listener_metadata: None,
             accepted: tokio::time::Instant::now(),
             meter: Arc::default(),
+            filter_state: Default::default(),
         };
         Stream::new(Arc::new(connection), Arc::clone(&self.config), head, 2)
     }

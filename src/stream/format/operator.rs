@@ -1,6 +1,7 @@
 //! The value of each operator.
 
 mod field;
+mod state;
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -19,6 +20,7 @@ use crate::config::access_log::{
 use crate::http::RequestHead;
 use crate::pb;
 use crate::pb::google::protobuf::value::Kind;
+use crate::stream::state::with_object;
 
 /// What was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,15 +102,17 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
             upstream,
             key,
             field,
+            typed,
         } => {
-            // Objects of the upstream connection, and fields of objects, are known to no filter of this build.
-            if *upstream || field.is_some() {
+            // There are no objects of the upstream connection.
+            if *upstream {
                 return Written::Missing;
             }
-            match scope.info.filter_state.iter().find(|(name, _)| name == key) {
-                Some((_, value)) => bytes(value, out),
-                None => Written::Missing,
-            }
+            let connection = &scope.connection.filter_state;
+            with_object(&scope.info.filter_state, connection, key, |object| {
+                state::write(object, field.as_deref(), *typed, out)
+            })
+            .unwrap_or(Written::Missing)
         }
         Operator::RequestedServerName(choice) => match choice {
             // There is no TLS server name in this build: only the host can be told.

@@ -45,6 +45,7 @@ fn stream() -> Arc<Stream> {
         listener_metadata: None,
         accepted: Instant::now(),
         meter: Arc::default(),
+        filter_state: Default::default(),
     };
     let config = StreamConfig {
         routes: None,
@@ -240,6 +241,79 @@ async fn a_head_that_was_not_understood_has_no_headers() {
     let stream = stream();
     stream.info.lock().without_head = true;
     assert_eq!(text(&stream, "%REQ(:METHOD)% %REQ(x-many)%"), "- -");
+}
+
+#[tokio::test]
+async fn objects_of_the_filter_state_are_text_or_messages() {
+    use crate::stream::state::{LifeSpan, StateKind, StateObject, set_object};
+    let stream = stream();
+    let address = "127.0.0.1:80".parse().expect("an address");
+    let locality = StateKind::Message {
+        type_url: "type.googleapis.com/envoy.config.core.v3.Locality".into(),
+        descriptor: None,
+    };
+    for (name, value, kind, span) in [
+        ("bytes", "a", StateKind::Bytes, LifeSpan::FilterChain),
+        ("text", "a\"b", StateKind::Text, LifeSpan::Connection),
+        ("message", "\n\x01r", locality, LifeSpan::FilterChain),
+        ("string", "a\"b", StateKind::String, LifeSpan::Request),
+        ("object", "a", StateKind::Object, LifeSpan::FilterChain),
+        ("opaque", "a", StateKind::Opaque, LifeSpan::FilterChain),
+        (
+            "address",
+            "",
+            StateKind::Address(address),
+            LifeSpan::FilterChain,
+        ),
+    ] {
+        let object = StateObject {
+            value: value.into(),
+            kind,
+            span,
+            read_only: false,
+        };
+        let state = &mut stream.info.lock().filter_state;
+        set_object(state, &stream.connection.filter_state, name, object);
+    }
+    let any = "type.googleapis.com/google.protobuf.BytesValue";
+    let locality = "type.googleapis.com/envoy.config.core.v3.Locality";
+    for (choice, written) in [
+        ("bytes:PLAIN", "a".to_owned()),
+        (
+            "bytes",
+            format!("{{\"@type\":\"{any}\",\"value\":\"YQ==\"}}"),
+        ),
+        ("text:PLAIN", "a\"b".to_owned()),
+        (
+            "text:TYPED",
+            format!("{{\"@type\":\"{any}\",\"value\":\"YSJi\"}}"),
+        ),
+        (
+            "message",
+            format!("{{\"@type\":\"{locality}\",\"region\":\"r\"}}"),
+        ),
+        ("string:PLAIN", "a\"b".to_owned()),
+        ("string:TYPED", "\"a\\\"b\"".to_owned()),
+        ("object:PLAIN", "a".to_owned()),
+        ("object:TYPED", "-".to_owned()),
+        ("opaque:PLAIN", "-".to_owned()),
+        ("address:PLAIN", "127.0.0.1:80".to_owned()),
+        ("address:FIELD:ip", "127.0.0.1".to_owned()),
+        ("address:FIELD:port", "80".to_owned()),
+        ("bytes:FIELD:ip", "-".to_owned()),
+        ("none:PLAIN", "-".to_owned()),
+    ] {
+        assert_eq!(
+            text(&stream, &format!("%FILTER_STATE({choice})%")),
+            written,
+            "{choice}"
+        );
+    }
+    let in_json = json(&stream, "{s: '%FILTER_STATE(bytes)%'}", false);
+    assert_eq!(
+        in_json,
+        format!("{{\"s\":{{\"@type\":\"{any}\",\"value\":\"YQ==\"}}}}\n")
+    );
 }
 
 #[tokio::test]

@@ -1,11 +1,17 @@
-//! Foreign functions: those of Envoy's that need nothing but the stream and zlib.
+//! Foreign functions: Envoy's, by name.
+//!
+//! As Envoy, a known function sets the place and length of its result in any case: to zero where there is none.
 
 use std::io::Read as _;
 
-use super::{Guest, Outcome, Status, bytes, control, give, properties};
+use super::{Guest, Outcome, Status, allocate, bytes, control, expressions, give, put_u32};
+use super::{properties, signatures, state};
 
 /// Longest result of a decompression.
 const MAX_UNCOMPRESSED: u64 = 16 << 20;
+
+/// What a function gives: bytes, which may be none, or nothing at all.
+type Given = Result<Option<Vec<u8>>, Status>;
 
 pub(super) fn call(
     guest: &mut Guest<'_>,
@@ -18,27 +24,51 @@ pub(super) fn call(
 ) -> Outcome {
     let name = bytes(guest, name, name_len)?;
     let argument = bytes(guest, argument, argument_len)?;
-    let result = match name.as_slice() {
-        b"compress" => compress(&argument)?,
-        b"uncompress" => uncompress(&argument)?,
+    let given: Given = match name.as_slice() {
+        b"compress" => compress(&argument).map(Some),
+        b"uncompress" => uncompress(&argument).map(Some),
+        b"verify_signature" => signatures::verify(&argument).map(Some),
+        b"sign" => signatures::sign(&argument).map(Some),
+        b"set_envoy_filter_state" => state::set(guest, &argument).map(|()| None),
         b"clear_route_cache" => {
             control::clear_route_cache(guest)?;
-            Vec::new()
+            Ok(None)
         }
-        b"declare_property" => {
-            properties::declare(guest, &argument)?;
-            Vec::new()
-        }
+        b"declare_property" => properties::declare(guest, &argument).map(|()| None),
+        b"expr_create" => expressions::create(guest, &argument).map(Some),
+        b"expr_evaluate" => expressions::evaluate(guest, &argument).map(Some),
+        b"expr_delete" => expressions::delete(guest, &argument).map(|()| None),
         _ => return Err(Status::NotFound.into()),
     };
-    give(guest, &result, at_out, len_out)
+    match given {
+        Ok(Some(result)) if result.is_empty() => {
+            // An empty result is a block of no bytes.
+            let at = match allocate(guest, 0) {
+                Err(super::Fault::Status(_)) => 0,
+                other => other?,
+            };
+            put_out(guest, at_out, len_out, at)
+        }
+        Ok(Some(result)) => give(guest, &result, at_out, len_out),
+        Ok(None) => put_out(guest, at_out, len_out, 0),
+        Err(status) => {
+            put_out(guest, at_out, len_out, 0)?;
+            Err(status.into())
+        }
+    }
+}
+
+fn put_out(guest: &mut Guest<'_>, at_out: u32, len_out: u32, at: u32) -> Outcome {
+    put_u32(guest, at_out, at)?;
+    put_u32(guest, len_out, 0)?;
+    Ok(())
 }
 
 fn compress(data: &[u8]) -> Result<Vec<u8>, Status> {
     let mut out = Vec::new();
     flate2::read::ZlibEncoder::new(data, flate2::Compression::default())
         .read_to_end(&mut out)
-        .map_err(|_| Status::InternalFailure)?;
+        .map_err(|_| Status::SerializationFailure)?;
     Ok(out)
 }
 
@@ -48,7 +78,8 @@ fn uncompress(data: &[u8]) -> Result<Vec<u8>, Status> {
         .take(MAX_UNCOMPRESSED + 1)
         .read_to_end(&mut out)
         .map_err(|_| Status::SerializationFailure)?;
-    if read as u64 > MAX_UNCOMPRESSED {
+    // Nothing is no stream.
+    if data.is_empty() || read as u64 > MAX_UNCOMPRESSED {
         return Err(Status::SerializationFailure);
     }
     Ok(out)
@@ -64,7 +95,11 @@ mod tests {
         let compressed = compress(&data).expect("in memory");
         assert!(compressed.len() < data.len());
         assert_eq!(uncompress(&compressed), Ok(data));
-        assert_eq!(uncompress(b"no zlib"), Err(Status::SerializationFailure));
+        let nothing = compress(b"").expect("in memory");
+        assert_eq!(uncompress(&nothing), Ok(Vec::new()));
+        for bad in [&b"no zlib"[..], b"", &compressed[..compressed.len() - 1]] {
+            assert_eq!(uncompress(bad), Err(Status::SerializationFailure));
+        }
         let bomb = compress(&vec![0; 17 << 20]).expect("in memory");
         assert_eq!(uncompress(&bomb), Err(Status::SerializationFailure));
     }

@@ -4,17 +4,21 @@
 //! is [`Status::InvalidMemoryAccess`]. Data goes to the guest in blocks that its own allocator gives; while that runs,
 //! nearly all host functions are out of bounds, and calling one traps.
 
+mod attributes;
 pub(crate) mod buffers;
 pub(crate) mod calls;
 mod control;
+pub(crate) mod expressions;
 mod foreign;
 mod headers;
 mod link;
 mod log;
 pub(crate) mod metrics;
 mod pairs;
-mod properties;
+pub(crate) mod properties;
 mod shared;
+mod signatures;
+mod state;
 mod timers;
 mod wasi;
 

@@ -37,6 +37,8 @@ impl Core {
             next_tick: None,
             pending_done: None,
             warned: false,
+            declared: Default::default(),
+            expressions: Default::default(),
         });
         self.enter_root(id);
         self.entered = true;

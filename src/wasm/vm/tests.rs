@@ -90,6 +90,8 @@ impl Bench {
             next_tick: None,
             pending_done: None,
             warned: false,
+            declared: Default::default(),
+            expressions: Default::default(),
         });
         host.last_id = ROOT;
         host.current = ROOT;
@@ -414,3 +416,6 @@ fn only_the_listed_functions_are_open_while_a_module_starts() {
         }
     }
 }
+
+#[path = "tests/foreign.rs"]
+mod foreign;

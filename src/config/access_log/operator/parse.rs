@@ -366,6 +366,7 @@ fn parse_filter_state(params: &str, upstream: bool) -> Result<Operator, ConfigEr
     }
     let kind = parts.next().unwrap_or("TYPED");
     let field = parts.next();
+    let typed = kind == "TYPED";
     let field = match (kind, field) {
         ("PLAIN" | "TYPED", None) => None,
         ("FIELD", Some(field)) => Some(field.into()),
@@ -384,6 +385,7 @@ fn parse_filter_state(params: &str, upstream: bool) -> Result<Operator, ConfigEr
         upstream,
         key: key.into(),
         field,
+        typed,
     })
 }
 

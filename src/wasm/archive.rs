@@ -19,17 +19,33 @@ const GZIP: &[u8] = b"\x1f\x8b";
 /// Headers and contents of a tar are padded to this.
 const BLOCK: usize = 512;
 
+/// What images call their module.
+const IN_IMAGES: &[u8] = b"plugin.wasm";
+
 /// The module in `bytes`. Decompression takes a while: call it on a blocking thread.
 ///
 /// # Errors
 /// Where there is none, or what it is packed in is broken or too large.
 pub(crate) fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
-    unpack_within(bytes, MAX_CODE)
+    unpack_within(bytes, MAX_CODE, None)
 }
 
-fn unpack_within(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, LoadError> {
+/// The module in a layer of an image: `plugin.wasm`, in whatever folder, or else the first that there is. Call it on a
+/// blocking thread.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn unpack_layer(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
+    unpack_within(bytes, MAX_CODE, Some(IN_IMAGES))
+}
+
+fn unpack_within<'a>(
+    bytes: &'a [u8],
+    limit: usize,
+    preferred: Option<&[u8]>,
+) -> Result<Cow<'a, [u8]>, LoadError> {
     if !bytes.starts_with(GZIP) {
-        return Ok(Cow::Borrowed(&bytes[find(bytes)?]));
+        return Ok(Cow::Borrowed(&bytes[find(bytes, preferred)?]));
     }
     let mut plain = Vec::new();
     MultiGzDecoder::new(bytes)
@@ -41,19 +57,21 @@ fn unpack_within(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, LoadError>
             "more than {limit} bytes come out of its gzip"
         )));
     }
-    let found = find(&plain)?;
+    let found = find(&plain, preferred)?;
     plain.truncate(found.end);
     plain.drain(..found.start);
     Ok(Cow::Owned(plain))
 }
 
-/// Where in `plain` the module is.
-fn find(plain: &[u8]) -> Result<Range<usize>, LoadError> {
+/// Where in `plain` the module is: the file of the name `preferred`, if there is one that is a module, or else the first
+/// module.
+fn find(plain: &[u8], preferred: Option<&[u8]>) -> Result<Range<usize>, LoadError> {
     if plain.starts_with(MODULE) {
         return Ok(0..plain.len());
     }
     let broken = |what: &str| LoadError::Archive(format!("broken tar: {what}"));
     let mut at = 0;
+    let mut first = None;
     // Two blocks of zeros end a tar; one, or the end of the bytes, will do.
     while let Some(header) = plain
         .get(at..)
@@ -75,11 +93,16 @@ fn find(plain: &[u8]) -> Result<Range<usize>, LoadError> {
             .ok_or_else(|| broken("it ends within a file"))?;
         // `0`, and NUL in archives of old, are regular files.
         if matches!(header[156], b'0' | 0) && plain[begin..end].starts_with(MODULE) {
-            return Ok(begin..end);
+            let name = header[..100].split(|byte| *byte == 0).next();
+            let name = name.and_then(|name| name.rsplit(|byte| *byte == b'/').next());
+            if preferred.is_none_or(|preferred| name == Some(preferred)) {
+                return Ok(begin..end);
+            }
+            first.get_or_insert(begin..end);
         }
         at = end.next_multiple_of(BLOCK);
     }
-    Err(match at {
+    first.ok_or_else(|| match at {
         0 => LoadError::NotWasm,
         _ => LoadError::Archive("no file of its tar is a WebAssembly module".to_owned()),
     })

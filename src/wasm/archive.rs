@@ -47,7 +47,10 @@ fn unpack_within<'a>(
     if !bytes.starts_with(GZIP) {
         return Ok(Cow::Borrowed(&bytes[find(bytes, preferred)?]));
     }
-    let mut plain = Vec::new();
+    // The last four bytes tell how much comes out, mostly: growing step by step would hold it twice. Room that is not of
+    // use is never touched.
+    let told = bytes.last_chunk().map_or(0, |told| u32::from_le_bytes(*told));
+    let mut plain = Vec::with_capacity((told as usize).min(limit) + 64);
     MultiGzDecoder::new(bytes)
         .take(limit as u64 + 1)
         .read_to_end(&mut plain)
@@ -123,6 +126,35 @@ fn has_checksum(header: &[u8; BLOCK]) -> bool {
 fn octal(field: &[u8]) -> Option<usize> {
     let text = std::str::from_utf8(field).ok()?;
     usize::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok()
+}
+
+/// A tar that holds `module` as images do; equal modules make equal bytes.
+pub(crate) fn pack_layer(module: &[u8]) -> Vec<u8> {
+    let mut header = [0; BLOCK];
+    let mut field = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
+    field(0, IN_IMAGES);
+    // Mode, owner, group, size, time, and spaces where the sum will be.
+    field(100, b"0000644\0");
+    field(108, b"0000000\0");
+    field(116, b"0000000\0");
+    field(124, format!("{:011o}\0", module.len()).as_bytes());
+    field(136, b"00000000000\0");
+    field(148, b"        0");
+    field(257, b"ustar\x0000");
+    let sum: usize = header.iter().map(|byte| usize::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut tar = [&header[..], module].concat();
+    tar.resize(tar.len().next_multiple_of(BLOCK) + 2 * BLOCK, 0);
+    tar
+}
+
+/// `bytes`, compressed.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    // From memory into memory: neither end can fail.
+    let mut encoder = flate2::read::GzEncoder::new(bytes, flate2::Compression::default());
+    let _ = encoder.read_to_end(&mut packed);
+    packed
 }
 
 #[cfg(test)]

@@ -7,8 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use plenipo::config::WasmSettings;
 use plenipo::control_plane::ControlPlane;
 use plenipo::wasm::PluginStatus;
+use plenipo::wasm::source::credentials;
+use plenipo::wasm::source::download::Downloader;
+use plenipo::wasm::source::oci::Registry;
+use plenipo::wasm::source::push::Layout as PushLayout;
+use plenipo::wasm::source::reference::Reference;
 use plenipo::wasm::status::State;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -429,4 +435,49 @@ async fn a_tag_is_asked_again_when_the_policy_says_so() {
     world.serves("4").await;
     assert_eq!(world.registry.counts(), asked);
     load.end().await;
+}
+
+#[tokio::test]
+async fn what_is_pushed_is_pulled() {
+    let password: &'static str = STANDARD.encode("me:right").leak();
+    let registry = FakeRegistry::start().await;
+    let host = registry.address.to_string();
+    let settings = WasmSettings {
+        insecure_registries: vec![host.as_str().into()],
+        ..WasmSettings::default()
+    };
+    let downloader = Downloader::new(&settings).expect("made");
+    let config = docker_config(&host, "right");
+    let credential = credentials::from_docker_config(&config, &host).expect("valid");
+    registry.set_door(Door::Token(password));
+    let module = bytes::Bytes::from(marker("push", 1));
+    for (tag, layout) in [("a", PushLayout::Artifact), ("b", PushLayout::Files)] {
+        let reference = Reference::parse(&format!("{host}/mine:{tag}")).expect("a name");
+        let talk = || Registry::new(downloader.clone(), reference.clone(), credential.clone());
+        let pushed = talk().push(module.clone(), layout).await.expect("pushed");
+        let (image, pulled) = talk().pull().await.expect("pulled");
+        assert_eq!((image.manifest, &pulled), (pushed, &module));
+        // What is there does not go up again.
+        let uploads = || {
+            let requests = registry.requests();
+            requests
+                .iter()
+                .filter(|line| line.starts_with("POST"))
+                .count()
+        };
+        let before = uploads();
+        assert_eq!(
+            talk().push(module.clone(), layout).await.expect("pushed"),
+            pushed
+        );
+        assert_eq!(uploads(), before);
+        let refused = Registry::new(downloader.clone(), reference.clone(), None);
+        let refused = { refused }.push(module.clone(), layout).await;
+        assert!(
+            refused
+                .expect_err("no credentials")
+                .to_string()
+                .contains("not authorized")
+        );
+    }
 }

@@ -132,3 +132,11 @@ fn of_a_layer_it_is_the_one_of_the_right_name() {
     );
     assert_eq!(unpack_layer(CODE).expect("a module"), CODE);
 }
+
+#[test]
+fn what_is_packed_for_an_image_is_found_in_it() {
+    let tar = pack_layer(CODE);
+    assert_eq!(tar, pack_layer(CODE));
+    assert_eq!(unpack_layer(&tar).expect("a module"), CODE);
+    assert_eq!(unpack_layer(&super::gzip(&tar)).expect("a module"), CODE);
+}

@@ -278,7 +278,8 @@ async fn read(
     if status.is_success() && announced > limit as u64 {
         return Err(too_large());
     }
-    let mut body = BytesMut::new();
+    // Growing step by step would hold it twice.
+    let mut body = BytesMut::with_capacity(usize::try_from(announced).unwrap_or(0).min(limit));
     while let Some(chunk) = response
         .chunk()
         .await

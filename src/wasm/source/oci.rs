@@ -12,9 +12,10 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::credentials::{Credential, CredentialError};
-use super::download::{Answer, Ask, DownloadError, Downloader, shown};
+use super::download::{Answer, Ask, DownloadError, Downloader, host, shown};
 use super::manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
 use super::reference::Reference;
+use crate::wasm::archive;
 use crate::wasm::module::MAX_CODE;
 use crate::wasm::spec::Digest;
 
@@ -57,6 +58,14 @@ pub enum ImageError {
         reference: Box<str>,
         /// Why not.
         error: ManifestError,
+    },
+    /// The layer holds no module.
+    #[error("{reference}: {reason}")]
+    Module {
+        /// The image.
+        reference: Box<str>,
+        /// Why not.
+        reason: String,
     },
     /// The registry gives something else than what has this digest.
     #[error("{url}: sha256 is {found}, not {wanted}")]
@@ -126,6 +135,32 @@ impl Registry {
             credential,
             authorization: None,
         }
+    }
+
+    /// The module of the image that the reference names now, and what that image is.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn pull(&mut self) -> Result<(Image, Bytes), ImageError> {
+        let image = self.resolve().await?;
+        let layer = self.layer(&image).await?;
+        let files = image.files;
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let module = match files {
+                true => archive::unpack_layer(&layer),
+                false => archive::unpack(&layer),
+            };
+            module.map(|module| Bytes::copy_from_slice(&module))
+        });
+        let reason = match unpacked.await {
+            Ok(Ok(module)) => return Ok((image, module)),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Err(ImageError::Module {
+            reference: self.reference.to_string().into(),
+            reason,
+        })
     }
 
     /// The image that the reference names now: manifests alone are asked for.
@@ -203,8 +238,13 @@ impl Registry {
         Ok((found, manifest))
     }
 
+    /// What the conversation is about.
+    pub(super) fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
     /// Below the repository.
-    fn url(&self, path: &str) -> Result<Url, ImageError> {
+    pub(super) fn url(&self, path: &str) -> Result<Url, ImageError> {
         let host = self.reference.api_host();
         let scheme = match self.downloader.is_insecure(host) {
             true => "http",
@@ -241,7 +281,7 @@ impl Registry {
     }
 
     /// Asks, and once more after having authenticated where that is wanted.
-    async fn ask(&mut self, ask: Ask) -> Result<Answer, ImageError> {
+    pub(super) async fn ask(&mut self, ask: Ask) -> Result<Answer, ImageError> {
         let again = Ask {
             method: ask.method.clone(),
             url: ask.url.clone(),
@@ -272,7 +312,10 @@ impl Registry {
     }
 
     fn authorized(&self, mut ask: Ask) -> Ask {
-        if let Some(authorization) = &self.authorization {
+        // An upload may go to a host that the registry names: that has its own ways to know us.
+        if let Some(authorization) = &self.authorization
+            && *host(&ask.url) == *self.reference.api_host()
+        {
             ask.headers
                 .insert(header::AUTHORIZATION, authorization.clone());
         }
@@ -417,7 +460,7 @@ fn verified(answer: &Answer, wanted: Digest) -> Result<Digest, ImageError> {
 }
 
 /// What an answer that is no success says.
-fn refusal(answer: &Answer) -> ImageError {
+pub(super) fn refusal(answer: &Answer) -> ImageError {
     #[derive(Deserialize)]
     struct Body {
         errors: Vec<Reason>,

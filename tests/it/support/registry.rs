@@ -241,10 +241,22 @@ async fn serve(mut stream: TcpStream, own: SocketAddr, state: Arc<Mutex<State>>)
             _ => return,
         }
     }
+    let end = head.windows(4).position(|window| window == b"\r\n\r\n");
+    let mut body = head.split_off(end.map_or(head.len(), |end| end + 4));
     let head = String::from_utf8_lossy(&head).into_owned();
+    let length = head.to_lowercase();
+    let length = length
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    while body.len() < length.unwrap_or(0) {
+        match stream.read(&mut chunk).await {
+            Ok(read) if read > 0 => body.extend_from_slice(&chunk[..read]),
+            _ => return,
+        }
+    }
     let answer = {
         let mut state = state.lock().expect("no panic");
-        answer(&head, own, &mut state)
+        answer(&head, &body, own, &mut state)
     };
     match answer {
         Some(bytes) => {
@@ -255,7 +267,7 @@ async fn serve(mut stream: TcpStream, own: SocketAddr, state: Arc<Mutex<State>>)
 }
 
 /// What it answers; `None` is nothing, for as long as anybody waits.
-fn answer(head: &str, own: SocketAddr, state: &mut State) -> Option<Vec<u8>> {
+fn answer(head: &str, body: &[u8], own: SocketAddr, state: &mut State) -> Option<Vec<u8>> {
     let mut words = head.split(' ');
     let (method, path) = (words.next()?, words.next()?);
     state.requests.push(format!("{method} {path}"));
@@ -270,7 +282,9 @@ fn answer(head: &str, own: SocketAddr, state: &mut State) -> Option<Vec<u8>> {
             "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
         )
         .into_bytes();
-        bytes.extend(body);
+        if method != "HEAD" {
+            bytes.extend(body);
+        }
         Some(bytes)
     };
     let authorization = head.lines().find_map(|line| {
@@ -305,6 +319,27 @@ fn answer(head: &str, own: SocketAddr, state: &mut State) -> Option<Vec<u8>> {
         );
     }
     let name = path.rsplit('/').next()?;
+    match method {
+        "POST" => return respond("202 Accepted", "location: /upload?session=1\r\n", b""),
+        "PUT" if path.contains("/manifests/") => {
+            state.manifests.insert(digest(body), body.to_vec());
+            state.manifests.insert(name.to_owned(), body.to_vec());
+            return respond("201 Created", "", b"");
+        }
+        "PUT" => {
+            let wanted = path.split("digest=").nth(1)?.replace("%3A", ":");
+            if digest(body) != wanted {
+                return respond(
+                    "400 Bad Request",
+                    "",
+                    br#"{"errors": [{"code": "DIGEST_INVALID"}]}"#,
+                );
+            }
+            state.blobs.insert(wanted, body.to_vec());
+            return respond("201 Created", "", b"");
+        }
+        _ => {}
+    }
     if path.contains("/manifests/") {
         let Some(mut manifest) = state.manifests.get(name).cloned() else {
             return respond(

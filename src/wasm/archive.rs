@@ -49,7 +49,9 @@ fn unpack_within<'a>(
     }
     // The last four bytes tell how much comes out, mostly: growing step by step would hold it twice. Room that is not of
     // use is never touched.
-    let told = bytes.last_chunk().map_or(0, |told| u32::from_le_bytes(*told));
+    let told = bytes
+        .last_chunk()
+        .map_or(0, |told| u32::from_le_bytes(*told));
     let mut plain = Vec::with_capacity((told as usize).min(limit) + 64);
     MultiGzDecoder::new(bytes)
         .take(limit as u64 + 1)

@@ -194,7 +194,9 @@ impl Downloader {
             let status = response.status();
             let redirected = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
             if !redirected || !matches!(ask.method, Method::GET | Method::HEAD) {
-                return read(response, url, ask.limit).await;
+                // The length that an answer to HEAD tells is that of what does not come.
+                let limit = (ask.method != Method::HEAD).then_some(ask.limit);
+                return read(response, url, limit).await;
             }
             let target = response.headers().get(header::LOCATION);
             let target = target.and_then(|target| target.to_str().ok());
@@ -262,24 +264,33 @@ pub(super) fn host(url: &Url) -> Box<str> {
 async fn read(
     mut response: reqwest::Response,
     url: Url,
-    limit: usize,
+    limit: Option<usize>,
 ) -> Result<Answer, DownloadError> {
     let status = response.status();
+    let Some(limit) = limit else {
+        return Ok(Answer {
+            status,
+            headers: std::mem::take(response.headers_mut()),
+            body: Bytes::new(),
+            url,
+        });
+    };
     let limit = if status.is_success() {
         limit
     } else {
         MAX_REFUSAL.min(limit)
     };
-    let announced = response.content_length().unwrap_or(0);
+    let announced = response.content_length();
     let too_large = || DownloadError::TooLarge {
         url: shown(&url),
         limit,
     };
-    if status.is_success() && announced > limit as u64 {
+    if status.is_success() && announced.is_some_and(|bytes| bytes > limit as u64) {
         return Err(too_large());
     }
-    // Growing step by step would hold it twice.
-    let mut body = BytesMut::with_capacity(usize::try_from(announced).unwrap_or(0).min(limit));
+    // Growing step by step would hold it twice; room that is not of use is never touched.
+    let room = announced.and_then(|bytes| usize::try_from(bytes).ok());
+    let mut body = BytesMut::with_capacity(room.unwrap_or(limit).min(limit));
     while let Some(chunk) = response
         .chunk()
         .await

@@ -149,17 +149,12 @@ impl Registry {
         if !body.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
-        // The length that an answer to HEAD tells is that of what does not come.
-        let limit = match method {
-            Method::HEAD => usize::MAX,
-            _ => MAX_ANSWER,
-        };
         self.ask(Ask {
             method,
             url,
             headers,
             body,
-            limit,
+            limit: MAX_ANSWER,
             configured: self.reference().api_host().into(),
             verified: false,
         })

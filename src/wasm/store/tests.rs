@@ -48,7 +48,7 @@ fn notes_of_sources_are_sealed() {
         image: Some(Digest::of(b"image")),
     };
     store.note(one, "oci://reg.test/a:1", &given);
-    assert_eq!(store.given(one), Some(given.clone()));
+    assert_eq!(store.given(one), Some(given));
     let bare = Given {
         image: None,
         ..given

@@ -73,7 +73,12 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
     line("root_id", &plugin.root_id);
     line("vm_id", &plugin.vm_id);
     line("origin", &plugin.origin);
-    line("sha256", &plugin.sha256);
+    if let Some(sha256) = &plugin.sha256 {
+        line("sha256", sha256);
+    }
+    if let Some(image) = &plugin.image {
+        line("image", &format_args!("sha256:{image}"));
+    }
     if let Some(took) = plugin.compile_time {
         line("compile_ms", &took.as_millis());
     }
@@ -252,7 +257,8 @@ fn plugin_json(plugin: &PluginStatus) -> Value {
         "root_id": plugin.root_id,
         "vm_id": plugin.vm_id,
         "origin": plugin.origin,
-        "sha256": plugin.sha256.to_string(),
+        "sha256": plugin.sha256.map(|sha256| sha256.to_string()),
+        "image": plugin.image.map(|image| format!("sha256:{image}")),
         "compile_ms": plugin.compile_time.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
         "trial": plugin.trial,
         "error": plugin.error,

@@ -27,8 +27,15 @@ pub struct WasmSettings {
     pub modules_in_memory: usize,
     /// Compiled modules kept on disk; the least recently used go.
     pub modules_on_disk: usize,
-    /// Registries that `oci://` sources may reach without TLS: `host` or `host:port`.
+    /// Fetched code kept on disk, in bytes; the least recently used goes. 0: none is kept.
+    pub source_bytes_on_disk: u64,
+    /// How often a source is asked anew whose answer may change, under the pull policy `Always`; `None`: only with a new
+    /// version of its resource.
+    pub refresh_interval: Option<Duration>,
+    /// Hosts that code may be fetched from without TLS: `host` or `host:port`. They are internal, too.
     pub insecure_registries: Vec<Box<str>>,
+    /// Hosts that may send us on to private addresses: `host` or `host:port`.
+    pub internal_registries: Vec<Box<str>>,
 }
 
 impl Default for WasmSettings {
@@ -38,7 +45,10 @@ impl Default for WasmSettings {
             overrides: Vec::new(),
             modules_in_memory: 16,
             modules_on_disk: 64,
+            source_bytes_on_disk: 1 << 30,
+            refresh_interval: None,
             insecure_registries: Vec::new(),
+            internal_registries: Vec::new(),
         }
     }
 }
@@ -241,6 +251,7 @@ impl WasmSettings {
             overrides,
             cache,
             insecure_registries,
+            internal_registries,
         } = message;
         let mut settings = Self::default();
         if let Some(defaults) = defaults {
@@ -253,6 +264,8 @@ impl WasmSettings {
         let proto::Cache {
             modules_in_memory,
             modules_on_disk,
+            source_bytes_on_disk,
+            refresh_interval,
         } = cache.unwrap_or_default();
         if let Some(value) = uint32(modules_in_memory) {
             settings.modules_in_memory = value as usize;
@@ -260,17 +273,28 @@ impl WasmSettings {
         if let Some(value) = uint32(modules_on_disk) {
             settings.modules_on_disk = value as usize;
         }
-        for (index, registry) in insecure_registries.into_iter().enumerate() {
-            if registry.is_empty() || registry.contains(['/', '@', ' ']) {
-                return Err(ConfigError::invalid(
-                    "must be `host` or `host:port`, without scheme or path",
-                )
-                .at_index("insecure_registries", index));
-            }
-            settings.insecure_registries.push(registry.into());
+        if let Some(UInt64Value { value }) = source_bytes_on_disk {
+            settings.source_bytes_on_disk = value;
         }
+        settings.refresh_interval =
+            super::field::timeout(refresh_interval, None, "refresh_interval").at("cache")?;
+        settings.insecure_registries = hosts(insecure_registries, "insecure_registries")?;
+        settings.internal_registries = hosts(internal_registries, "internal_registries")?;
         Ok(settings)
     }
+}
+
+fn hosts(values: Vec<String>, field: &str) -> Result<Vec<Box<str>>, ConfigError> {
+    let checked = values.into_iter().enumerate().map(|(index, host)| {
+        if host.is_empty() || host.contains(['/', '@', ' ']) {
+            return Err(ConfigError::invalid(
+                "must be `host` or `host:port`, without scheme or path",
+            )
+            .at_index(field, index));
+        }
+        Ok(host.to_ascii_lowercase().into())
+    });
+    checked.collect()
 }
 
 fn override_of(

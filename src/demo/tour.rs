@@ -179,7 +179,10 @@ impl Tour<'_> {
         let begin = Instant::now();
         loop {
             let failed = |status: &PluginStatus| {
-                status.sha256.to_string() == zeros && status.error.is_some()
+                status
+                    .sha256
+                    .is_some_and(|sha256| sha256.to_string() == zeros)
+                    && status.error.is_some()
             };
             if self.stage.proxy.server.plugins.status().iter().any(failed) {
                 self.show_plugins(failed);
@@ -254,7 +257,8 @@ impl Tour<'_> {
             .iter()
             .filter(|status| which(status))
         {
-            let digest: String = status.sha256.to_string().chars().take(12).collect();
+            let digest = status.sha256.map(|sha256| sha256.to_string());
+            let digest: String = digest.unwrap_or_default().chars().take(12).collect();
             let mut line = format!(
                 "/wasm: {} {digest} {}, {} VMs",
                 status.name,

@@ -39,7 +39,8 @@ fn news(
         if before.as_ref() == Some(&now) {
             continue;
         }
-        let digest: String = status.sha256.to_string().chars().take(12).collect();
+        let digest = status.sha256.map(|sha256| sha256.to_string());
+        let digest: String = digest.unwrap_or_default().chars().take(12).collect();
         let what = format!("{} {digest} is {}", status.name, status.state.as_str());
         match (&status.error, status.state) {
             (Some(error), _) => {
@@ -65,7 +66,8 @@ mod tests {
             root_id: String::new(),
             vm_id: String::new(),
             key: Digest([key; 32]),
-            sha256: Digest([key; 32]),
+            sha256: Some(Digest([key; 32])),
+            image: None,
             origin: String::new(),
             state,
             error: error.map(str::to_owned),

@@ -72,6 +72,10 @@ fn typed(type_url: &str, bytes: &[u8], redact: bool, depth: usize) -> Json {
     Json::Object(fields)
 }
 
+/// Keys of maps whose values are as sensitive, though no annotation can say so: istiod puts the credentials for a registry
+/// among a plugin's variables.
+const SENSITIVE_KEYS: &[&str] = &["ISTIO_META_WASM_IMAGE_PULL_SECRET"];
+
 /// Fields marked `(udpa.annotations.sensitive)`, by full name.
 fn sensitive() -> &'static HashSet<String> {
     static FIELDS: OnceLock<HashSet<String>> = OnceLock::new();
@@ -221,6 +225,7 @@ fn map_to_json(
             MapKey::U64(key) => key.to_string(),
             MapKey::String(key) => key.clone(),
         };
+        let redact = redact || SENSITIVE_KEYS.contains(&&*key);
         (key, single(value, kind, redact, depth))
     });
     Json::Object(entries.collect())

@@ -24,6 +24,8 @@ pub mod extensions {
                 pub cache: Option<Cache>,
                 #[prost(string, repeated, tag = "4")]
                 pub insecure_registries: Vec<String>,
+                #[prost(string, repeated, tag = "5")]
+                pub internal_registries: Vec<String>,
             }
 
             impl prost::Name for WasmSettings {
@@ -125,6 +127,10 @@ pub mod extensions {
                 pub modules_in_memory: Option<UInt32Value>,
                 #[prost(message, optional, tag = "2")]
                 pub modules_on_disk: Option<UInt32Value>,
+                #[prost(message, optional, tag = "3")]
+                pub source_bytes_on_disk: Option<UInt64Value>,
+                #[prost(message, optional, tag = "4")]
+                pub refresh_interval: Option<Duration>,
             }
 
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]

@@ -19,19 +19,40 @@ const GZIP: &[u8] = b"\x1f\x8b";
 /// Headers and contents of a tar are padded to this.
 const BLOCK: usize = 512;
 
+/// What images call their module.
+const IN_IMAGES: &[u8] = b"plugin.wasm";
+
 /// The module in `bytes`. Decompression takes a while: call it on a blocking thread.
 ///
 /// # Errors
 /// Where there is none, or what it is packed in is broken or too large.
 pub(crate) fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
-    unpack_within(bytes, MAX_CODE)
+    unpack_within(bytes, MAX_CODE, None)
 }
 
-fn unpack_within(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, LoadError> {
+/// The module in a layer of an image: `plugin.wasm`, in whatever folder, or else the first that there is. Call it on a
+/// blocking thread.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn unpack_layer(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
+    unpack_within(bytes, MAX_CODE, Some(IN_IMAGES))
+}
+
+fn unpack_within<'a>(
+    bytes: &'a [u8],
+    limit: usize,
+    preferred: Option<&[u8]>,
+) -> Result<Cow<'a, [u8]>, LoadError> {
     if !bytes.starts_with(GZIP) {
-        return Ok(Cow::Borrowed(&bytes[find(bytes)?]));
+        return Ok(Cow::Borrowed(&bytes[find(bytes, preferred)?]));
     }
-    let mut plain = Vec::new();
+    // The last four bytes tell how much comes out, mostly: growing step by step would hold it twice. Room that is not of
+    // use is never touched.
+    let told = bytes
+        .last_chunk()
+        .map_or(0, |told| u32::from_le_bytes(*told));
+    let mut plain = Vec::with_capacity((told as usize).min(limit) + 64);
     MultiGzDecoder::new(bytes)
         .take(limit as u64 + 1)
         .read_to_end(&mut plain)
@@ -41,19 +62,21 @@ fn unpack_within(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, LoadError>
             "more than {limit} bytes come out of its gzip"
         )));
     }
-    let found = find(&plain)?;
+    let found = find(&plain, preferred)?;
     plain.truncate(found.end);
     plain.drain(..found.start);
     Ok(Cow::Owned(plain))
 }
 
-/// Where in `plain` the module is.
-fn find(plain: &[u8]) -> Result<Range<usize>, LoadError> {
+/// Where in `plain` the module is: the file of the name `preferred`, if there is one that is a module, or else the first
+/// module.
+fn find(plain: &[u8], preferred: Option<&[u8]>) -> Result<Range<usize>, LoadError> {
     if plain.starts_with(MODULE) {
         return Ok(0..plain.len());
     }
     let broken = |what: &str| LoadError::Archive(format!("broken tar: {what}"));
     let mut at = 0;
+    let mut first = None;
     // Two blocks of zeros end a tar; one, or the end of the bytes, will do.
     while let Some(header) = plain
         .get(at..)
@@ -75,11 +98,16 @@ fn find(plain: &[u8]) -> Result<Range<usize>, LoadError> {
             .ok_or_else(|| broken("it ends within a file"))?;
         // `0`, and NUL in archives of old, are regular files.
         if matches!(header[156], b'0' | 0) && plain[begin..end].starts_with(MODULE) {
-            return Ok(begin..end);
+            let name = header[..100].split(|byte| *byte == 0).next();
+            let name = name.and_then(|name| name.rsplit(|byte| *byte == b'/').next());
+            if preferred.is_none_or(|preferred| name == Some(preferred)) {
+                return Ok(begin..end);
+            }
+            first.get_or_insert(begin..end);
         }
         at = end.next_multiple_of(BLOCK);
     }
-    Err(match at {
+    first.ok_or_else(|| match at {
         0 => LoadError::NotWasm,
         _ => LoadError::Archive("no file of its tar is a WebAssembly module".to_owned()),
     })
@@ -100,6 +128,35 @@ fn has_checksum(header: &[u8; BLOCK]) -> bool {
 fn octal(field: &[u8]) -> Option<usize> {
     let text = std::str::from_utf8(field).ok()?;
     usize::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok()
+}
+
+/// A tar that holds `module` as images do; equal modules make equal bytes.
+pub(crate) fn pack_layer(module: &[u8]) -> Vec<u8> {
+    let mut header = [0; BLOCK];
+    let mut field = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
+    field(0, IN_IMAGES);
+    // Mode, owner, group, size, time, and spaces where the sum will be.
+    field(100, b"0000644\0");
+    field(108, b"0000000\0");
+    field(116, b"0000000\0");
+    field(124, format!("{:011o}\0", module.len()).as_bytes());
+    field(136, b"00000000000\0");
+    field(148, b"        0");
+    field(257, b"ustar\x0000");
+    let sum: usize = header.iter().map(|byte| usize::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut tar = [&header[..], module].concat();
+    tar.resize(tar.len().next_multiple_of(BLOCK) + 2 * BLOCK, 0);
+    tar
+}
+
+/// `bytes`, compressed.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    // From memory into memory: neither end can fail.
+    let mut encoder = flate2::read::GzEncoder::new(bytes, flate2::Compression::default());
+    let _ = encoder.read_to_end(&mut packed);
+    packed
 }
 
 #[cfg(test)]

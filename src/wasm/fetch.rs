@@ -1,10 +1,17 @@
-//! Fetching remote code through its cluster: one attempt, bounded and verified; who calls decides about the next.
+//! Fetching remote code: one attempt, bounded and verified; who calls decides about the next.
+
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
-use super::module::MAX_CODE;
-use super::spec::{Digest, Remote};
+use super::archive;
+use super::module::{LoadError, MAX_CODE};
+use super::source::credentials::{self, Credential, CredentialError};
+use super::source::download::{DownloadError, Downloader};
+use super::source::oci::{Image, ImageError, Registry};
+use super::source::reference::Reference;
+use super::spec::{Digest, Remote, Secret};
 use crate::cluster::ClusterMap;
 use crate::cluster::client::{self, Call, CallError};
 use crate::http::{RequestHead, Scheme};
@@ -28,25 +35,67 @@ pub(crate) enum FetchError {
         found: Digest,
         wanted: Digest,
     },
+    /// Without a cluster, no answer.
+    #[error("fetching {0}")]
+    Download(#[from] DownloadError),
+    /// No image.
+    #[error("fetching {0}")]
+    Image(#[from] ImageError),
+    /// It took too long.
+    #[error("fetching {0}: not done within {1:?}")]
+    Timeout(Box<str>, Duration),
+    /// The work on what came has panicked, or the process ends.
+    #[error("fetching was cut off")]
+    CutOff,
+    /// What came holds no module.
+    #[error("fetching {uri}: {error}")]
+    Unpack {
+        uri: Box<str>,
+        error: LoadError,
+        /// It is that, whenever one asks: its sum is as configured.
+        pinned: bool,
+    },
 }
 
-/// Fetches `remote` once.
-pub(crate) async fn fetch(clusters: &ClusterMap, remote: &Remote) -> Result<Bytes, FetchError> {
-    let uri = || remote.uri.clone();
-    let mut head = RequestHead::new(Method::GET, &remote.authority, &remote.path);
-    if remote.https {
-        head.scheme = Scheme::Https;
+impl FetchError {
+    /// True where the same source may give the code later.
+    pub(crate) fn heals(&self, remote: &Remote) -> bool {
+        let by_digest = remote.pin().is_some();
+        match self {
+            Self::Download(error) | Self::Image(ImageError::Download(error)) => !matches!(
+                error,
+                DownloadError::Refused {
+                    configured: true,
+                    ..
+                }
+            ),
+            // The secret is in the configuration; files of this host may change.
+            Self::Image(ImageError::Credentials(_)) => remote.pull.secret.is_none(),
+            Self::Image(ImageError::Manifest { .. }) => !by_digest,
+            Self::Unpack { pinned, .. } => !pinned,
+            _ => true,
+        }
     }
+}
+
+/// Fetches `remote`, which is at `authority` and `path`, once, through `cluster`.
+pub(crate) async fn through_cluster(
+    clusters: &ClusterMap,
+    remote: &Remote,
+    cluster: &str,
+    head: RequestHead,
+) -> Result<Bytes, FetchError> {
+    let uri = || remote.uri.clone();
     let call = Call {
         head,
         body: Bytes::new(),
-        trailers: http::HeaderMap::new(),
+        trailers: HeaderMap::new(),
         timeout: remote.timeout,
         limit: MAX_CODE,
     };
     let mut code = BytesMut::new();
     let mut too_large = false;
-    let response = client::download(clusters, &remote.cluster, call, |chunk| {
+    let response = client::download(clusters, cluster, call, |chunk| {
         if code.len() + chunk.len() > MAX_CODE {
             too_large = true;
         } else if !too_large {
@@ -62,13 +111,99 @@ pub(crate) async fn fetch(clusters: &ClusterMap, remote: &Remote) -> Result<Byte
         return Err(FetchError::TooLarge(uri()));
     }
     let code = code.freeze();
-    let found = Digest::of(&code);
-    if found != remote.sha256 {
-        return Err(FetchError::Digest {
+    match remote.sha256 {
+        Some(wanted) if wanted != Digest::of(&code) => Err(FetchError::Digest {
             uri: uri(),
-            found,
-            wanted: remote.sha256,
-        });
+            found: Digest::of(&code),
+            wanted,
+        }),
+        _ => Ok(code),
     }
-    Ok(code)
+}
+
+/// The head of a request for code.
+pub(crate) fn head(https: bool, authority: &str, path: &str) -> RequestHead {
+    let mut head = RequestHead::new(Method::GET, authority, path);
+    if https {
+        head.scheme = Scheme::Https;
+    }
+    head
+}
+
+/// Of what came from the URI itself: the bytes to keep, and their sum. They are those that came, or, where the
+/// configured sum is that of the module in them, as Istio reckons, the module. Call it on a blocking thread.
+pub(crate) fn check(remote: &Remote, bytes: Bytes) -> Result<(Bytes, Digest), FetchError> {
+    let found = Digest::of(&bytes);
+    let pinned = remote.sha256 == Some(found);
+    let module = archive::unpack(&bytes).map_err(|error| FetchError::Unpack {
+        uri: remote.uri.clone(),
+        error,
+        pinned,
+    })?;
+    let Some(wanted) = remote.sha256.filter(|_| !pinned) else {
+        return Ok((bytes, found));
+    };
+    if Digest::of(&module) == wanted {
+        let module = Bytes::copy_from_slice(&module);
+        return Ok((module, wanted));
+    }
+    Err(FetchError::Digest {
+        uri: remote.uri.clone(),
+        found,
+        wanted,
+    })
+}
+
+/// The module in the layer of an image, and its sum. Call it on a blocking thread.
+pub(crate) fn check_layer(
+    remote: &Remote,
+    image: &Image,
+    layer: Bytes,
+) -> Result<(Bytes, Digest), FetchError> {
+    let pinned = remote.pin().is_some_and(|pin| image.has(pin));
+    let module = if image.files {
+        archive::unpack_layer(&layer)
+    } else {
+        archive::unpack(&layer)
+    };
+    let module = module.map_err(|error| FetchError::Unpack {
+        uri: remote.uri.clone(),
+        error,
+        pinned,
+    })?;
+    let digest = Digest::of(&module);
+    match remote.sha256 {
+        Some(wanted) if wanted != digest && !image.has(wanted) => {
+            Err(FetchError::Image(ImageError::Pin {
+                reference: remote.uri.clone(),
+                wanted,
+                manifest: image.manifest,
+                layer: image.layer.digest,
+            }))
+        }
+        _ => Ok((Bytes::copy_from_slice(&module), digest)),
+    }
+}
+
+/// A conversation with the registry of `reference`. Reads a file: call it on a blocking thread.
+pub(crate) fn registry(
+    downloader: Downloader,
+    reference: &Reference,
+    secret: Option<&Secret>,
+) -> Result<Registry, FetchError> {
+    let credential = credential(&reference.registry, secret).map_err(ImageError::from)?;
+    Ok(Registry::new(downloader, reference.clone(), credential))
+}
+
+fn credential(
+    registry: &str,
+    secret: Option<&Secret>,
+) -> Result<Option<Credential>, CredentialError> {
+    match secret {
+        Some(Secret(json)) => credentials::from_docker_config(json, registry),
+        None => match credentials::docker_config_of_host() {
+            Some(json) => credentials::from_docker_config(&json, registry),
+            None => Ok(None),
+        },
+    }
 }

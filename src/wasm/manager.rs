@@ -11,24 +11,27 @@ use tokio::sync::watch;
 use super::abi::{Imports, linker};
 use super::context::{Environment, Host, RootSpec};
 use super::engine::Runtime;
-use super::fetch;
-use super::module::{Cache, LoadError, Module};
+use super::fetch::FetchError;
+use super::module::{Cache, LoadError};
 use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::Plugin;
 use super::shared::Shared;
+use super::source::download::Downloader;
 use super::spec::{Code, Digest, PluginSpec};
 use super::status::{Event, PluginStatus, State, plugin_stats, wasm_stats};
+use super::store::Store;
 use super::vm_set::{Recipe, Refusal, VmSet};
-use crate::base::backoff::Backoff;
 use crate::base::task::OwnedTask;
 use crate::config::ConfigError;
 use crate::config::wasm_settings::VmSharing;
 use crate::telemetry::metrics::StatSet;
 
+mod loader;
 mod modules;
 mod trials;
 
-use modules::Modules;
+use loader::Supply;
+use modules::{Loaded, Modules};
 use trials::Trials;
 
 /// Steps of a version's life that are remembered.
@@ -47,6 +50,8 @@ struct Inner {
     control: tokio::runtime::Handle,
     /// By digest of the code; one load at a time for each.
     modules: Mutex<Modules>,
+    /// Made for the first source without a cluster.
+    downloader: tokio::sync::OnceCell<Downloader>,
     /// Versions that a canary has shown to work, and what their configuration took.
     proven: Mutex<HashMap<Digest, Duration>>,
     /// The VMs that versions share, by VM key; more than one where plugins' settings differ.
@@ -60,6 +65,7 @@ struct Machine {
     runtime: Arc<Runtime>,
     linker: wasmtime::Linker<Host>,
     cache: Option<Cache>,
+    store: Option<Store>,
 }
 
 impl Machine {
@@ -76,10 +82,22 @@ impl Machine {
                 })
                 .ok()
         });
+        let max_bytes = options.settings.source_bytes_on_disk;
+        let store = options.cache_dir.as_deref().filter(|_| max_bytes > 0);
+        let store = store.and_then(|folder| {
+            let folder = folder.join("sources");
+            Store::open(&folder, max_bytes)
+                .inspect_err(|error| {
+                    let folder = folder.display();
+                    tracing::warn!(target: "wasm", "fetched code is not kept in {folder}: {error}");
+                })
+                .ok()
+        });
         Ok(Self {
             runtime: Arc::new(runtime),
             linker,
             cache,
+            store,
         })
     }
 }
@@ -111,6 +129,7 @@ impl Slot {
 struct Version {
     record: Arc<Mutex<Record>>,
     outcome: Arc<Mutex<Outcome>>,
+    supply: Arc<Supply>,
     _loading: OwnedTask,
 }
 
@@ -125,6 +144,9 @@ enum Outcome {
 #[derive(Clone)]
 struct Record {
     spec: Arc<PluginSpec>,
+    /// The sum of the code, as far as it is known, and that of the image's manifest.
+    code: Option<Digest>,
+    image: Option<Digest>,
     state: State,
     error: Option<Arc<str>>,
     /// Waiting longer will not help soon: a listener need not be held back for it.
@@ -136,12 +158,14 @@ struct Record {
 
 impl Record {
     fn new(spec: Arc<PluginSpec>) -> Self {
-        let state = match spec.code {
-            Code::Local { .. } => State::Compiling,
-            Code::Remote(_) => State::Fetching,
+        let (state, code) = match &spec.code {
+            Code::Local { digest, .. } => (State::Compiling, Some(*digest)),
+            Code::Remote(remote) => (State::Fetching, remote.sha256),
         };
         let mut record = Self {
             spec,
+            code,
+            image: None,
             state,
             error: None,
             given_up: false,
@@ -172,7 +196,8 @@ impl Record {
             root_id: self.spec.root_id.to_string(),
             vm_id: self.spec.vm_id.to_string(),
             key: self.spec.key(),
-            sha256: self.spec.code.digest(),
+            sha256: self.code,
+            image: self.image,
             origin: match &self.spec.code {
                 Code::Local { origin, .. } => origin.to_string(),
                 Code::Remote(remote) => remote.uri.to_string(),
@@ -207,6 +232,7 @@ impl Plugins {
             stats,
             control: tokio::runtime::Handle::current(),
             modules: Mutex::default(),
+            downloader: tokio::sync::OnceCell::new(),
             proven: Mutex::default(),
             sets: Mutex::default(),
             state: Mutex::default(),
@@ -237,11 +263,11 @@ impl Plugins {
         };
         let (_, recipe) = self
             .0
-            .recipe(spec, |_| ())
+            .recipe(spec, &spec.code, false, |_| ())
             .await
             .map_err(|error| match error {
                 Failure::Load(error) => refuse(&error),
-                Failure::Fetch(error) => ConfigError::invalid(error.to_string()),
+                Failure::Fetch { error, .. } => ConfigError::invalid(error.to_string()),
             })?;
         let proof = recipe.prove(Arc::new(RootSpec::new(spec))).await;
         let took = proof.map_err(|error| refuse(&error))?;
@@ -264,6 +290,7 @@ impl Plugins {
             .versions
             .entry(key)
             .or_insert_with(|| self.0.load(spec, self.0.home(spec, serving)));
+        version.supply.offer(&spec.code);
         let ready = match &*version.outcome.lock() {
             Outcome::Live(plugin) => Some(Arc::clone(plugin)),
             Outcome::Loading => None,
@@ -396,14 +423,18 @@ enum Failure {
     /// The code is here and will not do: trying again would not help.
     Load(LoadError),
     /// The code is not here.
-    Fetch(fetch::FetchError),
+    Fetch {
+        error: FetchError,
+        /// Trying again may help.
+        heals: bool,
+    },
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Load(error) => error.fmt(f),
-            Self::Fetch(error) => error.fmt(f),
+            Self::Fetch { error, .. } => error.fmt(f),
         }
     }
 }
@@ -413,15 +444,24 @@ impl Inner {
     fn load(self: &Arc<Self>, spec: &Arc<PluginSpec>, home: Home) -> Version {
         let record = Arc::new(Mutex::new(Record::new(Arc::clone(spec))));
         let outcome = Arc::new(Mutex::new(Outcome::Loading));
+        let supply = Arc::new(Supply::new(spec.code.clone()));
         let _runtime = self.control.enter();
-        let loading = OwnedTask::spawn("wasm load", {
-            let (inner, spec) = (Arc::downgrade(self), Arc::clone(spec));
-            let (record, outcome) = (Arc::clone(&record), Arc::clone(&outcome));
-            async move { load(inner, spec, home, &record, &outcome).await }
-        });
+        let loading = OwnedTask::spawn(
+            "wasm load",
+            loader::Loader {
+                inner: Arc::downgrade(self),
+                spec: Arc::clone(spec),
+                home,
+                record: Arc::clone(&record),
+                outcome: Arc::clone(&outcome),
+                supply: Arc::clone(&supply),
+            }
+            .run(),
+        );
         Version {
             record,
             outcome,
+            supply,
             _loading: loading,
         }
     }
@@ -439,16 +479,19 @@ impl Inner {
         }
     }
 
-    /// The module of `spec` and all else that its VMs are made of.
+    /// The module of `spec`, of the source `code`, and all else that its VMs are made of.
     async fn recipe(
         self: &Arc<Self>,
         spec: &Arc<PluginSpec>,
+        code: &Code,
+        fresh: bool,
         enter: impl Fn(State),
-    ) -> Result<(Module, Arc<Recipe>), Failure> {
-        let module = self.module(spec, &enter).await?;
+    ) -> Result<(Loaded, Arc<Recipe>), Failure> {
+        let loaded = self.module(code, fresh, &enter).await?;
+        let module = &loaded.module;
         enter(State::Configuring);
         let machine = self.machine().map_err(Failure::Load)?;
-        let imports = Imports::resolve(&machine.linker, &module, spec).map_err(Failure::Load)?;
+        let imports = Imports::resolve(&machine.linker, module, spec).map_err(Failure::Load)?;
         if !imports.unknown.is_empty() {
             tracing::warn!(
                 target: "wasm",
@@ -476,7 +519,7 @@ impl Inner {
             workers: options.workers.clone(),
             process_stats: Arc::clone(&self.stats),
         };
-        Ok((module, Arc::new(recipe)))
+        Ok((loaded, Arc::new(recipe)))
     }
 
     /// A live version of `spec`, in the VMs of its key or, where it cannot or shall not be there, in VMs of its own.
@@ -494,7 +537,7 @@ impl Inner {
         let registry = &self.options.registry;
         let stats = registry.set(&plugin_stats::TABLE, name, "wasm", []);
         if home == Home::Shared {
-            let set = self.set(spec.vm_key(), &recipe);
+            let set = self.set(spec, &recipe);
             match Plugin::start(&set, Arc::clone(&root), Arc::clone(&stats)).await {
                 Ok(plugin) => return Ok(plugin),
                 Err(Refusal::Load(error)) => return Err(error),
@@ -514,8 +557,11 @@ impl Inner {
         })
     }
 
-    /// The VMs of a key under the settings of `recipe`: those that live, or new ones of it.
-    fn set(&self, key: Digest, recipe: &Arc<Recipe>) -> Arc<VmSet> {
+    /// The VMs of the key of `spec` under the settings of `recipe`: those that live, or new ones of it. The code counts
+    /// too: a source without a sum may give another one to the same key.
+    fn set(&self, spec: &PluginSpec, recipe: &Arc<Recipe>) -> Arc<VmSet> {
+        let parts = [spec.vm_key().0, recipe.module.digest.0];
+        let key = Digest::of(parts.as_flattened());
         let mut sets = self.sets.lock();
         let of_key = sets.get(&key).into_iter().flatten();
         let mut living = of_key.filter_map(Weak::upgrade);
@@ -549,86 +595,6 @@ impl Inner {
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Plugins").finish_non_exhaustive()
-    }
-}
-
-/// One version, from its spec to life, or to a failure that waiting will not mend.
-async fn load(
-    inner: Weak<Inner>,
-    spec: Arc<PluginSpec>,
-    home: Home,
-    record: &Mutex<Record>,
-    outcome: &Mutex<Outcome>,
-) {
-    let (mut backoff, retries) = match &spec.code {
-        Code::Local { .. } => (
-            Backoff::new(Duration::from_secs(1), Duration::from_secs(1)),
-            0,
-        ),
-        Code::Remote(remote) => (
-            Backoff::new(remote.backoff_base, remote.backoff_cap),
-            remote.retries,
-        ),
-    };
-    let mut attempts = 0;
-    loop {
-        let Some(this) = inner.upgrade() else { return };
-        let enter = |state| {
-            let mut record = record.lock();
-            if record.state != state {
-                record.enter(state, "");
-            }
-        };
-        let result = match this.recipe(&spec, enter).await {
-            Ok((module, recipe)) => {
-                {
-                    let mut record = record.lock();
-                    record.compile_time = module.compile_time;
-                    record.unknown_imports.clone_from(&recipe.imports.unknown);
-                }
-                let started = this.start(&spec, recipe, home).await;
-                started.map_err(Failure::Load)
-            }
-            Err(failure) => Err(failure),
-        };
-        match result {
-            Ok(plugin) => {
-                *outcome.lock() = Outcome::Live(plugin);
-                {
-                    let mut record = record.lock();
-                    record.error = None;
-                    record.given_up = false;
-                    record.enter(State::Live, "");
-                }
-                tracing::info!(target: "wasm", "plugin {}: live, {}", spec.name, spec.code.digest());
-                this.ring();
-                return;
-            }
-            Err(failure) => {
-                let text = failure.to_string();
-                this.stats.inc(wasm_stats::LOAD_FAILURES);
-                tracing::error!(target: "wasm", "plugin {}: {text}", spec.name);
-                let heals = matches!(failure, Failure::Fetch(_));
-                let state = if heals {
-                    State::Fetching
-                } else {
-                    State::Failed
-                };
-                {
-                    let mut record = record.lock();
-                    record.error = Some(text.as_str().into());
-                    record.enter(state, &text);
-                    record.given_up = !heals || attempts >= retries;
-                }
-                attempts += 1;
-                this.ring();
-                if !heals {
-                    return;
-                }
-            }
-        }
-        drop(this);
-        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
 

@@ -14,6 +14,7 @@
 #[cfg(not(feature = "wasm"))]
 mod disabled;
 mod options;
+pub mod source;
 pub mod spec;
 pub mod status;
 
@@ -27,6 +28,8 @@ mod breaker;
 mod callbacks;
 #[cfg(feature = "wasm")]
 mod context;
+#[cfg(feature = "wasm")]
+mod disk;
 #[cfg(feature = "wasm")]
 mod engine;
 #[cfg(feature = "wasm")]
@@ -51,6 +54,8 @@ pub(crate) mod rollout;
 mod sdk;
 #[cfg(feature = "wasm")]
 mod shared;
+#[cfg(feature = "wasm")]
+mod store;
 #[cfg(all(test, feature = "wasm"))]
 pub(crate) mod testing;
 #[cfg(feature = "wasm")]

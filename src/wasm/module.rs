@@ -1,20 +1,17 @@
 //! From bytes to a compiled module: magic, ABI marker, compilation, and the cache of compiled code.
 //!
-//! The cache is a folder of ours (mode 0700) whose entries are sealed with a key of ours (mode 0600): native code is
-//! run only if this host wrote it. An entry is named by the sum of the code and of the compiler's settings, written
-//! beside its place and renamed into it, so that processes may share the folder.
+//! The cache is a [`PrivateFolder`] whose entries are sealed: native code is run only if this host wrote it. An entry is
+//! named by the sum of the code and of the compiler's settings.
 
 use std::hash::{Hash as _, Hasher as _};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use wasmtime::{Engine, ExternType};
 
 use super::archive;
+use super::disk::{PrivateFolder, Seal};
 use super::spec::Digest;
 
 /// A version of the ABI, by the module's marker export.
@@ -152,8 +149,7 @@ fn abi(code: &wasmtime::Module) -> Result<Abi, LoadError> {
 /// The folder of compiled modules.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    folder: PathBuf,
-    key: [u8; 32],
+    folder: PrivateFolder,
     engine_hash: u64,
     max_entries: usize,
 }
@@ -163,16 +159,10 @@ const MAGIC: &[u8; 8] = b"plenipo\x01";
 impl Cache {
     /// Opens or makes the folder.
     pub(crate) fn open(folder: &Path, engine: &Engine) -> std::io::Result<Self> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-        check_private(folder)?;
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self {
-            folder: folder.to_owned(),
-            key: open_key(&folder.join("key"))?,
+            folder: PrivateFolder::open(folder)?,
             engine_hash: hasher.finish(),
             max_entries: MAX_ENTRIES,
         })
@@ -184,41 +174,23 @@ impl Cache {
         self
     }
 
-    fn path(&self, digest: Digest) -> PathBuf {
-        self.folder
-            .join(format!("{digest}-{:016x}.cwasm", self.engine_hash))
+    fn name(&self, digest: Digest) -> String {
+        format!("{digest}-{:016x}.cwasm", self.engine_hash)
     }
 
-    /// HMAC-SHA256 of what the entry is and holds.
-    fn seal(&self, digest: Digest, body: &[u8]) -> [u8; 32] {
-        let pad = |byte: u8| {
-            let mut block = [byte; 64];
-            for (to, from) in block.iter_mut().zip(&self.key) {
-                *to ^= from;
-            }
-            block
-        };
-        let inner = Sha256::new()
-            .chain_update(pad(0x36))
-            .chain_update(MAGIC)
-            .chain_update(digest.0)
-            .chain_update(self.engine_hash.to_le_bytes())
-            .chain_update(body)
-            .finalize();
-        Sha256::new()
-            .chain_update(pad(0x5c))
-            .chain_update(inner)
-            .finalize()
-            .into()
+    /// Over what the entry is and holds.
+    fn seal(&self, digest: Digest, body: &[u8]) -> Seal {
+        let engine = self.engine_hash.to_le_bytes();
+        self.folder.seal(&[MAGIC, &digest.0, &engine, body])
     }
 
     fn load(&self, engine: &Engine, digest: Digest) -> Option<wasmtime::Module> {
-        let path = self.path(digest);
+        let path = self.folder.path(&self.name(digest));
         let entry = std::fs::read(&path).ok()?;
         let body = entry
             .strip_prefix(MAGIC)
             .and_then(|rest| rest.split_at_checked(32))
-            .filter(|(seal, body)| constant_time_eq(seal, &self.seal(digest, body)))
+            .filter(|(seal, body)| self.seal(digest, body).is(seal))
             .map(|(_, body)| body);
         let Some(body) = body else {
             tracing::warn!(target: "wasm", "{} is not an entry of ours; it is removed", path.display());
@@ -234,10 +206,7 @@ impl Cache {
         let module = unsafe { wasmtime::Module::deserialize(engine, body) };
         match module {
             Ok(module) => {
-                // The time of use, for the eviction of others; only a hint.
-                if let Ok(file) = std::fs::File::open(&path) {
-                    let _ = file.set_modified(std::time::SystemTime::now());
-                }
+                super::disk::touch(&path);
                 Some(module)
             }
             Err(error) => {
@@ -251,7 +220,7 @@ impl Cache {
     /// Keeps a compiled module; failing to is no failure.
     fn store(&self, code: &wasmtime::Module, digest: Digest) {
         if let Err(error) = self.try_store(code, digest) {
-            tracing::warn!(target: "wasm", "cannot keep a compiled module in {}: {error:#}", self.folder.display());
+            tracing::warn!(target: "wasm", "cannot keep a compiled module in {}: {error:#}", self.folder.shown());
         }
     }
 
@@ -259,112 +228,21 @@ impl Cache {
         let body = code
             .serialize()
             .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        let partial = self.folder.join(format!(
-            "{digest}.{}-{:x}.partial",
-            std::process::id(),
-            fastrand::u64(..)
-        ));
-        let written = (|| {
-            let mut file = std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&partial)?;
-            file.write_all(MAGIC)?;
-            file.write_all(&self.seal(digest, &body))?;
-            file.write_all(&body)?;
-            file.sync_all()?;
-            std::fs::rename(&partial, self.path(digest))
-        })();
-        if written.is_err() {
-            let _ = std::fs::remove_file(&partial);
-        }
-        written?;
+        let seal = self.seal(digest, &body);
+        self.folder
+            .write(&self.name(digest), &[MAGIC, &seal.0, &body])?;
         self.evict();
         Ok(())
     }
 
-    /// Removes the least recently used entries beyond the bound, and what a crashed writer left.
+    /// Removes the least recently used entries beyond the bound.
     fn evict(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.folder) else {
-            return;
-        };
-        let now = std::time::SystemTime::now();
-        let mut kept = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let Some(modified) = entry.metadata().ok().and_then(|data| data.modified().ok()) else {
-                continue;
-            };
-            let age = now.duration_since(modified).unwrap_or_default();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("cwasm") => kept.push((modified, path)),
-                Some("partial") if age > Duration::from_secs(600) => {
-                    let _ = std::fs::remove_file(path);
-                }
-                _ => {}
-            }
-        }
-        kept.sort();
-        let surplus = kept.len().saturating_sub(self.max_entries);
-        for (_, path) in kept.into_iter().take(surplus) {
-            let _ = std::fs::remove_file(path);
+        let entries = self.folder.entries("cwasm");
+        let surplus = entries.len().saturating_sub(self.max_entries);
+        for entry in &entries[..surplus] {
+            let _ = std::fs::remove_file(&entry.path);
         }
     }
-}
-
-fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
-}
-
-/// Refuses a folder that others can write to.
-fn check_private(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    let metadata = std::fs::metadata(folder)?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        // Ours, perhaps made by hand: close it. Somebody else's: this fails.
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
-    }
-    let own = std::fs::metadata("/proc/self").map(|process| process.uid());
-    if own.is_ok_and(|uid| uid != metadata.uid()) {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::PermissionDenied,
-            "the cache folder belongs to another user",
-        ));
-    }
-    Ok(())
-}
-
-/// Reads the key, or makes one. Processes that race agree on the first.
-fn open_key(path: &Path) -> std::io::Result<[u8; 32]> {
-    for _ in 0..100 {
-        match std::fs::read(path) {
-            Ok(bytes) => {
-                if let Ok(key) = <[u8; 32]>::try_from(bytes.as_slice()) {
-                    return Ok(key);
-                }
-                // Half written by a process that is gone: without it every entry is void, as it should be.
-                std::fs::remove_file(path)?;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let mut key = [0; 32];
-        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut key)?;
-        let partial =
-            path.with_extension(format!("{}-{:x}", std::process::id(), fastrand::u64(..)));
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial)?;
-        file.write_all(&key)?;
-        // A link does not replace: the first one wins, and the loop reads it.
-        let _ = std::fs::hard_link(&partial, path);
-        std::fs::remove_file(&partial)?;
-    }
-    Err(std::io::Error::other("the cache key cannot be made"))
 }
 
 #[cfg(test)]

@@ -14,9 +14,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::ConfigError;
 use crate::config::error::At as _;
-use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as wasm;
 use crate::pb::{self, google};
+
+mod code;
+
+pub use code::{Code, Origin, Pull, PullPolicy, Remote, Secret};
+use code::{parse_backoff, parse_code, take_pull};
 
 /// Runtimes of Envoy's that one engine stands in for; empty is its first available one.
 const RUNTIMES: &[&str] = &[
@@ -78,66 +82,6 @@ pub enum FailurePolicy {
         /// `reload_config.backoff.base_interval`; default 1 s.
         backoff: Duration,
     },
-}
-
-/// Where the code comes from.
-#[derive(Clone, PartialEq)]
-pub enum Code {
-    /// It is at hand.
-    Local {
-        /// The module.
-        bytes: Bytes,
-        /// Its sum.
-        digest: Digest,
-        /// For status and logs: the file's name, `inline`, or `env:NAME`.
-        origin: Box<str>,
-    },
-    /// It is to be fetched.
-    Remote(Remote),
-}
-
-impl fmt::Debug for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local { digest, origin, .. } => write!(f, "Local({origin}, {digest})"),
-            Self::Remote(remote) => remote.fmt(f),
-        }
-    }
-}
-
-impl Code {
-    /// The sum that the code has, or must have.
-    pub fn digest(&self) -> Digest {
-        match self {
-            Self::Local { digest, .. } => *digest,
-            Self::Remote(remote) => remote.sha256,
-        }
-    }
-}
-
-/// `RemoteDataSource`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Remote {
-    /// `http_uri.uri`.
-    pub uri: Box<str>,
-    /// The URI's scheme is `https`.
-    pub https: bool,
-    /// The URI's host, with its port if given.
-    pub authority: Box<str>,
-    /// The URI's path and query; at least `/`.
-    pub path: Box<str>,
-    /// `http_uri.cluster`.
-    pub cluster: Arc<str>,
-    /// `http_uri.timeout`, of one attempt.
-    pub timeout: Duration,
-    /// `sha256`.
-    pub sha256: Digest,
-    /// `retry_policy.retry_back_off.base_interval`; default 1 s.
-    pub backoff_base: Duration,
-    /// `retry_policy.retry_back_off.max_interval`; default ten times the base.
-    pub backoff_cap: Duration,
-    /// `retry_policy.num_retries`; default 1. After so many the failure is counted and shown; we go on trying.
-    pub retries: u32,
 }
 
 /// A plugin as configured.
@@ -212,13 +156,14 @@ impl PluginSpec {
             .at("vm_config"));
         }
         let failure = parse_failure(failure_policy, fail_open, reload_config)?;
-        let environment = environment_variables
+        let mut environment = environment_variables
             .map_or_else(|| Ok(BTreeMap::new()), parse_environment)
             .at("environment_variables")
             .at("vm_config")?;
+        let pull = take_pull(&mut environment);
         let code = code
             .ok_or_else(|| ConfigError::missing("code"))
-            .and_then(|code| parse_code(code).at("code"))
+            .and_then(|code| parse_code(code, pull, &mut environment).at("code"))
             .at("vm_config")?;
         let capabilities = vm_capabilities
             .or(capability_restriction_config)
@@ -270,7 +215,7 @@ impl PluginSpec {
     fn compute_vm_key(&self) -> Digest {
         let mut hash = Sha256::new();
         hash_field(&mut hash, self.vm_id.as_bytes());
-        hash_field(&mut hash, &self.code.digest().0);
+        hash_field(&mut hash, &self.code.identity().0);
         hash_field(&mut hash, &self.vm_configuration);
         hash_field(&mut hash, &(self.environment.len() as u64).to_le_bytes());
         for (name, value) in &self.environment {
@@ -339,41 +284,6 @@ fn parse_failure(
     })
 }
 
-/// Base and cap of a `BackoffStrategy`.
-fn parse_backoff(
-    proto: core::BackoffStrategy,
-    default: Duration,
-) -> Result<(Duration, Duration), ConfigError> {
-    let core::BackoffStrategy {
-        base_interval,
-        max_interval,
-    } = proto;
-    let base = match base_interval {
-        Some(base) => parse_duration(base).at("base_interval")?,
-        None => default,
-    };
-    let cap = match max_interval {
-        Some(cap) => parse_duration(cap).at("max_interval")?,
-        None => base.saturating_mul(10),
-    };
-    if base < Duration::from_millis(1) {
-        return Err(ConfigError::invalid("must be at least 1 ms").at("base_interval"));
-    }
-    if cap < base {
-        return Err(ConfigError::invalid("must be at least base_interval").at("max_interval"));
-    }
-    Ok((base, cap))
-}
-
-fn parse_duration(proto: google::protobuf::Duration) -> Result<Duration, ConfigError> {
-    let seconds = u64::try_from(proto.seconds);
-    let nanos = u32::try_from(proto.nanos);
-    match (seconds, nanos) {
-        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
-        _ => Err(ConfigError::invalid("must be a duration of at least zero")),
-    }
-}
-
 fn parse_environment(
     proto: wasm::EnvironmentVariables,
 ) -> Result<BTreeMap<Box<str>, Box<str>>, ConfigError> {
@@ -398,134 +308,6 @@ fn parse_environment(
         environment.insert(key.into(), value.into());
     }
     Ok(environment)
-}
-
-fn parse_code(proto: core::AsyncDataSource) -> Result<Code, ConfigError> {
-    use core::async_data_source::Specifier;
-    let core::AsyncDataSource { specifier } = proto;
-    match specifier {
-        Some(Specifier::Local(source)) => parse_local(source).at("local"),
-        Some(Specifier::Remote(source)) => parse_remote(source).at("remote").map(Code::Remote),
-        None => Err(ConfigError::invalid("one of local, remote must be set")),
-    }
-}
-
-fn parse_local(proto: core::DataSource) -> Result<Code, ConfigError> {
-    use core::data_source::Specifier;
-    let core::DataSource {
-        specifier,
-        // Envoy's Wasm does not watch either.
-        watched_directory: _,
-    } = proto;
-    let (bytes, origin): (Vec<u8>, Box<str>) = match specifier {
-        Some(Specifier::Filename(name)) => {
-            let bytes = std::fs::read(&name).map_err(|error| {
-                ConfigError::invalid(format!("Failed to load Wasm code from {name}: {error}"))
-                    .at("filename")
-            })?;
-            (bytes, name.into())
-        }
-        Some(Specifier::InlineBytes(bytes)) => (bytes, "inline".into()),
-        Some(Specifier::InlineString(text)) => (text.into_bytes(), "inline".into()),
-        Some(Specifier::EnvironmentVariable(name)) => {
-            let value = std::env::var(&name).map_err(|_| {
-                ConfigError::invalid(format!("Environment variable doesn't exist: {name}"))
-                    .at("environment_variable")
-            })?;
-            (value.into_bytes(), format!("env:{name}").into())
-        }
-        None => return Err(ConfigError::invalid("no data source is set")),
-    };
-    if bytes.is_empty() {
-        return Err(ConfigError::invalid(format!(
-            "Failed to load Wasm code from {origin}: it is empty"
-        )));
-    }
-    let bytes = Bytes::from(bytes);
-    let digest = Digest::of(&bytes);
-    Ok(Code::Local {
-        bytes,
-        digest,
-        origin,
-    })
-}
-
-fn parse_remote(proto: core::RemoteDataSource) -> Result<Remote, ConfigError> {
-    let core::RemoteDataSource {
-        http_uri,
-        sha256,
-        retry_policy,
-    } = proto;
-    let core::HttpUri {
-        uri,
-        timeout,
-        http_upstream_type,
-    } = http_uri.ok_or_else(|| ConfigError::missing("http_uri"))?;
-    let cluster = match http_upstream_type {
-        Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) if !cluster.is_empty() => cluster,
-        _ => return Err(ConfigError::missing("cluster").at("http_uri")),
-    };
-    let timeout = match timeout {
-        Some(timeout) => parse_duration(timeout).at("timeout").at("http_uri")?,
-        None => return Err(ConfigError::missing("timeout").at("http_uri")),
-    };
-    if sha256.is_empty() {
-        return Err(ConfigError::missing("sha256"));
-    }
-    let sha256 = Digest::parse(&sha256)
-        .ok_or_else(|| ConfigError::invalid("must be 64 hexadecimal digits").at("sha256"))?;
-    let (https, rest) = match uri.split_once("://") {
-        Some(("https", rest)) => (true, rest),
-        Some(("http", rest)) => (false, rest),
-        Some((scheme, _)) => {
-            return Err(ConfigError::unsupported(
-                "uri",
-                format!("scheme '{scheme}'; code is fetched over http and https"),
-            )
-            .at("http_uri"));
-        }
-        // Envoy takes host and path without a scheme as well.
-        None => (false, uri.as_str()),
-    };
-    let (authority, path) = match rest.find('/') {
-        Some(slash) => (&rest[..slash], &rest[slash..]),
-        None => (rest, "/"),
-    };
-    if authority.is_empty() || http::HeaderValue::from_str(path).is_err() {
-        return Err(ConfigError::invalid("must be http://host/path")
-            .at("uri")
-            .at("http_uri"));
-    }
-    let (mut backoff, mut retries) = ((Duration::from_secs(1), Duration::from_secs(10)), 1);
-    if let Some(policy) = retry_policy {
-        let core::RetryPolicy {
-            retry_back_off,
-            num_retries,
-            // Envoy's remote data provider reads none of these.
-            retry_on: _,
-            retry_priority: _,
-            retry_host_predicate: _,
-            host_selection_retry_max_attempts: _,
-        } = policy;
-        if let Some(proto) = retry_back_off {
-            backoff = parse_backoff(proto, backoff.0)
-                .at("retry_back_off")
-                .at("retry_policy")?;
-        }
-        retries = num_retries.map_or(retries, |number| number.value);
-    }
-    Ok(Remote {
-        https,
-        authority: authority.into(),
-        path: path.into(),
-        uri: uri.into(),
-        cluster: cluster.into(),
-        timeout,
-        sha256,
-        backoff_base: backoff.0,
-        backoff_cap: backoff.1,
-        retries,
-    })
 }
 
 /// What the guest sees of a configuration `Any`: a `Struct` as JSON, wrapped strings and bytes bare, anything else as

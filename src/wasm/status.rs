@@ -107,8 +107,10 @@ pub struct PluginStatus {
     pub vm_id: String,
     /// The identity of the version.
     pub key: Digest,
-    /// The sum of the code.
-    pub sha256: Digest,
+    /// The sum of the code, once it is known; where the configuration has one, that until then.
+    pub sha256: Option<Digest>,
+    /// The sum of the manifest of the image that the code is of.
+    pub image: Option<Digest>,
     /// Where the code comes from.
     pub origin: String,
     /// The state now.

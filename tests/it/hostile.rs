@@ -723,7 +723,9 @@ impl Remote {
 
     fn status(&self, sha256: Digest) -> Option<PluginStatus> {
         let plugins = self.proxy.running.server.plugins.status();
-        plugins.into_iter().find(|plugin| plugin.sha256 == sha256)
+        plugins
+            .into_iter()
+            .find(|plugin| plugin.sha256 == Some(sha256))
     }
 
     /// Clients that never see anything but an answer that passed the plugin of a version of `allowed`.

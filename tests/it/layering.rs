@@ -1,4 +1,4 @@
-//! The law of imports: a module imports only lower levels, and three libraries have one importer each.
+//! The law of imports: a module imports only lower levels, and a few libraries have one importer each.
 //!
 //! The levels are those of the table in `src/lib.rs`; this test reads the sources, not the compiler's mind: it looks
 //! at `crate::<module>` wherever it stands outside comments.
@@ -27,6 +27,7 @@ const LEVELS: &[&[&str]] = &[
 const SOLE_IMPORTERS: &[(&str, &str)] = &[
     ("hyper::", "http/codec"),
     ("wasmtime::", "wasm"),
+    ("reqwest::", "wasm/source"),
     ("envoy_types::", "pb.rs"),
 ];
 

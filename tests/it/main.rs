@@ -8,6 +8,8 @@
 )]
 
 mod containment;
+#[cfg(feature = "wasm")]
+mod delivery;
 mod docs;
 mod examples;
 mod guests;

@@ -26,8 +26,9 @@ defaults:
   lenient_header_reads: true
   rollout: {share_percent: 10, window: 2s, min_streams: 3, max_broken_percent: 4.5, max_added_latency: 6s}
 overrides: [{plugin: {prefix: a}, settings: {max_pause: 0s, vm_sharing: BY_KEY, after_crash: REBUILD}}]
-cache: {modules_in_memory: 1, modules_on_disk: 2}
+cache: {modules_in_memory: 1, modules_on_disk: 2, source_bytes_on_disk: 3, refresh_interval: 4s}
 insecure_registries: ['registry.test:5000']
+internal_registries: ['Internal.test']
 ";
 
 #[test]
@@ -81,6 +82,9 @@ fn every_field_arrives() {
         (settings.modules_in_memory, settings.modules_on_disk),
         (1, 2)
     );
+    assert_eq!(settings.source_bytes_on_disk, 3);
+    assert_eq!(settings.refresh_interval, Some(Duration::from_secs(4)));
+    assert_eq!(settings.internal_registries, [Box::from("internal.test")]);
     assert_eq!(
         settings.insecure_registries,
         [Box::from("registry.test:5000")]
@@ -248,7 +252,11 @@ fn the_documents_list_every_field_with_its_default() {
             "defaults.lenient_header_reads" => policy.lenient_header_reads.to_string(),
             "cache.modules_in_memory" => settings.modules_in_memory.to_string(),
             "cache.modules_on_disk" => settings.modules_on_disk.to_string(),
-            "insecure_registries" => "none".to_owned(),
+            "cache.source_bytes_on_disk" => {
+                size(usize::try_from(settings.source_bytes_on_disk).expect("64 bits"))
+            }
+            "cache.refresh_interval" => settings.refresh_interval.map_or("none".to_owned(), time),
+            "insecure_registries" | "internal_registries" => "none".to_owned(),
             other => panic!("{other} has no default here"),
         };
         wanted.insert(field.as_str(), default);

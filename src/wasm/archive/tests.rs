@@ -14,8 +14,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// A member as `tar` writes it.
 fn member(kind: u8, size: &str, content: &[u8]) -> Vec<u8> {
+    named(b"name", kind, size, content)
+}
+
+fn named(name: &[u8], kind: u8, size: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0; BLOCK];
-    header[..4].copy_from_slice(b"name");
+    header[..name.len()].copy_from_slice(name);
     header[124..124 + size.len()].copy_from_slice(size.as_bytes());
     header[156] = kind;
     header[148..156].fill(b' ');
@@ -32,7 +36,7 @@ fn file(content: &[u8]) -> Vec<u8> {
 }
 
 fn error(bytes: &[u8]) -> String {
-    unpack_within(bytes, 10_000)
+    unpack_within(bytes, 10_000, None)
         .expect_err("no module")
         .to_string()
 }
@@ -82,7 +86,7 @@ fn a_bomb_is_left_when_it_is_too_large() {
     assert!(error(&gzip(&large)).contains("more than 10000 bytes come out"));
     large.pop();
     assert_eq!(
-        unpack_within(&gzip(&large), 10_000).expect("just fits"),
+        unpack_within(&gzip(&large), 10_000, None).expect("just fits"),
         large
     );
     // Sizes that the archive does not have, or that no archive has.
@@ -109,4 +113,30 @@ fn a_piece_is_not_the_whole() {
     let mut second = [file(b"text"), tar].concat();
     second[2 * BLOCK] ^= 1;
     assert!(error(&second).contains("checksum"));
+}
+
+#[test]
+fn of_a_layer_it_is_the_one_of_the_right_name() {
+    let size = format!("{:011o}", CODE.len());
+    let other = file(b"\0asm another");
+    let ours = named(b"./deep/plugin.wasm", b'0', &size, CODE);
+    let longer = named(b"my-plugin.wasm", b'0', &size, CODE);
+    let end = vec![0; 2 * BLOCK];
+    let layer = gzip(&[other.clone(), ours, end.clone()].concat());
+    assert_eq!(unpack_layer(&layer).expect("a module"), CODE);
+    // Without one of that name it is the first.
+    let layer = [other, longer, end].concat();
+    assert_eq!(
+        unpack_layer(&layer).expect("a module"),
+        &b"\0asm another"[..]
+    );
+    assert_eq!(unpack_layer(CODE).expect("a module"), CODE);
+}
+
+#[test]
+fn what_is_packed_for_an_image_is_found_in_it() {
+    let tar = pack_layer(CODE);
+    assert_eq!(tar, pack_layer(CODE));
+    assert_eq!(unpack_layer(&tar).expect("a module"), CODE);
+    assert_eq!(unpack_layer(&super::gzip(&tar)).expect("a module"), CODE);
 }

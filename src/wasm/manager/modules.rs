@@ -1,15 +1,23 @@
-//! Compiled modules: in memory, on disk, or compiled of code that is at hand or fetched. One load at a time for each.
+//! Compiled modules: in memory, on disk, or compiled of code that is at hand, kept or fetched. One load at a time for each.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::{Failure, Inner, Machine};
-use crate::wasm::fetch;
+use crate::wasm::fetch::{self, FetchError};
 use crate::wasm::module::{LoadError, Module};
-use crate::wasm::spec::{Code, Digest, PluginSpec, Remote};
+use crate::wasm::source::download::Downloader;
+use crate::wasm::source::oci::Image;
+use crate::wasm::source::reference::Reference;
+use crate::wasm::spec::{Code, Digest, Origin, PullPolicy, Remote};
 use crate::wasm::status::{State, wasm_stats};
+use crate::wasm::store::{Given, Pin, Store};
+
+/// So many answers of sources without sums are remembered.
+const MAX_GIVEN: usize = 1024;
 
 /// Those in memory.
 #[derive(Default)]
@@ -17,6 +25,20 @@ pub(super) struct Modules {
     cells: HashMap<Digest, Arc<OnceCell<Module>>>,
     /// The order of use, oldest first.
     order: VecDeque<Digest>,
+    /// What sources gave, for those whose code has no sum of its own.
+    given: HashMap<Digest, Given>,
+    /// One asks a source at a time, for all who want the same of it.
+    turns: HashMap<Digest, Weak<tokio::sync::Mutex<()>>>,
+}
+
+/// A module, and how it came.
+pub(super) struct Loaded {
+    pub(super) module: Module,
+    pub(super) given: Given,
+    /// Holds the code on disk.
+    pub(super) pin: Option<Pin>,
+    /// It is what the source gave in an earlier run: now it gives nothing.
+    pub(super) stale: Option<FetchError>,
 }
 
 impl Modules {
@@ -33,22 +55,270 @@ impl Modules {
         }
         cell
     }
+
+    /// Its cell has stayed empty.
+    fn forget(&mut self, digest: Digest) {
+        if self
+            .cells
+            .get(&digest)
+            .is_some_and(|cell| !cell.initialized())
+        {
+            self.cells.remove(&digest);
+            self.order.retain(|known| *known != digest);
+        }
+    }
+
+    fn turn(&mut self, identity: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        if let Some(turn) = self.turns.get(&identity).and_then(Weak::upgrade) {
+            return turn;
+        }
+        self.turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        self.turns.insert(identity, Arc::downgrade(&turn));
+        turn
+    }
 }
 
 impl Inner {
-    /// The compiled module: the one in memory, the one on disk, or a new one of code fetched or at hand.
+    /// The compiled module: the one in memory, the one on disk, or a new one of code at hand, kept on disk, or fetched.
+    /// With `fresh` the source is asked whatever is known, and nothing stands in for its answer.
     pub(super) async fn module(
         self: &Arc<Self>,
-        spec: &Arc<PluginSpec>,
+        code: &Code,
+        fresh: bool,
         enter: impl Fn(State),
-    ) -> Result<Module, Failure> {
-        let digest = spec.code.digest();
+    ) -> Result<Loaded, Failure> {
+        let remote = match code {
+            Code::Remote(remote) => remote,
+            Code::Local { bytes, digest, .. } => {
+                let given = Given {
+                    code: *digest,
+                    image: None,
+                };
+                let module = self.compiled(*digest, Some(bytes.clone()), &enter).await?;
+                return Ok(Loaded {
+                    module: module.ok_or_else(no_code)?,
+                    given,
+                    pin: None,
+                    stale: None,
+                });
+            }
+        };
+        let turn = self.modules.lock().turn(remote.identity());
+        let _turn = turn.lock().await;
+        let loaded = self.remote_module(remote, fresh, &enter).await?;
+        let entries = self.modules.lock().cells.len() as u64;
+        self.stats
+            .set(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES, entries);
+        Ok(loaded)
+    }
+
+    async fn remote_module(
+        self: &Arc<Self>,
+        remote: &Remote,
+        fresh: bool,
+        enter: &impl Fn(State),
+    ) -> Result<Loaded, Failure> {
+        if !fresh {
+            for given in self.known(remote).await? {
+                if let Some(loaded) = self.at_hand(given, enter).await? {
+                    self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
+                    return Ok(loaded);
+                }
+            }
+        }
+        self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_MISSES);
+        let result = self.obtain(remote, enter).await;
+        self.stats.inc(match &result {
+            Err(Failure::Fetch { .. }) => wasm_stats::REMOTE_LOAD_FETCH_FAILURES,
+            _ => wasm_stats::REMOTE_LOAD_FETCH_SUCCESSES,
+        });
+        let failure = match result {
+            Ok(loaded) => return Ok(loaded),
+            Err(failure) => failure,
+        };
+        // A pin that is known needs no source; without one, better what it gave last than nothing.
+        if let Failure::Fetch { error, heals: true } = failure {
+            if !fresh && remote.pin().is_none() {
+                let noted = self.noted(note_key(remote)).await?;
+                if let Some(given) = noted
+                    && let Some(mut loaded) = self.at_hand(given, enter).await?
+                {
+                    loaded.stale = Some(error);
+                    return Ok(loaded);
+                }
+            }
+            return Err(Failure::Fetch { error, heals: true });
+        }
+        Err(failure)
+    }
+
+    /// What `remote` gives, as far as that is certain without asking: the likeliest first.
+    async fn known(self: &Arc<Self>, remote: &Remote) -> Result<Vec<Given>, Failure> {
+        let mut known = Vec::new();
+        let in_memory = self.modules.lock().given.get(&remote.identity()).cloned();
+        let pull = &remote.pull;
+        let stays = remote.pin().is_some() || pull.policy == PullPolicy::IfNotPresent;
+        // Under a resource's version the answer of this run holds; without one, each new plugin asks.
+        if stays || !pull.resource_version.is_empty() {
+            known.extend(in_memory);
+        }
+        if stays && !matches!(remote.origin, Origin::Cluster { .. }) {
+            known.extend(self.noted(note_key(remote)).await?);
+        }
+        known.extend(remote.pin().map(|code| Given { code, image: None }));
+        Ok(known)
+    }
+
+    /// Asks the source, and compiles what it gives.
+    async fn obtain(
+        self: &Arc<Self>,
+        remote: &Remote,
+        enter: &impl Fn(State),
+    ) -> Result<Loaded, Failure> {
+        let fetched = match &remote.origin {
+            Origin::Cluster {
+                cluster,
+                https,
+                authority,
+                path,
+            } => {
+                let clusters = self.options.clusters.load_full();
+                let head = fetch::head(*https, authority, path);
+                let bytes = fetch::through_cluster(&clusters, remote, cluster, head).await;
+                let digest = remote.identity();
+                bytes.map(|bytes| Fetched::New(Given::of(digest, None), bytes))
+            }
+            Origin::Direct => self.within(remote, self.direct(remote)).await,
+            Origin::Image(reference) => {
+                self.within(remote, self.image(remote, reference, enter))
+                    .await
+            }
+        };
+        let fetched = fetched.map_err(|error| Failure::Fetch {
+            heals: error.heals(remote),
+            error,
+        })?;
+        let (given, loaded) = match fetched {
+            Fetched::New(given, bytes) => {
+                let kept = bytes.clone();
+                let pin = self
+                    .with_store(move |store| store.keep(given.code, &kept))
+                    .await?
+                    .flatten();
+                let module = self.compiled(given.code, Some(bytes), enter).await?;
+                let loaded = Loaded {
+                    module: module.ok_or_else(no_code)?,
+                    given,
+                    pin,
+                    stale: None,
+                };
+                (given, loaded)
+            }
+            Fetched::Known(loaded) => (loaded.given, *loaded),
+        };
+        // Noted when it has compiled: what does not is not to be met again at the next start.
+        if !matches!(remote.origin, Origin::Cluster { .. }) {
+            let (uri, key) = (remote.uri.clone(), note_key(remote));
+            self.with_store(move |store| {
+                store.note(key, &uri, &given);
+                if let Some(image) = given.image {
+                    store.note(image_key(image), &uri, &given);
+                }
+            })
+            .await?;
+            let mut modules = self.modules.lock();
+            if modules.given.len() >= MAX_GIVEN {
+                modules.given.clear();
+            }
+            modules.given.insert(remote.identity(), given);
+        }
+        Ok(loaded)
+    }
+
+    async fn within<T>(
+        &self,
+        remote: &Remote,
+        fetching: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
+        match tokio::time::timeout(remote.timeout, fetching).await {
+            Ok(result) => result,
+            Err(_) => Err(FetchError::Timeout(remote.uri.clone(), remote.timeout)),
+        }
+    }
+
+    async fn direct(self: &Arc<Self>, remote: &Remote) -> Result<Fetched, FetchError> {
+        let downloader = self.downloader().await?;
+        let bytes = downloader
+            .code(&remote.uri, remote.sha256.is_some())
+            .await?;
+        let asked = remote.clone();
+        let (bytes, digest) = blocking_fetch(move || fetch::check(&asked, bytes)).await?;
+        Ok(Fetched::New(Given::of(digest, None), bytes))
+    }
+
+    async fn image(
+        self: &Arc<Self>,
+        remote: &Remote,
+        reference: &Reference,
+        enter: &impl Fn(State),
+    ) -> Result<Fetched, FetchError> {
+        let downloader = self.downloader().await?;
+        let (name, secret) = (reference.clone(), remote.pull.secret.clone());
+        let mut registry =
+            blocking_fetch(move || fetch::registry(downloader, &name, secret.as_ref())).await?;
+        let image: Image = registry.resolve().await?;
+        // The tag may have come back to an image that was here before.
+        if remote.sha256.is_none_or(|sha256| image.has(sha256))
+            && let Ok(Some(given)) = self.noted(image_key(image.image)).await
+            && let Ok(Some(loaded)) = self.at_hand(given, enter).await
+        {
+            return Ok(Fetched::Known(Box::new(loaded)));
+        }
+        let layer = registry.layer(&image).await?;
+        let (asked, digest) = (remote.clone(), image.image);
+        let (bytes, code) =
+            blocking_fetch(move || fetch::check_layer(&asked, &image, layer)).await?;
+        Ok(Fetched::New(Given::of(code, Some(digest)), bytes))
+    }
+
+    /// The client for what has no cluster, made when it is first of use.
+    async fn downloader(self: &Arc<Self>) -> Result<Downloader, FetchError> {
+        let settings = self.options.settings.clone();
+        let made = self.downloader.get_or_try_init(|| {
+            blocking_fetch(move || Downloader::new(&settings).map_err(FetchError::Download))
+        });
+        made.await.cloned()
+    }
+
+    /// The module of code that is in memory or on disk.
+    async fn at_hand(
+        self: &Arc<Self>,
+        given: Given,
+        enter: &impl Fn(State),
+    ) -> Result<Option<Loaded>, Failure> {
+        let Some(module) = self.compiled(given.code, None, enter).await? else {
+            return Ok(None);
+        };
+        let pin = self.with_store(move |store| store.pin(given.code)).await?;
+        Ok(Some(Loaded {
+            module,
+            given,
+            pin: pin.flatten(),
+            stale: None,
+        }))
+    }
+
+    /// The module of the sum `digest`: in memory, on disk, or compiled of `bytes` or of what is kept; `None` where there
+    /// is no code.
+    async fn compiled(
+        self: &Arc<Self>,
+        digest: Digest,
+        bytes: Option<Bytes>,
+        enter: &impl Fn(State),
+    ) -> Result<Option<Module>, Failure> {
         let spare = self.options.settings.modules_in_memory;
         let cell = self.modules.lock().cell(digest, spare);
-        let remote = matches!(spec.code, Code::Remote(_));
-        if remote && cell.initialized() {
-            self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
-        }
         let module = cell
             .get_or_try_init(|| async {
                 let kept = self
@@ -57,16 +327,18 @@ impl Inner {
                         let cache = cache.as_ref();
                         Ok(cache.and_then(|cache| Module::cached(runtime.engine(), digest, cache)))
                     })
-                    .await?;
+                    .await
+                    .map_err(Some)?;
                 if let Some(module) = kept {
-                    if remote {
-                        self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
-                    }
                     return Ok(module);
                 }
-                let bytes = match &spec.code {
-                    Code::Local { bytes, .. } => bytes.clone(),
-                    Code::Remote(remote) => self.fetch(remote).await?,
+                let bytes = match bytes {
+                    Some(bytes) => bytes,
+                    None => {
+                        let kept = self.with_store(move |store| store.code(digest)).await;
+                        let (bytes, _) = kept.map_err(Some)?.flatten().ok_or(None)?;
+                        bytes
+                    }
                 };
                 enter(State::Compiling);
                 self.blocking(move |inner| {
@@ -74,15 +346,29 @@ impl Inner {
                     Module::compile(runtime.engine(), &bytes, digest, cache.as_ref())
                 })
                 .await
+                .map_err(Some)
             })
-            .await?
-            .clone();
-        if remote {
-            let entries = self.modules.lock().cells.len() as u64;
-            self.stats
-                .set(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES, entries);
+            .await;
+        match module {
+            Ok(module) => Ok(Some(module.clone())),
+            Err(failure) => {
+                self.modules.lock().forget(digest);
+                failure.map_or(Ok(None), Err)
+            }
         }
-        Ok(module)
+    }
+
+    async fn noted(self: &Arc<Self>, key: Digest) -> Result<Option<Given>, Failure> {
+        let noted = self.with_store(move |store| store.given(key)).await?;
+        Ok(noted.flatten())
+    }
+
+    async fn with_store<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Store) -> R + Send + 'static,
+    ) -> Result<Option<R>, Failure> {
+        self.blocking(move |inner| Ok(inner.machine()?.store.as_ref().map(work)))
+            .await
     }
 
     async fn blocking<R: Send + 'static>(
@@ -97,15 +383,33 @@ impl Inner {
             ))),
         }
     }
+}
 
-    async fn fetch(&self, remote: &Remote) -> Result<bytes::Bytes, Failure> {
-        self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_MISSES);
-        let clusters = self.options.clusters.load_full();
-        let result = fetch::fetch(&clusters, remote).await;
-        self.stats.inc(match &result {
-            Ok(_) => wasm_stats::REMOTE_LOAD_FETCH_SUCCESSES,
-            Err(_) => wasm_stats::REMOTE_LOAD_FETCH_FAILURES,
-        });
-        result.map_err(Failure::Fetch)
-    }
+/// What a source gave.
+enum Fetched {
+    New(Given, Bytes),
+    /// What it gave before.
+    Known(Box<Loaded>),
+}
+
+/// Where the answer of the source is noted: by the sum that it must have, or else by its place.
+fn note_key(remote: &Remote) -> Digest {
+    remote.pin().map_or_else(|| remote.place(), image_key)
+}
+
+/// Where is noted what the image of this manifest holds.
+fn image_key(manifest: Digest) -> Digest {
+    Digest::of(&[b"image ", &manifest.0[..]].concat())
+}
+
+fn no_code() -> Failure {
+    Failure::Load(LoadError::NotWasm)
+}
+
+async fn blocking_fetch<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, FetchError> + Send + 'static,
+) -> Result<R, FetchError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(FetchError::CutOff))
 }

@@ -16,6 +16,9 @@ use crate::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
 use crate::telemetry::metrics::Registry;
 use crate::wasm::testing::{cluster_map, config, guest, spec};
 
+#[path = "tests/images.rs"]
+mod images;
+
 /// A server that gives each connection the next of its answers, the last one for ever.
 struct Server {
     address: SocketAddr,

@@ -1,6 +1,7 @@
 //! Tests of `wasm::module`.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use super::*;
 
@@ -72,7 +73,7 @@ fn an_entry_that_is_not_ours_is_never_run() {
     }
     // Nor one under another's name.
     let other = Digest::of(b"other");
-    std::fs::write(cache.path(other), &good).expect("writable");
+    std::fs::write(cache.folder.path(&cache.name(other)), &good).expect("writable");
     assert!(Module::cached(&engine, other, &cache).is_none());
     // Nor one sealed with another key.
     std::fs::write(path, &good).expect("writable");

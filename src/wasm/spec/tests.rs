@@ -1,6 +1,7 @@
 //! Tests of `wasm::spec`.
 
 use super::*;
+use crate::pb::envoy::config::core::v3 as core;
 
 fn vm(code: core::data_source::Specifier) -> wasm::VmConfig {
     wasm::VmConfig {
@@ -133,14 +134,20 @@ fn remote_code_needs_a_sum_a_cluster_and_a_timeout() {
         panic!("remote")
     };
     assert_eq!(
-        (&*code.authority, &*code.path, code.https),
-        ("h:1", "/a.wasm?b", true)
+        code.origin,
+        Origin::Cluster {
+            cluster: "code".into(),
+            https: true,
+            authority: "h:1".into(),
+            path: "/a.wasm?b".into(),
+        }
     );
-    assert_eq!(code.sha256, Digest::of(b"x"));
+    assert_eq!(code.sha256, Some(Digest::of(b"x")));
     assert!(refused(remote("http://h/a", "", true)).contains("remote.sha256: "));
     assert!(refused(remote("http://h/a", "zz", true)).contains("remote.sha256"));
     assert!(refused(remote("http://h/a", &sum, false)).contains("http_uri.timeout"));
-    assert!(refused(remote("oci://h/a", &sum, true)).contains("oci"));
+    assert!(refused(remote("http://h/a", "nil", true)).contains("remote.sha256"));
+    assert!(refused(remote("ftp://h/a", &sum, true)).contains("ftp"));
 }
 
 #[test]
@@ -209,5 +216,145 @@ fn a_variable_named_twice_is_refused() {
     assert!(
         error.contains("host_env_keys[0]: Key A is duplicated"),
         "{error}"
+    );
+}
+
+/// As istiod sends it.
+fn istio(uri: &str, sha256: &str, variables: &[(&str, &str)]) -> wasm::PluginConfig {
+    with_vm(|vm| {
+        vm.code = Some(core::AsyncDataSource {
+            specifier: Some(core::async_data_source::Specifier::Remote(
+                core::RemoteDataSource {
+                    http_uri: Some(core::HttpUri {
+                        uri: uri.to_owned(),
+                        timeout: Some(google::protobuf::Duration {
+                            seconds: 30,
+                            nanos: 0,
+                        }),
+                        http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(
+                            "_".to_owned(),
+                        )),
+                    }),
+                    sha256: sha256.to_owned(),
+                    retry_policy: None,
+                },
+            )),
+        });
+        let pairs = variables.iter();
+        vm.environment_variables = Some(wasm::EnvironmentVariables {
+            host_env_keys: Vec::new(),
+            key_values: pairs
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        });
+    })
+}
+
+fn of_istio(uri: &str, sha256: &str, variables: &[(&str, &str)]) -> (PluginSpec, Remote) {
+    let spec = PluginSpec::parse(istio(uri, sha256, variables)).expect("valid");
+    let Code::Remote(remote) = spec.code.clone() else {
+        panic!("remote")
+    };
+    (spec, remote)
+}
+
+const POLICY: &str = "ISTIO_META_WASM_IMAGE_PULL_POLICY";
+const VERSION: &str = "ISTIO_META_WASM_PLUGIN_RESOURCE_VERSION";
+const SECRET: &str = "ISTIO_META_WASM_IMAGE_PULL_SECRET";
+
+#[test]
+fn what_istiod_says_to_its_agent_is_for_us() {
+    let (spec, remote) = of_istio(
+        "oci://reg.test/a:v1",
+        "nil",
+        &[
+            (POLICY, "Always"),
+            (VERSION, "7"),
+            (SECRET, "hunter2"),
+            ("ISTIO_META_OTHER", "x"),
+            ("MINE", "1"),
+        ],
+    );
+    assert_eq!(remote.sha256, None);
+    assert_eq!(remote.pull.policy, PullPolicy::Always);
+    assert_eq!(&*remote.pull.resource_version, "7");
+    assert_eq!(remote.pull.secret, Some(Secret("hunter2".into())));
+    let left: Vec<_> = spec.environment.keys().map(|name| &**name).collect();
+    assert_eq!(left, ["MINE"]);
+    assert!(!format!("{spec:?}").contains("hunter2"));
+    // A guest whose code is at hand sees no secret either, but what else there is.
+    let mut local = istio("oci://a", "", &[(SECRET, "x"), ("ISTIO_META_OTHER", "x")]);
+    if let Some(wasm::plugin_config::Vm::VmConfig(vm)) = &mut local.vm {
+        vm.code = self::vm(core::data_source::Specifier::InlineBytes(b"\0asm".to_vec())).code;
+    }
+    let spec = PluginSpec::parse(local).expect("valid");
+    let left: Vec<_> = spec.environment.keys().map(|name| &**name).collect();
+    assert_eq!(left, ["ISTIO_META_OTHER"]);
+}
+
+#[test]
+fn sources_without_a_cluster_are_told_by_their_uri() {
+    let image = |uri| match of_istio(uri, "", &[]).1.origin {
+        Origin::Image(reference) => reference.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(image("oci://reg.test/a:v1"), "reg.test/a:v1");
+    assert_eq!(image("reg.test/a"), "reg.test/a:latest");
+    for uri in ["https://h.test/a.wasm", "http://h.test/a.wasm"] {
+        assert_eq!(of_istio(uri, "nil", &[]).1.origin, Origin::Direct);
+    }
+    let sum = Digest::of(b"x");
+    let (_, remote) = of_istio("oci://reg.test/a:v1", &format!("sha256:{sum}"), &[]);
+    assert_eq!(remote.pin(), Some(sum));
+    let (_, remote) = of_istio(&format!("oci://reg.test/a@sha256:{sum}"), "nil", &[]);
+    assert_eq!((remote.pin(), remote.sha256), (Some(sum), None));
+    for (uri, part) in [
+        (
+            "oci://reg.test/A",
+            "http_uri.uri: 'oci://reg.test/A' is not the name of an image",
+        ),
+        ("https:///a", "http_uri.uri: must be http://host/path"),
+        ("https://me:word@h.test/a", "http_uri.uri: credentials"),
+    ] {
+        let error = refused(istio(uri, "nil", &[]));
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn the_pull_policy_is_that_of_kubernetes() {
+    let policy = |uri, variables: &[_]| of_istio(uri, "", variables).1.pull.policy;
+    use PullPolicy as P;
+    for (uri, said, policy_of_it) in [
+        ("oci://reg.test/a:v1", "", P::IfNotPresent),
+        ("oci://reg.test/a:v1", "Always", P::Always),
+        ("oci://reg.test/a", "", P::Always),
+        ("oci://reg.test/a:latest", "UNSPECIFIED_POLICY", P::Always),
+        ("oci://reg.test/a:latest", "IfNotPresent", P::IfNotPresent),
+        ("https://h.test/latest", "", P::IfNotPresent),
+    ] {
+        assert_eq!(policy(uri, &[(POLICY, said)]), policy_of_it, "{uri} {said}");
+    }
+    assert_eq!(policy("oci://reg.test/a:v1", &[]), P::IfNotPresent);
+}
+
+#[test]
+fn a_version_is_another_one_where_its_code_may_be() {
+    let key = |uri, sha256, variables: &[_]| of_istio(uri, sha256, variables).0.key();
+    let (v1, v2) = ([(VERSION, "1")], [(VERSION, "2")]);
+    let sum = Digest::of(b"x").to_string();
+    // Of a tag that stays, a new version of the resource is no news.
+    let tag = "oci://reg.test/a:1";
+    assert_eq!(key(tag, "", &v1), key(tag, "nil", &v2));
+    assert_ne!(key(tag, "", &v1), key("oci://reg.test/a:2", "", &v1));
+    // Of one that does not stay it is; with a sum never.
+    let latest = "oci://reg.test/a";
+    assert_ne!(key(latest, "", &v1), key(latest, "", &v2));
+    assert_eq!(key(latest, &sum, &v1), key(latest, &sum, &v2));
+    // The place and the secret of what has a sum do not matter.
+    let with_secret = [(SECRET, "x")];
+    assert_eq!(
+        key(latest, &sum, &[]),
+        key("oci://mirror.test/b", &sum, &with_secret)
     );
 }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod proxy;
+pub mod registry;
 pub mod upstream;
 
 pub use client::{Client, Response, exchange};

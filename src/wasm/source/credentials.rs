@@ -1,0 +1,213 @@
+//! Docker configurations: what is told to which registry.
+//!
+//! From the configuration's own secret, else from `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, read at each
+//! fetch, so that rotated credentials are taken up. Programs that keep credentials (`credsStore`, `credHelpers`) are not
+//! run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+/// What a registry, or its token server, is told.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// Name and password.
+    Basic {
+        /// The name.
+        username: String,
+        /// The password.
+        password: String,
+    },
+    /// A refresh token for the token server (`identitytoken`).
+    Identity(String),
+    /// A token for the registry itself (`registrytoken`).
+    Bearer(String),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Basic { .. } => "Basic",
+            Self::Identity(_) => "Identity",
+            Self::Bearer(_) => "Bearer",
+        })
+    }
+}
+
+/// Why there are no credentials where there should be some. What is in the configuration is not told.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialError {
+    /// istiod found no secret under the name that it was given.
+    #[error("the pull secret is missing")]
+    Missing,
+    /// Not a docker configuration.
+    #[error("the pull secret is no docker configuration: {0}")]
+    Malformed(String),
+    /// An entry for the registry that cannot be read.
+    #[error("the credentials for {0} are neither name and password nor a token")]
+    Entry(String),
+}
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    auths: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+struct Entry {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
+    registrytoken: Option<String>,
+}
+
+/// What the docker configuration `json` has for `registry`.
+///
+/// # Errors
+/// Where it is not such a configuration, or its entry says nothing.
+pub fn from_docker_config(
+    json: &str,
+    registry: &str,
+) -> Result<Option<Credential>, CredentialError> {
+    if json.is_empty() {
+        return Err(CredentialError::Missing);
+    }
+    let config: DockerConfig = serde_json::from_str(json).map_err(|error| {
+        // Its text would quote the secret.
+        let (line, column) = (error.line(), error.column());
+        CredentialError::Malformed(format!("line {line}, column {column}"))
+    })?;
+    // An exact name comes before one that only means the same.
+    let mut auths: Vec<_> = config
+        .auths
+        .into_iter()
+        .filter(|(name, _)| host_of(name) == canonical(registry))
+        .collect();
+    auths.sort_by_key(|(name, _)| name != registry);
+    let Some((name, entry)) = auths.into_iter().next() else {
+        return Ok(None);
+    };
+    credential(entry)
+        .map(Some)
+        .ok_or(CredentialError::Entry(name))
+}
+
+fn credential(entry: Entry) -> Option<Credential> {
+    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+    if let Some(token) = filled(entry.registrytoken) {
+        return Some(Credential::Bearer(token));
+    }
+    if let Some(token) = filled(entry.identitytoken) {
+        return Some(Credential::Identity(token));
+    }
+    if let (Some(username), Some(password)) = (filled(entry.username), filled(entry.password)) {
+        return Some(Credential::Basic { username, password });
+    }
+    let decoded = STANDARD.decode(filled(entry.auth)?.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (username, password) = text.trim_end_matches('\0').split_once(':')?;
+    Some(Credential::Basic {
+        username: username.to_owned(),
+        password: password.to_owned(),
+    })
+}
+
+/// `https://index.docker.io/v1/`, `registry:5000`, `https://registry/v2/`: the host of each.
+fn host_of(name: &str) -> &str {
+    let rest = name.split_once("://").map_or(name, |(_, rest)| rest);
+    canonical(rest.split('/').next().unwrap_or_default())
+}
+
+/// Docker Hub has several names.
+fn canonical(host: &str) -> &str {
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
+/// The text of this host's docker configuration, if there is one. Reads a file.
+pub fn docker_config_of_host() -> Option<String> {
+    let folder = match std::env::var_os("DOCKER_CONFIG") {
+        Some(folder) => PathBuf::from(folder),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
+    };
+    std::fs::read_to_string(folder.join("config.json")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basic(username: &str, password: &str) -> Credential {
+        Credential::Basic {
+            username: username.to_owned(),
+            password: password.to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_form_of_an_entry_is_read() {
+        let json = |entry: &str| format!(r#"{{"auths": {{"reg.test:5000": {entry}}}, "x": 1}}"#);
+        let auth = STANDARD.encode("me:pass:word");
+        for (entry, expected) in [
+            (format!(r#"{{"auth": "{auth}"}}"#), basic("me", "pass:word")),
+            (
+                r#"{"username": "a", "password": "b", "auth": ""}"#.to_owned(),
+                basic("a", "b"),
+            ),
+            (
+                format!(r#"{{"auth": "{auth}", "identitytoken": "i"}}"#),
+                Credential::Identity("i".to_owned()),
+            ),
+            (
+                r#"{"registrytoken": "r"}"#.to_owned(),
+                Credential::Bearer("r".to_owned()),
+            ),
+        ] {
+            let found = from_docker_config(&json(&entry), "reg.test:5000");
+            assert_eq!(found, Ok(Some(expected)), "{entry}");
+        }
+        for entry in ["{}", r#"{"auth": "!"}"#, r#"{"auth": "bm9jb2xvbg=="}"#] {
+            let found = from_docker_config(&json(entry), "reg.test:5000");
+            assert_eq!(
+                found,
+                Err(CredentialError::Entry("reg.test:5000".to_owned()))
+            );
+        }
+        assert_eq!(from_docker_config(&json("{}"), "reg.test"), Ok(None));
+        assert_eq!(from_docker_config("{}", "reg.test"), Ok(None));
+    }
+
+    #[test]
+    fn registries_are_found_under_all_their_names() {
+        let json = |name: &str| format!(r#"{{"auths": {{"{name}": {{"registrytoken": "r"}}}}}}"#);
+        for (name, registry) in [
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("docker.io", "docker.io"),
+            ("https://reg.test/v2/", "reg.test"),
+            ("http://reg.test:80", "reg.test:80"),
+        ] {
+            let found = from_docker_config(&json(name), registry).expect("valid");
+            assert!(found.is_some(), "{name}");
+        }
+        let found = from_docker_config(&json("reg.test.evil"), "reg.test").expect("valid");
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn an_error_does_not_tell_the_secret() {
+        assert_eq!(from_docker_config("", "r"), Err(CredentialError::Missing));
+        let error = from_docker_config(r#"{"auths": "hunter2"}"#, "r").expect_err("malformed");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        let shown = format!("{:?}", basic("me", "hunter2"));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

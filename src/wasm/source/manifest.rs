@@ -1,0 +1,301 @@
+//! Manifests of images, and where in one the module is.
+//!
+//! | image | its module |
+//! |---|---|
+//! | a layer that is a module (`application/wasm`, `application/vnd.module.wasm.content.layer.v1+wasm`, `application/vnd.wasm.content.layer.v1+wasm`) | the first such layer |
+//! | layers of files (of Docker or OCI, tar or tar and gzip) | `plugin.wasm` of the last one, in whatever folder |
+//! | an index | the image for `wasm`, else for Linux on this machine, else for Linux |
+
+use serde::Deserialize;
+
+use crate::wasm::spec::Digest;
+
+/// Manifests that are asked for.
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
+                                 application/vnd.docker.distribution.manifest.v2+json, \
+                                 application/vnd.oci.image.index.v1+json, \
+                                 application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// Layers that are a module as they are.
+const MODULES: &[&str] = &[
+    "application/wasm",
+    "application/vnd.module.wasm.content.layer.v1+wasm",
+    "application/vnd.wasm.content.layer.v1+wasm",
+];
+
+/// Layers of files.
+const FILES: &[&str] = &[
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar",
+];
+
+/// Why a manifest names no module. Where the manifest was asked for by its digest, it never will.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON, or not of this form.
+    #[error("the manifest is malformed: {0}")]
+    Malformed(String),
+    /// Neither an image nor an index.
+    #[error("the manifest is neither an image nor an index, but {0:?}")]
+    Kind(String),
+    /// No layer that a module can be in.
+    #[error("no layer of the image can hold a module; their types are {0:?}")]
+    NoModule(Vec<String>),
+    /// An index without an image for us.
+    #[error("no image of the index is for wasm or linux")]
+    NoPlatform,
+    /// A digest that is not SHA-256.
+    #[error("the digest {0:?} is not sha256")]
+    Digest(String),
+}
+
+/// Where a blob or another manifest is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Of the content.
+    pub digest: Digest,
+    /// In bytes, as the manifest says.
+    pub size: u64,
+}
+
+/// What a manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Manifest {
+    /// An image: the layer that holds its module.
+    Image {
+        /// The layer.
+        layer: Descriptor,
+        /// The layer holds files; otherwise it is the module.
+        files: bool,
+    },
+    /// An index: the manifest of the image for us.
+    Index(Descriptor),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    layers: Option<Vec<RawDescriptor>>,
+    manifests: Option<Vec<RawDescriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    #[serde(default)]
+    size: u64,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+}
+
+impl RawDescriptor {
+    fn read(&self) -> Result<Descriptor, ManifestError> {
+        let digits = self.digest.strip_prefix("sha256:");
+        let digest = digits.and_then(Digest::parse);
+        Ok(Descriptor {
+            digest: digest.ok_or_else(|| ManifestError::Digest(self.digest.clone()))?,
+            size: self.size,
+        })
+    }
+
+    /// How well an image of an index suits, the larger the better.
+    fn suits(&self) -> Option<u32> {
+        let Some(Platform { architecture, os }) = &self.platform else {
+            return Some(1);
+        };
+        let machine = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        match (&**architecture, &**os) {
+            ("wasm" | "wasm32", _) => Some(4),
+            (architecture, "linux") if architecture == machine => Some(3),
+            (_, "linux") => Some(2),
+            // Attestations among them are of no platform.
+            _ => None,
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// Where it does not say where a module is.
+    pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
+        let raw: Raw = serde_json::from_slice(json)
+            .map_err(|error| ManifestError::Malformed(error.to_string()))?;
+        if raw.schema_version != Some(2) {
+            return Err(ManifestError::Malformed(
+                "schemaVersion is not 2".to_owned(),
+            ));
+        }
+        match (raw.layers, raw.manifests) {
+            (Some(layers), None) => Self::image(&layers),
+            (None, Some(images)) => {
+                let suiting = images
+                    .iter()
+                    .filter_map(|image| Some((image.suits()?, image)));
+                // The first of the best.
+                let best = suiting.rev().max_by_key(|(suits, _)| *suits);
+                let (_, best) = best.ok_or(ManifestError::NoPlatform)?;
+                Ok(Self::Index(best.read()?))
+            }
+            _ => Err(ManifestError::Kind(raw.media_type.unwrap_or_default())),
+        }
+    }
+
+    fn image(layers: &[RawDescriptor]) -> Result<Self, ManifestError> {
+        let is_one_of =
+            |layer: &&RawDescriptor, types: &[&str]| types.contains(&&*layer.media_type);
+        if let Some(layer) = layers.iter().find(|layer| is_one_of(layer, MODULES)) {
+            return Ok(Self::Image {
+                layer: layer.read()?,
+                files: false,
+            });
+        }
+        match layers.last().filter(|layer| is_one_of(layer, FILES)) {
+            Some(layer) => Ok(Self::Image {
+                layer: layer.read()?,
+                files: true,
+            }),
+            None => {
+                let types = layers.iter().map(|layer| layer.media_type.clone());
+                Err(ManifestError::NoModule(types.collect()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn layer(media_type: &str, content: &str) -> serde_json::Value {
+        let digest = format!("sha256:{}", Digest::of(content.as_bytes()));
+        json!({"mediaType": media_type, "digest": digest, "size": content.len()})
+    }
+
+    fn descriptor(content: &str) -> Descriptor {
+        Descriptor {
+            digest: Digest::of(content.as_bytes()),
+            size: content.len() as u64,
+        }
+    }
+
+    fn parse(value: &serde_json::Value) -> Result<Manifest, ManifestError> {
+        Manifest::parse(value.to_string().as_bytes())
+    }
+
+    fn image(layers: &[serde_json::Value]) -> Result<Manifest, ManifestError> {
+        parse(&json!({"schemaVersion": 2, "config": {"x": 1}, "layers": layers}))
+    }
+
+    #[test]
+    fn every_layout_has_its_module() {
+        let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let oci = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let solo = "application/vnd.module.wasm.content.layer.v1+wasm";
+        for (layers, content, files) in [
+            (
+                vec![layer(docker, "base"), layer(docker, "top")],
+                "top",
+                true,
+            ),
+            (vec![layer(oci, "base"), layer(oci, "top")], "top", true),
+            (
+                vec![layer(solo, "module"), layer("text/x", "other")],
+                "module",
+                false,
+            ),
+            (
+                vec![layer("text/x", "other"), layer(solo, "module")],
+                "module",
+                false,
+            ),
+            (vec![layer("application/wasm", "cncf")], "cncf", false),
+            (
+                vec![layer("application/vnd.wasm.content.layer.v1+wasm", "m")],
+                "m",
+                false,
+            ),
+        ] {
+            assert_eq!(
+                image(&layers),
+                Ok(Manifest::Image {
+                    layer: descriptor(content),
+                    files
+                }),
+                "{content}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_index_gives_the_image_that_suits_best() {
+        let one = |content: &str, architecture: &str, os: &str| {
+            let mut of_it = layer("application/vnd.oci.image.manifest.v1+json", content);
+            of_it["platform"] = json!({"architecture": architecture, "os": os});
+            of_it
+        };
+        let index =
+            |images: &[serde_json::Value]| parse(&json!({"schemaVersion": 2, "manifests": images}));
+        let wasm = one("wasm", "wasm", "wasip1");
+        let linux = one("linux", "s390x", "linux");
+        let later = one("later", "mips", "linux");
+        let attestation = one("attestation", "unknown", "unknown");
+        let chosen = |content| Ok(Manifest::Index(descriptor(content)));
+        assert_eq!(
+            index(&[linux.clone(), wasm, attestation.clone()]),
+            chosen("wasm")
+        );
+        assert_eq!(index(&[attestation.clone(), linux, later]), chosen("linux"));
+        assert_eq!(index(&[layer("x", "bare")]), chosen("bare"));
+        assert_eq!(index(&[attestation]), Err(ManifestError::NoPlatform));
+    }
+
+    #[test]
+    fn what_holds_no_module_is_told() {
+        let zstd = "application/vnd.oci.image.layer.v1.tar+zstd";
+        assert_eq!(
+            image(&[layer(zstd, "x")]),
+            Err(ManifestError::NoModule(vec![zstd.to_owned()]))
+        );
+        assert_eq!(image(&[]), Err(ManifestError::NoModule(Vec::new())));
+        let mut other = layer("application/wasm", "x");
+        other["digest"] = json!("sha512:00");
+        assert_eq!(
+            image(&[other]),
+            Err(ManifestError::Digest("sha512:00".to_owned()))
+        );
+        assert!(matches!(
+            Manifest::parse(b"<html>"),
+            Err(ManifestError::Malformed(_))
+        ));
+        assert!(matches!(
+            parse(&json!({"schemaVersion": 1, "fsLayers": []})),
+            Err(ManifestError::Malformed(_))
+        ));
+        assert!(matches!(
+            parse(&json!({"schemaVersion": 2})),
+            Err(ManifestError::Kind(_))
+        ));
+    }
+}

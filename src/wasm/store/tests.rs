@@ -1,0 +1,96 @@
+//! Tests of `wasm::store`.
+
+use std::time::{Duration, SystemTime};
+
+use super::*;
+
+fn code(byte: u8) -> (Digest, Vec<u8>) {
+    let bytes = vec![byte; 1000];
+    (Digest::of(&bytes), bytes)
+}
+
+/// As if it had been used so many seconds ago.
+fn age(folder: &Path, digest: Digest, seconds: u64) {
+    let file = File::open(folder.join(code_name(digest))).expect("there");
+    file.set_modified(SystemTime::now() - Duration::from_secs(seconds))
+        .expect("ours");
+}
+
+#[test]
+fn what_was_kept_is_found_and_nothing_else_is_believed() {
+    let root = tempfile::tempdir().expect("a folder");
+    let store = Store::open(root.path(), 1 << 20).expect("opens");
+    let (digest, bytes) = code(1);
+    assert!(store.code(digest).is_none());
+    drop(store.keep(digest, &bytes).expect("kept"));
+    // Another process.
+    let again = Store::open(root.path(), 1 << 20).expect("opens");
+    let (found, pin) = again.code(digest).expect("there");
+    assert_eq!(found, bytes);
+    drop(pin);
+    let path = root.path().join(code_name(digest));
+    let mut tampered = bytes;
+    tampered[0] ^= 1;
+    for wrong in [&tampered[..], b"", &tampered[..500]] {
+        std::fs::write(&path, wrong).expect("ours");
+        assert!(again.code(digest).is_none());
+        assert!(!path.exists(), "it is removed");
+    }
+}
+
+#[test]
+fn notes_of_sources_are_sealed() {
+    let root = tempfile::tempdir().expect("a folder");
+    let store = Store::open(root.path(), 1 << 20).expect("opens");
+    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+    let given = Given {
+        code: Digest::of(b"code"),
+        image: Some(Digest::of(b"image")),
+    };
+    store.note(one, "oci://reg.test/a:1", &given);
+    assert_eq!(store.given(one), Some(given));
+    let bare = Given {
+        image: None,
+        ..given
+    };
+    store.note(one, "oci://reg.test/a:1", &bare);
+    assert_eq!(store.given(one), Some(bare));
+    // A note of one source is none of another.
+    let note = std::fs::read(root.path().join(note_name(one))).expect("there");
+    std::fs::write(root.path().join(note_name(two)), &note).expect("ours");
+    assert_eq!(store.given(two), None);
+    let mut changed = note;
+    let at = changed
+        .iter()
+        .rposition(|byte| *byte == b'"')
+        .expect("JSON")
+        - 1;
+    changed[at] ^= 1;
+    std::fs::write(root.path().join(note_name(one)), &changed).expect("ours");
+    assert_eq!(store.given(one), None);
+    assert!(!root.path().join(note_name(one)).exists());
+}
+
+#[test]
+fn the_least_recently_used_goes_but_not_what_is_in_use() {
+    let root = tempfile::tempdir().expect("a folder");
+    let store = Store::open(root.path(), 2500).expect("opens");
+    let other = Store::open(root.path(), 2500).expect("opens");
+    let [a, b, c, d] = [1, 2, 3, 4].map(code);
+    let pin = store.keep(a.0, &a.1);
+    drop(store.keep(b.0, &b.1));
+    age(root.path(), a.0, 20);
+    age(root.path(), b.0, 10);
+    // Another process makes room: the oldest is in use here.
+    drop(other.keep(c.0, &c.1));
+    assert!(store.pin(a.0).is_some() && store.pin(b.0).is_none());
+    age(root.path(), a.0, 20);
+    drop(pin);
+    drop(other.keep(d.0, &d.1));
+    assert!(store.pin(a.0).is_none());
+    assert!(store.pin(c.0).is_some() && store.pin(d.0).is_some());
+    // What is larger than all of it is not kept.
+    let large = vec![0; 3000];
+    assert!(store.keep(Digest::of(&large), &large).is_none());
+    assert!(store.pin(c.0).is_some());
+}

@@ -15,10 +15,12 @@ use crate::telemetry::log::{Component, Level};
 mod flags;
 mod json;
 mod own;
+#[cfg(feature = "wasm")]
+pub mod plugin;
 
 pub use own::{ControlPlaneArgs, DemoArgs};
 #[cfg(feature = "wasm")]
-pub use own::{InspectArgs, PluginCommand};
+pub use plugin::PluginCommand;
 
 /// Envoy's default log pattern.
 pub const DEFAULT_LOG_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
@@ -44,7 +46,7 @@ pub struct Exit {
     pub stdout: String,
     /// For standard error.
     pub stderr: String,
-    /// The exit code: 0 or 1.
+    /// The exit code: 0 or 1; 2 for the arguments of `plenipo plugin`.
     pub code: u8,
 }
 

@@ -22,6 +22,7 @@ use super::abi::metrics::Metrics;
 use super::engine::{Budget, Limits};
 use super::meter::Meter;
 use super::module::Abi;
+use super::probe::Probe;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
 use super::status::wasm_stats;
@@ -46,6 +47,7 @@ pub(crate) struct Environment {
     pub(crate) shared: Arc<Shared>,
     pub(crate) space: Arc<Space>,
     pub(crate) policy: PluginPolicy,
+    pub(crate) probe: Option<Arc<dyn Probe>>,
 }
 
 impl fmt::Debug for Environment {

@@ -14,6 +14,7 @@
 #[cfg(not(feature = "wasm"))]
 mod disabled;
 mod options;
+mod probe;
 pub mod spec;
 pub mod status;
 
@@ -71,6 +72,7 @@ pub use manager::Plugins;
 pub use options::{Options, Resolution, RolloutCommand};
 #[cfg(feature = "wasm")]
 pub use plugin::{Place, Plugin};
+pub use probe::{BuildTimes, Probe};
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]

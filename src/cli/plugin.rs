@@ -140,7 +140,7 @@ pub struct DiffArgs {
     /// The other's.
     pub new: String,
     /// Compare them on the cases of this folder (whatever these expect) instead of on one request.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["request", "headers", "body", "response", "response_headers", "response_body", "callouts", "config", "vm_config"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["SetupArgs", "ExchangeArgs"])]
     pub cases: Option<PathBuf>,
     #[command(flatten)]
     /// How the plugins are configured.
@@ -151,7 +151,7 @@ pub struct DiffArgs {
 }
 
 /// How a plugin is configured, as in `PluginConfig`.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Plugin")]
 pub struct SetupArgs {
     /// Its configuration.
@@ -178,7 +178,7 @@ pub struct SetupArgs {
 }
 
 /// What a plugin is shown.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Request and answers")]
 pub struct ExchangeArgs {
     /// The request: a line such as 'POST /orders', or a file of such a line, headers, an empty line and a body.
@@ -203,6 +203,9 @@ pub struct ExchangeArgs {
     /// cluster: its answers in turn, the last one for ever.
     #[arg(long = "callout", value_name = "CLUSTER=TEXT|@FILE", value_parser = pair)]
     pub callouts: Vec<(String, String)>,
+    /// Send the request so many times through the VM; the last one is shown, and all that was logged, called and counted.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub repeat: u32,
     /// Bodies come in pieces of so many bytes.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: Option<u32>,

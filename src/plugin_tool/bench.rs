@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::host::{self, Ground, Host, Setup};
-use super::outcome::{End, hint};
+use super::outcome::{End, hint, nanos, time};
 use super::recorder::{Calls, Recorder};
 use super::run::exchange;
 use super::{Verdict, bytes, json_text, printable, source};
@@ -71,9 +71,7 @@ pub(super) fn run(arguments: &BenchArgs) -> anyhow::Result<(String, Verdict)> {
             let (end, ..) = host.send(&exchange).await;
             let took = begin.elapsed();
             measured.took += took;
-            measured
-                .requests
-                .push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            measured.requests.push(nanos(took));
             measured.end = end;
             if matches!(end, End::Stalled) {
                 return Err(format!(
@@ -135,16 +133,14 @@ impl Measured {
         let mut line = |heading: &str, value: &str| {
             let _ = writeln!(out, "{heading:<12} {value}");
         };
-        let micros = |time: Duration| {
-            super::outcome::micros(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
-        };
+        let shown = |duration: Duration| time(nanos(duration));
         line("file", source);
-        line("compile", &micros(self.compile));
+        line("compile", &shown(self.compile));
         line(
             "instantiate",
-            &micros(self.built.instantiate + self.built.start),
+            &shown(self.built.instantiate + self.built.start),
         );
-        line("configure", &micros(self.built.configure));
+        line("configure", &shown(self.built.configure));
         line("memory", &format!("{} of the VM, at the end", bytes(self.memory)));
         line(
             "requests",
@@ -167,7 +163,6 @@ impl Measured {
     }
 
     fn json(&self) -> serde_json::Value {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let row = |(name, calls, p50, p99): &(&str, usize, u64, u64)| json!({
             "name": name, "calls": calls, "p50_nanoseconds": p50, "p99_nanoseconds": p99,
         });

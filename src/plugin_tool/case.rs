@@ -55,6 +55,7 @@ struct Keys {
     request: Option<Value>,
     response: Option<Value>,
     callouts: Option<Map<String, Value>>,
+    repeat: Option<u32>,
     chunk: Option<u32>,
     wait: Option<f64>,
     timeout: Option<f64>,
@@ -163,6 +164,10 @@ fn case(path: PathBuf, text: String, keys: Map<String, Value>) -> anyhow::Result
         exchange: Exchange {
             request,
             response,
+            repeat: match keys.repeat {
+                Some(0) => bail!("repeat: the request is sent at least once"),
+                repeat => repeat.unwrap_or(1),
+            },
             chunk: match keys.chunk {
                 Some(0) => bail!("chunk: a piece has at least one byte"),
                 chunk => chunk.map(|chunk| usize::try_from(chunk).unwrap_or(usize::MAX)),

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use similar::{ChangeTag, TextDiff};
+use similar::{Algorithm, ChangeTag, TextDiff};
 
 use super::host::{Cache, Ground, Setup};
-use super::outcome::{Outcome, micros};
+use super::outcome::{Outcome, time};
 use super::run::exchange;
 use super::test::Codes;
 use super::{Verdict, case, printable, run as single, source};
@@ -52,14 +52,9 @@ pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
         if !same {
             out.push_str(&difference(&before, &after, 4));
         }
-        out.push_str(&times(old, new));
     }
-    let _ = writeln!(
-        out,
-        "{} of {} outcomes differ",
-        differ,
-        pairs.len()
-    );
+    let _ = writeln!(out, "{differ} of {} outcomes differ\n", pairs.len());
+    out.push_str(&times(&pairs));
     let verdict = if differ == 0 {
         Verdict::Well
     } else {
@@ -68,24 +63,27 @@ pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
     Ok((out, verdict))
 }
 
-/// The time in each callback, old and new: one call says little.
-fn times(old: &Outcome, new: &Outcome) -> String {
-    let mut out = String::new();
-    let total = |outcome: &Outcome, name: &str| {
-        let mut calls = outcome.record.calls.iter();
-        let found = calls.find(|(known, _)| *known == name);
-        found.map(|(_, times)| times.iter().sum::<u64>())
-    };
-    let shown = |time: Option<u64>| time.map_or_else(|| "-".to_owned(), micros);
-    let mut names: Vec<&str> = old.record.calls.iter().map(|(name, _)| *name).collect();
-    for (name, _) in &new.record.calls {
-        if !names.contains(name) {
-            names.push(name);
+/// The time in each callback, over all requests: old and new. A single call says little.
+fn times(pairs: &[(String, Outcome, Outcome)]) -> String {
+    let mut rows: Vec<(&str, [u64; 2])> = Vec::new();
+    for (_, old, new) in pairs {
+        for (side, outcome) in [old, new].into_iter().enumerate() {
+            for (name, times) in &outcome.record.calls {
+                let total = times.iter().sum::<u64>();
+                match rows.iter_mut().find(|(known, _)| known == name) {
+                    Some((_, sums)) => sums[side] += total,
+                    None => {
+                        let mut sums = [0; 2];
+                        sums[side] = total;
+                        rows.push((name, sums));
+                    }
+                }
+            }
         }
     }
-    for name in names {
-        let (old, new) = (shown(total(old, name)), shown(total(new, name)));
-        let _ = writeln!(out, "    {name:<36} {old:>12} {new:>12}");
+    let mut out = format!("{:<40} {:>12} {:>12}\n", "time", "old", "new");
+    for (name, [old, new]) in rows {
+        let _ = writeln!(out, "    {name:<36} {:>12} {:>12}", time(old), time(new));
     }
     out
 }
@@ -93,7 +91,8 @@ fn times(old: &Outcome, new: &Outcome) -> String {
 /// Lines that are in one text alone begin with `-` or `+`, after so many spaces.
 pub(super) fn difference(old: &str, new: &str, indent: usize) -> String {
     let mut out = String::new();
-    let diff = TextDiff::from_lines(old, new);
+    let mut diff = TextDiff::configure();
+    let diff = diff.algorithm(Algorithm::Patience).diff_lines(old, new);
     for change in diff.iter_all_changes() {
         let mark = match change.tag() {
             ChangeTag::Equal => ' ',

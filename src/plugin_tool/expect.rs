@@ -90,6 +90,11 @@ impl Expected {
         })
     }
 
+    /// True where it says whom the plugin calls.
+    pub(super) fn names_callouts(&self) -> bool {
+        self.callouts.is_some()
+    }
+
     /// All that came out and is worth expecting: of a plugin that neither logs nor counts, no log and no metrics.
     pub(super) fn of(outcome: &Outcome) -> Self {
         let found = Found::of(outcome);

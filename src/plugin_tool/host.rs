@@ -124,6 +124,8 @@ pub(super) struct Exchange {
     pub(super) request: Request,
     /// `None`: 200 with the body of the request as it arrived.
     pub(super) response: Option<Response>,
+    /// Sent so many times, at least once.
+    pub(super) repeat: u32,
     /// Bodies come in pieces of so many bytes.
     pub(super) chunk: Option<usize>,
     /// Between the plugin's start and the request.
@@ -290,6 +292,12 @@ impl Host {
     pub(super) async fn exchange(&self, exchange: &Exchange) -> Outcome {
         if !exchange.wait.is_zero() {
             tokio::time::sleep(exchange.wait).await;
+        }
+        for _ in 1..exchange.repeat {
+            if self.failure().is_some() || self.send(exchange).await.0 == End::Stalled {
+                break;
+            }
+            self.settle().await;
         }
         let begin = Instant::now();
         let (end, response, details) = self.send(exchange).await;

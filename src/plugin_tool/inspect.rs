@@ -52,6 +52,9 @@ fn text(source: &str, found: &Inspection) -> String {
             },
         );
     }
+    if let Some(sdk) = &found.sdk {
+        line("written in", sdk);
+    }
     for (index, producer) in found.producers.iter().enumerate() {
         let heading = if index == 0 { "made by" } else { "" };
         let version = match producer.version.as_str() {

@@ -7,7 +7,7 @@
 //! the body
 //! ```
 //!
-//! A body that is one line `< path` is the content of that file.
+//! A body that is one line `< path` is the content of that file. A request without `host` goes to `localhost`.
 
 use std::path::Path;
 
@@ -48,7 +48,7 @@ impl Request {
         }
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("{method:?} is no method"))?;
-        let mut head = RequestHead::new(method, "", "/");
+        let mut head = RequestHead::new(method, "localhost", "/");
         let mut path = target;
         if let Some((scheme, rest)) = target.split_once("://") {
             head.scheme = match scheme {

@@ -132,7 +132,8 @@ impl Outcome {
             End::LocalReply if self.failure.is_some() => {
                 "the host's, since the plugin has failed".to_owned()
             }
-            End::LocalReply => "the plugin's own".to_owned(),
+            End::LocalReply if self.details.is_empty() => "the plugin's own".to_owned(),
+            End::LocalReply => format!("the plugin's own ({})", printable(&self.details)),
             End::Cut => "it breaks off".to_owned(),
             End::Reset => "none: the plugin resets the stream".to_owned(),
             End::Stalled => format!(
@@ -173,8 +174,11 @@ impl Outcome {
         }
         if !record.log.is_empty() {
             out.push_str("log\n");
-            for (level, line) in self.log() {
-                let _ = writeln!(out, "    {level:<8} {}", printable(line));
+            for (level, message) in self.log() {
+                for (index, line) in message.split('\n').enumerate() {
+                    let level = if index == 0 { level } else { "" };
+                    let _ = writeln!(out, "    {level:<8} {}", printable(line));
+                }
             }
             out.push('\n');
         }
@@ -184,7 +188,11 @@ impl Outcome {
             let width = width.unwrap_or(0);
             for Metric { name, kind, value } in &self.metrics {
                 let name = printable(name);
-                let unit = if *kind == "histogram" { " values" } else { "" };
+                let unit = match (*kind, *value) {
+                    ("histogram", 1) => " value",
+                    ("histogram", _) => " values",
+                    _ => "",
+                };
                 let _ = writeln!(out, "    {name:<width$}  {kind:<9}  {value}{unit}");
             }
             out.push('\n');
@@ -197,25 +205,27 @@ impl Outcome {
             out.push('\n');
         }
         if !record.calls.is_empty() {
-            out.push_str("callbacks\n");
-            for (name, times) in &record.calls {
-                let total: u64 = times.iter().sum();
-                let count = match times.len() {
+            out.push_str("time\n");
+            let mut line = |what: &str, time: String, count: usize| {
+                let count = match count {
                     1 => String::new(),
                     count => format!("  in {count} calls"),
                 };
-                let _ = writeln!(out, "    {name:<36} {:>9}{count}", micros(total));
+                let _ = writeln!(out, "    {what:<36} {time:>10}{count}");
+            };
+            if let Some(compile) = self.compile {
+                line("compilation", time(nanos(compile)), 1);
             }
-            let _ = writeln!(
-                out,
-                "    {:<36} {:>9}",
-                "the whole request",
-                micros(u64::try_from(self.took.as_nanos()).unwrap_or(u64::MAX))
-            );
-            let _ = writeln!(out, "    {:<36} {:>9}", "memory of the VM", bytes(self.memory));
+            for (name, times) in &record.calls {
+                line(name, time(times.iter().sum()), times.len());
+            }
+            if self.end != End::NotLoaded {
+                line("the whole request", time(nanos(self.took)), 1);
+                let _ = writeln!(out, "\nmemory: {} of the VM\n", bytes(self.memory));
+            }
         }
         if let Some(failure) = &self.failure {
-            if !record.calls.is_empty() {
+            if self.end == End::NotLoaded && !record.calls.is_empty() {
                 out.push('\n');
             }
             out.push_str("the plugin has failed\n");
@@ -315,26 +325,34 @@ impl Outcome {
                     for line in message.text().lines() {
                         let _ = writeln!(out, "    {line}");
                     }
+                    if !message.body.is_empty() && !message.body.ends_with(b"\n") {
+                        out.push_str("    (the last line does not end)\n");
+                    }
                     for (name, value) in &message.trailers {
                         let _ = writeln!(out, "    trailer {name}: {value}");
                     }
                 }
             }
         }
+        out.push_str("callouts:\n");
         for callout in &self.record.callouts {
-            let _ = writeln!(out, "callout to {}:", callout.cluster);
+            let _ = writeln!(out, "    to {}:", callout.cluster);
             for line in callout.request.text().lines() {
-                let _ = writeln!(out, "    {line}");
+                let _ = writeln!(out, "        {line}");
             }
         }
         for cluster in &self.record.unanswered {
-            let _ = writeln!(out, "callout to {cluster}: no answer was given");
+            let _ = writeln!(out, "    to {cluster}: no answer was given");
         }
-        for (level, line) in self.log() {
-            let _ = writeln!(out, "log {level}: {line}");
+        out.push_str("log:\n");
+        for (level, message) in self.log() {
+            for line in message.lines() {
+                let _ = writeln!(out, "    {level}: {line}");
+            }
         }
+        out.push_str("metrics:\n");
         for Metric { name, kind, value } in &self.metrics {
-            let _ = writeln!(out, "metric {name}: {kind} {value}");
+            let _ = writeln!(out, "    {name}: {kind} {value}");
         }
         out
     }
@@ -413,6 +431,15 @@ fn level_name(level: u32) -> &'static str {
 }
 
 /// A time for people.
-pub(super) fn micros(nanos: u64) -> String {
-    format!("{}.{} µs", nanos / 1000, nanos % 1000 / 100)
+pub(super) fn time(nanos: u64) -> String {
+    let (unit, name) = match nanos {
+        0..10_000_000 => (1000, "µs"),
+        10_000_000..10_000_000_000 => (1_000_000, "ms"),
+        _ => (1_000_000_000, "s"),
+    };
+    format!("{}.{} {name}", nanos / unit, nanos % unit / (unit / 10))
+}
+
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

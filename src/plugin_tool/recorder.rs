@@ -82,8 +82,8 @@ impl Probe for Recorder {
 
     fn log(&self, level: u32, message: &str) {
         if level >= self.log_level && self.keeps_log {
-            let line = (level, message.trim_end().to_owned());
-            self.record.lock().log.push(line);
+            let line = message.trim_start_matches(['\r', '\n']).trim_end();
+            self.record.lock().log.push((level, line.to_owned()));
         }
     }
 

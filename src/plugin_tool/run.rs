@@ -83,6 +83,7 @@ pub(super) fn exchange(arguments: &ExchangeArgs) -> anyhow::Result<(Exchange, An
         response_headers,
         response_body,
         callouts,
+        repeat,
         chunk,
         wait,
         timeout,
@@ -127,6 +128,7 @@ pub(super) fn exchange(arguments: &ExchangeArgs) -> anyhow::Result<(Exchange, An
     let exchange = Exchange {
         request,
         response: answer,
+        repeat: *repeat,
         chunk: chunk.map(|chunk| usize::try_from(chunk).unwrap_or(usize::MAX)),
         wait: *wait,
         timeout: *timeout,

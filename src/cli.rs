@@ -36,7 +36,7 @@ pub enum Command {
     ControlPlane(ControlPlaneArgs),
     /// `plenipo plugin`.
     #[cfg(feature = "wasm")]
-    Plugin(PluginCommand),
+    Plugin(Box<PluginCommand>),
 }
 
 /// The process ends without having done anything but print.

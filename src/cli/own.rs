@@ -26,7 +26,7 @@ enum OwnCommand {
     /// Tools for those who write Proxy-Wasm plugins
     #[cfg(feature = "wasm")]
     #[command(subcommand)]
-    Plugin(PluginCommand),
+    Plugin(Box<PluginCommand>),
 }
 
 /// `plenipo demo`.

@@ -121,7 +121,12 @@ impl Measured {
         let row = |name, times: &[u64]| {
             let mut times = times.to_vec();
             times.sort_unstable();
-            (name, times.len(), quantile(&times, 50), quantile(&times, 99))
+            (
+                name,
+                times.len(),
+                quantile(&times, 50),
+                quantile(&times, 99),
+            )
         };
         std::iter::once(row("a request", &self.requests))
             .chain(self.calls.iter().map(|(name, times)| row(name, times)))
@@ -141,7 +146,10 @@ impl Measured {
             &shown(self.built.instantiate + self.built.start),
         );
         line("configure", &shown(self.built.configure));
-        line("memory", &format!("{} of the VM, at the end", bytes(self.memory)));
+        line(
+            "memory",
+            &format!("{} of the VM, at the end", bytes(self.memory)),
+        );
         line(
             "requests",
             &format!(
@@ -163,9 +171,11 @@ impl Measured {
     }
 
     fn json(&self) -> serde_json::Value {
-        let row = |(name, calls, p50, p99): &(&str, usize, u64, u64)| json!({
-            "name": name, "calls": calls, "p50_nanoseconds": p50, "p99_nanoseconds": p99,
-        });
+        let row = |(name, calls, p50, p99): &(&str, usize, u64, u64)| {
+            json!({
+                "name": name, "calls": calls, "p50_nanoseconds": p50, "p99_nanoseconds": p99,
+            })
+        };
         let rows = self.rows();
         let (request, callbacks) = rows.split_first().map_or_else(
             || (serde_json::Value::Null, Vec::new()),

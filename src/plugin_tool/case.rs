@@ -197,7 +197,8 @@ fn answer(value: &Value, folder: &Path) -> anyhow::Result<Answer> {
         "reset" => Ok(Answer::Reset),
         _ => {
             let text = scalar(value, "an answer")?;
-            let response = Response::parse(&text, folder).map_err(|reason| anyhow::anyhow!(reason))?;
+            let response =
+                Response::parse(&text, folder).map_err(|reason| anyhow::anyhow!(reason))?;
             Ok(Answer::Response(Box::new(response)))
         }
     }

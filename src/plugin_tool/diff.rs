@@ -25,7 +25,14 @@ pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
             let mut outcome = |plugin: &str| {
                 let setup = codes.setup(&case, Some(plugin))?;
                 let answers = case.answers.clone();
-                single::outcome(&ground, &setup, &case.exchange, answers, 0, Some(cache.path()))
+                single::outcome(
+                    &ground,
+                    &setup,
+                    &case.exchange,
+                    answers,
+                    0,
+                    Some(cache.path()),
+                )
             };
             let (old, new) = (outcome(&arguments.old)?, outcome(&arguments.new)?);
             pairs.push((case.path.display().to_string(), old, new));

@@ -177,8 +177,12 @@ impl Expected {
         }
         if let Some(expected) = &self.metrics {
             let of = |name: &String| found.metrics.get(name).copied();
-            let same = expected.iter().all(|(name, value)| of(name) == Some(*value));
-            let said = expected.iter().map(|(name, value)| format!("{name}: {value}\n"));
+            let same = expected
+                .iter()
+                .all(|(name, value)| of(name) == Some(*value));
+            let said = expected
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}\n"));
             let seen = expected.keys().map(|name| match of(name) {
                 Some(value) => format!("{name}: {value}\n"),
                 None => format!("{name}: not defined\n"),
@@ -287,7 +291,8 @@ impl Found {
             .map(|callout| (callout.cluster.clone(), callout.request.text()))
             .collect();
         let unanswered = record.unanswered.iter();
-        callouts.extend(unanswered.map(|cluster| (cluster.clone(), "no answer is given".to_owned())));
+        callouts
+            .extend(unanswered.map(|cluster| (cluster.clone(), "no answer is given".to_owned())));
         Self {
             outcome: outcome.end.as_str(),
             failure: outcome.failure_line().unwrap_or("none").to_owned(),
@@ -370,14 +375,19 @@ fn quoted(text: &str) -> String {
 
 fn lines(pairs: &[(String, String)]) -> String {
     let pairs = pairs.iter();
-    pairs.map(|(name, text)| format!("{name}: {}\n", text.trim_end())).collect()
+    pairs
+        .map(|(name, text)| format!("{name}: {}\n", text.trim_end()))
+        .collect()
 }
 
 /// The same message: the order of headers, the version and the reason phrase say nothing.
 fn same_message(expected: &str, found: &str) -> bool {
     let (expected, found) = (normal(expected), normal(found));
     expected.len() == found.len()
-        && expected.iter().zip(&found).all(|(one, other)| fits(one, other))
+        && expected
+            .iter()
+            .zip(&found)
+            .all(|(one, other)| fits(one, other))
 }
 
 fn normal(text: &str) -> Vec<String> {
@@ -390,12 +400,16 @@ fn normal(text: &str) -> Vec<String> {
     };
     // A status alone, with its reason.
     let start = match start.split_once(' ') {
-        Some((status, _)) if status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()) => status,
+        Some((status, _)) if status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()) => {
+            status
+        }
         _ => start,
     };
     let mut headers: Vec<_> = lines
         .map(|line| match line.split_once(':') {
-            Some((name, value)) => format!("{}: {}", name.trim().to_ascii_lowercase(), value.trim()),
+            Some((name, value)) => {
+                format!("{}: {}", name.trim().to_ascii_lowercase(), value.trim())
+            }
             None => line.to_owned(),
         })
         .collect();
@@ -455,7 +469,10 @@ mod tests {
         ] {
             assert!(!same_message(other, found), "{other}");
         }
-        assert!(same_message("GET /a\nhost: b", "GET /a HTTP/1.1\nhost: b\n"));
+        assert!(same_message(
+            "GET /a\nhost: b",
+            "GET /a HTTP/1.1\nhost: b\n"
+        ));
         assert!(same_message("none", "none"));
         assert!(!same_message("none", "GET / HTTP/1.1\n"));
     }
@@ -518,7 +535,10 @@ mod tests {
     fn an_update_leaves_the_rest_of_the_file_alone() {
         let section = "expect:\n  response: new\n";
         for (text, wanted) in [
-            ("request: GET /", "request: GET /\nexpect:\n  response: new\n"),
+            (
+                "request: GET /",
+                "request: GET /\nexpect:\n  response: new\n",
+            ),
             (
                 "# why\nexpect:\n  response: |\n    200\n\n    old\n\n# of the request\nrequest: GET /\n",
                 "# why\nexpect:\n  response: new\n# of the request\nrequest: GET /\n",
@@ -537,7 +557,10 @@ mod tests {
         for (keys, reason) in [
             (serde_json::json!({"respons": "200"}), "respons"),
             (serde_json::json!({"outcome": "fine"}), "local reply"),
-            (serde_json::json!({"log": [{"info": "a", "warn": "b"}]}), "log"),
+            (
+                serde_json::json!({"log": [{"info": "a", "warn": "b"}]}),
+                "log",
+            ),
             (serde_json::json!({"response": []}), "response"),
         ] {
             let Value::Object(keys) = keys else { panic!() };

@@ -500,7 +500,11 @@ pub(super) struct Cache(PathBuf);
 
 impl Cache {
     pub(super) fn new() -> Self {
-        let name = format!("plenipo-plugin-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let name = format!(
+            "plenipo-plugin-{}-{:x}",
+            std::process::id(),
+            fastrand::u64(..)
+        );
         Self(std::env::temp_dir().join(name))
     }
 

@@ -43,7 +43,8 @@ impl Request {
             _ => return Err(format!("{start:?} is no request line such as 'GET /path'")),
         };
         match words.next() {
-            None | Some("HTTP/1.1" | "HTTP/1.0" | "HTTP/2" | "HTTP/3") if words.next().is_none() => {}
+            None | Some("HTTP/1.1" | "HTTP/1.0" | "HTTP/2" | "HTTP/3")
+                if words.next().is_none() => {}
             _ => return Err(format!("{start:?} is no request line such as 'GET /path'")),
         }
         let method = Method::from_bytes(method.as_bytes())
@@ -99,7 +100,8 @@ fn set_authority(head: &mut RequestHead, text: &str) -> Result<(), String> {
 }
 
 fn value(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} is no value of a header"))
+    HeaderValue::from_bytes(text.as_bytes())
+        .map_err(|_| format!("{text:?} is no value of a header"))
 }
 
 impl Response {
@@ -276,7 +278,8 @@ mod tests {
 
     #[test]
     fn a_request_is_read_as_it_is_shown() {
-        let text = "POST /a?b=c HTTP/1.1\nhost: shop.test\nx-a: 1\nx-a: 2\n\nbody: of\n\ntwo lines\n";
+        let text =
+            "POST /a?b=c HTTP/1.1\nhost: shop.test\nx-a: 1\nx-a: 2\n\nbody: of\n\ntwo lines\n";
         let read = request(text).unwrap();
         assert_eq!(read.head.authority, "shop.test");
         assert_eq!(read.head.headers.get_all("x-a").iter().count(), 2);

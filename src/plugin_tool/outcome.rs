@@ -260,7 +260,9 @@ impl Outcome {
                     (None, request) => {
                         own = Message {
                             start: "HTTP/1.1 200 OK".to_owned(),
-                            body: request.as_ref().map_or(Vec::new(), |seen| seen.body.clone()),
+                            body: request
+                                .as_ref()
+                                .map_or(Vec::new(), |seen| seen.body.clone()),
                             ..Message::default()
                         };
                         &own
@@ -408,17 +410,51 @@ fn write_message(out: &mut String, given: &Message, seen: &Message) {
 
 /// What to do about it, where that is known.
 pub(super) fn hint(failure: &str) -> Option<&'static str> {
-    const HINTS: [(&str, &str); 10] = [
-        ("not a WebAssembly module", "the file is no module in the binary format; is it the compiler's output?"),
-        ("unknown Proxy-Wasm ABI version", "the module exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: build it with a Proxy-Wasm SDK, and see `plenipo plugin inspect`"),
-        ("missing malloc", "the module exports no allocator; SDKs export proxy_on_memory_allocate or malloc"),
-        ("bad import", "an import has another type than the host's function, or is no function: `plenipo plugin inspect` lists the imports"),
-        ("is not known to this host", "the plugin called a function that the host lacks: `plenipo plugin inspect` lists it under `missing`"),
-        ("Bad function signature", "an exported callback has another type than the ABI's: the SDK is of another version than its marker says"),
-        ("proxy_on_vm_start returned false", "the plugin refuses the configuration of its VM (--vm-config)"),
-        ("proxy_on_configure returned false", "the plugin refuses its configuration (--config)"),
-        ("time budget is exhausted", "a callback computed for longer than its budget: 50 ms, and 10 s for the start (docs/wasm.md)"),
-        ("restricted while the module starts", "host functions cannot be called before proxy_on_vm_start: move that out of static initialisers"),
+    const HINTS: [(&str, &str); 11] = [
+        (
+            "not a WebAssembly module",
+            "the file is no module in the binary format; is it the compiler's output?",
+        ),
+        (
+            "unknown Proxy-Wasm ABI version",
+            "the module exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: build it with a Proxy-Wasm SDK, and see `plenipo plugin inspect`",
+        ),
+        (
+            "missing malloc",
+            "the module exports no allocator; SDKs export proxy_on_memory_allocate or malloc",
+        ),
+        (
+            "bad import",
+            "an import has another type than the host's function, or is no function: `plenipo plugin inspect` lists the imports",
+        ),
+        (
+            "is not known to this host",
+            "the plugin called a function that the host lacks: `plenipo plugin inspect` lists it under `missing`",
+        ),
+        (
+            "Bad function signature",
+            "an exported callback has another type than the ABI's: the SDK is of another version than its marker says",
+        ),
+        (
+            "proxy_on_vm_start returned false",
+            "the plugin refuses the configuration of its VM (--vm-config)",
+        ),
+        (
+            "proxy_on_configure returned false",
+            "the plugin refuses its configuration (--config)",
+        ),
+        (
+            "time budget is exhausted",
+            "a callback computed for longer than its budget: 50 ms, and 10 s for the start (docs/wasm.md)",
+        ),
+        (
+            "`unreachable` instruction",
+            "the plugin panicked or aborted; what it said last, if anything, is in brackets",
+        ),
+        (
+            "restricted while the module starts",
+            "host functions cannot be called before proxy_on_vm_start: move that out of static initialisers",
+        ),
     ];
     let first = failure.lines().next().unwrap_or_default();
     let mut hints = HINTS.iter();

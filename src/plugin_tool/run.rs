@@ -123,7 +123,10 @@ pub(super) fn exchange(arguments: &ExchangeArgs) -> anyhow::Result<(Exchange, An
             "reset" => Answer::Reset,
             text => Answer::Response(Box::new(parse_response(text, "--callout")?)),
         };
-        answers.entry(cluster.clone()).or_default().push_back(answer);
+        answers
+            .entry(cluster.clone())
+            .or_default()
+            .push_back(answer);
     }
     let exchange = Exchange {
         request,

@@ -372,7 +372,10 @@ mod tests {
         assert_eq!(known, [true, false, false]);
         assert!(found.imports[1].hint.unwrap().contains("ENOSYS"));
         let hint = found.imports[2].hint.unwrap();
-        assert!(hint.contains("traps") && hint.contains("another proxy's own"), "{hint}");
+        assert!(
+            hint.contains("traps") && hint.contains("another proxy's own"),
+            "{hint}"
+        );
         assert_eq!(found.memories[0].min_bytes(), 131_072);
         assert_eq!(found.memories[0].max_bytes(), Some(1 << 20));
     }
@@ -398,7 +401,8 @@ mod tests {
 
     #[test]
     fn the_sdk_is_told() {
-        let found = look(r#"(module (func (export "__pin") (param i32) (result i32) i32.const 0))"#);
+        let found =
+            look(r#"(module (func (export "__pin") (param i32) (result i32) i32.const 0))"#);
         assert!(found.sdk.unwrap().starts_with("AssemblyScript"));
     }
 

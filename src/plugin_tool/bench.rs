@@ -43,7 +43,9 @@ pub(super) fn run(arguments: &BenchArgs) -> anyhow::Result<(String, Verdict)> {
     let ground = Ground::new()?;
     let recorder = Arc::new(Recorder::new(INFO, answers).without_log());
     let measured = host::runtime()?.block_on(async {
-        let host = Host::load(&ground, &setup, &recorder, None).await?;
+        let host = Host::load(&ground, &setup, &recorder, None)
+            .await
+            .map_err(|reason| (hint(&reason, Some(&setup.code)), reason))?;
         let first = recorder.take();
         if !exchange.wait.is_zero() {
             tokio::time::sleep(exchange.wait).await;
@@ -73,22 +75,26 @@ pub(super) fn run(arguments: &BenchArgs) -> anyhow::Result<(String, Verdict)> {
             measured.took += took;
             measured.requests.push(nanos(took));
             measured.end = end;
+            // Between requests, so that what the plugin left behind (callouts, its timer) has its turn.
+            tokio::task::yield_now().await;
             if matches!(end, End::Stalled) {
-                return Err(format!(
+                let reason = format!(
                     "the plugin holds the request, and nothing let it go within {} s (--timeout)",
                     exchange.timeout.as_secs_f64()
-                ));
+                );
+                return Err((None, reason));
             }
             if let Some(failure) = host.failure() {
-                return Err(failure);
+                return Err((hint(&failure, None), failure));
             }
         }
         host.settle().await;
         measured.memory = host.memory();
         let record = recorder.take();
         if let Some(cluster) = record.unanswered.first() {
-            return Err(format!(
-                "the plugin calls the cluster {cluster}, for which no answer was given; give one with --callout '{cluster}=200'"
+            return Err((
+                Some(format!("give one with --callout '{cluster}=200'")),
+                format!("it calls the cluster {cluster}, for which no answer was given"),
             ));
         }
         measured.calls = record.calls;
@@ -97,20 +103,20 @@ pub(super) fn run(arguments: &BenchArgs) -> anyhow::Result<(String, Verdict)> {
     Ok(match measured {
         Ok(measured) if arguments.json => (json_text(&measured.json())?, Verdict::Well),
         Ok(measured) => (measured.text(&arguments.source), Verdict::Well),
-        Err(failure) => (failed(&failure, arguments.json)?, Verdict::Failed),
+        Err((hint, failure)) => (failed(&failure, hint, arguments.json)?, Verdict::Failed),
     })
 }
 
-fn failed(failure: &str, as_json: bool) -> anyhow::Result<String> {
+fn failed(failure: &str, hint: Option<String>, as_json: bool) -> anyhow::Result<String> {
     if as_json {
-        return json_text(&json!({"failure": failure}));
+        return json_text(&json!({"failure": failure, "hint": hint}));
     }
     let mut out = String::from("the plugin has failed\n");
     for line in failure.lines() {
         let _ = writeln!(out, "    {}", printable(line));
     }
-    if let Some(hint) = hint(failure) {
-        let _ = writeln!(out, "hint: {hint}");
+    if let Some(hint) = hint {
+        let _ = writeln!(out, "hint: {}", printable(&hint));
     }
     Ok(out)
 }

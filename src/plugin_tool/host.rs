@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::message::{Message, Request, Response};
-use super::outcome::{End, Metric, Outcome};
+use super::outcome::{End, Metric, Outcome, hint};
 use super::recorder::Recorder;
 use crate::base::Workers;
 use crate::cluster::ClusterMap;
@@ -309,6 +309,7 @@ impl Host {
             request: self.upstream.seen.lock().take(),
             response,
             details,
+            hint: failure.as_deref().and_then(|failure| hint(failure, None)),
             failure,
             took,
             memory: self.memory(),

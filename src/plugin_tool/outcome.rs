@@ -81,6 +81,8 @@ pub(super) struct Outcome {
     pub(super) details: String,
     /// Why the VM is dead, or never was: a line, then the backtrace.
     pub(super) failure: Option<String>,
+    /// What to do about that.
+    pub(super) hint: Option<String>,
     pub(super) took: Duration,
     /// Linear memory, in bytes.
     pub(super) memory: u64,
@@ -92,12 +94,13 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// The host would not have the plugin.
-    pub(super) fn not_loaded(reason: String, record: Record) -> Self {
+    pub(super) fn not_loaded(reason: String, code: &[u8], record: Record) -> Self {
         Self {
             end: End::NotLoaded,
             request: None,
             response: None,
             details: String::new(),
+            hint: hint(&reason, Some(code)),
             failure: Some(reason),
             took: Duration::ZERO,
             memory: 0,
@@ -200,7 +203,9 @@ impl Outcome {
         if !self.unknown_imports.is_empty() {
             out.push_str("imports that the host does not know\n");
             for name in &self.unknown_imports {
-                let _ = writeln!(out, "    {}", printable(name));
+                let (module, function) = name.split_once('.').unwrap_or((name, ""));
+                let hint = crate::wasm::import_hint(module, function);
+                let _ = writeln!(out, "    {}: {hint}", printable(name));
             }
             out.push('\n');
         }
@@ -232,7 +237,7 @@ impl Outcome {
             for line in failure.lines() {
                 let _ = writeln!(out, "    {}", printable(line));
             }
-            if let Some(hint) = hint(failure) {
+            if let Some(hint) = &self.hint {
                 let _ = writeln!(out, "hint: {hint}");
             }
         }
@@ -283,6 +288,7 @@ impl Outcome {
         json!({
             "outcome": self.end.as_str(),
             "failure": self.failure,
+            "hint": self.hint,
             "request": self.request.as_ref().map(Message::json),
             "response": self.response.as_ref().map(Message::json),
             "details": self.details,
@@ -408,25 +414,9 @@ fn write_message(out: &mut String, given: &Message, seen: &Message) {
     out.push('\n');
 }
 
-/// What to do about it, where that is known.
-pub(super) fn hint(failure: &str) -> Option<&'static str> {
-    const HINTS: [(&str, &str); 11] = [
-        (
-            "not a WebAssembly module",
-            "the file is no module in the binary format; is it the compiler's output?",
-        ),
-        (
-            "unknown Proxy-Wasm ABI version",
-            "the module exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: build it with a Proxy-Wasm SDK, and see `plenipo plugin inspect`",
-        ),
-        (
-            "missing malloc",
-            "the module exports no allocator; SDKs export proxy_on_memory_allocate or malloc",
-        ),
-        (
-            "bad import",
-            "an import has another type than the host's function, or is no function: `plenipo plugin inspect` lists the imports",
-        ),
+/// What to do about it, where that is known. Code that the host did not take is looked into.
+pub(super) fn hint(failure: &str, refused: Option<&[u8]>) -> Option<String> {
+    const HINTS: [(&str, &str); 7] = [
         (
             "is not known to this host",
             "the plugin called a function that the host lacks: `plenipo plugin inspect` lists it under `missing`",
@@ -458,7 +448,12 @@ pub(super) fn hint(failure: &str) -> Option<&'static str> {
     ];
     let first = failure.lines().next().unwrap_or_default();
     let mut hints = HINTS.iter();
-    hints.find_map(|(text, hint)| first.contains(text).then_some(*hint))
+    let known = hints.find(|(text, _)| first.contains(text));
+    known.map(|(_, hint)| (*hint).to_owned()).or_else(|| {
+        // What a look into the code alone says is more than why it does not load.
+        let found = crate::wasm::inspect(refused?).ok()?;
+        found.refused
+    })
 }
 
 fn level_name(level: u32) -> &'static str {

@@ -67,7 +67,7 @@ pub(super) fn outcome(
     let outcome = host::runtime()?.block_on(async {
         match Host::load(ground, setup, &recorder, cache).await {
             Ok(host) => host.exchange(exchange).await,
-            Err(reason) => Outcome::not_loaded(reason, recorder.take()),
+            Err(reason) => Outcome::not_loaded(reason, &setup.code, recorder.take()),
         }
     });
     Ok(outcome)

@@ -12,7 +12,7 @@ use super::case::{self, Case};
 use super::diff::difference;
 use super::expect::{Expected, spliced};
 use super::host::{Cache, Ground, Setup};
-use super::outcome::{Outcome, hint};
+use super::outcome::Outcome;
 use super::{Verdict, junit, printable, run as single, source};
 use crate::cli::plugin::TestArgs;
 
@@ -154,7 +154,7 @@ fn judge(case: &Case, outcome: &Outcome, update: bool) -> anyhow::Result<Fate> {
         why.push_str("    it expects nothing yet; `--update` writes what came out\n");
     }
     why.push_str(&unanswered(case, outcome));
-    if let Some(hint) = outcome.failure.as_deref().and_then(hint) {
+    if let Some(hint) = &outcome.hint {
         let _ = writeln!(why, "    hint: {hint}");
     }
     Ok(Fate::Failed(why))

@@ -207,7 +207,7 @@ fn verdict(
         return Some(if http_wasm {
             "this is a plugin for the http-wasm ABI; Proxy-Wasm is needed".to_owned()
         } else {
-            "it exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: not a Proxy-Wasm plugin"
+            "it exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: not a Proxy-Wasm plugin (SDKs export one)"
                 .to_owned()
         });
     }
@@ -253,7 +253,10 @@ fn read(
                         module: import.module.to_owned(),
                         name: import.name.to_owned(),
                         known,
-                        hint: (!known).then(|| hint(import.module, import.name, function)),
+                        hint: (!known).then(|| match function {
+                            true => hint(import.module, import.name),
+                            false => NO_FUNCTION,
+                        }),
                     });
                 }
             }
@@ -308,10 +311,12 @@ fn is_callback(name: &str) -> bool {
     name.starts_with("proxy_on_") || matches!(name, "malloc" | "_initialize" | "_start" | "main")
 }
 
-/// What follows of an import that the host lacks, and where it most likely comes from.
-fn hint(module: &str, name: &str, function: bool) -> &'static str {
+/// Of a memory, a table or a global.
+const NO_FUNCTION: &str = "not a function: the host gives functions only, the module is refused";
+
+/// What follows of a function that the host lacks, and where it most likely comes from.
+pub fn hint(module: &str, name: &str) -> &'static str {
     match (module, name) {
-        _ if !function => "not a function: the host gives functions only, the module is refused",
         ("wasi_snapshot_preview1" | "wasi_unstable", _) => {
             "a WASI function that the host lacks: calling it returns ENOSYS"
         }

@@ -66,7 +66,7 @@ pub use context::OnLoss;
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
 #[cfg(feature = "wasm")]
-pub use inspect::{Inspection, Kind as InspectionKind, inspect};
+pub use inspect::{Inspection, Kind as InspectionKind, hint as import_hint, inspect};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
 pub use options::{Options, Resolution, RolloutCommand};

@@ -416,7 +416,7 @@ fn write_message(out: &mut String, given: &Message, seen: &Message) {
 
 /// What to do about it, where that is known. Code that the host did not take is looked into.
 pub(super) fn hint(failure: &str, refused: Option<&[u8]>) -> Option<String> {
-    const HINTS: [(&str, &str); 7] = [
+    const HINTS: [(&str, &str); 8] = [
         (
             "is not known to this host",
             "the plugin called a function that the host lacks: `plenipo plugin inspect` lists it under `missing`",
@@ -436,6 +436,10 @@ pub(super) fn hint(failure: &str, refused: Option<&[u8]>) -> Option<String> {
         (
             "time budget is exhausted",
             "a callback computed for longer than its budget: 50 ms, and 10 s for the start (docs/wasm.md)",
+        ),
+        (
+            "Missing root context factory",
+            "the plugin has no root context of that id: give the one that it registers (--root-id)",
         ),
         (
             "`unreachable` instruction",

@@ -239,6 +239,50 @@ fn run_prints_json() {
 }
 
 #[test]
+fn messages_come_from_files() {
+    let folder = folder("files");
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("a file");
+        format!("@{}", path.to_str().expect("UTF-8"))
+    };
+    file("body.json", "{\"a\": 1}");
+    let request = file("request.http", "POST /a\nhost: shop.test\n\n< body.json\n");
+    let response = file("response.http", "404\nx-a: b\n\nno\nsuch\n");
+    let greeting = file("greeting", "from a file");
+    let plugin = "plugins/bin/hello-v2.wasm";
+    let found = json(
+        &[
+            "run",
+            plugin,
+            "--request",
+            &request,
+            "--response",
+            &response,
+            "--config",
+            &greeting,
+            "--json",
+        ],
+        0,
+    );
+    assert_eq!(found["request"]["body"], "{\"a\": 1}");
+    assert_eq!(found["request"]["headers"][0][1], "shop.test");
+    assert_eq!(found["response"]["body"], "no\nsuch\n");
+    let headers = found["response"]["headers"].as_array().expect("a list");
+    let greeting = serde_json::json!(["x-hello-greeting", "from a file"]);
+    assert!(headers.contains(&greeting), "{headers:?}");
+}
+
+#[test]
+fn a_timer_runs_before_the_request_where_there_is_time() {
+    let plugin = "plugins/bin/metrics-callout.wasm";
+    let found = json(&["run", plugin, "--wait", "0.5", "--json"], 0);
+    let metrics = found["metrics"].as_array().expect("a list");
+    let ticks = metrics.iter().find(|metric| metric["name"] == "ticks");
+    assert!(ticks.expect("defined")["value"].as_u64() > Some(0));
+}
+
+#[test]
 fn callouts_end_as_told() {
     for (answer, status, failure) in [
         ("200", "HTTP/1.1 200 OK", ""),

@@ -15,10 +15,12 @@ use crate::telemetry::log::{Component, Level};
 mod flags;
 mod json;
 mod own;
+#[cfg(feature = "wasm")]
+pub mod plugin;
 
 pub use own::{ControlPlaneArgs, DemoArgs};
 #[cfg(feature = "wasm")]
-pub use own::{InspectArgs, PluginCommand};
+pub use plugin::PluginCommand;
 
 /// Envoy's default log pattern.
 pub const DEFAULT_LOG_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
@@ -34,7 +36,7 @@ pub enum Command {
     ControlPlane(ControlPlaneArgs),
     /// `plenipo plugin`.
     #[cfg(feature = "wasm")]
-    Plugin(PluginCommand),
+    Plugin(Box<PluginCommand>),
 }
 
 /// The process ends without having done anything but print.
@@ -44,7 +46,7 @@ pub struct Exit {
     pub stdout: String,
     /// For standard error.
     pub stderr: String,
-    /// The exit code: 0 or 1.
+    /// The exit code: 0 or 1; 2 for the arguments of `plenipo plugin`.
     pub code: u8,
 }
 

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         }
     };
     match run(command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // The one-line summary comes last: tools show it to their users.
             let _ = writeln!(std::io::stderr(), "{error:#}");
@@ -29,10 +29,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Proxy(options) => app::serve(*options),
-        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Proxy(options) => app::serve(*options)?,
+        Command::Demo(arguments) => demo::run(&arguments)?,
         Command::ControlPlane(arguments) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -40,9 +40,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             runtime.block_on(control_plane::serve_folder(
                 &arguments.folder,
                 arguments.listen,
-            ))
+            ))?;
         }
         #[cfg(feature = "wasm")]
-        Command::Plugin(command) => plenipo::plugin_tool::run(&command),
+        Command::Plugin(command) => return Ok(plenipo::plugin_tool::run(&command)),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+#[cfg(feature = "wasm")]
+use super::plugin::PluginCommand;
 use super::{Command, Exit};
 
 #[derive(Parser)]
@@ -24,7 +26,7 @@ enum OwnCommand {
     /// Tools for those who write Proxy-Wasm plugins
     #[cfg(feature = "wasm")]
     #[command(subcommand)]
-    Plugin(PluginCommand),
+    Plugin(Box<PluginCommand>),
 }
 
 /// `plenipo demo`.
@@ -45,26 +47,12 @@ pub struct ControlPlaneArgs {
     pub listen: SocketAddr,
 }
 
-/// `plenipo plugin`.
-#[cfg(feature = "wasm")]
-#[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
-pub enum PluginCommand {
-    /// Say what a plugin is made of, and whether it compiles and links here; exits with code 1 where it does not
-    Inspect(InspectArgs),
-}
-
-/// `plenipo plugin inspect`.
-#[cfg(feature = "wasm")]
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
-pub struct InspectArgs {
-    /// The plugin's file.
-    pub source: String,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
 pub(super) fn parse(program: &str, arguments: Vec<OsString>) -> Result<Command, Exit> {
+    // The tools of plugin writers keep 1 for plugins that fail.
+    let usage = match arguments.first() {
+        Some(first) if first == "plugin" => 2,
+        _ => 1,
+    };
     let argv = std::iter::once(OsString::from(program)).chain(arguments);
     match Own::try_parse_from(argv) {
         Ok(Own {
@@ -80,7 +68,7 @@ pub(super) fn parse(program: &str, arguments: Vec<OsString>) -> Result<Command, 
         Err(error) => {
             let text = error.render().to_string();
             let (stdout, stderr, code) = if error.use_stderr() {
-                (String::new(), text, 1)
+                (String::new(), text, usage)
             } else {
                 (text, String::new(), 0)
             };

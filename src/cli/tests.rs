@@ -288,12 +288,28 @@ fn the_first_word_may_be_a_command_of_ours() {
     #[cfg(feature = "wasm")]
     assert_eq!(
         argv(&["plugin", "inspect", "x", "--json"]),
-        Ok(Command::Plugin(PluginCommand::Inspect(InspectArgs {
-            source: "x".into(),
-            json: true,
-        })))
+        Ok(Command::Plugin(Box::new(PluginCommand::Inspect(
+            plugin::InspectArgs {
+                source: "x".into(),
+                json: true,
+            }
+        ))))
     );
-    assert_eq!(argv(&["plugin"]).unwrap_err().code, 1);
+    #[cfg(feature = "wasm")]
+    for (words, code) in [
+        (&["plugin"][..], 2),
+        (&["plugin", "run"], 2),
+        (&["plugin", "run", "x", "--callout", "no-answer"], 2),
+        (&["plugin", "run", "x", "--log-level", "loud"], 2),
+        (&["plugin", "run", "x", "--timeout", "-1"], 2),
+        (
+            &["plugin", "diff", "x", "y", "--cases", "z", "--config", "c"],
+            2,
+        ),
+        (&["plugin", "run", "--help"], 0),
+    ] {
+        assert_eq!(argv(words).unwrap_err().code, code, "{words:?}");
+    }
     assert_eq!(argv(&["control-plane"]).unwrap_err().code, 1);
     assert_eq!(argv(&["demo", "--help"]).unwrap_err().code, 0);
 }

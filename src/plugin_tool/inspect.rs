@@ -2,11 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 
+use super::{Verdict, bytes, json_text, printable, source};
+use crate::cli::plugin::InspectArgs;
 use crate::wasm::{Inspection, InspectionKind};
 
+/// Looks into a file. What is no plugin is described too, and the reason then stands on standard error as well.
+pub(super) fn run(arguments: &InspectArgs) -> anyhow::Result<(String, Verdict)> {
+    let code = source::resolve(&arguments.source)?;
+    let found = crate::wasm::inspect(&code)?;
+    let text = if arguments.json {
+        json_text(&found)?
+    } else {
+        text(&arguments.source, &found)
+    };
+    let Some(reason) = found.refused else {
+        return Ok((text, Verdict::Well));
+    };
+    // A reader that went away is no failure of ours.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    anyhow::bail!("{}: {reason}", arguments.source)
+}
+
 /// A report in lines of a heading and what belongs to it.
-pub(super) fn text(source: &str, found: &Inspection) -> String {
+fn text(source: &str, found: &Inspection) -> String {
     let mut out = String::new();
     let mut line = |heading: &str, value: &str| {
         let _ = writeln!(out, "{heading:<12} {}", printable(value));
@@ -31,6 +51,9 @@ pub(super) fn text(source: &str, found: &Inspection) -> String {
                 format!("Proxy-Wasm {}", found.abi.join(", "))
             },
         );
+    }
+    if let Some(sdk) = &found.sdk {
+        line("written in", sdk);
     }
     for (index, producer) in found.producers.iter().enumerate() {
         let heading = if index == 0 { "made by" } else { "" };
@@ -93,20 +116,5 @@ pub(super) fn text(source: &str, found: &Inspection) -> String {
 fn list(line: &mut impl FnMut(&str, &str), heading: &str, values: &[String]) {
     for (index, value) in values.iter().enumerate() {
         line(if index == 0 { heading } else { "" }, value);
-    }
-}
-
-/// Names in a module are anybody's: they do not get to steer the terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
-
-fn bytes(count: u64) -> String {
-    match count {
-        0..1024 => format!("{count} B"),
-        1024..0x10_0000 => format!("{}.{} KiB", count >> 10, ((count & 1023) * 10) >> 10),
-        _ => format!("{}.{} MiB", count >> 20, ((count & 0xf_ffff) * 10) >> 20),
     }
 }

@@ -24,6 +24,7 @@ use super::abi::properties::Declared;
 use super::engine::{Budget, Limits};
 use super::meter::Meter;
 use super::module::Abi;
+use super::probe::Probe;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
 use super::status::wasm_stats;
@@ -48,6 +49,7 @@ pub(crate) struct Environment {
     pub(crate) shared: Arc<Shared>,
     pub(crate) space: Arc<Space>,
     pub(crate) policy: PluginPolicy,
+    pub(crate) probe: Option<Arc<dyn Probe>>,
 }
 
 impl fmt::Debug for Environment {

@@ -13,6 +13,7 @@ use super::abi::linker;
 use super::context::Host;
 use super::engine::Runtime;
 use super::module::{MAX_CODE, Module};
+use super::sdk;
 use super::spec::Digest;
 
 /// The size of a page of memory, in bytes.
@@ -31,6 +32,8 @@ pub struct Inspection {
     pub abi: Vec<String>,
     /// The `producers` section: languages, SDKs and tools, as they name themselves.
     pub producers: Vec<Producer>,
+    /// What it was written with, as it says or gives away.
+    pub sdk: Option<String>,
     /// In the module's order.
     pub imports: Vec<Import>,
     /// Exported functions with the name of a callback, of HTTP or of TCP.
@@ -146,6 +149,7 @@ pub fn inspect(bytes: &[u8]) -> anyhow::Result<Inspection> {
         },
         abi: Vec::new(),
         producers: Vec::new(),
+        sdk: None,
         imports: Vec::new(),
         callbacks: Vec::new(),
         other_exports: Vec::new(),
@@ -160,7 +164,12 @@ pub fn inspect(bytes: &[u8]) -> anyhow::Result<Inspection> {
             });
             match read {
                 Err(error) => Some(format!("the module is damaged: {error}")),
-                Ok(()) => verdict(engine, &table, bytes, &found),
+                Ok(()) => {
+                    let exports = found.other_exports.iter().map(String::as_str);
+                    found.sdk =
+                        sdk::of(bytes).or_else(|| sdk::guess(exports).map(str::to_owned));
+                    verdict(engine, &table, bytes, &found)
+                }
             }
         }
         Kind::Module => Some(format!(
@@ -198,7 +207,7 @@ fn verdict(
         return Some(if http_wasm {
             "this is a plugin for the http-wasm ABI; Proxy-Wasm is needed".to_owned()
         } else {
-            "it exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: not a Proxy-Wasm plugin"
+            "it exports no proxy_abi_version_0_1_0, _0_2_0 or _0_2_1: not a Proxy-Wasm plugin (SDKs export one)"
                 .to_owned()
         });
     }
@@ -244,7 +253,10 @@ fn read(
                         module: import.module.to_owned(),
                         name: import.name.to_owned(),
                         known,
-                        hint: (!known).then(|| hint(import.module, function)),
+                        hint: (!known).then(|| match function {
+                            true => hint(import.module, import.name),
+                            false => NO_FUNCTION,
+                        }),
                     });
                 }
             }
@@ -299,13 +311,40 @@ fn is_callback(name: &str) -> bool {
     name.starts_with("proxy_on_") || matches!(name, "malloc" | "_initialize" | "_start" | "main")
 }
 
-fn hint(module: &str, function: bool) -> &'static str {
-    match module {
-        _ if !function => "not a function: the host gives functions only, the module is refused",
-        "wasi_snapshot_preview1" | "wasi_unstable" => {
+/// Of a memory, a table or a global.
+const NO_FUNCTION: &str = "not a function: the host gives functions only, the module is refused";
+
+/// What follows of a function that the host lacks, and where it most likely comes from.
+pub fn hint(module: &str, name: &str) -> &'static str {
+    match (module, name) {
+        ("wasi_snapshot_preview1" | "wasi_unstable", _) => {
             "a WASI function that the host lacks: calling it returns ENOSYS"
         }
-        "http_handler" => "a function of the http-wasm ABI: this is another kind of plugin",
+        ("http_handler", _) => "a function of the http-wasm ABI: this is another kind of plugin",
+        ("wbg" | "__wbindgen_placeholder__", _) => {
+            "wasm-bindgen's, which needs JavaScript: calling it traps; build for wasm32-wasip1, without wasm-bindgen"
+        }
+        ("go" | "gojs", _) => {
+            "Go's for JavaScript: calling it traps; build with GOOS=wasip1 and -buildmode=c-shared, or with TinyGo"
+        }
+        ("env", "abort") => {
+            "AssemblyScript's: calling it traps; build with --use abort=abort_proc_exit of its Proxy-Wasm SDK"
+        }
+        ("env", name) if name.starts_with("syscall/js.") => {
+            "TinyGo's for JavaScript: calling it traps; build with -target=wasip1"
+        }
+        ("env", name) if name.starts_with("__cxa_") || name.starts_with("_Z") => {
+            "a C++ symbol that the linker left open: calling it traps; link what defines it, or build with -fno-exceptions"
+        }
+        ("env", name) if name.starts_with("emscripten_") || name.starts_with("__syscall_") => {
+            "Emscripten's for JavaScript: calling it traps; link with -sSTANDALONE_WASM"
+        }
+        ("a", _) => {
+            "a name that Emscripten has shortened for JavaScript: calling it traps; link with -sSTANDALONE_WASM"
+        }
+        ("env", name) if name.starts_with("proxy_") => {
+            "no function of Proxy-Wasm 0.1.0 to 0.2.1 (another proxy's own, or another version's): calling it traps"
+        }
         _ => "unknown to the host: calling it traps",
     }
 }
@@ -337,9 +376,39 @@ mod tests {
         let known: Vec<_> = found.imports.iter().map(|i| i.known).collect();
         assert_eq!(known, [true, false, false]);
         assert!(found.imports[1].hint.unwrap().contains("ENOSYS"));
-        assert!(found.imports[2].hint.unwrap().contains("traps"));
+        let hint = found.imports[2].hint.unwrap();
+        assert!(
+            hint.contains("traps") && hint.contains("another proxy's own"),
+            "{hint}"
+        );
         assert_eq!(found.memories[0].min_bytes(), 131_072);
         assert_eq!(found.memories[0].max_bytes(), Some(1 << 20));
+    }
+
+    #[test]
+    fn what_is_missing_tells_where_it_comes_from() {
+        for (module, name, source) in [
+            ("wbg", "__wbg_log", "wasm-bindgen"),
+            ("gojs", "runtime.wasmExit", "GOOS=wasip1"),
+            ("env", "abort", "AssemblyScript"),
+            ("env", "syscall/js.valueGet", "TinyGo"),
+            ("env", "_ZN3fooEv", "C++"),
+            ("env", "emscripten_resize_heap", "STANDALONE"),
+            ("a", "b", "shortened"),
+            ("env", "proxy_redis_call", "another proxy's own"),
+            ("elsewhere", "b", "unknown"),
+        ] {
+            let found = look(&format!(r#"(module (import "{module}" "{name}" (func)))"#));
+            let hint = found.imports[0].hint.expect(name);
+            assert!(hint.contains(source) && hint.contains("traps"), "{hint}");
+        }
+    }
+
+    #[test]
+    fn the_sdk_is_told() {
+        let found =
+            look(r#"(module (func (export "__pin") (param i32) (result i32) i32.const 0))"#);
+        assert!(found.sdk.unwrap().starts_with("AssemblyScript"));
     }
 
     #[test]

@@ -510,6 +510,7 @@ impl Inner {
             shared: Arc::clone(&self.shared),
             space: self.shared.space(&spec.vm_id),
             policy: options.policy(&spec.name),
+            probe: options.probe.clone(),
         });
         let recipe = Recipe {
             runtime: Arc::clone(&machine.runtime),

@@ -14,6 +14,7 @@
 #[cfg(not(feature = "wasm"))]
 mod disabled;
 mod options;
+mod probe;
 pub mod source;
 pub mod spec;
 pub mod status;
@@ -70,12 +71,13 @@ pub use context::OnLoss;
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
 #[cfg(feature = "wasm")]
-pub use inspect::{Inspection, Kind as InspectionKind, inspect};
+pub use inspect::{Inspection, Kind as InspectionKind, hint as import_hint, inspect};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
 pub use options::{Options, Resolution, RolloutCommand};
 #[cfg(feature = "wasm")]
 pub use plugin::{Place, Plugin};
+pub use probe::{BuildTimes, Probe};
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]

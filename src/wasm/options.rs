@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::Plugin;
+use super::{Plugin, Probe};
 use crate::base::WorkerHandles;
 use crate::cluster::ClusterMap;
 use crate::config::WasmSettings;
@@ -29,6 +29,8 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// What bounds plugins.
     pub settings: WasmSettings,
+    /// What stands around the plugins in a tool; a proxy has none.
+    pub probe: Option<Arc<dyn Probe>>,
 }
 
 impl Options {
@@ -45,6 +47,7 @@ impl Options {
             node: None,
             cache_dir: None,
             settings: WasmSettings::default(),
+            probe: None,
         }
     }
 

@@ -334,7 +334,8 @@ fn configuration_bytes(any: Option<pb::Any>) -> Result<Bytes, ConfigError> {
     })
 }
 
-fn json_object(value: pb::Struct) -> serde_json::Map<String, serde_json::Value> {
+/// As JSON, its keys sorted; whole numbers are integers.
+pub(crate) fn json_object(value: pb::Struct) -> serde_json::Map<String, serde_json::Value> {
     // Sorted, so that equal configurations are equal bytes.
     let sorted: BTreeMap<_, _> = value.fields.into_iter().collect();
     sorted

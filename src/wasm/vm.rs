@@ -31,6 +31,7 @@ use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
 use super::engine::{Budget, Runtime, thread_cpu_time};
 use super::meter::Meter;
 use super::module::LoadError;
+use super::probe::BuildTimes;
 use super::status::wasm_stats;
 use crate::base::WorkerCell;
 use crate::base::task::spawn;
@@ -191,9 +192,11 @@ impl Vm {
         store.limiter(|host| &mut host.limits);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().budget.look()));
         store.set_epoch_deadline(store.data().budget.first_look());
+        let begin = Instant::now();
         let instance = imports
             .instantiate(&mut store)
             .map_err(|error| LoadError::Start(describe(&error)))?;
+        let instantiated = Instant::now();
         let memory = instance.get_memory(&mut store, "memory");
         let callbacks = Callbacks::of(&instance, &mut store, &env.vm, env.abi)?;
         let allocate = callbacks
@@ -209,6 +212,7 @@ impl Vm {
         host.memory = memory;
         host.allocate = allocate;
         start(&instance, &mut store)?;
+        let started = Instant::now();
         store.data_mut().phase = Phase::Open;
         let exports = Exports {
             bodies: [
@@ -248,6 +252,13 @@ impl Vm {
         let configured_in = began
             .zip(thread_cpu_time())
             .map_or(Duration::ZERO, |(began, now)| now.saturating_sub(began));
+        if let Some(probe) = &env.probe {
+            probe.built(BuildTimes {
+                instantiate: instantiated - begin,
+                start: started - instantiated,
+                configure: started.elapsed(),
+            });
+        }
         core.set_budget(Budget::new(
             env.policy.callback_soft,
             env.policy.callback_hard,

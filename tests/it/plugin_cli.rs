@@ -1,15 +1,19 @@
 //! `plenipo plugin`, by the binary: every command that `docs/plugins.md` shows is run, and prints what stands there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use regex::Regex;
+use serde_json::Value;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn plenipo(arguments: &[&str]) -> Output {
+fn plenipo<S: AsRef<str>>(arguments: &[S]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_plenipo"))
-        .args(arguments)
+        .arg("plugin")
+        .args(arguments.iter().map(AsRef::as_ref))
         .current_dir(root())
         .output()
         .expect("the binary")
@@ -19,44 +23,135 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// Without what another compiler's output of the same source changes: the sum is held to `SHA256SUMS` below.
-fn lasting(output: &str) -> Vec<&str> {
-    let changes = |line: &&str| line.starts_with("size ") || line.starts_with("sha256 ");
-    output.lines().filter(|line| !changes(line)).collect()
+/// What it printed, where it ended with `code`.
+fn printed(arguments: &[&str], code: i32) -> String {
+    let output = plenipo(arguments);
+    let all = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
+    all
+}
+
+fn json(arguments: &[&str], code: i32) -> Value {
+    serde_json::from_str(&printed(arguments, code)).expect("JSON")
+}
+
+/// An empty folder of this test's own.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("plugin_cli")
+        .join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// The module of a guest of `tests/guests`.
+fn guest(folder: &Path, name: &str) -> String {
+    let module = wat::parse_file(root().join("tests/guests").join(name).with_extension("wat"));
+    let path = folder.join(name).with_extension("wasm");
+    std::fs::write(&path, module.expect("valid text")).expect("a file");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// A command's words; those in quotes are one.
+fn words(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in command.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_ascii_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+/// Without what another run, or another compiler's output of the same source, changes: times, counts of the timer, places
+/// in the code, and sizes and sums, of which the sum is held to `SHA256SUMS` below.
+fn lasting(output: &str) -> Vec<String> {
+    let dropped = Regex::new(r"^(size|sha256|made by|written in) |^ +\d+: 0x").expect("a pattern");
+    let masks = [
+        (r" +[0-9.]+ (µs|ms|s)\b", " TIME"),
+        (r" +[0-9.]+ (B|KiB|MiB)\b", " SIZE"),
+        (r"^(    ticks .*?) +\d+$", "$1 #"),
+        // The table of `bench`: what was called, and how often, stays.
+        (r"^(\S.* +\d+) +\d+ +\d+$", "$1 # #"),
+    ]
+    .map(|(pattern, mask)| (Regex::new(pattern).expect("a pattern"), mask));
+    output
+        .lines()
+        .filter(|line| !dropped.is_match(line))
+        .map(|line| {
+            masks.iter().fold(line.to_owned(), |line, (pattern, mask)| {
+                pattern.replace_all(&line, *mask).into_owned()
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn what_changes_is_masked_and_nothing_else() {
+    let output = "size         68.6 KiB
+callbacks    _initialize
+    proxy_on_context_create                135.6 µs  in 2 calls
+    proxy_on_done                             5.8 ms         12.0 s
+memory: 1.0 MiB of the VM
+    ticks       counter    12
+    callouts    counter    1
+      2: 0x1ec4 - <unknown>
+proxy_on_done                             2000      1763      3365";
+    let wanted = [
+        "callbacks    _initialize",
+        "    proxy_on_context_create TIME  in 2 calls",
+        "    proxy_on_done TIME TIME",
+        "memory: SIZE of the VM",
+        "    ticks       counter #",
+        "    callouts    counter    1",
+        "proxy_on_done                             2000 # #",
+    ];
+    // The spaces before a masked number go with it.
+    assert_eq!(lasting(output), wanted);
+    assert_eq!(
+        words("run 'GET /' -H 'a: b'"),
+        ["run", "GET /", "-H", "a: b"]
+    );
 }
 
 #[test]
 fn the_commands_of_the_page_print_what_it_shows() {
     let page = std::fs::read_to_string(root().join("docs/plugins.md")).expect("the page");
     let blocks: Vec<_> = page.split("```console\n").skip(1).collect();
-    assert!(blocks.len() >= 2, "{} blocks", blocks.len());
+    let mut shown = std::collections::BTreeSet::new();
     for block in blocks {
         let (block, _) = block.split_once("```").expect("an end");
         let (command, wanted) = block.split_once('\n').expect("a command");
-        let words: Vec<_> = command
-            .strip_prefix("$ plenipo ")
-            .expect("a command of ours")
-            .split(' ')
-            .collect();
+        let command = command
+            .strip_prefix("$ plenipo plugin ")
+            .expect("a command of ours");
+        let words = words(command);
+        shown.insert(words[0].clone());
         let output = plenipo(&words);
         // As on a terminal: what went well, then the summary of what did not.
         let found = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(lasting(&found), lasting(wanted), "{command}");
-        assert_eq!(
-            output.status.success(),
-            output.stderr.is_empty(),
-            "{command}"
-        );
+        let fails = ["refused: ", "the plugin has failed", "FAIL ", "DIFFERENT "];
+        let code = i32::from(fails.iter().any(|word| wanted.contains(word)));
+        assert_eq!(output.status.code(), Some(code), "{command}");
     }
+    let shown: Vec<_> = shown.iter().map(String::as_str).collect();
+    assert_eq!(shown, ["bench", "diff", "inspect", "run", "test"]);
 }
 
 #[test]
 fn inspect_prints_json_and_its_code_is_the_verdict() {
-    let output = plenipo(&["plugin", "inspect", "plugins/bin/hello.wasm", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let found = json(&["inspect", "plugins/bin/hello.wasm", "--json"], 0);
     assert_eq!(found["kind"], "module");
-    assert_eq!(found["refused"], serde_json::Value::Null);
+    assert_eq!(found["refused"], Value::Null);
+    assert!(
+        found["sdk"]
+            .as_str()
+            .is_some_and(|sdk| sdk.starts_with("Rust"))
+    );
     let sums = std::fs::read_to_string(root().join("plugins/bin/SHA256SUMS")).expect("the sums");
     let sum = found["sha256"].as_str().expect("a sum");
     assert!(
@@ -70,8 +165,460 @@ fn inspect_prints_json_and_its_code_is_the_verdict() {
         ("plugins/nonesuch.wasm", "cannot read"),
         ("oci://example.com/a:1", "not oci://"),
     ] {
-        let output = plenipo(&["plugin", "inspect", source]);
-        assert_eq!(output.status.code(), Some(1), "{source}");
-        assert!(text(&output.stderr).contains(reason), "{source}");
+        let all = printed(&["inspect", source], 1);
+        assert!(all.contains(reason), "{source}: {all}");
     }
+}
+
+#[test]
+fn run_prints_json() {
+    let found = json(
+        &[
+            "run",
+            "plugins/bin/metrics-callout.wasm",
+            "--config",
+            "auth",
+            "--callout",
+            "auth=503",
+            "--callout",
+            "auth=200",
+            "--repeat",
+            "2",
+            "--request",
+            "POST https://shop.test/orders",
+            "-H",
+            "x-a: b",
+            "--body",
+            "two pears",
+            "--json",
+        ],
+        0,
+    );
+    assert_eq!(found["outcome"], "answered");
+    assert_eq!(found["failure"], Value::Null);
+    let request = &found["request"];
+    assert_eq!(request["start"], "POST https://shop.test/orders HTTP/1.1");
+    let headers = serde_json::json!([["x-a", "b"], ["x-checked", "yes"]]);
+    assert_eq!(request["headers"], headers);
+    assert_eq!(request["body"], "two pears");
+    assert_eq!(found["response"]["body"], "two pears");
+    let callouts = found["callouts"].as_array().expect("a list");
+    assert_eq!(callouts.len(), 2);
+    assert_eq!(callouts[1]["request"]["start"], "GET /check HTTP/1.1");
+    assert_eq!(found["unanswered_callouts"], serde_json::json!([]));
+    let metric = |name: &str| {
+        let metrics = found["metrics"].as_array().expect("a list");
+        let found = metrics.iter().find(|metric| metric["name"] == name);
+        found.expect(name)["value"].clone()
+    };
+    assert_eq!(
+        (metric("callouts"), metric("in_flight")),
+        (2.into(), 0.into())
+    );
+    let timed: Vec<_> = found["callbacks"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|callback| {
+            assert!(callback["nanoseconds"].as_u64() > Some(0), "{callback}");
+            (
+                callback["name"].as_str().expect("a name"),
+                callback["calls"].as_u64().expect("a number"),
+            )
+        })
+        .collect();
+    for wanted in [
+        ("proxy_on_configure", 1),
+        ("proxy_on_request_headers", 2),
+        ("proxy_on_http_call_response", 2),
+        ("proxy_on_delete", 2),
+    ] {
+        assert!(timed.contains(&wanted), "{timed:?}");
+    }
+    assert!(found["memory_bytes"].as_u64() > Some(65_535));
+}
+
+#[test]
+fn messages_come_from_files() {
+    let folder = folder("files");
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("a file");
+        format!("@{}", path.to_str().expect("UTF-8"))
+    };
+    file("body.json", "{\"a\": 1}");
+    let request = file("request.http", "POST /a\nhost: shop.test\n\n< body.json\n");
+    let response = file("response.http", "404\nx-a: b\n\nno\nsuch\n");
+    let greeting = file("greeting", "from a file");
+    let plugin = "plugins/bin/hello-v2.wasm";
+    let found = json(
+        &[
+            "run",
+            plugin,
+            "--request",
+            &request,
+            "--response",
+            &response,
+            "--config",
+            &greeting,
+            "--json",
+        ],
+        0,
+    );
+    assert_eq!(found["request"]["body"], "{\"a\": 1}");
+    assert_eq!(found["request"]["headers"][0][1], "shop.test");
+    assert_eq!(found["response"]["body"], "no\nsuch\n");
+    let headers = found["response"]["headers"].as_array().expect("a list");
+    let greeting = serde_json::json!(["x-hello-greeting", "from a file"]);
+    assert!(headers.contains(&greeting), "{headers:?}");
+}
+
+#[test]
+fn a_timer_runs_before_the_request_where_there_is_time() {
+    let plugin = "plugins/bin/metrics-callout.wasm";
+    let found = json(&["run", plugin, "--wait", "0.5", "--json"], 0);
+    let metrics = found["metrics"].as_array().expect("a list");
+    let ticks = metrics.iter().find(|metric| metric["name"] == "ticks");
+    assert!(ticks.expect("defined")["value"].as_u64() > Some(0));
+}
+
+#[test]
+fn callouts_end_as_told() {
+    for (answer, status, failure) in [
+        ("200", "HTTP/1.1 200 OK", ""),
+        ("201", "HTTP/1.1 403 Forbidden", ""),
+        ("timeout", "HTTP/1.1 403 Forbidden", ""),
+        // Without headers there is no map of them: the plugin's SDK panics at that, and so it would in a proxy.
+        (
+            "reset",
+            "HTTP/1.1 503 Service Unavailable",
+            "unexpected status: 2",
+        ),
+    ] {
+        let callout = format!("callout={answer}");
+        let plugin = "plugins/bin/metrics-callout.wasm";
+        let code = i32::from(!failure.is_empty());
+        let found = json(&["run", plugin, "--callout", &callout, "--json"], code);
+        assert_eq!(found["response"]["start"], status, "{answer}");
+        let said = found["failure"].as_str().unwrap_or_default();
+        assert!(said.contains(failure), "{said}");
+    }
+}
+
+#[test]
+fn a_plugin_that_fails_is_told_with_the_reason() {
+    let folder = folder("fails");
+    let named = |name: &str| guest(&folder, name);
+    let fault = named("fault");
+    // Traps in the callback of request headers.
+    let all = printed(&["run", &fault, "--config", "th"], 1);
+    for part in [
+        "the host's, since the plugin has failed",
+        "HTTP/1.1 503 Service Unavailable",
+        "unreachable",
+        "in proxy_on_request_headers",
+        "last host calls: ",
+        "hint: the plugin panicked or aborted",
+    ] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+    // Computes for ever.
+    let all = printed(&["run", &fault, "--config", "lh"], 1);
+    assert!(all.contains("budget"), "{all}");
+    // Holds the request for ever.
+    let action = named("action");
+    let all = printed(
+        &["run", &action, "--config", "3000000", "--timeout", "0.2"],
+        1,
+    );
+    assert!(all.contains("the plugin holds the request"), "{all}");
+    // Resets the stream, which is its good right.
+    let found = json(&["run", &fault, "--config", "ch", "--json"], 0);
+    assert_eq!(found["outcome"], "reset");
+
+    for (name, reason, hint) in [
+        ("no-abi", "ABI version", "SDKs export one"),
+        ("no-malloc", "malloc", "exports neither malloc nor"),
+        ("wrong-import", "bad import", "an import does not fit"),
+        ("bad-signature", "signature", "exported callback"),
+        ("refuse-configure", "proxy_on_configure", "--config"),
+    ] {
+        let all = printed(&["run", &named(name)], 1);
+        assert!(all.contains(reason), "{name}: {all}");
+        assert!(
+            all.contains("hint: ") && all.contains(hint),
+            "{name}: {all}"
+        );
+        let found = json(&["run", &named(name), "--json"], 1);
+        assert_eq!(found["outcome"], "not loaded", "{name}");
+        let all = printed(&["bench", &named(name)], 1);
+        assert!(all.contains(reason), "{name}: {all}");
+    }
+    let all = printed(&["run", &named("unknown-import")], 1);
+    for part in [
+        "imports that the host does not know\n    env.proxy_from_the_future: no function of Proxy-Wasm",
+        "the import env.proxy_from_the_future is not known to this host",
+        "hint: the plugin called a function that the host lacks",
+    ] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_told() {
+    let hello = "plugins/bin/hello.wasm";
+    for (arguments, reason) in [
+        (
+            &["run", "plugins/nonesuch.wasm"][..],
+            "cannot read plugins/nonesuch.wasm",
+        ),
+        (&["run", "oci://example.com/a:1"], "not oci://"),
+        (
+            &["run", hello, "--config", "@nonesuch"],
+            "cannot read nonesuch",
+        ),
+        (&["run", hello, "--request", "GET orders"], "begin with '/'"),
+        (
+            &["run", hello, "--request", "@nonesuch"],
+            "cannot read nonesuch",
+        ),
+        (
+            &["run", hello, "--request", "@plugins/bin/hello.wasm"],
+            "UTF-8",
+        ),
+        (&["run", hello, "-H", "no colon"], "name: value"),
+        (&["run", hello, "-H", "no name: x"], "no name of a header"),
+        (&["run", hello, "--response", "fine"], "status"),
+        (&["run", hello, "--callout", "auth"], "NAME=VALUE"),
+        (&["run", hello, "--callout", "auth=fine"], "--callout"),
+        (&["run", hello, "--nonesuch"], "--nonesuch"),
+        (&["bench", hello, "--requests", "0"], "0 is not in"),
+        (&["bench", hello, "--seconds", "x"], "number of seconds"),
+        (&["test", "plugins/nonesuch"], "cannot read the folder"),
+        (&["test"], "DIR"),
+        (&["diff", hello], "NEW"),
+        (&["diff", hello, "plugins/nonesuch.wasm"], "nonesuch.wasm"),
+        (&["diff", hello, hello, "--cases", "plugins/bin"], "no case"),
+    ] {
+        let output = plenipo(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+    for command in ["inspect", "run", "test", "bench", "diff"] {
+        let help = printed(&[command, "--help"], 0);
+        assert!(help.contains("Example"), "{help}");
+    }
+}
+
+#[test]
+fn the_cases_of_the_example_plugins_pass() {
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(root().join("plugins")).expect("the plugins") {
+        let folder = entry.expect("an entry").path().join("tests");
+        if folder.is_dir() {
+            folders.push(folder.to_str().expect("UTF-8").to_owned());
+        }
+    }
+    assert!(folders.len() >= 4, "{folders:?}");
+    let mut arguments = vec!["test"];
+    arguments.extend(folders.iter().map(String::as_str));
+    let all = printed(&arguments, 0);
+    assert!(all.ends_with(" passed, 0 failed\n"), "{all}");
+}
+
+#[test]
+fn cases_are_written_and_then_hold() {
+    let folder = folder("cases");
+    let hello = root().join("plugins/bin/hello.wasm");
+    let v2 = root().join("plugins/bin/hello-v2.wasm");
+    let (hello, v2) = (hello.to_str().expect("UTF-8"), v2.to_str().expect("UTF-8"));
+    let here = folder.to_str().expect("UTF-8");
+
+    let all = printed(&["test", here], 1);
+    assert!(all.contains("there is no case"), "{all}");
+
+    let case = folder.join("case.yaml");
+    std::fs::write(&case, "# Why.\nrequest: |\n  GET /a\n  x-b: c\n").expect("a file");
+    let all = printed(&["test", here], 2);
+    assert!(all.contains("it names no plugin"), "{all}");
+
+    std::fs::write(folder.join("_defaults.yaml"), format!("plugin: {hello}\n")).expect("a file");
+    let all = printed(&["test", here], 1);
+    assert!(all.contains("expects nothing yet"), "{all}");
+    let all = printed(&["test", here, "--update"], 0);
+    assert!(all.ends_with("0 passed, 1 updated, 0 failed\n"), "{all}");
+    let written = std::fs::read_to_string(&case).expect("the case");
+    let wanted = "# Why.
+request: |
+  GET /a
+  x-b: c
+expect:
+  request: |
+    GET /a HTTP/1.1
+    host: localhost
+    x-b: c
+    x-hello: v1
+  response: |
+    HTTP/1.1 200 OK
+    x-hello: v1
+  log:
+  - info: \"v1 is configured: hello\"
+";
+    assert_eq!(written, wanted);
+    let all = printed(&["test", here], 0);
+    assert!(all.ends_with("1 passed, 0 failed\n"), "{all}");
+
+    // Another plugin: the case fails, in words and in XML.
+    let report = folder.join("report.xml");
+    let report = report.to_str().expect("UTF-8");
+    let all = printed(&["test", here, "--plugin", v2, "--junit", report], 1);
+    assert!(
+        all.contains("FAIL") && all.contains("        - x-hello: v1\n"),
+        "{all}"
+    );
+    let xml = std::fs::read_to_string(report).expect("the report");
+    assert!(xml.contains("tests=\"1\" failures=\"1\""), "{xml}");
+    assert!(
+        xml.contains("name=\"case\"") && xml.contains("<failure message="),
+        "{xml}"
+    );
+
+    // What stands for anything stays where it holds; what is not there is not compared.
+    std::fs::write(
+        &case,
+        "request: GET /a\nexpect:\n  response: |\n    200\n    x-hello: v{{any}}\n# The end.\n",
+    )
+    .expect("a file");
+    printed(&["test", here], 0);
+    printed(&["test", here, "--plugin", v2], 1);
+    printed(&["test", here, "--update"], 0);
+    let written = std::fs::read_to_string(&case).expect("the case");
+    assert!(
+        written.contains("v{{any}}") && written.ends_with("# The end.\n"),
+        "{written}"
+    );
+
+    for (text, reason) in [
+        ("request: GET /\nrespons: 200\n", "respons"),
+        ("request: GET\n", "request line"),
+        ("config: x\n", "`request` is missing"),
+        ("request: GET /\nexpect: {outcome: fine}\n", "local reply"),
+        ("request: GET /\nrequest: GET /\n", "request"),
+        ("request: [\n", "line"),
+        ("request: GET /\ncallouts: {auth: []}\n", "no answer"),
+        ("request: GET /\nplugin: nonesuch.wasm\n", "nonesuch.wasm"),
+    ] {
+        std::fs::write(&case, text).expect("a file");
+        let all = printed(&["test", here], 2);
+        assert!(all.contains(reason), "{text}: {all}");
+        assert!(
+            all.contains("case.yaml") || text.contains("nonesuch"),
+            "{text}: {all}"
+        );
+    }
+}
+
+#[test]
+fn failures_can_be_expected() {
+    let folder = folder("failures");
+    guest(&folder, "fault");
+    guest(&folder, "action");
+    let here = folder.to_str().expect("UTF-8");
+    let case = folder.join("case.yaml");
+    let trap = "plugin: fault.wasm\nconfig: th\nrequest: GET /\n";
+    for (text, code) in [
+        (format!("{trap}expect: {{response: 503}}\n"), 1),
+        (format!("{trap}expect: {{failure: unreachable}}\n"), 0),
+        (format!("{trap}expect: {{failure: budget}}\n"), 1),
+        (
+            "plugin: action.wasm\nconfig: '3000000'\nrequest: GET /\ntimeout: 0.2\nexpect: {outcome: stalled}\n"
+                .to_owned(),
+            0,
+        ),
+        (
+            "plugin: action.wasm\nconfig: '3000000'\nrequest: GET /\ntimeout: 0.2\nexpect: {log: []}\n".to_owned(),
+            1,
+        ),
+        (
+            "plugin: fault.wasm\nconfig: tf\nrequest: GET /\nexpect: {outcome: not loaded, failure: unreachable}\n"
+                .to_owned(),
+            0,
+        ),
+    ] {
+        std::fs::write(&case, &text).expect("a file");
+        printed(&["test", here], code);
+    }
+}
+
+#[test]
+fn cases_of_one_run_do_not_see_each_other() {
+    let folder = folder("apart");
+    let plugin = root().join("plugins/bin/metrics-callout.wasm");
+    let text = format!(
+        "plugin: {}\nconfig: auth\nrequest: GET /\ncallouts: {{auth: 200}}\nexpect: {{metrics: {{callouts: 1}}}}\n",
+        plugin.display()
+    );
+    for name in ["a.yaml", "b.yml"] {
+        std::fs::write(folder.join(name), &text).expect("a file");
+    }
+    let all = printed(&["test", folder.to_str().expect("UTF-8")], 0);
+    assert!(all.ends_with("2 passed, 0 failed\n"), "{all}");
+}
+
+#[test]
+fn bench_runs_as_often_as_told() {
+    let hello = "plugins/bin/hello.wasm";
+    let found = json(&["bench", hello, "--requests", "300", "--json"], 0);
+    assert_eq!(found["request"]["calls"], 300);
+    let callbacks = found["callbacks"].as_array().expect("a list");
+    let calls = callbacks
+        .iter()
+        .find(|callback| callback["name"] == "proxy_on_request_headers")
+        .expect("it is called");
+    assert_eq!(calls["calls"], 300);
+    let part = |of: &Value, name: &str| of[name].as_u64().expect("a number");
+    for row in [calls, &found["request"]] {
+        assert!(part(row, "p50_nanoseconds") > 0);
+        assert!(part(row, "p99_nanoseconds") >= part(row, "p50_nanoseconds"));
+    }
+    assert!(part(&found["request"], "p50_nanoseconds") > part(calls, "p50_nanoseconds"));
+    for name in [
+        "compile_nanoseconds",
+        "instantiate_nanoseconds",
+        "configure_nanoseconds",
+        "memory_bytes",
+    ] {
+        assert!(part(&found, name) > 0, "{name}");
+    }
+    // Time ends it as well.
+    let found = json(
+        &[
+            "bench",
+            hello,
+            "--requests",
+            "10000000",
+            "--seconds",
+            "0.3",
+            "--json",
+        ],
+        0,
+    );
+    assert!(found["request"]["calls"].as_u64() < Some(10_000_000));
+    let all = printed(&["bench", "plugins/bin/metrics-callout.wasm"], 1);
+    assert!(all.contains("--callout 'callout=200'"), "{all}");
+}
+
+#[test]
+fn diff_tells_by_its_code() {
+    let (old, new) = ("plugins/bin/hello.wasm", "plugins/bin/hello-v2.wasm");
+    let all = printed(&["diff", old, old], 0);
+    assert!(all.contains("0 of 1 outcomes differ"), "{all}");
+    let all = printed(&["diff", old, new, "--cases", "plugins/hello/tests"], 1);
+    assert!(all.contains("2 of 2 outcomes differ"), "{all}");
+    assert!(
+        all.contains("    -     x-hello: v1\n    +     x-hello: v2\n"),
+        "{all}"
+    );
 }

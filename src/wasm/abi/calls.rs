@@ -73,9 +73,13 @@ impl Calls {
     ) {
         let clusters = env.clusters.load_full();
         let mailbox = mailbox.clone();
+        let probe = env.probe.clone();
         let task = OwnedTask::spawn("wasm callout", async move {
             let Request { cluster, call } = request;
-            let result = client::call(&clusters, &cluster, call).await;
+            let result = match probe {
+                Some(probe) => probe.call(&cluster, call),
+                None => client::call(&clusters, &cluster, call).await,
+            };
             // Nobody listens where the VM is gone.
             let _ = mailbox.send(Message::Called { token, result });
         });
@@ -117,7 +121,10 @@ pub(super) fn http_call(
     range(data, token_out, 4)?;
     let known = std::str::from_utf8(cluster)
         .ok()
-        .filter(|name| host.env.clusters.load().get(name).is_some());
+        .filter(|name| match &host.env.probe {
+            Some(probe) => probe.has_cluster(name),
+            None => host.env.clusters.load().get(name).is_some(),
+        });
     let request = known
         .zip(head(&headers))
         .filter(|_| i32::try_from(timeout).is_ok());

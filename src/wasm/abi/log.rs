@@ -14,6 +14,10 @@ const MAX_MESSAGE: usize = 64 << 10;
 /// Writes one line for the plugin of `host`, unless it has written too many in this second. Levels are Envoy's: trace 0
 /// to critical 5.
 pub(crate) fn write_log(host: &mut Host, level: u32, message: &str) {
+    if let Some(probe) = &host.env.probe {
+        probe.log(level, message);
+        return;
+    }
     if !is_written(level) || !admit(host) {
         return;
     }
@@ -82,7 +86,10 @@ pub(super) fn log(guest: &mut Guest<'_>, level: u32, at: u32, len: u32) -> Outco
 }
 
 pub(super) fn get_level(guest: &mut Guest<'_>, out: u32) -> Outcome {
-    let level = (0..4).find(|level| is_written(*level)).unwrap_or(4);
+    let level = match &guest.data().env.probe {
+        Some(probe) => probe.log_level().min(4),
+        None => (0..4).find(|level| is_written(*level)).unwrap_or(4),
+    };
     put_u32(guest, out, level)?;
     Ok(())
 }

@@ -65,11 +65,16 @@ impl Core {
         }
         self.store.set_epoch_deadline(self.first_look);
         let meter = &self.counters.meter;
-        let timed = meter.begin(number).then(Instant::now);
+        let probed = self.store.data().env.probe.is_some();
+        let timed = (meter.begin(number) || probed).then(Instant::now);
         let result = function.call(&mut self.store, params);
         self.entered = false;
         if let Some(begin) = timed {
-            meter.time(number, begin.elapsed());
+            let took = begin.elapsed();
+            meter.time(number, took);
+            if let Some(probe) = &self.store.data().env.probe {
+                probe.called(name, took);
+            }
         }
         if self.store.data().budget.exceeded {
             self.slow(name);

@@ -89,17 +89,23 @@ impl Core {
         pick: impl FnOnce(&Callbacks) -> Option<&Callback<P, R>>,
         params: P,
     ) -> Result<Option<R>, LoadError> {
-        let Some(Callback { function, .. }) = pick(&self.callbacks) else {
+        let Some(&Callback {
+            ref function, name, ..
+        }) = pick(&self.callbacks)
+        else {
             return Ok(None);
         };
+        let begin = Instant::now();
         // One budget for all of the start: the deadline is not set anew.
-        function
-            .call(&mut self.store, params)
-            .map(Some)
-            .map_err(|error| {
-                let words = std::mem::take(&mut self.store.data_mut().last_words);
-                LoadError::Trap(with_words(&describe(&error), &words))
-            })
+        let result = function.call(&mut self.store, params);
+        if let Some(probe) = &self.store.data().env.probe {
+            probe.called(name, begin.elapsed());
+        }
+        result.map(Some).map_err(|error| {
+            let words = std::mem::take(&mut self.store.data_mut().last_words);
+            let reason = format!("{}\n  in {name}", describe(&error));
+            LoadError::Trap(with_words(&reason, &words))
+        })
     }
 
     pub(super) fn timers(&mut self) -> Result<(), Dead> {

@@ -43,7 +43,7 @@ pub(super) fn with_words(description: &str, words: &str) -> String {
     if words.is_empty() {
         return description.to_owned();
     }
-    let words = words.replace('\n', " ");
+    let words = words.trim().replace('\n', " ");
     match description.split_once('\n') {
         Some((first, rest)) => format!("{first} ({words})\n{rest}"),
         None => format!("{description} ({words})"),

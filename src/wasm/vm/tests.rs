@@ -63,6 +63,7 @@ fn environment(name: &str) -> Arc<Environment> {
             memory: 1 << 20,
             ..PluginPolicy::default()
         },
+        probe: None,
     })
 }
 

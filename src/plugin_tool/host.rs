@@ -276,6 +276,7 @@ impl Host {
                 listener_metadata: None,
                 accepted: Instant::now(),
                 meter: Arc::default(),
+                filter_state: Default::default(),
             }),
             config: Arc::new(StreamConfig {
                 routes: Some(Arc::clone(&ground.routes)),

@@ -33,7 +33,7 @@ def plugin(name, guest, text, vm="", **options):
 
 def routes():
     def to(cluster, **action):
-        return {"cluster": cluster, "timeout": "3s", **action}
+        return {"cluster": cluster, "timeout": "10s", **action}
 
     metadata = {"filter_metadata": {"ns": {"k": "route"}}}
     return [
@@ -53,7 +53,7 @@ def listener(name, port, log, filters, buffer=None):
         "stat_prefix": name,
         "generate_request_id": False,
         "use_remote_address": True,
-        "stream_idle_timeout": "1s",
+        "stream_idle_timeout": "4s",
         "http_protocol_options": {"enable_trailers": True},
         "route_config": {
             "name": name,

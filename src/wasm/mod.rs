@@ -74,4 +74,4 @@ pub use plugin::{Place, Plugin};
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]
-pub use vm::{Answer, DataAction, Dead, Direction, HeadersAction, Vm};
+pub use vm::{Answer, DataAction, Dead, Direction, HeadersAction, Vm, reset_details};

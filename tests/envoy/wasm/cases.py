@@ -50,6 +50,9 @@ def full(**changes):
 
 
 def group_of(id):
+    if id.startswith(("route/", "upstream/")):
+        # They ask for properties.
+        return "properties"
     family = id.rpartition("/")[2]
     starts = {"grpc": "grpc", "foreign": "foreign", "property-": "properties", "set-property": "properties"}
     return next((group for start, group in starts.items() if family.startswith(start)), None)
@@ -319,7 +322,15 @@ def fixed():
         headers = pairs((":method", "GET"), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@"), ("x-answer", json.dumps(answer)))
         outcomes["answer-" + key] = call(headers=headers, timeout=1500)
     for name, operation in outcomes.items():
-        add(f"call/{name}", script={"request_headers": (STOP, [operation]), "http_call_response": (0, after)})
+        # The status of a failed call stays with the root.
+        own = {"listener": {}} if name == "answer-cut" else {}
+        add(f"call/{name}", script={"request_headers": (STOP, [operation]), "http_call_response": (0, after)}, **own)
+    cut = outcomes["answer-cut"]
+    add("call/failed-then-answered", listener={}, script={
+        "request_headers": (STOP, [cut]),
+        "http_call_response#0": (0, [("get_status", Out32(), Out()), call()]),
+        "http_call_response#1": (0, after),
+    })  # fmt: skip
     add("call/two", script={
         "request_headers": (STOP, [call(register=0), call(headers=CALL_POST, register=1)]),
         "http_call_response#0": (0, [("get_header_map_value", 6, ":status", Out())]),

@@ -9,7 +9,7 @@ import threading
 import time
 
 # A line that did not come within this will not come: the guest is not asked, as its stream stands still.
-NOTHING = 0.25
+NOTHING = 0.4
 # How long a proxy may work on what one thing set off.
 SETTLED = 0.012
 # How long a case at rest has been silent.

@@ -125,7 +125,8 @@ SET_PROPERTY = [
 
 BUFFERS = [
     op
-    for kind in range(10)
+    # Not 8: outside of a call of a foreign function Envoy shows in it what the VM has shown last of any other.
+    for kind in (0, 1, 2, 3, 4, 5, 6, 7, 9)
     for op in [
         ("get_buffer_bytes", kind, 0, 100, Out()),
         ("get_buffer_bytes", kind, 1, 2, Out()),
@@ -142,7 +143,7 @@ BUFFERS = [
 
 SET_BUFFERS = [
     op
-    for kind in (0, 1, 4, 6, 7, 8, 9)
+    for kind in (0, 1, 4, 6, 7, 9)
     for op in [
         ("set_buffer_bytes", kind, 0, 0, "<"),
         ("get_buffer_bytes", kind, 0, 100, Out(SUM)),

@@ -89,7 +89,12 @@ impl FilterFactory for Router {
 
 impl HttpFilter for Router {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
-        stream.info.lock().reached_router = true;
+        {
+            let mut info = stream.info.lock();
+            info.reached_router = true;
+            // A filter may have had another route chosen, which has none.
+            info.upstream.cluster = None;
+        }
         let Some(route) = stream.route() else {
             return Step::reply(ReplyReason::RouteNotFound.into());
         };

@@ -39,7 +39,7 @@ use crate::wasm::rollout::{Part, Trial};
 use crate::wasm::spec::{Code, Digest, FailurePolicy};
 use crate::wasm::{
     DataAction, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins,
-    Resolution, Vm,
+    Resolution, Vm, reset_details,
 };
 
 /// The filter of one chain: one version of one plugin, and those that its routes put in its place.
@@ -404,7 +404,7 @@ impl Hold {
         }
         if answer.reset {
             stream.decide(Verdict::Reset {
-                details: "wasm_close_stream".into(),
+                details: reset_details(direction == Direction::Response).into(),
             });
             return Step::Wait(Box::pin(pending()));
         }
@@ -639,7 +639,7 @@ impl GuestTap {
         }
         if answer.reset {
             stream.decide(Verdict::Reset {
-                details: "wasm_close_stream".into(),
+                details: reset_details(self.direction == Direction::Response).into(),
             });
             return Flow::Drop;
         }

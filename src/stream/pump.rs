@@ -529,7 +529,10 @@ impl HttpBody for Queue {
     fn size_hint(&self) -> SizeHint {
         let shared = self.0.lock();
         match shared.closed {
-            Some(Ok(())) => SizeHint::with_exact(shared.queued as u64),
+            // With trailers it must not be told as a length: HTTP/1 has trailers behind chunks alone.
+            Some(Ok(())) if !shared.queue.back().is_some_and(Frame::is_trailers) => {
+                SizeHint::with_exact(shared.queued as u64)
+            }
             _ => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(shared.queued as u64);
@@ -550,5 +553,33 @@ impl Drop for Queue {
         if let Some(driver) = driver {
             driver.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_with_trailers_has_no_length_to_tell() {
+        let queue = |frames: Vec<Frame<Bytes>>, queued| {
+            Queue(Arc::new(WorkerCell::new(Shared {
+                queue: frames.into(),
+                queued,
+                limit: 10,
+                closed: Some(Ok(())),
+                consumer: None,
+                consumer_gone: false,
+                held: Bytes::new(),
+                stopped: None,
+                running: false,
+                resume: false,
+                driver: None,
+            })))
+        };
+        let data = || Frame::data(Bytes::from_static(b"abc"));
+        assert_eq!(queue(vec![data()], 3).size_hint().exact(), Some(3));
+        let with = vec![data(), Frame::trailers(HeaderMap::new())];
+        assert_eq!(queue(with, 3).size_hint().exact(), None);
     }
 }

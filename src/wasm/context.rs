@@ -64,23 +64,27 @@ pub(crate) struct RootSpec {
     pub(crate) spec: Arc<PluginSpec>,
     /// What its configuration took in a VM that was made to see that, of its thread's time.
     pub(crate) proven: OnceLock<Duration>,
-    /// `wasm log <name> <root_id> <vm_id>`, what log lines of the guest begin with.
-    log_prefix: Box<str>,
+    /// `wasm log <name> <root_id> <vm_id>`, what log lines of the guest for a stream begin with; without the name where it
+    /// speaks for the root (measured on Envoy 1.40).
+    log_prefixes: [Box<str>; 2],
 }
 
 impl RootSpec {
     pub(crate) fn new(spec: &Arc<PluginSpec>) -> Self {
-        let mut log_prefix = "wasm log".to_owned();
-        for part in [&*spec.name, &*spec.root_id, &*spec.vm_id] {
-            if !part.is_empty() {
-                log_prefix.push(' ');
-                log_prefix.push_str(part);
+        let prefix = |name: &str| {
+            let mut prefix = "wasm log".to_owned();
+            for part in [name, &*spec.root_id, &*spec.vm_id] {
+                if !part.is_empty() {
+                    prefix.push(' ');
+                    prefix.push_str(part);
+                }
             }
-        }
+            prefix.into_boxed_str()
+        };
         Self {
             spec: Arc::clone(spec),
             proven: OnceLock::new(),
-            log_prefix: log_prefix.into(),
+            log_prefixes: [prefix(&spec.name), prefix("")],
         }
     }
 }
@@ -170,7 +174,8 @@ impl Root {
 #[derive(Debug)]
 pub(crate) struct CallAnswer {
     pub(crate) head: Option<crate::http::ResponseHead>,
-    pub(crate) body: Bytes,
+    /// `None` where the call failed.
+    pub(crate) body: Option<Bytes>,
     pub(crate) trailers: Option<HeaderMap>,
 }
 
@@ -209,7 +214,7 @@ pub(crate) struct StreamContext {
     /// `on_log` runs.
     pub(crate) logging: bool,
     /// The guest wrote what cannot be a request; the reason.
-    pub(crate) invalid: Option<&'static str>,
+    pub(crate) invalid: Option<String>,
     /// Pseudo-headers that the guest removed and did not set again.
     pub(crate) removed: Removed,
     /// Properties that it declared: kept to refuse a second declaration, and otherwise without effect, as in Envoy.
@@ -292,6 +297,9 @@ impl Drop for Pause {
 pub(crate) struct BodyView {
     /// `None`: there is no buffer now.
     pub(crate) data: Option<Bytes>,
+    /// The last callback had the body kept (`StopIterationAndBuffer`): it can be read and changed until it goes on, from
+    /// any callback. What is held for another reason is not shown, as in Envoy.
+    pub(crate) kept: bool,
 }
 
 impl StreamContext {
@@ -461,7 +469,7 @@ impl Host {
     /// What log lines of the guest begin with.
     pub(crate) fn log_prefix(&self) -> &str {
         match self.root() {
-            Some(root) => &root.made_for.log_prefix,
+            Some(root) => &root.made_for.log_prefixes[usize::from(root.id == self.effective)],
             None => "wasm log",
         }
     }

@@ -81,4 +81,4 @@ pub use probe::{BuildTimes, Probe};
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]
-pub use vm::{Answer, DataAction, Dead, Direction, HeadersAction, Vm};
+pub use vm::{Answer, DataAction, Dead, Direction, HeadersAction, Vm, reset_details};

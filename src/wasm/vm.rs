@@ -579,6 +579,11 @@ impl fmt::Debug for Vm {
     }
 }
 
+/// What the log says of a stream that a guest resets; of one that was answered, what it says already.
+pub fn reset_details(responding: bool) -> &'static str {
+    if responding { "" } else { "wasm_close_stream" }
+}
+
 #[cfg(test)]
 #[path = "vm/tests.rs"]
 mod tests;

@@ -84,71 +84,61 @@ def accepts(port):
         return False
 
 
-class Proxy:
-    """One proxy process with a suite's configuration."""
+class Process:
+    """One proxy process, its ports and its upstream's. `values` are the ports and paths by the names that configurations
+    use for them."""
 
-    def __init__(self, name, command, suite, work, listeners):
+    def __init__(self, name, work, upstream):
         self.name = name
-        self.listeners = listeners
-        self.ports = Ports()
-        self.upstream = Upstream()
-        self.blackhole = BlackHole()
         self.work = work / name
         self.work.mkdir()
+        self.ports = Ports()
+        self.upstream = upstream
+        self.blackhole = BlackHole()
         self.log = self.work / "access.log"
-        values = {"upstream": self.upstream.port, "blackhole": self.blackhole.port, "log": str(self.log), "root": str(ROOT)}
+        self.output = self.work / "output.txt"
+        self.values = {"upstream": upstream.port, "blackhole": self.blackhole.port}
 
-        def value(match):
-            key = match.group(1)
-            if key not in values:
-                values[key] = self.ports.get(key)
-            return str(values[key])
+    def port(self, name):
+        if name not in self.values:
+            self.values[name] = self.ports.get(name)
+        return self.values[name]
 
-        text = re.sub(r"@([a-z][a-z0-9_]*)@", value, (suite / "envoy.yaml").read_text())
-        self.ports.get("admin")
-        self.values = values
+    def start(self, command, text, *arguments):
+        """Starts it with a configuration, on one worker."""
         config = self.work / "envoy.yaml"
         config.write_text(text)
         self.ports.release()
-        self.output = open(self.work / "output.txt", "w")
         arguments = [
-            *command,
-            "-c",
-            str(config),
-            "--file-flush-interval-msec",
-            "100",
-            "--concurrency",
-            "1",
-            "-l",
-            "warning",
-            "--use-dynamic-base-id",
-        ]
-        extra = suite / "plenipo.yaml"
-        if name == "plenipo" and extra.exists():
-            arguments += ["--config-yaml", extra.read_text()]
-        self.process = subprocess.Popen(arguments, stdout=self.output, stderr=self.output, cwd=self.work)
-        self.wait_until_ready()
+            *command, "-c", str(config), "--file-flush-interval-msec", "100", "--concurrency", "1",
+            "--use-dynamic-base-id", *arguments,
+        ]  # fmt: skip
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen(arguments, stdout=output, stderr=output, cwd=self.work)
 
-    def wait_until_ready(self):
+    def wait_until_ready(self, listeners):
         # Compiling the largest plugins takes a minute.
         for _ in range(3000):
             if self.process.poll() is not None:
                 break
-            if all(accepts(self.values[listener]) for listener in self.listeners):
+            if all(accepts(self.values[listener]) for listener in listeners):
                 return
             time.sleep(0.05)
-        output = (self.work / "output.txt").read_text()
+        output = self.output.read_text(errors="replace")
         tail = output[:1500] + ("\n…\n" + output[-500:] if len(output) > 2000 else "")
+        self.stop()
         raise SystemExit(f"{self.name} did not become ready:\n{tail}")
 
     def stop(self):
+        """Ends it. Gives the status with which it had ended before, if it had."""
+        died = self.process.poll()
         self.process.terminate()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.output.close()
+        return died
 
     def names_of_ports(self):
         return {str(port): f"@{name}@" for name, port in self.values.items() if isinstance(port, int)}
@@ -164,6 +154,22 @@ class Proxy:
                     record = {"unreadable": line}
                 records.setdefault(record.pop("case", ""), []).append(record)
         return records
+
+
+class Proxy(Process):
+    """One proxy process with a suite's configuration."""
+
+    def __init__(self, name, command, suite, work, listeners):
+        super().__init__(name, work, Upstream())
+        self.values |= {"log": str(self.log), "root": str(ROOT)}
+        text = re.sub(
+            r"@([a-z][a-z0-9_]*)@", lambda match: str(self.port(match.group(1))), (suite / "envoy.yaml").read_text()
+        )
+        self.port("admin")
+        extra = suite / "plenipo.yaml"
+        overlay = ["--config-yaml", extra.read_text()] if name == "plenipo" and extra.exists() else []
+        self.start(command, text, "-l", "warning", *overlay)
+        self.wait_until_ready(listeners)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ import urllib.parse
 
 
 class Upstream:
-    """A server on a port of its own, in a thread of its own."""
+    """A server on a port of its own, in a thread of its own. `serve(reader, writer)` has a connection."""
 
-    def __init__(self):
+    def __init__(self, serve=None):
+        self.serve_connection = serve or connection
         self.loop = asyncio.new_event_loop()
         ready = threading.Event()
         threading.Thread(target=self._run, args=(ready,), daemon=True).start()
@@ -25,7 +26,7 @@ class Upstream:
         asyncio.set_event_loop(self.loop)
 
         async def start():
-            server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 22)
+            server = await asyncio.start_server(self.serve_connection, "127.0.0.1", 0, limit=1 << 22)
             self.port = server.sockets[0].getsockname()[1]
             ready.set()
             async with server:
@@ -34,7 +35,12 @@ class Upstream:
         self.loop.run_until_complete(start())
 
 
-async def serve(reader, writer):
+async def connection(reader, writer):
+    await each_exchange(exchange, reader, writer)
+
+
+async def each_exchange(exchange, reader, writer):
+    """Exchange after exchange, until one says that it was the last, or the peer goes."""
     try:
         while await exchange(reader, writer):
             pass

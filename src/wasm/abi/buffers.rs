@@ -33,7 +33,10 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
         }
         // No network filters, gRPC calls or calls of foreign functions are under way: their buffers are empty.
         2 | 3 | 5 | 8 => View::Empty,
-        4 => View::Bytes(host.call.as_ref().ok_or(Status::NotFound)?.body.clone()),
+        4 => {
+            let body = host.call.as_ref().and_then(|call| call.body.clone());
+            View::Bytes(body.ok_or(Status::NotFound)?)
+        }
         6 => View::Bytes(host.env.vm.vm_configuration.clone()),
         7 => {
             let root = host.root().filter(|root| root.configuring);
@@ -50,6 +53,9 @@ fn body(host: &mut Host, direction: Direction) -> Option<Bytes> {
     if let Some(data) = &view.data {
         return Some(data.clone());
     }
+    if !view.kept {
+        return None;
+    }
     context.pumps[direction as usize]
         .as_ref()?
         .with_held(|held| held.clone())
@@ -63,12 +69,11 @@ pub(super) fn get(
     at_out: u32,
     len_out: u32,
 ) -> Outcome {
-    let end = start.checked_add(len).ok_or(Status::BadArgument)?;
     match view(guest.data_mut(), buffer)? {
         View::Empty => give(guest, &[], at_out, len_out),
         View::Bytes(data) => {
-            let end = (end as usize).min(data.len());
-            let start = (start as usize).min(end);
+            let start = (start as usize).min(data.len());
+            let end = start.saturating_add(len as usize).min(data.len());
             give(guest, &data[start..end], at_out, len_out)
         }
     }
@@ -102,6 +107,10 @@ pub(super) fn set(
     at: u32,
     value_len: u32,
 ) -> Outcome {
+    if buffer > 1 {
+        // What is not there comes before what is wrong with the value.
+        view(guest.data_mut(), buffer)?;
+    }
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let value = range(data, at, value_len)?;
@@ -125,10 +134,12 @@ pub(super) fn set(
         Ok(())
     };
     let context = host.context_mut().ok_or(Status::BadArgument)?;
+    let kept = context.bodies[direction as usize].kept;
     match &mut context.bodies[direction as usize].data {
         Some(held) => splice(held)?,
         None => context.pumps[direction as usize]
             .as_ref()
+            .filter(|_| kept)
             .and_then(|pump| pump.with_held(splice))
             .unwrap_or(Err(Status::BadArgument))?,
     }

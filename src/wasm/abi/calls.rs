@@ -132,6 +132,17 @@ pub(super) fn http_call(
         put_u32(guest, token_out, 0)?;
         return Err(Status::BadArgument.into());
     };
+    let hostless = host
+        .env
+        .clusters
+        .load()
+        .get(cluster)
+        .is_some_and(|cluster| cluster.endpoints().hosts().next().is_none());
+    if hostless {
+        // Envoy's client answers such a call before it has begun, and nothing comes of it.
+        put_u32(guest, token_out, 0)?;
+        return Err(Status::InternalFailure.into());
+    }
     if host.calls.len() >= host.env.policy.quotas.callouts {
         host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure.into());
@@ -172,7 +183,14 @@ fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
                 }
                 path = Some(HeaderValue::from_bytes(value).ok()?);
             }
-            b":authority" | b"host" => authority = Some(HeaderValue::from_bytes(value).ok()?),
+            b":authority" | b"host" => {
+                let joined = match &authority {
+                    // As Envoy joins what it keeps once.
+                    Some(first) => [HeaderValue::as_bytes(first), b",", value].concat(),
+                    None => value.to_vec(),
+                };
+                authority = Some(HeaderValue::from_bytes(&joined).ok()?);
+            }
             b":scheme" if *value == b"https" => head.scheme = Scheme::Https,
             [b':', ..] => {}
             name => append(&mut head.headers, name, value),
@@ -250,5 +268,21 @@ fn no_stream(guest: &Guest<'_>, token: u32) -> Status {
         Status::BadArgument
     } else {
         Status::NotFound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_authorities_are_one() {
+        let pairs: [(&[u8], &[u8]); 4] = [
+            (b":method", b"GET"),
+            (b":path", b"/"),
+            (b":authority", b"a"),
+            (b"host", b"b"),
+        ];
+        assert_eq!(head(&pairs).expect("complete").authority, "a,b");
     }
 }

@@ -128,6 +128,10 @@ pub(super) fn send_local_response(
         body,
         String::from_utf8_lossy(&details).replace(' ', "_"),
     );
+    if status == StatusCode::BAD_REQUEST {
+        // Envoy takes every such reply for the end of an HTTP/1 connection.
+        reply = reply.closing();
+    }
     reply.headers = fields;
     reply.grpc_status = u32::try_from(grpc_status)
         .ok()
@@ -163,21 +167,24 @@ pub(crate) fn invalid_request_reply(context: &StreamContext, connect: bool) -> O
         scheme: _,
         status: _,
     } = context.removed;
-    let reason = if let Some(reason) = context.invalid {
-        format!("invalid_header:_{}", reason.replace(' ', "_"))
+    let reason = if let Some(reason) = &context.invalid {
+        reason.as_str()
     } else if method {
-        "missing_required_header:_:method".to_owned()
+        "missing required header: :method"
     } else if path {
-        "missing_required_header:_:path".to_owned()
+        "missing required header: :path"
     } else if authority && connect {
-        "missing_required_header:_:authority".to_owned()
+        "missing required header: :authority"
     } else {
         return None;
     };
     Some(LocalReply::new(
         StatusCode::SERVICE_UNAVAILABLE,
-        "",
-        format!("filter_removed_required_request_headers{{{reason}}}"),
+        reason.to_owned(),
+        format!(
+            "filter_removed_required_request_headers{{{}}}",
+            reason.replace(' ', "_")
+        ),
     ))
 }
 

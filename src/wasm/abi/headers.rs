@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::{Guest, Outcome, Status, give, give_with, memory, pairs, put_u32, range};
+use crate::http::joined::{self, Side};
 use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::wasm::context::{Host, Removed, Visible};
 use crate::wasm::module::Abi;
@@ -157,7 +158,7 @@ impl Map<'_> {
         name: &[u8],
         value: &[u8],
     ) -> Option<Result<(), Invalid>> {
-        let text = || HeaderValue::from_bytes(value).map_err(|_| "invalid header value");
+        let text = || HeaderValue::from_bytes(value).map_err(|_| "invalid header value for");
         Some(match (self, name) {
             (Self::Request(head), b":authority" | b"host") => text().map(|value| {
                 head.has_host = true;
@@ -223,14 +224,35 @@ impl Map<'_> {
 
     /// Adds an entry; a pseudo-header is set.
     fn add(&mut self, removed: &mut Removed, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
+        let joined: Vec<u8>;
+        let value = match self.first_of_joined(removed, name) {
+            Some(first) => {
+                joined = [first, b",", value].concat();
+                &joined
+            }
+            None => value,
+        };
         if let Some(result) = self.set_pseudo(removed, name, value) {
             return result;
         }
+        let request = matches!(self, Self::Request(_));
         let (name, value) = field(name, value)?;
-        self.fields_mut()
-            .try_append(name, value)
-            .map(drop)
-            .map_err(|_| "too many headers")
+        let side = if request {
+            Side::Request
+        } else {
+            Side::Response
+        };
+        joined::append(side, self.fields_mut(), name, value);
+        Ok(())
+    }
+
+    /// The value of a pseudo-header that another one is joined to, as to other headers that Envoy keeps once. A method,
+    /// a scheme or a status of two is none: there the last one counts.
+    fn first_of_joined(&self, removed: &Removed, name: &[u8]) -> Option<&[u8]> {
+        match (self, name) {
+            (Self::Request(_), b":path" | b":authority" | b"host") => self.get(removed, name),
+            _ => None,
+        }
     }
 
     /// Sets an entry in the place of all of its name.
@@ -278,7 +300,7 @@ impl Map<'_> {
 fn field(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Invalid> {
     Ok((
         HeaderName::from_bytes(name).map_err(|_| "invalid header name")?,
-        HeaderValue::from_bytes(value).map_err(|_| "invalid header value")?,
+        HeaderValue::from_bytes(value).map_err(|_| "invalid header value for")?,
     ))
 }
 
@@ -380,11 +402,20 @@ pub(super) fn get_value(
     let value = with(host, map, |map, removed| {
         map.get(removed, key).map(SmallVec::<[u8; 128]>::from_slice)
     })
-    .ok_or(Status::BadArgument)?;
+    .ok_or_else(|| absent(host))?;
     match value {
         Some(value) => give(guest, &value, value_out, len_out),
         None if host.env.abi == Abi::V0_1_0 => give(guest, &[], value_out, len_out),
         None => Err(Status::NotFound.into()),
+    }
+}
+
+/// What a value of a map is that cannot be reached now.
+fn absent(host: &Host) -> Status {
+    if host.context().is_some_and(|context| context.logging) {
+        Status::NotFound
+    } else {
+        Status::BadArgument
     }
 }
 
@@ -410,6 +441,15 @@ pub(super) fn get_pairs(guest: &mut Guest<'_>, map: u32, at_out: u32, len_out: u
 
 pub(super) fn get_size(guest: &mut Guest<'_>, map: u32, size_out: u32) -> Outcome {
     let map = MapType::parse(map)?;
+    // Of a callout's answer Envoy does not tell it, and in `on_log` of none.
+    if matches!(map, MapType::CallHeaders | MapType::CallTrailers)
+        || guest
+            .data()
+            .context()
+            .is_some_and(|context| context.logging)
+    {
+        return Err(Status::BadArgument.into());
+    }
     let size = with(guest.data_mut(), map, |map, removed| {
         let mut size = 0;
         map.each(removed, &mut |name, value| size += name.len() + value.len());
@@ -478,20 +518,26 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
         stream.clear_route();
     }
     if let Err(reason) = result {
-        refuse(host, map, reason);
+        let name = match edit {
+            Edit::Add(name, _) | Edit::Replace(name, _) | Edit::Remove(name) => name,
+            Edit::Set(_) => &[][..],
+        };
+        refuse(host, map, reason, name);
     }
     Ok(())
 }
 
 /// The SDKs panic at any other status than Ok, which would kill the VM: so it is Ok, and the message pays.
 #[cold]
-fn refuse(host: &mut Host, map: MapType, reason: Invalid) {
+fn refuse(host: &mut Host, map: MapType, reason: Invalid, name: &[u8]) {
     let plugin = &host.spec().name;
     tracing::warn!(target: "wasm", "plugin {plugin}: {map:?}: {reason}; the edit was refused");
     if matches!(map, MapType::RequestHeaders | MapType::RequestTrailers)
         && let Some(context) = host.context_mut()
     {
-        context.invalid.get_or_insert(reason);
+        context
+            .invalid
+            .get_or_insert_with(|| format!("{reason}: {}", name.escape_ascii()));
     }
 }
 
@@ -547,4 +593,43 @@ pub(super) fn set_pairs(guest: &mut Guest<'_>, map: u32, at: u32, len: u32) -> O
     });
     edit(host, map, &Edit::Set(&pairs))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_message_has_once_is_joined() {
+        let mut head = RequestHead::new(Method::GET, "a", "/");
+        let mut removed = Removed::default();
+        for (name, value) in [
+            ("user-agent", "u"),
+            ("user-agent", "v"),
+            ("x-multi", "1"),
+            ("x-multi", "2"),
+            (":path", "/b"),
+            ("host", "b"),
+        ] {
+            Map::Request(&mut head)
+                .add(&mut removed, name.as_bytes(), value.as_bytes())
+                .expect("HTTP");
+        }
+        assert_eq!(
+            (&head.path, &head.authority),
+            (
+                &HeaderValue::from_static("/,/b"),
+                &HeaderValue::from_static("a,b")
+            )
+        );
+        assert_eq!(head.headers["user-agent"], "u,v");
+        assert_eq!(head.headers.get_all("x-multi").iter().count(), 2);
+
+        // What was taken away is not joined to.
+        removed.path = true;
+        Map::Request(&mut head)
+            .add(&mut removed, b":path", b"/c")
+            .expect("HTTP");
+        assert_eq!(head.path, "/c");
+    }
 }

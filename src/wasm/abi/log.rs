@@ -27,7 +27,8 @@ pub(crate) fn write_log(host: &mut Host, level: u32, message: &str) {
         1 => tracing::debug!(target: "wasm", "{prefix}: {message}"),
         2 => tracing::info!(target: "wasm", "{prefix}: {message}"),
         3 => tracing::warn!(target: "wasm", "{prefix}: {message}"),
-        _ => tracing::error!(target: "wasm", "{prefix}: {message}"),
+        4 => tracing::error!(target: "wasm", "{prefix}: {message}"),
+        _ => tracing::error!(target: "wasm", critical = true, "{prefix}: {message}"),
     }
 }
 

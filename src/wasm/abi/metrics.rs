@@ -19,6 +19,14 @@ impl Metrics {
         self.0.get(kind)?.get(number.checked_sub(1)?)
     }
 
+    /// For calls that know counters and gauges alone: the kind is looked at before the number.
+    fn counter_or_gauge(&self, id: u32) -> Result<&Arc<Metric>, Status> {
+        if id % 4 > 1 {
+            return Err(Status::BadArgument);
+        }
+        self.get(id).ok_or(Status::NotFound)
+    }
+
     fn len(&self) -> usize {
         self.0.iter().map(Vec::len).sum()
     }
@@ -56,7 +64,7 @@ pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out:
 }
 
 pub(super) fn increment(guest: &mut Guest<'_>, id: u32, offset: i64) -> Outcome {
-    let metric = guest.data().metrics.get(id).ok_or(Status::NotFound)?;
+    let metric = guest.data().metrics.counter_or_gauge(id)?;
     match metric.kind() {
         Kind::Counter if offset > 0 => metric.add(offset.cast_unsigned()),
         // Below zero it wraps, as in Envoy.
@@ -78,10 +86,7 @@ pub(super) fn record(guest: &mut Guest<'_>, id: u32, value: i64) -> Outcome {
 }
 
 pub(super) fn get(guest: &mut Guest<'_>, id: u32, out: u32) -> Outcome {
-    let metric = guest.data().metrics.get(id).ok_or(Status::NotFound)?;
-    if metric.kind() == Kind::Histogram {
-        return Err(Status::BadArgument.into());
-    }
+    let metric = guest.data().metrics.counter_or_gauge(id)?;
     let value = metric.value();
     put_u64(guest, out, value)?;
     Ok(())

@@ -81,7 +81,11 @@ pub(super) fn link(linker: &mut Linker<Host>, module: &'static str) -> wasmtime:
         "fd_prestat_get" => |guest, fd: u32, out: u32| Ok(EBADF);
         "fd_prestat_dir_name" => |guest, fd: u32, at: u32, len: u32| Ok(ENOSYS);
         "fd_filestat_get" => |guest, fd: u32, out: u32| Ok(EBADF);
-        "fd_readdir" => |guest, fd: u32, at: u32, len: u32, cookie: u64, out: u32| Ok(ENOTDIR);
+        "fd_readdir" => |guest, fd: u32, at: u32, len: u32, cookie: u64, out: u32| {
+            // Envoy's says how much was read before it says that nothing can be.
+            let _ = write_u32(&mut guest, out, 0);
+            Ok(ENOTDIR)
+        };
         "fd_renumber" => |guest, fd: u32, to: u32| Ok(ENOTSUP);
         "fd_advise" => |guest, fd: u32, offset: u64, len: u64, advice: u32| Ok(0);
         "fd_allocate" => |guest, fd: u32, offset: u64, len: u64| Ok(output_only(fd));
@@ -104,7 +108,13 @@ pub(super) fn link(linker: &mut Linker<Host>, module: &'static str) -> wasmtime:
             write_u32(&mut guest, out, 0)
         };
         "sock_accept" => |guest, fd: u32, flags: u32, out: u32| Ok(ENOTSUP);
-        "sock_recv" => |guest, fd: u32, at: u32, len: u32, flags: u32, out: u32, out_flags: u32| Ok(ENOTSUP);
+        "sock_recv" => |guest, fd: u32, at: u32, len: u32, flags: u32, out: u32, out_flags: u32| {
+            let _ = write_u32(&mut guest, out, 0);
+            if let Ok(memory) = memory(&mut guest) {
+                let _ = put(memory.data_mut(&mut guest), out_flags, &[0, 0]);
+            }
+            Ok(ENOTSUP)
+        };
         "sock_send" => |guest, fd: u32, at: u32, len: u32, flags: u32, out: u32| Ok(ENOTSUP);
         "sock_shutdown" => |guest, fd: u32, how: u32| Ok(ENOTSUP);
     }
@@ -298,11 +308,10 @@ fn fd_fdstat_get(guest: &mut Guest<'_>, fd: u32, out: u32) -> Answer {
     if !matches!(fd, 1 | 2) {
         return Ok(EBADF);
     }
-    // A character device, no flags, the right to write.
+    // Envoy: of an unknown kind, no flags, the right to write; and a place that is none is no error.
     let mut stat = [0; 24];
-    stat[0] = 2;
     stat[8] = 64;
     let memory = memory(guest)?;
-    put(memory.data_mut(guest), out, &stat)?;
+    let _ = put(memory.data_mut(guest), out, &stat);
     Ok(0)
 }

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use wasmtime::{Store, WasmParams, WasmResults};
 
 use super::start::{describe, with_words};
-use super::{Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath};
+use super::{
+    Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath, reset_details,
+};
 use crate::http::LocalReply;
 use crate::stream::{Stream, Verdict};
 use crate::telemetry::metrics::StatSet;
@@ -247,7 +249,7 @@ impl Core {
                             && let Some(stream) = context.stream.upgrade()
                         {
                             stream.decide(Verdict::Reset {
-                                details: "wasm_close_stream".into(),
+                                details: reset_details(context.responding).into(),
                             });
                         }
                     }
@@ -347,6 +349,7 @@ impl Core {
         context.callback = Some(direction);
         context.bodies[side] = BodyView {
             data: Some(std::mem::take(buffer)),
+            kept: false,
         };
         if end_of_stream {
             // A plugin may add trailers where none come.
@@ -370,6 +373,7 @@ impl Core {
             _ => DataAction::Drop,
         };
         let mut answer = take_answer(context, direction, action);
+        context.bodies[side].kept = action == DataAction::Buffer && !answer.resumed;
         if answer.resumed
             && action != DataAction::Continue
             && let Some(pump) = &context.pumps[side]
@@ -422,7 +426,9 @@ impl Core {
         let count = u32::try_from(count.unwrap_or(0)).unwrap_or(u32::MAX);
         let context = self.enter(id, stream).ok_or(Dead)?;
         context.callback = Some(direction);
-        context.bodies[side].data = Some(std::mem::take(buffer));
+        if context.bodies[side].kept {
+            context.bodies[side].data = Some(std::mem::take(buffer));
+        }
         match direction {
             Direction::Request => context.visible.request_trailers = true,
             Direction::Response => context.visible.response_trailers = true,
@@ -433,7 +439,9 @@ impl Core {
         };
         let host = self.leave();
         let context = host.streams.get_mut(&id).ok_or(Dead)?;
-        *buffer = context.bodies[side].data.take().unwrap_or_default();
+        if let Some(kept) = context.bodies[side].data.take() {
+            *buffer = kept;
+        }
         let action = match action.unwrap_or(0) {
             0 => DataAction::Continue,
             _ => DataAction::Watermark,

@@ -171,7 +171,8 @@ impl Core {
                 body,
                 trailers,
             }) => {
-                host.status = (0, String::new());
+                // Envoy leaves the code of the last failure.
+                host.status.1 = String::new();
                 let sizes = (
                     size(head.headers.len() + 1),
                     size(body.len()),
@@ -179,7 +180,7 @@ impl Core {
                 );
                 let answer = CallAnswer {
                     head: Some(head),
-                    body,
+                    body: Some(body),
                     trailers,
                 };
                 (answer, sizes.0, sizes.1, sizes.2)
@@ -189,7 +190,7 @@ impl Core {
                 host.status = (11, "reset".to_owned());
                 let answer = CallAnswer {
                     head: None,
-                    body: Bytes::new(),
+                    body: None,
                     trailers: None,
                 };
                 (answer, 0, 0, 0)

@@ -201,6 +201,7 @@ fn ranges_outside_memory_are_what_envoy_calls_them() {
         ("proxy_get_status", 6),
         ("proxy_get_property", 1),
         ("proxy_get_buffer_bytes", 2),
+        ("proxy_set_buffer_bytes", 2),
         ("proxy_get_header_map_value", 2),
         ("proxy_get_header_map_pairs", 2),
         ("proxy_get_shared_data", 6),
@@ -210,9 +211,9 @@ fn ranges_outside_memory_are_what_envoy_calls_them() {
         ("proxy_enqueue_shared_queue", 10),
         ("proxy_dequeue_shared_queue", 1),
         ("proxy_define_metric", 2),
-        ("proxy_increment_metric", 1),
+        ("proxy_increment_metric", 2),
         ("proxy_record_metric", 1),
-        ("proxy_get_metric", 1),
+        ("proxy_get_metric", 2),
         ("proxy_http_call", 6),
         ("proxy_get_current_time_nanoseconds", 6),
         ("proxy_call_foreign_function", 6),
@@ -270,7 +271,9 @@ fn metrics_have_envoys_ids_and_rules() {
         ("proxy_record_metric", counter, 10, 0),
         ("proxy_record_metric", histogram, 10, 0),
         ("proxy_get_metric", histogram, 256, 2),
-        ("proxy_get_metric", 3, 256, 1),
+        ("proxy_get_metric", 3, 256, 2),
+        ("proxy_increment_metric", 3, 1, 2),
+        ("proxy_record_metric", 3, 1, 1),
         ("proxy_get_metric", 12, 256, 1),
         ("proxy_get_metric", counter, 256, 0),
     ];
@@ -390,7 +393,8 @@ fn without_a_stream_there_are_no_maps_and_no_effects() {
         bench
             .call("proxy_get_buffer_bytes", &[0, -1, 10, 64, 68])
             .ok(),
-        Some(2)
+        Some(0),
+        "what begins behind the end is empty"
     );
     assert_eq!(bench.call("proxy_continue_stream", &[0]).ok(), Some(0));
     assert_eq!(bench.call("proxy_continue_stream", &[3]).ok(), Some(12));
@@ -420,3 +424,61 @@ fn only_the_listed_functions_are_open_while_a_module_starts() {
 
 #[path = "tests/foreign.rs"]
 mod foreign;
+
+#[test]
+fn what_is_not_there_cannot_be_set_whatever_the_value_is() {
+    let mut bench = Bench::new();
+    for (buffer, status) in [(4, 1), (7, 1), (6, 6), (0, 6)] {
+        let args = [buffer, 0, 0, -1, 8];
+        assert_eq!(
+            bench.call("proxy_set_buffer_bytes", &args).ok(),
+            Some(status),
+            "{buffer}"
+        );
+    }
+}
+
+#[test]
+fn a_root_speaks_without_its_plugins_name() {
+    let mut bench = Bench::new();
+    let host = bench.store.data_mut();
+    assert_eq!(host.log_prefix(), "wasm log");
+    host.effective = ROOT + 1;
+    assert_eq!(host.log_prefix(), "wasm log bench");
+}
+
+#[test]
+fn the_size_of_an_answers_head_is_not_told() {
+    let mut bench = Bench::new();
+    bench.store.data_mut().call = Some(crate::wasm::context::CallAnswer {
+        head: Some(crate::http::ResponseHead::new(http::StatusCode::OK)),
+        body: None,
+        trailers: None,
+    });
+    assert_eq!(
+        bench.call("proxy_get_header_map_size", &[6, 64]).ok(),
+        Some(2)
+    );
+    assert_eq!(
+        bench
+            .call("proxy_get_buffer_bytes", &[4, 0, 10, 64, 68])
+            .ok(),
+        Some(1),
+        "a failed call has no body"
+    );
+}
+
+#[test]
+fn standard_output_is_of_no_known_kind() {
+    let mut bench = Bench::new();
+    let function = bench
+        .linker
+        .get(&mut bench.store, "wasi_snapshot_preview1", "fd_fdstat_get")
+        .expect("linked")
+        .into_func()
+        .expect("a function");
+    bench.write(64, &[9; 24]);
+    assert_eq!(bench.call_function(&function, &[1, 64]).ok(), Some(0));
+    assert_eq!((bench.word(64), bench.word(72)), (0, 64));
+    assert_eq!(bench.call_function(&function, &[1, -1]).ok(), Some(0));
+}

@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """The differential suite of the Proxy-Wasm host: scripted guests in a real Envoy and in Plenipo, side by side.
 
-    compare.py [--only GLOB] [--count N --seed N [--index I]] [--self] [-v]
+    compare.py [--only GLOB] [--scripts N --seed S [--index I]] [--without GROUP] [--self] [-v]
 
 Without arguments: the fixed list (`cases.py`), then 300 generated scripts (`generate.py`) with a seed that is printed.
 Compared for each case: the answer, what the upstream saw of the request and of callouts, the guest's log lines (every
-callback with its arguments, every host call with its status and what it gave) in order, the access log, and at the end
-the statistics that plugins made. `deviations.txt` lists what may differ: case glob, field glob, reason. The exit status
-is 1 where anything else differs. `--self` compares Envoy with itself.
+callback with its arguments, every host call with its status and what it gave) in order, the access log, and the
+statistics that the plugin made. `deviations.txt` lists what may differ: case glob, field glob, reason. The exit status
+is 1 where anything else differs. `--self` compares Envoy with itself. `--without` leaves out a group of host calls
+(`grpc`, `foreign`, `properties`): their cases, and their calls in generated scripts.
+
+Some scripts end an Envoy. Those of the fixed list are known (`cases.FATAL`), and of the generated ones it is found out;
+the others then run in another Envoy. Plenipo plays them all and must live.
 """
 
 import argparse
@@ -19,7 +23,6 @@ import pathlib
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,133 +36,86 @@ sys.path.insert(0, str(HERE))
 import cases as fixed_list
 import config
 import generate
-from run import BlackHole, Client, Deviations, Ports, accepts, address_of, normalise_header, normalise_text
+from pace import Pace
+from run import ROOT, Client, Deviations, Process, address_of, normalise_header, normalise_text
 from script import show
 from servers import Recorder
 
-ROOT = HERE.parent.parent.parent
 GUEST = HERE / "guest" / "guest-0_2_1.wasm"
 OLD_GUEST = HERE / "guest" / "guest-0_1_0.wasm"
 LINE = re.compile(r"^@(\w+) wasm log ?(.*?): ~(\d+)~(.*)$")
-SAID = re.compile(r"^@(\w+) wasm log ?(.*?): (.*)$")
+DATE = re.compile(r"[A-Z][a-z]{2},%20\d\d%20[A-Z][a-z]{2}%20\d{4}%20[\d:]{8}%20GMT")
+SERVICE_TIME = re.compile(r"(x-envoy-upstream-service-time%00)\d+")
+STATISTIC = re.compile(r"^wasmcustom\.c(\d+)\.")
 # What a stream still has to do when its client is answered: callouts with deadlines, ticks.
-SETTLE = 1.0
+SETTLE = 1.5
 
 
 class Log(threading.Thread):
     """Follows a proxy's output: the guest's lines by case."""
 
-    def __init__(self, file):
+    def __init__(self, file, pace):
         super().__init__(daemon=True)
         self.file = file
+        self.pace = pace
         self.lines = {}
-        self.counts = {}
+        # The case of the last line: where the process dies, what it died of.
+        self.last = None
         self.ended = False
-        self.done = threading.Event()
 
     def run(self):
         with open(self.file, encoding="latin1") as file:
             rest = ""
             while True:
+                ended = self.ended
                 text = file.read()
                 if not text:
-                    if self.ended:
+                    if ended:
                         break
-                    time.sleep(0.002)
+                    time.sleep(0.003)
                     continue
                 *lines, rest = (rest + text).split("\n")
                 for line in lines:
                     match = LINE.match(line)
                     if match:
                         level, prefix, case, said = match.groups()
-                        self.lines.setdefault(int(case), []).append(f"{level} [{prefix}] {said}")
-                        self.counts[case] = self.counts.get(case, 0) + 1
-        self.done.set()
-
-    def count(self, case):
-        return self.counts.get(case, 0)
-
-    def wait(self, case, before):
-        """Until a line came; not for long, as there may be no callback. The first one does come."""
-        until = time.monotonic() + (0.25 if before else 1.5)
-        while self.count(case) <= before and time.monotonic() < until:
-            time.sleep(0.003)
-        time.sleep(0.004)
+                        self.last = int(case)
+                        self.lines.setdefault(self.last, []).append(f"{level} [{prefix}] {said}")
+                        self.pace.heard(case)
 
 
-class Proxy:
+class Proxy(Process):
     """One proxy process with all listeners of the cases."""
 
     def __init__(self, name, command, numbered, work):
-        self.name = name
-        self.work = work / name
-        self.work.mkdir()
-        self.ports = Ports()
-        self.blackhole = BlackHole()
-        self.upstream = Recorder()
-        self.values = {"upstream": self.upstream.port, "blackhole": self.blackhole.port}
-        self.access = self.work / "access.log"
+        self.pace = Pace()
+        super().__init__(name, work, Recorder(self.pace))
+        text = config.bootstrap(numbered, GUEST, OLD_GUEST, self.port, str(self.log))
+        overlay = ["--config-yaml", json.dumps(config.PLENIPO)] if name == "plenipo" else []
+        self.start(
+            command, text, "-l", "error", "--component-log-level", "wasm:info", "--log-format", "@%l %v", *overlay
+        )  # fmt: skip
+        self.said = Log(self.output, self.pace)
+        self.said.start()
+        self.wait_until_ready([name for name in self.values if name not in ("dead", "blackhole", "upstream")])
+        self.died_at = None
+        threading.Thread(target=self.watch, daemon=True).start()
 
-        def port(name):
-            if name not in self.values:
-                self.values[name] = self.ports.get(name)
-            return self.values[name]
-
-        text = config.bootstrap(numbered, GUEST, OLD_GUEST, port, str(self.access))
-        file = self.work / "envoy.json"
-        file.write_text(text)
-        self.ports.release()
-        output = self.work / "output.txt"
-        self.output = open(output, "w")
-        arguments = [
-            *command, "-c", str(file), "--concurrency", "1", "--use-dynamic-base-id", "-l", "error",
-            "--component-log-level", "wasm:info", "--log-format", "@%l %v", "--file-flush-interval-msec", "100",
-        ]  # fmt: skip
-        self.process = subprocess.Popen(arguments, stdout=self.output, stderr=self.output, cwd=self.work)
-        self.log = Log(output)
-        self.log.start()
-        self.upstream.grown = self.log.count
-        for _ in range(1200):
-            if self.process.poll() is not None or all(
-                accepts(number)
-                for name, number in self.values.items()
-                if name not in ("dead", "blackhole", "upstream")
-            ):
-                break
-            time.sleep(0.1)
-        if self.process.poll() is not None:
-            raise SystemExit(f"{name} did not start: {output.read_text()[-2000:]}")
-
-    def names_of_ports(self):
-        return {str(number): f"@{name}@" for name, number in self.values.items()}
+    def watch(self):
+        self.process.wait()
+        self.died_at = time.monotonic()
 
     def statistics(self):
-        """What plugins defined."""
-        if self.process.poll() is not None:
-            return ["the proxy is dead"]
+        """What plugins defined, by case."""
         url = f"http://127.0.0.1:{self.values['admin']}/stats?filter=wasmcustom"
+        by_case = {}
         with urllib.request.urlopen(url, timeout=5) as answer:
-            return sorted(line for line in answer.read().decode().splitlines() if "P0(" not in line)
+            for line in answer.read().decode().splitlines():
+                match = STATISTIC.match(line)
+                if match and "P0(" not in line:
+                    by_case.setdefault(int(match.group(1)), []).append(line)
+        return by_case
 
-    def stop(self):
-        died = self.process.poll()
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.output.close()
-        self.log.ended = True
-        self.log.done.wait(5)
-        return died
-
-    def access_records(self):
-        records = {}
-        for line in self.access.read_text(errors="replace").splitlines() if self.access.exists() else []:
-            record = json.loads(line)
-            records.setdefault(record.pop("case"), []).append(record)
-        return records
 
 
 def head_of(case, number, script, script2):
@@ -183,62 +139,96 @@ def exchange(proxy, case, number, script, script2, port, address):
         lines.append(f"content-length: {len(''.join(chunks))}")
     elif "chunks" in case:
         lines.append("transfer-encoding: chunked")
-    try:
-        client = Client(port, address, 6)
-    except OSError as error:
-        return {"answer": f"no connection: {error}", "after": ""}
+    pieces = ["\r\n".join(lines) + "\r\n\r\n"]
+    if case.get("length"):
+        pieces += chunks
+    elif "chunks" in case:
+        pieces += [f"{len(chunk):x}\r\n{chunk}\r\n" for chunk in chunks]
+        pieces.append("0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in case.get("trailers", [])) + "\r\n")
     key = str(number)
-    before = proxy.log.count(key)
-    client.send("\r\n".join(lines) + "\r\n\r\n")
-    for chunk in chunks:
-        proxy.log.wait(key, before)
-        before = proxy.log.count(key)
-        client.send(chunk if case.get("length") else f"{len(chunk):x}\r\n{chunk}\r\n")
-    if "chunks" in case and not case.get("length"):
-        proxy.log.wait(key, before)
-        trailers = "".join(f"{name}: {value}\r\n" for name, value in case.get("trailers", []))
-        client.send(f"0\r\n{trailers}\r\n")
+    with proxy.pace.sending(key):
+        try:
+            client = Client(port, address, 12)
+        except OSError as error:
+            return {"answer": f"no connection: {error}", "after": ""}
+        for index, piece in enumerate(pieces):
+            if index:
+                while not proxy.pace.followed(key, *mark):
+                    time.sleep(0.005)
+            mark = proxy.pace.count(key), time.monotonic()
+            client.send(piece)
     answer = client.answer(lines[0].split()[0])
-    outcome = {"answer": answer or f"nothing ({client.ended})"}
+    outcome = {"answer": answer or f"nothing ({(client.ended or '').replace('reset', 'closed')})"}
     closing = not answer or ("connection", "close") in [(n.lower(), v) for n, v in answer["headers"]]
-    outcome["after"] = client.state_after(closing)
+    # A close is a reset where the other side has not read all: a matter of moments.
+    outcome["after"] = client.state_after(closing).replace("reset", "closed")
     client.socket.close()
     return outcome
 
 
 def run_case(proxy, case, number):
+    """What the clients saw, and when the last one ended. `None`: not begun, as the process is dead."""
+    if proxy.died_at:
+        return None
     own = case["listener"]
     port = proxy.values[f"c{number}" if isinstance(own, dict) else own]
-    script = case.get("script")
-    outcomes = [exchange(proxy, case, number, script, case.get("script2"), port, address_of(number))]
+    address = address_of(number)
+    outcomes = [exchange(proxy, case, number, case.get("script"), case.get("script2"), port, address)]
     if "then" in case:
-        outcomes.append(exchange(proxy, {}, number, case["then"], None, port, address_of(number)))
-    return outcomes
+        if isinstance(own, dict) and own.get("policy") == "FAIL_RELOAD":
+            # The back-off before a fresh VM is one second, more or less.
+            time.sleep(2.5)
+        outcomes.append(exchange(proxy, {}, number, case["then"], None, port, address))
+    return outcomes, time.monotonic()
 
 
-def run_all(proxy, numbered, parallel):
+def run_until_dead(name, command, numbered, work, parallel):
+    """Runs cases in one process. Gives the results of those that ended before it did, and the case of its last line if it
+    died."""
+    proxy = Proxy(name, command, numbered, work)
+    # The first requests of a process are slow.
+    for listener in ("plain", "stop", "small", "chain", "pair", "old"):
+        exchange(proxy, {}, 0, {}, {}, proxy.values[listener], address_of(0))
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
         jobs = [pool.submit(run_case, proxy, case, number) for number, case in numbered]
         outcomes = [job.result() for job in jobs]
-    time.sleep(SETTLE)
-    statistics = proxy.statistics()
+    if not proxy.died_at:
+        time.sleep(SETTLE)
+    statistics = {} if proxy.died_at else proxy.statistics()
+    # What roots say at the end of the process is not compared: Plenipo's guests are not called then.
+    proxy.said.ended = True
+    proxy.said.join(5)
     died = proxy.stop()
-    records = proxy.access_records()
+    records = proxy.log_records()
     results = {}
     for (number, case), outcome in zip(numbered, outcomes):
-        results[case["id"]] = flatten(proxy, case, number, outcome, records.get(address_of(number), []))
-    results["statistics"] = {line.split(":")[0]: line for line in statistics}
-    if died is not None:
-        # Whoever was in flight when the first of the later ones was refused.
-        refused = [place for place, o in enumerate(outcomes) if str(o[0]["answer"]).startswith("no connection")]
-        first = refused[0] if refused else len(outcomes)
-        suspects = [
-            case["id"]
-            for (_, case), outcome in list(zip(numbered, outcomes))[max(0, first - 2 * parallel) : first]
-            if isinstance(outcome[0]["answer"], str)
-        ]
-        results["statistics"]["process"] = f"ended with {died}"
-        print(f"{proxy.name} died, {len(outcomes) - first} cases before the end, in one of: {suspects}", flush=True)
+        if outcome is None or (died is not None and outcome[1] > proxy.died_at - SETTLE):
+            continue
+        results[number] = flatten(proxy, case, number, outcome[0], records.get(address_of(number), []))
+        results[number] |= {f"stat.{line.split(':')[0]}": line for line in statistics.get(number, [])}
+        results[number]["counted"] = died is None
+    return results, None if died is None else (proxy.said.last, died)
+
+
+def run_all(name, command, numbered, work, parallel):
+    """Runs cases, in another process where one dies: what it died of runs alone. Such a case's result is its end."""
+    by_number = dict(numbered)
+    results, rounds = {}, 0
+    left = list(numbered)
+    while left:
+        (work / str(rounds)).mkdir()
+        got, death = run_until_dead(name, command, left, work / str(rounds), parallel)
+        rounds += 1
+        results |= got
+        left = [(number, case) for number, case in left if number not in results]
+        if death:
+            last, status = death
+            suspect = last if last in by_number and last not in results else left[0][0]
+            (work / str(rounds)).mkdir()
+            got, death = run_until_dead(name, command, [(suspect, by_number[suspect])], work / str(rounds), 1)
+            rounds += 1
+            results |= {suspect: {"process": f"ended with {death[1]}"}} if death else got
+            left = [entry for entry in left if entry[0] != suspect]
     return results
 
 
@@ -247,7 +237,7 @@ def flatten(proxy, case, number, outcomes, records):
     ports = proxy.names_of_ports()
     flat = {}
     for index, outcome in enumerate(outcomes):
-        mark = f"then." if index else ""
+        mark = "then." if index else ""
         flat[mark + "after"] = outcome["after"]
         answer = outcome["answer"]
         if isinstance(answer, str):
@@ -263,11 +253,14 @@ def flatten(proxy, case, number, outcomes, records):
         for index, seen in enumerate(proxy.upstream.seen.get((str(number), kind), [])):
             for key, value in seen.items():
                 flat[f"{kind}{index or ''}.{key}"] = normalise_text(json.dumps(value), ports)
-    lines = [normalise_text(line, ports) for line in proxy.log.lines.get(number, [])]
+    lines = [normalise_line(line, ports) for line in proxy.said.lines.get(number, [])]
     own = case["listener"]
     if isinstance(own, dict) and "root" in own:
-        # Envoy configures a canary and a VM for its main thread, too.
-        lines = list(dict.fromkeys(lines))
+        # Envoy configures a canary and a VM for its main thread, too: what the first one says is compared.
+        firsts = {}
+        for line in lines:
+            firsts.setdefault(line.partition("|")[0], line)
+        lines = list(firsts.values())
     for index, line in enumerate(lines):
         flat[f"line{index:02}"] = line
     for index, record in enumerate(records):
@@ -276,50 +269,72 @@ def flatten(proxy, case, number, outcomes, records):
     return flat
 
 
+def normalise_line(line, ports):
+    return SERVICE_TIME.sub(r"\1<ms>", DATE.sub("<date>", normalise_text(line, ports)))
+
+
 def shorten(text):
     return text if len(text) < 300 else f"{len(text)} of {sorted(set(text))}"
 
 
-def batch(name, numbered, options, work, deviations):
-    """Runs cases in both and prints what differs. Gives the number of cases that differ, and of listed differences."""
-    (work / name).mkdir()
-    ours = [options.envoy] if options.self else [str(pathlib.Path(options.plenipo).resolve())]
+class Count:
+    """What came out so far."""
+
+    def __init__(self):
+        self.cases = self.differ = self.listed = self.fatal = 0
+
+
+def batch(name, numbered, options, work, deviations, count):
+    """Runs cases in both and prints what differs."""
     right_name = "envoy2" if options.self else "plenipo"
+    ours = [options.envoy] if options.self else [str(pathlib.Path(options.plenipo).resolve())]
+    mortal = [(number, case) for number, case in numbered if not case.get("fatal")]
+    sides = [("envoy", [options.envoy], mortal), (right_name, ours, mortal if options.self else numbered)]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        starts = [
-            pool.submit(Proxy, label, command, numbered, work / name)
-            for label, command in (("envoy", [options.envoy]), (right_name, ours))
-        ]
-        proxies = [start.result() for start in starts]
-        jobs = [pool.submit(run_all, proxy, numbered, options.parallel) for proxy in proxies]
+        jobs = []
+        for label, command, some in sides:
+            (work / name / label).mkdir(parents=True)
+            jobs.append(pool.submit(run_all, label, command, some, work / name / label, options.parallel))
         left, right = [job.result() for job in jobs]
-    by_id = {case["id"]: (number, case) for number, case in numbered}
-    differ, listed = 0, 0
-    for id in [*by_id, "statistics"]:
+    if options.record:
+        table = {case["id"]: {"envoy": left.get(n), right_name: right.get(n)} for n, case in numbered}
+        pathlib.Path(f"{options.record}.{name}.json").write_text(json.dumps(table, indent=1))
+    for number, case in numbered:
+        count.cases += 1
+        theirs, mine = left.get(number, {"process": "not run"}), right.get(number, {})
+        if "process" in theirs and "process" not in mine:
+            # The end of an Envoy, known or found out: here it must be an exchange like others.
+            count.fatal += 1
+            if not case.get("fatal"):
+                print(f"ended an envoy: {case['id']}")
+            continue
         fields = []
-        for field in sorted(left[id].keys() | right[id].keys()):
-            theirs, mine = left[id].get(field), right[id].get(field)
-            if theirs == mine:
+        # What dies takes its statistics with it.
+        counted = theirs.pop("counted", True) & mine.pop("counted", True)
+        for field in sorted(theirs.keys() | mine.keys()):
+            if field.startswith("stat.") and not counted:
                 continue
-            if not options.self and deviations.allows(id, field):
-                listed += 1
+            if theirs.get(field) == mine.get(field):
+                continue
+            if not options.self and deviations.allows(case["id"], field):
+                count.listed += 1
                 if not options.verbose:
                     continue
-            fields.append((field, theirs, mine))
+            fields.append((field, theirs.get(field), mine.get(field)))
         if not fields:
             continue
-        differ += 1
-        print(f"== {id}")
-        if id in by_id and (options.verbose or id.startswith("seed")):
+        count.differ += 1
+        print(f"== {case['id']}")
+        if options.verbose or "/" in case["id"] and case["id"].startswith("seed"):
             for key in ("script", "script2"):
-                if by_id[id][1].get(key):
-                    print(f" {key}:\n{show(by_id[id][1][key])}")
-            print(" ", {k: v for k, v in by_id[id][1].items() if k not in ("script", "script2", "id")})
+                if case.get(key):
+                    print(f" {key}:\n{show(case[key])}")
+            print(" ", {k: v for k, v in case.items() if k not in ("script", "script2", "id")})
         for field, theirs, mine in fields[: options.fields]:
             print(f"  {field:16} envoy: {cut(theirs, mine)}\n{'':10} {right_name:>14}: {cut(mine, theirs)}")
         if len(fields) > options.fields:
             print(f"  … and {len(fields) - options.fields} more fields")
-    return differ, listed
+    sys.stdout.flush()
 
 
 def cut(text, other):
@@ -333,46 +348,45 @@ def cut(text, other):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="cases of the fixed list to run")
-    parser.add_argument("--count", type=int, default=300, help="generated scripts")
+    parser.add_argument("--scripts", type=int, default=300, help="generated scripts")
     parser.add_argument("--seed", type=int, help="of the generated scripts; default: a new one")
     parser.add_argument("--index", type=int, action="append", help="run one generated script alone")
     parser.add_argument("--no-fixed", action="store_true", help="generated scripts alone")
+    parser.add_argument("--without", action="append", default=[], choices=fixed_list.GROUPS, help="leave out a group")
     parser.add_argument("--envoy", default=os.environ.get("ENVOY", "envoy"))
     parser.add_argument("--plenipo", default=os.environ.get("PLENIPO", str(ROOT / "target/release/plenipo")))
     parser.add_argument("--self", action="store_true", help="compare Envoy with itself")
-    parser.add_argument("--parallel", type=int, default=16)
+    parser.add_argument("--parallel", type=int, default=32)
     parser.add_argument("--fields", type=int, default=8, help="fields to show of a case")
+    parser.add_argument("--record", metavar="PREFIX", help="write what both did as JSON, a file for each batch")
     parser.add_argument("--keep", action="store_true", help="keep configurations, logs and outputs")
     parser.add_argument("-v", "--verbose", action="store_true", help="show scripts, and listed differences")
     options = parser.parse_args()
     started = time.monotonic()
     work = pathlib.Path(tempfile.mkdtemp(prefix="envoy-wasm-"))
     deviations = Deviations(HERE / "deviations.txt")
-    differ, listed, count = 0, 0, 0
+    count = Count()
     if not options.no_fixed and options.index is None:
-        chosen = fixed_list.fixed()
+        chosen = [case for case in fixed_list.fixed() if case.get("group") not in options.without]
         if options.only:
             chosen = [c for c in chosen if any(fnmatch.fnmatchcase(c["id"], glob) for glob in options.only)]
-        numbered = list(enumerate(chosen, 1))
-        count += len(numbered)
-        result = batch("fixed", numbered, options, work, deviations)
-        differ, listed = differ + result[0], listed + result[1]
-    if options.count and not options.only:
+        batch("fixed", list(enumerate(chosen, 1)), options, work, deviations, count)
+    if options.scripts and not options.only:
         seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
-        print(f"seed {seed}, {options.count} scripts", flush=True)
-        numbers = options.index or range(options.count)
+        print(f"seed {seed}, {options.scripts} scripts", flush=True)
+        numbers = options.index or list(range(options.scripts))
         # A few hundred at a time: fresh VMs are cheap, the memory of dead ones is not.
-        numbers = list(numbers)
         for begin in range(0, len(numbers), 500):
             numbered = [
-                (place, {**generate.case(seed, index), "id": f"seed{seed}/{index}"})
+                (place, {**generate.case(seed, index, options.without), "id": f"seed{seed}/{index}"})
                 for place, index in enumerate(numbers[begin : begin + 500], 1)
             ]
-            count += len(numbered)
-            result = batch(f"generated-{begin}", numbered, options, work, deviations)
-            differ, listed = differ + result[0], listed + result[1]
+            batch(f"generated-{begin}", numbered, options, work, deviations, count)
     took = time.monotonic() - started
-    print(f"wasm: {count} cases, {differ} differ, {listed} listed differences, {took:.1f} s")
+    print(
+        f"wasm: {count.cases} cases, {count.differ} differ, {count.listed} listed differences, "
+        f"{count.fatal} that end an Envoy, {took:.1f} s"
+    )
     for case, field, reason, used in deviations.rules:
         if not used and not options.self and not options.only and not options.no_fixed and options.index is None:
             print(f"  unused deviation: {case} {field} {reason}")
@@ -380,7 +394,7 @@ def main():
         print(f"kept in {work}")
     else:
         shutil.rmtree(work, ignore_errors=True)
-    sys.exit(1 if differ else 0)
+    sys.exit(1 if count.differ else 0)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ request twice), texts that are no HTTP, numbers of statuses that are none, lengt
 
 import random
 
-from script import CAS, METRIC, TOKEN, Out, Out32, Out64, Reg, Root, Self, Wide, pairs, path
-from tables import BAD, CALL_HEADERS, CALL_POST, NAMES, PROPERTIES
+from script import CAS, METRIC, QUEUE, TOKEN, Out, Out32, Out64, Reg, Root, Self, Wide, pairs, path
+from tables import BAD, CALL_CLOSED, CALL_HEADERS, CALL_POST, NAMES, PROPERTIES
 
 TRAFFIC = [
     "request_headers", "request_body", "request_trailers", "response_headers", "response_body", "response_trailers",
@@ -16,7 +16,8 @@ TRAFFIC = [
 ENDS = ["log", "done", "delete"]
 
 
-def case(seed, index):
+def case(seed, index, without=()):
+    """`without`: groups of host calls that are left out."""
     rng = random.Random(f"{seed}/{index}")
     made = {"listener": rng.choices(["plain", "stop", "small", "chain", "old"], [5, 3, 2, 3, 1])[0]}
     if rng.random() < 0.7:
@@ -43,35 +44,43 @@ def case(seed, index):
     if traps:
         made["listener"] = {"policy": "FAIL_CLOSED"}
     old = made["listener"] == "old"
-    made["script"] = script(rng, can_edit_bodies, old)
+    made["script"] = script(rng, can_edit_bodies, old, without)
     if traps:
         phase = rng.choice(TRAFFIC + ENDS)
         made["script"][phase + "#0"] = (0, [("trap", 0)])
     if made["listener"] == "chain":
-        made["script2"] = script(rng, can_edit_bodies, False)
+        made["script2"] = script(rng, can_edit_bodies, False, without)
     return made
 
 
-def script(rng, can_edit_bodies, old):
+def script(rng, can_edit_bodies, old, without):
     made = {}
+    # One phase at most waits for a callout. Where one does, no other makes any: the first answer ends the wait, and to go
+    # on with what has not begun ends an Envoy.
+    waits = rng.choice(TRAFFIC) if rng.random() < 0.4 else None
     for phase in TRAFFIC + ENDS:
-        if rng.random() < 0.45:
+        if phase != waits and rng.random() < 0.45:
             continue
-        turn = rng.choice(["", "", "#0", "#1"]) if phase.endswith("body") else ""
-        operations = [op for _ in range(rng.choice([1, 1, 2, 3, 4])) for op in operation(rng, phase, can_edit_bodies)]
+        turn = rng.choice(["", "", "#0", "#1"]) if phase.endswith("body") and phase != waits else ""
+        operations = []
+        for _ in range(rng.choice([1, 1, 2, 3, 4])):
+            operations += operation(rng, phase, can_edit_bodies, waits is None, without)
         action = 0
-        if phase in TRAFFIC and rng.random() < 0.25:
-            action = rng.choice([1, 1, 1, 2, 3, 4] if phase.endswith("headers") else [1, 1, 1, 2, 3])
-            if rng.random() < 0.8:
-                kind = 0 if phase.startswith("request") else 1
-                resume = ("continue_stream", kind)
-                if old:
-                    resume = ("continue_request",) if kind == 0 else ("continue_response",)
-                operations.append(("http_call", "callout", CALL_HEADERS, "", "", 1000, Out32(TOKEN, 0)))
-                made["http_call_response"] = (0, [("set_effective_context", Self()), resume])
-        if phase in TRAFFIC and rng.random() < 0.06:
+        if phase == waits:
+            turn = "#0" if phase.endswith("body") else ""
+            action = rng.choice([1, 1, 1, 3, 4] if phase.endswith("headers") else [1, 1, 1, 2])
+            kind = 0 if phase.startswith("request") else 1
+            resume = ("continue_stream", kind)
+            if old:
+                resume = ("continue_request",) if kind == 0 else ("continue_response",)
+            operations.append(("http_call", "callout", CALL_HEADERS, "", "", 3000, Out32(TOKEN, 0)))
+            made["http_call_response"] = (0, [("set_effective_context", Self()), resume])
+        elif phase in TRAFFIC and rng.random() < 0.08:
+            # Nothing ends this wait but the stream's end.
+            action = rng.choice([1, 2, 3, 4] if phase.endswith("headers") else [1, 2, 3])
+        elif phase in TRAFFIC and rng.random() < 0.08:
             operations.append(reply(rng))
-        elif phase in TRAFFIC and rng.random() < 0.03 and not old:
+        elif phase in TRAFFIC[:5] and rng.random() < 0.03 and not old:
             operations.append(("close_stream", rng.choice([0, 1])))
         made[phase + turn] = (action, operations)
     return made
@@ -85,13 +94,14 @@ def reply(rng):
     )  # fmt: skip
 
 
-def operation(rng, phase, can_edit_bodies):
+def operation(rng, phase, can_edit_bodies, may_call, without):
     """One host call, or a few that belong together."""
     name = rng.choice(["x-a", "x-b", "x-multi", "X-Upper", "user-agent", "x-up"])
     value = rng.choice(["", "v", "two words", "a,b"])
     kind = rng.choice([0, 0, 1, 2, 2, 3, 4, 6, 7, 8])
+    metric = rng.choice([0, 1])
     key = f"@case@.{rng.choice('ab')}"
-    buffer = rng.choice([0, 1, 0, 1, 4, 6, 8, 9])
+    buffer = rng.choice([0, 1, 0, 1, 4, 6, 9])
     group, (parts, mode) = rng.choice([(g, p) for g, many in PROPERTIES.items() for p in many])
     choices = [
         [("get_header_map_value", kind, rng.choice(NAMES), Out())],
@@ -106,14 +116,14 @@ def operation(rng, phase, can_edit_bodies):
         [("set_property", "mine", value), ("get_property", "mine", Out())],
         [("get_shared_data", key, Out(), Out32(CAS, 1))],
         [("set_shared_data", key, value, rng.choice([0, Reg(1), 77]))],
-        [("define_metric", rng.choice([0, 1]), f"c@case@.g{rng.choice('ab')}", Out32(METRIC, 2)), ("increment_metric", Reg(2), Wide(rng.choice([1, 3]))), ("get_metric", Reg(2), Out64())],
-        [("register_shared_queue", key, Out32(TOKEN, 3)), ("enqueue_shared_queue", Reg(3), value), ("dequeue_shared_queue", Reg(3), Out())],
+        [("define_metric", metric, f"c@case@.m{metric}{rng.choice('ab')}", Out32(METRIC, 2)), ("increment_metric", Reg(2), Wide(rng.choice([1, 3]))), ("get_metric", Reg(2), Out64())],
+        [("register_shared_queue", key, Out32(QUEUE, 3)), ("enqueue_shared_queue", Reg(3), value), ("dequeue_shared_queue", Reg(3), Out())],
         [("dequeue_shared_queue", 99999999, Out())],
         [("call_foreign_function", rng.choice(["compress", "clear_route_cache", "nosuch"]), value, Out())],
         [("set_effective_context", rng.choice([Self(), Root(), 999999, 0]))],
         [("get_status", Out32(), Out())],
-        [("log", rng.choice([2, 3, 4, 6]), "said")],
-        [("http_call", rng.choice(["callout", "nosuch", "dead"]), rng.choice([CALL_HEADERS, CALL_POST]), "", "", 1000, Out32(TOKEN, 0))],
+        [("log", rng.choice([2, 3, 4, 6]), "~@case@~said")],
+        [("http_call", "nosuch" if not may_call else rng.choice(["callout", "nosuch"]), rng.choice([CALL_HEADERS, CALL_POST, CALL_CLOSED]), "", "", 3000, Out32(TOKEN, 0))],
         [("get_header_map_value", kind, BAD, 4, Out())],
         [("get_header_map_value", kind, name, BAD, BAD)],
         [("grpc_cancel", 99991)],
@@ -122,5 +132,9 @@ def operation(rng, phase, can_edit_bodies):
     if can_edit_bodies:
         edit = ("set_buffer_bytes", rng.choice([0, 1]), *rng.choice([(0, 0), (0, 2), (0, 1000), (1000, 0)]), value)
         choices.append([edit])
-    chosen = rng.choice(choices)
-    return chosen
+    return rng.choice([some for some in choices if not any(group_of(call[0]) in without for call in some)])
+
+
+def group_of(call):
+    starts = {"grpc_": "grpc", "call_foreign": "foreign", "get_property": "properties", "set_property": "properties"}
+    return next((group for start, group in starts.items() if call.startswith(start)), None)

@@ -146,7 +146,7 @@ class Root:
 
 
 # How what is given shows: as it is; tokens and CAS values by order of appearance; times and ports not at all.
-PLAIN, TOKEN, CAS, METRIC, HIDDEN = 0, 1, 2, 3, 9
+PLAIN, TOKEN, CAS, METRIC, QUEUE, HIDDEN = 0, 1, 2, 3, 4, 9
 # And bytes: as they are, their length, not at all, length and sum.
 TEXT, LENGTH, UNSEEN, SUM = 0, 1, 2, 3
 

@@ -4,44 +4,23 @@ import asyncio
 import json
 import pathlib
 import sys
-import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from upstream import read_headers, reset
+from upstream import Upstream, each_exchange, read_body, read_headers, reset
 
 
-class Recorder:
-    """A server on a port of its own, in a thread of its own. `grown(case)` waits for a line of that case in the log."""
+class Recorder(Upstream):
+    """Answers as it is told, at the pace of what the guest says."""
 
-    def __init__(self):
+    def __init__(self, pace):
         self.seen = {}
-        self.grown = None
-        self.loop = asyncio.new_event_loop()
-        ready = threading.Event()
-        threading.Thread(target=self._run, args=(ready,), daemon=True).start()
-        if not ready.wait(10):
-            raise RuntimeError("the upstream did not start")
-
-    def _run(self, ready):
-        asyncio.set_event_loop(self.loop)
-
-        async def start():
-            server = await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=1 << 22)
-            self.port = server.sockets[0].getsockname()[1]
-            ready.set()
-            async with server:
-                await server.serve_forever()
-
-        self.loop.run_until_complete(start())
+        self.calls = {}
+        self.pace = pace
+        super().__init__(self.serve)
 
     async def serve(self, reader, writer):
-        try:
-            while await self.exchange(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ValueError):
-            pass
-        finally:
-            writer.close()
+        await each_exchange(self.exchange, reader, writer)
 
     async def exchange(self, reader, writer):
         line = (await reader.readline()).decode("latin1").rstrip("\r\n")
@@ -57,25 +36,27 @@ class Recorder:
         }
         kind = "call" if "/callout" in line else "seen"
         self.seen.setdefault((fields.get("x-case", "?"), kind), []).append(seen)
-        body = b""
-        if fields.get("transfer-encoding", "").lower() == "chunked":
-            while True:
-                size = int((await reader.readline()).split(b";")[0], 16)
-                if size == 0:
-                    seen["trailers"] = sorted(await read_headers(reader))
-                    break
-                body += await reader.readexactly(size)
-                await reader.readexactly(2)
-        elif "content-length" in fields:
-            body = await reader.readexactly(int(fields["content-length"]))
+        case = fields.get("x-case", "?")
+        body, seen["trailers"] = await read_body(reader, fields)
+        seen["trailers"].sort()
         seen["body"] = body.decode("latin1") if len(body) < 300 else f"{len(body)} of {sorted(set(body))}"
         try:
             answer = json.loads(fields.get("x-answer", "{}"))
         except ValueError:
             answer = {}
-        return await self.answer(answer, fields.get("x-case", "?"), line.startswith("HEAD "), writer)
+        head = line.startswith("HEAD ")
+        if kind == "seen":
+            with self.pace.sending(case):
+                return await self.answer(answer, case, kind, head, writer)
+        # A case's callouts are answered one after the other, each in one piece.
+        async with self.calls.setdefault(case, asyncio.Lock()):
+            await self.until_at_rest(case)
+            going_on = await self.answer(answer, case, kind, head, writer)
+            await writer.drain()
+            self.pace.moved(case)
+            return going_on
 
-    async def answer(self, answer, case, head, writer):
+    async def answer(self, answer, case, kind, head, writer):
         """`status`, `headers`, `chunks` (texts, or numbers of bytes), `trailers`, `length` (instead of chunks),
         `delay` (ms), `end` (`close` or `reset` instead of an answer, `cut` after the chunks)."""
         await asyncio.sleep(answer.get("delay", 0) / 1000)
@@ -99,16 +80,16 @@ class Recorder:
             writer.write(out.encode("latin1"))
             await writer.drain()
             return True
+        mark = self.pace.count(case), time.monotonic()
         writer.write((out + "transfer-encoding: chunked\r\n\r\n").encode("latin1"))
+        await writer.drain()
         if head:
             return True
-        await writer.drain()
-        lines = self.lines(case)
         for chunk in chunks:
-            lines = await self.until_grown(case, lines)
+            mark = await self.until_followed(case, kind, mark)
             writer.write(f"{len(chunk):x}\r\n{chunk}\r\n".encode("latin1"))
             await writer.drain()
-        await self.until_grown(case, lines)
+        await self.until_followed(case, kind, mark)
         if end == "cut":
             return False
         out = "0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in answer.get("trailers", [])) + "\r\n"
@@ -116,14 +97,16 @@ class Recorder:
         await writer.drain()
         return True
 
-    async def until_grown(self, case, before):
-        """Waits until the guest has said something more of this case, or for a while."""
-        for _ in range(40):
-            await asyncio.sleep(0.004)
-            if self.lines(case) > before:
-                await asyncio.sleep(0.004)
-                break
-        return self.lines(case)
+    async def until_followed(self, case, kind, mark):
+        """Until the guest has said what it has to say of what was written at `mark`."""
+        while kind == "seen" and not self.pace.followed(case, *mark):
+            await asyncio.sleep(0.005)
+        return self.pace.count(case), time.monotonic()
 
-    def lines(self, case):
-        return self.grown(case) if self.grown else 0
+    async def until_at_rest(self, case):
+        # Not for ever: there may be ticks. And long enough that its duration in milliseconds has three digits.
+        since = time.monotonic()
+        while time.monotonic() - since < 3:
+            await asyncio.sleep(0.02)
+            if self.pace.at_rest(case) and time.monotonic() - since > 0.11:
+                break

@@ -60,7 +60,8 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
         } else if name == header::TRANSFER_ENCODING {
             let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
             return match coding.replace(()) {
-                None if chunked => Ok(()),
+                // Filters see it, as in Envoy; what is written downstream has a framing of its own.
+                None if chunked => fields::add(&mut headers, Side::Response, name, value),
                 _ => Err(Violation::CODING),
             };
         }
@@ -126,4 +127,21 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
         framing,
         keep_alive,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_see_how_a_body_was_framed() {
+        let block = Bytes::from_static(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let asked = Asked {
+            method: &Method::GET,
+            upgrade: false,
+            trailers: false,
+        };
+        let response = parse(&block, asked).expect("a head");
+        assert_eq!(response.head.headers["transfer-encoding"], "chunked");
+    }
 }

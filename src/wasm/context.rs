@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use wasmtime::{Memory, TypedFunc};
 
 use super::abi::calls::Calls;
+use super::abi::grpc;
 use super::abi::metrics::Metrics;
 use super::engine::{Budget, Limits};
 use super::meter::Meter;
@@ -114,6 +115,8 @@ pub(crate) struct Host {
     pub(crate) roots: Vec<Root>,
     /// The answer to a callout, while its callback runs.
     pub(crate) call: Option<CallAnswer>,
+    /// What a gRPC callout tells, while its callback runs.
+    pub(crate) grpc: grpc::View,
     /// `proxy_get_status`: the last code and message.
     pub(crate) status: (u32, String),
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
@@ -352,6 +355,12 @@ pub(crate) enum Effect {
     Wake,
     /// `proxy_done` of a root context.
     Done(u32),
+    /// A gRPC callout failed as it was made.
+    GrpcFailed {
+        root: u32,
+        token: u32,
+        events: Vec<grpc::Event>,
+    },
 }
 
 impl Host {
@@ -375,6 +384,7 @@ impl Host {
             last_id: 0,
             roots: Vec::new(),
             call: None,
+            grpc: grpc::View::default(),
             status: (0, String::new()),
             last_words: String::new(),
             calls: Calls::default(),

@@ -10,6 +10,7 @@
 mod containment;
 mod docs;
 mod examples;
+mod grpc;
 mod guests;
 mod hostile;
 mod layering;

@@ -8,6 +8,7 @@ pub(crate) mod buffers;
 pub(crate) mod calls;
 mod control;
 mod foreign;
+pub(crate) mod grpc;
 mod headers;
 mod link;
 mod log;

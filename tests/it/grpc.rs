@@ -82,7 +82,10 @@ async fn answer(
             match data {
                 Ok(data) => {
                     let _ = body.flow_control().release_capacity(data.len());
-                    say(format!("data {:?}", String::from_utf8_lossy(&data)));
+                    // The end may come in an empty frame of its own.
+                    if !data.is_empty() {
+                        say(format!("data {:?}", String::from_utf8_lossy(&data)));
+                    }
                     if send.send_data(data, false).is_err() {
                         break;
                     }

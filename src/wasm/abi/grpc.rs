@@ -204,15 +204,21 @@ impl Exchanges {
 /// The VM is on its worker: calls that waited for that start now.
 pub(super) fn adopt(host: &mut Host) {
     let clusters = host.env.clusters.load_full();
-    for (token, exchange) in &mut host.calls.grpc.open {
-        let State::Waiting(_) = &exchange.state else {
+    let open = &mut host.calls.grpc.open;
+    let mut tokens: Vec<u32> = open.keys().copied().collect();
+    tokens.sort_unstable();
+    for token in tokens {
+        let Some(exchange) = open.get_mut(&token) else {
             continue;
         };
+        if !matches!(exchange.state, State::Waiting(_)) {
+            continue;
+        }
         let State::Waiting(request) = std::mem::replace(&mut exchange.state, State::Ended) else {
             continue;
         };
         let ready = ready(&clusters, &request.cluster, request.kind);
-        exchange.state = start(*token, *request, ready, &host.mailbox);
+        exchange.state = start(token, *request, ready, &host.mailbox);
     }
 }
 

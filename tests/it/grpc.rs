@@ -230,11 +230,16 @@ async fn a_call_tells_its_message_or_its_failure() {
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_given_up() {
     let mut world = World::new().await;
-    let told = world.told("/c/hang").await;
+    let mut client = Client::connect(world.proxy.address("in").await).await;
+    client
+        .write(b"GET /c/hang HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await;
+    world.saw::<2>().await;
+    assert_eq!(world.callouts(), 1);
+    let response = client.read().await.expect("an answer");
     let timeout = "close 14 upstream request timeout{response_timeout}\n";
-    assert_eq!(told, (200, timeout.to_owned()));
-    let [_, _, end] = world.saw().await;
-    assert_eq!(end, "reset true");
+    assert_eq!(response.body, timeout);
+    assert_eq!(world.saw().await, ["reset true"]);
     assert_eq!(world.callouts(), 0);
 }
 

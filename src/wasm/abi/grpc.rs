@@ -222,17 +222,12 @@ pub(super) fn adopt(host: &mut Host) {
     }
 }
 
-/// The cluster of a name, or what a guest is told where there is none.
-fn known<'a>(clusters: &'a ClusterMap, name: &str) -> Result<&'a Arc<Cluster>, Vec<Event>> {
-    clusters.get(name).ok_or_else(|| {
-        let message = "Cluster not available".to_owned();
-        vec![Event::Close(grpc::UNAVAILABLE, message)]
-    })
-}
-
 /// Whom to call, or what a guest is told where that is nobody.
 fn ready(clusters: &ClusterMap, name: &str, kind: Kind) -> Result<Ready, Vec<Event>> {
-    let cluster = known(clusters, name)?;
+    let Some(cluster) = clusters.get(name) else {
+        let message = "Cluster not available".to_owned();
+        return Err(vec![Event::Close(grpc::UNAVAILABLE, message)]);
+    };
     match cluster.pick(&PickContext::default()) {
         Some(host) => Ok((Arc::clone(cluster), host)),
         None => Err(replied(ReplyReason::NoHealthyUpstream.into(), kind)),
@@ -267,7 +262,9 @@ fn start(
 fn service(host: &Host, bytes: &[u8]) -> Result<GrpcService, Status> {
     let plain = || {
         let name = std::str::from_utf8(bytes).ok()?;
-        host.env.clusters.load().get(name)?;
+        if host.calls.is_adopted() {
+            host.env.clusters.load().get(name)?;
+        }
         Some(GrpcService {
             cluster: name.into(),
             target_uri: None,
@@ -469,14 +466,12 @@ fn begin(
     let token = host.calls.grpc.fresh_token(kind);
     let root = host.root_id;
     let adopted = host.calls.is_adopted();
-    let clusters = host.env.clusters.load_full();
     let begun = head.map_err(|reply| replied(reply, kind)).and_then(|head| {
-        if adopted {
-            let ready = ready(&clusters, &service.cluster, kind)?;
-            return Ok((head, Some(ready)));
-        }
-        known(&clusters, &service.cluster)?;
-        Ok((head, None))
+        // A VM may be configured before there are clusters.
+        let ready = adopted
+            .then(|| ready(&host.env.clusters.load(), &service.cluster, kind))
+            .transpose()?;
+        Ok((head, ready))
     });
     let (head, ready) = match begun {
         Ok(begun) => begun,

@@ -29,8 +29,11 @@ class Connection:
         self.upstream, self.reader, self.writer = upstream, reader, writer
         self.decoder, self.encoder = hpack.Decoder(), hpack.Encoder()
         self.methods = {}
+        self.answered = set()
 
     def write(self, kind, flags, stream, payload=b""):
+        if kind in (DATA, HEADERS) and flags & END_STREAM:
+            self.answered.add(stream)
         self.writer.write(frame(kind, flags, stream, payload))
 
     def head(self, stream, headers=HEAD, status="200", end=False):
@@ -76,7 +79,9 @@ class Connection:
                 self.receive(stream, payload)
             elif kind == RST_STREAM:
                 self.methods.pop(stream, None)
-                self.upstream.say("reset")
+                # After a whole answer it is a matter of what crossed on the way.
+                if stream not in self.answered:
+                    self.upstream.say("reset")
             if kind in (DATA, HEADERS) and flags & END_STREAM:
                 self.upstream.say("end")
                 self.finish(stream)

@@ -3,6 +3,7 @@
 ;; u  a call to a cluster that there is not                       p  the same by name
 ;; s  a stream: sends "one", at the first message "two", and closes at the second
 ;; x  a stream that is cancelled when it begins to answer         t  a stream whose first message traps
+;; A configuration is a path too: a call by the cluster's name, whose answer nobody hears of.
 (module
   (import "env" "proxy_get_header_map_value" (func $header (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
@@ -60,6 +61,13 @@
     (call $call (local.get $at) (local.get $len) (i32.const 112) (i32.const 12)
       (i32.const 1027) (i32.sub (i32.load (i32.const 4)) (i32.const 3))
       (i32.const 0) (i32.const 0) (i32.const 160) (i32.const 3) (i32.const 400) (i32.const 8)))
+
+  (func (export "proxy_on_configure") (param i32) (param $size i32) (result i32)
+    (if (local.get $size) (then
+      (drop (call $buffer (i32.const 7) (i32.const 0) (local.get $size) (i32.const 0) (i32.const 4)))
+      (memory.copy (i32.const 1024) (i32.load (i32.const 0)) (local.get $size))
+      (if (call $one (i32.const 132) (i32.const 4)) (then (return (i32.const 0))))))
+    (i32.const 1))
 
   (func (export "proxy_on_request_headers") (param $id i32) (param i32 i32) (result i32)
     (local $status i32)

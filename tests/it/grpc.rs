@@ -131,6 +131,11 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::configured("").await
+    }
+
+    /// With a configuration of the plugin.
+    async fn configured(configuration: &str) -> Self {
         let (address, seen) = upstream().await;
         let plain = FakeUpstream::start("answer").await;
         let files = tempfile::tempdir().expect("a folder");
@@ -156,7 +161,7 @@ impl World {
                       - name: plugin
                         typed_config:
                           '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
-                          config: {{name: grpc, root_id: r, vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}}}
+                          config: {{name: grpc, root_id: r, {configuration} vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}}}
                       - name: router
                         typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
               clusters:
@@ -252,6 +257,15 @@ async fn a_cluster_that_there_is_not_is_told_twice_or_once() {
     let told = world.told("/p/hello").await;
     assert_eq!(told, (200, "status 4\n".to_owned()));
     assert_eq!(world.callouts(), 0);
+}
+
+/// The first VM is configured before there is a cluster to call.
+#[tokio::test]
+async fn what_is_called_while_a_vm_is_configured_starts_with_it() {
+    let configuration = "configuration: {'@type': type.googleapis.com/google.protobuf.StringValue, value: /c/hello},";
+    let mut world = World::configured(configuration).await;
+    let data = "data \"\\0\\0\\0\\0\\u{3}one\"".to_owned();
+    assert_eq!(world.saw().await, [head("hello", "400m"), data]);
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ use crate::wasm::vm::Message;
 const MAX_MESSAGE: usize = 16 << 20;
 /// Streams that the other side has ended and the guest has not, whose tokens are remembered.
 const MAX_ENDED: usize = 1024;
+
 /// What the running callback shows.
 #[derive(Debug, Default)]
 pub(crate) struct View {

@@ -129,3 +129,29 @@ fn a_head_is_what_envoy_sends() {
         "invalid header value for: :path{filter_removed_required_request_headers{invalid_header_value_for:_:path}}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_next_is_told_when_the_guest_has_heard_the_last() {
+    let (mailbox, mut inbox) = tokio::sync::mpsc::unbounded_channel();
+    let task = OwnedTask::spawn("teller", async move {
+        let teller = Teller { token: 6, mailbox };
+        for text in ["one", "two"] {
+            teller.tell(Event::Message(text.into())).await;
+        }
+    });
+    for expected in ["one", "two"] {
+        let Some(Message::Grpc {
+            token: 6,
+            event: Event::Message(message),
+            handled,
+        }) = inbox.recv().await
+        else {
+            panic!("nothing of the call");
+        };
+        assert_eq!(message, expected);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(inbox.is_empty() && !task.is_finished());
+        drop(handled);
+    }
+    assert!(inbox.recv().await.is_none());
+}

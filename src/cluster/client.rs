@@ -3,6 +3,8 @@
 //! Failures become the responses that Envoy's asynchronous client makes of them (503 and 504 with the router's
 //! texts), because plugins look at `:status`; what is left without any response is a [`CallError`].
 
+mod stream;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
+
+pub use stream::{Answer, Full, Sender, Sent, channel, open};
 
 use super::{Cluster, ClusterMap, Host, Origin, PickContext, SendOptions};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};

@@ -113,6 +113,10 @@ pub struct GrpcService {
     pub metadata: Vec<(Box<str>, Box<str>)>,
     /// `timeout`.
     pub timeout: Option<Duration>,
+    /// `max_receive_message_length`, in bytes; `None` (0) is the client's own limit. For callouts of plugins.
+    pub max_message: Option<u32>,
+    /// `skip_envoy_headers`. For callouts of plugins.
+    pub skip_envoy_headers: bool,
 }
 
 /// The load balancers in scope, from the old enum or the typed policy.

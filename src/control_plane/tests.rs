@@ -165,6 +165,8 @@ fn options(mode: Mode, port: u16) -> Options {
         authority: None,
         metadata: vec![("x-token".into(), "secret".into())],
         timeout: None,
+        max_message: None,
+        skip_envoy_headers: false,
     };
     Options {
         node: pb::Node {

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use crate::config::route::Action;
-use crate::http::{Body, LocalReply, ResponseHead};
+use crate::http::{Body, LocalReply, ResponseHead, grpc};
 use crate::stream::Stream;
 use crate::stream::finalize::finalize_response;
 use crate::stream::local_reply::map_local_reply;
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Makes `reply` the stream's response: the head is in `stream.response`, the body is the result.
 ///
@@ -64,7 +61,7 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
     let mut response = stream.response.lock();
     let head = response.insert(head);
     if is_grpc {
-        grpc_head(head, reply.status, &reply.body, reply.grpc_status);
+        grpc::reply(head, reply.status, &reply.body, reply.grpc_status);
         return Body::empty();
     }
     if !reply.body.is_empty() {
@@ -94,37 +91,5 @@ fn underscored(details: std::borrow::Cow<'static, str>) -> std::borrow::Cow<'sta
         details.replace(' ', "_").into()
     } else {
         details
-    }
-}
-
-fn grpc_head(head: &mut ResponseHead, status: StatusCode, message: &[u8], grpc: Option<u32>) {
-    head.status = StatusCode::OK;
-    head.headers
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let code = grpc.unwrap_or_else(|| grpc_status_of(status));
-    head.headers.insert(GRPC_STATUS, HeaderValue::from(code));
-    if !message.is_empty() {
-        insert_message(&mut head.headers, message);
-    }
-}
-
-/// `grpc-message` is percent-encoded: what is not printable ASCII, and `%`.
-fn insert_message(headers: &mut HeaderMap, message: &[u8]) {
-    const PRINTABLE: percent_encoding::AsciiSet = percent_encoding::CONTROLS.add(b'%');
-    let encoded = percent_encoding::percent_encode(message, &PRINTABLE).to_string();
-    if let Ok(value) = HeaderValue::try_from(encoded) {
-        headers.insert(GRPC_MESSAGE, value);
-    }
-}
-
-/// The gRPC status that stands for an HTTP status.
-pub fn grpc_status_of(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
     }
 }

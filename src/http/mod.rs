@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod codec;
+pub mod grpc;
 pub mod head;
 pub mod joined;
 pub mod reply;

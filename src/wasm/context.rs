@@ -19,6 +19,7 @@ use wasmtime::{Memory, TypedFunc};
 
 use super::abi::calls::Calls;
 use super::abi::expressions::Expressions;
+use super::abi::grpc;
 use super::abi::metrics::Metrics;
 use super::abi::properties::Declared;
 use super::engine::{Budget, Limits};
@@ -122,6 +123,8 @@ pub(crate) struct Host {
     pub(crate) roots: Vec<Root>,
     /// The answer to a callout, while its callback runs.
     pub(crate) call: Option<CallAnswer>,
+    /// What a gRPC callout tells, while its callback runs.
+    pub(crate) grpc: grpc::View,
     /// `proxy_get_status`: the last code and message.
     pub(crate) status: (u32, String),
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
@@ -371,6 +374,12 @@ pub(crate) enum Effect {
     Wake,
     /// `proxy_done` of a root context.
     Done(u32),
+    /// A gRPC callout failed as it was made.
+    GrpcFailed {
+        root: u32,
+        token: u32,
+        events: Vec<grpc::Event>,
+    },
 }
 
 impl Host {
@@ -394,6 +403,7 @@ impl Host {
             last_id: 0,
             roots: Vec::new(),
             call: None,
+            grpc: grpc::View::default(),
             status: (0, String::new()),
             last_words: String::new(),
             calls: Calls::default(),

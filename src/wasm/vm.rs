@@ -8,6 +8,7 @@
 //! A trap is the end of a VM: nothing in it is called again. Whoever waits for it wakes at once and finds it dead.
 
 mod core;
+mod grpc;
 mod pauses;
 mod roots;
 mod start;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use wasmtime::{InstancePre, Store};
 
 use super::abi::calls;
+use super::abi::grpc::Event;
 use super::callbacks::Callbacks;
 use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
 use super::engine::{Budget, Runtime, thread_cpu_time};
@@ -103,6 +105,12 @@ pub(crate) enum Message {
     Called {
         token: u32,
         result: Result<CallResponse, CallError>,
+    },
+    /// A gRPC callout has something to tell, and goes on when `handled` is dropped.
+    Grpc {
+        token: u32,
+        event: Event,
+        handled: oneshot::Sender<()>,
     },
     /// A queue has a message.
     QueueReady { root: u32, token: u32 },
@@ -506,6 +514,15 @@ impl Vm {
         // What fails here has been dealt with by `with`.
         let result = match message {
             Message::Called { token, result } => self.with(|core| core.called(token, result)),
+            Message::Grpc {
+                token,
+                event,
+                handled,
+            } => {
+                let result = self.with(|core| core.grpc(token, event));
+                drop(handled);
+                result
+            }
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
             Message::End {
                 root,

@@ -370,6 +370,8 @@ mod tests {
             authority: None,
             metadata: vec![("ok".into(), "1".into()), ("b\u{e4}d".into(), "1".into())],
             timeout: None,
+            max_message: None,
+            skip_envoy_headers: false,
         };
         for (uri, address) in [
             ("127.0.0.1:1", Some("127.0.0.1:1")),

@@ -12,6 +12,7 @@ mod containment;
 mod delivery;
 mod docs;
 mod examples;
+mod grpc;
 mod guests;
 mod hostile;
 mod layering;

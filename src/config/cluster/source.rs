@@ -249,8 +249,8 @@ impl GrpcService {
                 cluster_name,
                 authority,
                 retry_policy: _,
-                max_receive_message_length: _,
-                skip_envoy_headers: _,
+                max_receive_message_length,
+                skip_envoy_headers,
             }) => Ok(Self {
                 cluster: non_empty(cluster_name, "cluster_name")
                     .at("envoy_grpc")?
@@ -259,6 +259,10 @@ impl GrpcService {
                 authority: (!authority.is_empty()).then(|| authority.into()),
                 metadata,
                 timeout,
+                max_message: max_receive_message_length
+                    .map(|limit| limit.value)
+                    .filter(|limit| *limit > 0),
+                skip_envoy_headers,
             }),
             TargetSpecifier::GoogleGrpc(google) => {
                 let (target_uri, stat_prefix) = google_grpc(google).at("google_grpc")?;
@@ -268,6 +272,8 @@ impl GrpcService {
                     authority: None,
                     metadata,
                     timeout,
+                    max_message: None,
+                    skip_envoy_headers: false,
                 })
             }
         }
@@ -354,6 +360,8 @@ mod tests {
                     authority: Some("a.test".into()),
                     metadata: vec![("x-token".into(), "t".into())],
                     timeout: Some(Duration::from_secs(3)),
+                    max_message: None,
+                    skip_envoy_headers: false,
                 },
                 initial_fetch_timeout: Some(Duration::from_secs(15)),
                 node_on_first_message_only: true,

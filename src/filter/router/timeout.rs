@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
 use crate::config::route::{ForwardAction, GrpcTimeout};
-
-pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) use crate::http::grpc::{TIMEOUT as GRPC_TIMEOUT, timeout as to_grpc};
 
 /// The timeout of a gRPC request on a route with `max_grpc_timeout`.
 pub(super) fn of_grpc(headers: &HeaderMap, rule: &GrpcTimeout) -> Option<Duration> {
@@ -67,21 +66,10 @@ fn from_grpc(value: &[u8]) -> Option<Duration> {
     }
 }
 
-/// In the smallest unit from milliseconds on that eight digits can hold.
-pub(super) fn to_grpc(timeout: Duration) -> HeaderValue {
-    const MOST: u128 = 99_999_999;
-    let millis = timeout.as_millis();
-    let units = [(1, 'm'), (1_000, 'S'), (60_000, 'M'), (3_600_000, 'H')];
-    let fitting = units.into_iter().find(|(size, _)| millis / size <= MOST);
-    let text = match fitting {
-        Some((size, unit)) => format!("{}{unit}", millis / size),
-        None => format!("{MOST}H"),
-    };
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("99999999H"))
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Buffers: bodies, the answer of a callout, configurations.
+//! Buffers: bodies, the answers of callouts, configurations.
 //!
 //! A body is visible in its own callback as far as the chain shows it, and afterwards while this context holds it back.
 
@@ -31,8 +31,12 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
                 None => View::Empty,
             }
         }
-        // No network filters, gRPC calls or calls of foreign functions are under way: their buffers are empty.
-        2 | 3 | 5 | 8 => View::Empty,
+        // No network filters or calls of foreign functions are under way: their buffers are empty.
+        2 | 3 | 8 => View::Empty,
+        5 => match &host.grpc.message {
+            Some(message) => View::Bytes(message.clone()),
+            None => View::Empty,
+        },
         4 => {
             let body = host.call.as_ref().and_then(|call| call.body.clone());
             View::Bytes(body.ok_or(Status::NotFound)?)
@@ -117,6 +121,11 @@ pub(super) fn set(
     let direction = match buffer {
         0 => Direction::Request,
         1 => Direction::Response,
+        5 => {
+            let limit = host.env.policy.memory;
+            let message = host.grpc.message.as_mut().ok_or(Status::BadArgument)?;
+            return Ok(splice(message, start, len, value, limit)?);
+        }
         _ => return Err(Status::BadArgument.into()),
     };
     let limit = host.env.policy.memory;

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method};
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::grpc::{self, Exchanges};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::OwnedTask;
 use crate::cluster::client::{self, Call};
@@ -32,6 +33,8 @@ pub(crate) struct Calls {
     queued: Vec<(u32, u32, Request)>,
     /// The VM is on its worker.
     adopted: bool,
+    /// Those of gRPC.
+    pub(crate) grpc: Exchanges,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ struct Request {
 impl Calls {
     /// Calls under way.
     pub(crate) fn len(&self) -> usize {
-        self.active.len() + self.queued.len()
+        self.active.len() + self.queued.len() + self.grpc.len()
     }
 
     /// The call of `token` has ended; the root context that it was for. `None` where there is no such call.
@@ -55,12 +58,19 @@ impl Calls {
     pub(crate) fn cancel_root(&mut self, root: u32) {
         self.active.retain(|_, (of, _)| *of != root);
         self.queued.retain(|(_, of, _)| *of != root);
+        self.grpc.cancel_root(root);
     }
 
     /// Gives all of them up.
     pub(crate) fn cancel(&mut self) {
         self.active.clear();
         self.queued.clear();
+        self.grpc.cancel();
+    }
+
+    /// The VM is on its worker: calls start at once.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.adopted
     }
 
     fn start(
@@ -94,6 +104,7 @@ pub(crate) fn adopt(host: &mut Host) {
         host.calls
             .start(token, root, request, &host.env, &host.mailbox);
     }
+    grpc::adopt(host);
 }
 
 #[allow(clippy::too_many_arguments, reason = "the ABI's")]
@@ -216,58 +227,6 @@ fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
     if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
         // Past the map's capacity nothing is added.
         let _ = fields.try_append(name, value);
-    }
-}
-
-#[allow(clippy::too_many_arguments, reason = "the ABI's")]
-pub(super) fn grpc_call(
-    _: &mut Guest<'_>,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-) -> Outcome {
-    // There is no gRPC client yet: what Envoy says where it can make none.
-    Err(Status::BadArgument.into())
-}
-
-#[allow(clippy::too_many_arguments, reason = "the ABI's")]
-pub(super) fn grpc_stream(
-    _: &mut Guest<'_>,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-) -> Outcome {
-    Err(Status::BadArgument.into())
-}
-
-pub(super) fn grpc_send(guest: &mut Guest<'_>, token: u32, _: u32, _: u32, _: u32) -> Outcome {
-    Err(no_stream(guest, token).into())
-}
-
-pub(super) fn grpc_cancel(guest: &mut Guest<'_>, token: u32) -> Outcome {
-    Err(no_stream(guest, token).into())
-}
-
-fn no_stream(guest: &Guest<'_>, token: u32) -> Status {
-    if guest.data().calls.active.contains_key(&token) {
-        Status::BadArgument
-    } else {
-        Status::NotFound
     }
 }
 

@@ -1,4 +1,4 @@
-//! Header maps: those of the stream that the effective context shows, and those of a callout's answer.
+//! Header maps: those of the stream that the effective context shows, and those of callouts' answers.
 //!
 //! Pseudo-headers are entries like others, first in the map. What a plugin writes must still be a message: a name or
 //! value that is none is refused for responses, and fails the request with 503, as Envoy's codec does.
@@ -7,6 +7,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
 
+use super::grpc::Metadata;
 use super::{Guest, Outcome, Status, give, give_with, memory, pairs, put_u32, range};
 use crate::http::joined::{self, Side};
 use crate::http::{RequestHead, ResponseHead, Scheme};
@@ -39,6 +40,10 @@ impl MapType {
             7 => Self::CallTrailers,
             _ => return Err(Status::BadArgument),
         })
+    }
+
+    fn is_grpc(self) -> bool {
+        matches!(self, Self::GrpcInitialMetadata | Self::GrpcTrailingMetadata)
     }
 }
 
@@ -334,7 +339,8 @@ fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) 
             let trailers = host.call.as_mut()?.trailers.as_mut()?;
             return Some(f(Map::Fields(trailers), &mut Removed::default()));
         }
-        MapType::GrpcInitialMetadata | MapType::GrpcTrailingMetadata => return None,
+        MapType::GrpcInitialMetadata => return metadata(host.grpc.initial.as_mut()?, f),
+        MapType::GrpcTrailingMetadata => return metadata(host.grpc.trailing.as_mut()?, f),
         _ => {}
     }
     let lenient = host.env.policy.lenient_header_reads;
@@ -363,6 +369,14 @@ fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) 
         }
         _ => None,
     }
+}
+
+fn metadata<R>(metadata: &mut Metadata, f: impl FnOnce(Map<'_>, &mut Removed) -> R) -> Option<R> {
+    let map = match metadata {
+        Metadata::Head(head) => Map::Response(head),
+        Metadata::Fields(fields) => Map::Fields(fields),
+    };
+    Some(f(map, &mut Removed::default()))
 }
 
 /// Trailers come into being when something is added: a plugin may make them at the end of a body.
@@ -441,8 +455,9 @@ pub(super) fn get_pairs(guest: &mut Guest<'_>, map: u32, at_out: u32, len_out: u
 
 pub(super) fn get_size(guest: &mut Guest<'_>, map: u32, size_out: u32) -> Outcome {
     let map = MapType::parse(map)?;
-    // Of a callout's answer Envoy does not tell it, and in `on_log` of none.
-    if matches!(map, MapType::CallHeaders | MapType::CallTrailers)
+    // Of a callout's answer Envoy does not tell it (it looks for a map that can be written), and in `on_log` of none.
+    if map.is_grpc()
+        || matches!(map, MapType::CallHeaders | MapType::CallTrailers)
         || guest
             .data()
             .context()
@@ -471,6 +486,7 @@ enum Edit<'a> {
 fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
     if host.context().is_some_and(|context| context.logging)
         || matches!(map, MapType::CallHeaders | MapType::CallTrailers)
+        || map.is_grpc()
     {
         return Err(Status::BadArgument);
     }

@@ -3,7 +3,7 @@
 use wasmtime::{Engine, ExternType, FuncType, InstancePre, Linker, Val, ValType};
 
 use super::{
-    Guest, Outcome, answer, buffers, calls, control, foreign, guard, headers, log, metrics,
+    Guest, Outcome, answer, buffers, calls, control, foreign, grpc, guard, headers, log, metrics,
     properties, shared, timers, wasi,
 };
 use crate::wasm::context::Host;
@@ -63,14 +63,14 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
         "proxy_get_header_map_size" => headers::get_size, (map: u32, out: u32);
         "proxy_http_call" => calls::http_call,
             (up: u32, ul: u32, h: u32, hl: u32, b: u32, bl: u32, t: u32, tl: u32, timeout: u32, out: u32);
-        "proxy_grpc_call" => calls::grpc_call,
+        "proxy_grpc_call" => grpc::call,
             (up: u32, ul: u32, s: u32, sl: u32, m: u32, ml: u32, md: u32, mdl: u32, p: u32, pl: u32, timeout: u32,
              out: u32);
-        "proxy_grpc_stream" => calls::grpc_stream,
+        "proxy_grpc_stream" => grpc::stream,
             (up: u32, ul: u32, s: u32, sl: u32, m: u32, ml: u32, md: u32, mdl: u32, out: u32);
-        "proxy_grpc_send" => calls::grpc_send, (token: u32, at: u32, len: u32, end: u32);
-        "proxy_grpc_cancel" => calls::grpc_cancel, (token: u32);
-        "proxy_grpc_close" => calls::grpc_cancel, (token: u32);
+        "proxy_grpc_send" => grpc::send, (token: u32, at: u32, len: u32, end: u32);
+        "proxy_grpc_cancel" => grpc::cancel, (token: u32);
+        "proxy_grpc_close" => grpc::close, (token: u32);
         "proxy_get_shared_data" => shared::get_data, (k: u32, kl: u32, at_out: u32, len_out: u32, cas_out: u32);
         "proxy_set_shared_data" => shared::set_data, (k: u32, kl: u32, v: u32, vl: u32, cas: u32);
         "proxy_register_shared_queue" => shared::register_queue, (n: u32, nl: u32, out: u32);

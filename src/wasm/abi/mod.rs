@@ -10,6 +10,7 @@ pub(crate) mod calls;
 mod control;
 pub(crate) mod expressions;
 mod foreign;
+pub(crate) mod grpc;
 mod headers;
 mod link;
 mod log;

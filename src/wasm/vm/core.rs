@@ -258,6 +258,15 @@ impl Core {
                         let _ = host.mailbox.send(Message::Wake);
                     }
                     Effect::Done(root) => self.delete_root(root)?,
+                    Effect::GrpcFailed {
+                        root,
+                        token,
+                        events,
+                    } => {
+                        for event in events {
+                            self.tell_grpc(root, token, event)?;
+                        }
+                    }
                 }
             }
         }

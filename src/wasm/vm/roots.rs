@@ -199,7 +199,10 @@ impl Core {
         self.enter_root(root).call = Some(answer);
         let params = (root, token, headers, body, trailers);
         self.call(|c| c.http_call_response.as_ref(), params)?;
-        self.leave().call = None;
+        let host = self.leave();
+        host.call = None;
+        // The code stays.
+        host.status.1.clear();
         self.count_memory();
         Ok(())
     }

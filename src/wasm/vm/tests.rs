@@ -222,7 +222,11 @@ fn ranges_outside_memory_are_what_envoy_calls_them() {
         ("proxy_continue_stream", 2),
         ("proxy_close_stream", 2),
         ("proxy_done", 1),
-        ("proxy_grpc_send", 1),
+        ("proxy_grpc_send", 6),
+        ("proxy_grpc_cancel", 2),
+        ("proxy_grpc_close", 2),
+        ("proxy_grpc_call", 6),
+        ("proxy_grpc_stream", 6),
     ];
     let mut bench = Bench::new();
     for (name, status) in cases {

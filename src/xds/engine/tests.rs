@@ -114,6 +114,8 @@ fn options(delta: bool) -> Options {
                 authority: None,
                 metadata: Vec::new(),
                 timeout: None,
+                max_message: None,
+                skip_envoy_headers: false,
             },
             node_on_first_message_only: true,
         }),

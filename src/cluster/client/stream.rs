@@ -1,0 +1,289 @@
+//! Calls of our own whose two bodies go on over time, as those of gRPC do.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::super::{Cluster, Host, Origin, SendOptions};
+use super::{CallError, millis, next_frame};
+use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
+
+/// The sending end of a request's body. Dropping it before [`Sender::end`] resets the stream.
+#[derive(Debug)]
+pub struct Sender {
+    /// `None` after the end.
+    pieces: Option<mpsc::UnboundedSender<Piece>>,
+    progress: Arc<Progress>,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    data: Bytes,
+    last: bool,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Bytes that wait to be sent.
+    waiting: AtomicUsize,
+    /// The last piece was sent.
+    ended: AtomicBool,
+}
+
+/// Tells whether a body was sent whole.
+#[derive(Clone, Debug)]
+pub struct Sent(Arc<Progress>);
+
+impl Sent {
+    fn is_whole(&self) -> bool {
+        self.0.ended.load(Relaxed)
+    }
+}
+
+/// More waits to be sent than the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too much waits to be sent")]
+pub struct Full;
+
+/// A body that is sent in pieces, of which at most `limit` bytes wait.
+pub fn channel(limit: usize) -> (Sender, Body, Sent) {
+    let (sender, pieces) = mpsc::unbounded_channel();
+    let progress = Arc::new(Progress::default());
+    let sender = Sender {
+        pieces: Some(sender),
+        progress: Arc::clone(&progress),
+        limit,
+    };
+    let body = Pieces {
+        pieces,
+        progress: Arc::clone(&progress),
+    };
+    (sender, Body::new(body), Sent(progress))
+}
+
+impl Sender {
+    /// Sends a piece, and with `last` the end. After the end it goes nowhere.
+    ///
+    /// # Errors
+    /// The peer does not take what was sent before.
+    pub fn send(&mut self, data: Bytes, last: bool) -> Result<(), Full> {
+        let Some(pieces) = &self.pieces else {
+            return Ok(());
+        };
+        let waiting = self.progress.waiting.load(Relaxed);
+        if waiting.saturating_add(data.len()) > self.limit {
+            return Err(Full);
+        }
+        self.progress.waiting.fetch_add(data.len(), Relaxed);
+        // Nobody takes it where the call has ended.
+        let _ = pieces.send(Piece { data, last });
+        if last {
+            self.pieces = None;
+        }
+        Ok(())
+    }
+
+    /// Ends the body.
+    pub fn end(&mut self) {
+        if let Some(pieces) = self.pieces.take() {
+            let data = Bytes::new();
+            // As above.
+            let _ = pieces.send(Piece { data, last: true });
+        }
+    }
+}
+
+/// The receiving end.
+struct Pieces {
+    pieces: mpsc::UnboundedReceiver<Piece>,
+    progress: Arc<Progress>,
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.is_end_stream() {
+            return Poll::Ready(None);
+        }
+        let Some(Piece { data, last }) = std::task::ready!(self.pieces.poll_recv(cx)) else {
+            return Poll::Ready(Some(Err(BodyError::Aborted("the call was given up"))));
+        };
+        self.progress.waiting.fetch_sub(data.len(), Relaxed);
+        if last {
+            self.progress.ended.store(true, Relaxed);
+        }
+        let ends = last && data.is_empty();
+        Poll::Ready((!ends).then(|| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.progress.ended.load(Relaxed)
+    }
+}
+
+/// An answer as it comes.
+#[derive(Debug)]
+pub struct Answer {
+    /// The head.
+    pub head: ResponseHead,
+    body: Body,
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    begun: Instant,
+    deadline: Option<Instant>,
+}
+
+/// Sends a request to `host` of `cluster` and waits for the head of the answer. `sent` says of a body of
+/// [`channel`] whether it was sent whole. The time until the end of the answer is limited by `deadline`.
+///
+/// # Errors
+/// What Envoy answers in the place of an upstream that does not.
+pub async fn open(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    head: RequestHead,
+    body: Body,
+    sent: Option<&Sent>,
+    deadline: Option<Instant>,
+) -> Result<Answer, LocalReply> {
+    let begun = Instant::now();
+    let sending = cluster.send(host, head, body, SendOptions::default());
+    let response = match until(deadline, sending).await {
+        Some(Ok(response)) => response,
+        Some(Err(error)) => return Err(failed(cluster, host, error.reason())),
+        None => {
+            cluster.timed_out(Some(host));
+            return Err(failed(cluster, host, ReplyReason::ResponseTimeout));
+        }
+    };
+    let mut head = response.head;
+    cluster.answered(Some(host), head.status.as_u16(), Origin::Internal);
+    if sent.is_none_or(Sent::is_whole) {
+        head.headers.insert(
+            "x-envoy-upstream-service-time",
+            millis(begun.elapsed()).into(),
+        );
+    }
+    let answer = Answer {
+        head,
+        body: response.body,
+        cluster: Arc::clone(cluster),
+        host: Arc::clone(host),
+        begun,
+        deadline,
+    };
+    if answer.is_end() {
+        answer.ended();
+    }
+    Ok(answer)
+}
+
+fn failed(cluster: &Cluster, host: &Host, reason: ReplyReason) -> LocalReply {
+    let reply = LocalReply::from(reason);
+    cluster.answered(Some(host), reply.status.as_u16(), Origin::Internal);
+    reply
+}
+
+impl Answer {
+    /// True where the head is all.
+    pub fn is_end(&self) -> bool {
+        http_body::Body::is_end_stream(&self.body)
+    }
+
+    fn ended(&self) {
+        let time = self.begun.elapsed();
+        self.cluster.answer_time(time, Origin::Internal);
+    }
+
+    /// The next frame of the body. Trailers are the last.
+    ///
+    /// # Errors
+    /// The body broke off, or its time is over.
+    pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, CallError>> {
+        match until(self.deadline, next_frame(&mut self.body)).await {
+            Some(Some(Ok(frame))) => {
+                if frame.is_trailers() {
+                    // The end, which is there already: a body that is left before it counts as given up.
+                    let _ = until(self.deadline, next_frame(&mut self.body)).await;
+                    self.ended();
+                }
+                Some(Ok(frame))
+            }
+            Some(Some(Err(error))) => Some(Err(CallError::Reset(error))),
+            Some(None) => {
+                self.ended();
+                None
+            }
+            None => {
+                self.cluster.timed_out(Some(&self.host));
+                Some(Err(CallError::Timeout))
+            }
+        }
+    }
+}
+
+/// `None` where the time is over first.
+async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn next(body: &mut Body) -> Option<Result<Bytes, BodyError>> {
+        let frame = next_frame(body).await?;
+        Some(frame.map(|frame| frame.into_data().expect("data")))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_sent_in_pieces_up_to_its_end() {
+        let (mut sender, mut body, sent) = channel(6);
+        assert_eq!(sender.send("abcd".into(), false), Ok(()));
+        assert_eq!(sender.send("efg".into(), false), Err(Full));
+        assert_eq!(next(&mut body).await, Some(Ok("abcd".into())));
+        assert_eq!(sender.send("efg".into(), false), Ok(()));
+        assert_eq!(next(&mut body).await, Some(Ok("efg".into())));
+        sender.end();
+        assert_eq!(sender.send("lost".into(), false), Ok(()));
+        assert!(!sent.is_whole());
+        assert_eq!(next(&mut body).await, None);
+        assert!(sent.is_whole());
+        drop(sender);
+        assert_eq!(next(&mut body).await, None);
+    }
+
+    #[tokio::test]
+    async fn the_last_piece_is_the_end() {
+        let (mut sender, mut body, sent) = channel(6);
+        assert_eq!(sender.send("abc".into(), true), Ok(()));
+        sender.end();
+        assert_eq!(next(&mut body).await, Some(Ok("abc".into())));
+        assert!(sent.is_whole() && http_body::Body::is_end_stream(&body));
+        assert_eq!(next(&mut body).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_an_end_is_broken() {
+        let (sender, mut body, sent) = channel(6);
+        drop(sender);
+        let broken = next(&mut body).await;
+        assert!(matches!(broken, Some(Err(BodyError::Aborted(_)))));
+        assert!(!sent.is_whole());
+    }
+}

@@ -1,0 +1,553 @@
+//! gRPC callouts: single calls, and streams that last. What comes of them is told to the root context.
+//!
+//! A call starts as one of HTTP does (see [`calls`](super::calls)), and does not end with the stream that asked for it
+//! either. The service is a serialized `envoy.config.core.v3.GrpcService`, or a cluster's name. An answer is told in
+//! pieces: the next one is read when the guest has returned from the callback of the one before, so that an upstream
+//! cannot fill our memory. A single call tells its message (`grpc_receive`) or its failure (`grpc_close`), a stream
+//! everything, up to `grpc_close`.
+
+mod exchange;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
+use http::{Method, StatusCode};
+use prost::Message as _;
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::UnboundedSender;
+
+pub(crate) use self::exchange::{Event, Metadata};
+use self::exchange::{Teller, exchange, replied};
+use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
+use crate::base::task::OwnedTask;
+use crate::cluster::client::{self, Sender, Sent};
+use crate::cluster::{Cluster, ClusterMap, Host as Endpoint, PickContext};
+use crate::config::cluster::GrpcService;
+use crate::http::grpc;
+use crate::http::joined::{self, Side};
+use crate::http::{Body, LocalReply, ReplyReason, RequestHead};
+use crate::pb::envoy::config::core::v3 as core;
+use crate::wasm::context::{Effect, Host};
+use crate::wasm::meter::Quota;
+use crate::wasm::vm::Message;
+
+/// Largest message of an answer, and most bytes of a stream that wait to be sent.
+const MAX_MESSAGE: usize = 16 << 20;
+/// Streams that the other side has ended and the guest has not, whose tokens are remembered.
+const MAX_ENDED: usize = 1024;
+
+/// What the running callback shows.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pub(crate) initial: Option<Metadata>,
+    pub(crate) message: Option<Bytes>,
+    pub(crate) trailing: Option<Metadata>,
+}
+
+/// What the low bits of a token tell, as in Envoy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Call = 1,
+    Stream = 2,
+}
+
+impl Kind {
+    fn of(token: u32) -> Option<Self> {
+        match token & 3 {
+            1 => Some(Self::Call),
+            2 => Some(Self::Stream),
+            _ => None,
+        }
+    }
+}
+
+/// The gRPC callouts of one VM.
+#[derive(Debug, Default)]
+pub(crate) struct Exchanges {
+    /// The last token of each kind: calls have 5, 9, 13, …, streams 6, 10, 14, ….
+    last: [u32; 2],
+    open: FxHashMap<u32, Exchange>,
+    /// How many of them are under way.
+    active: usize,
+    /// Streams in [`State::Ended`], and some that were, the oldest first.
+    ended: VecDeque<u32>,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    /// The root context that hears of it.
+    root: u32,
+    state: State,
+    /// A stream's way to the upstream.
+    sender: Option<Sender>,
+    /// The guest has said `grpc_close`.
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits for its VM to be adopted.
+    Waiting(Box<Request>),
+    /// Under way; the task ends with it.
+    Running(#[allow(dead_code, reason = "held for its end")] OwnedTask),
+    /// The other side has ended it.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Request {
+    kind: Kind,
+    cluster: Box<str>,
+    head: RequestHead,
+    body: Body,
+    sent: Option<Sent>,
+    timeout: Duration,
+    /// Largest message of the answer.
+    limit: usize,
+}
+
+impl Exchange {
+    fn is_active(&self) -> bool {
+        !matches!(self.state, State::Ended)
+    }
+}
+
+impl Exchanges {
+    /// Those under way.
+    pub(crate) fn len(&self) -> usize {
+        self.active
+    }
+
+    /// The root context that hears of the call of `token`.
+    pub(crate) fn root(&self, token: u32) -> Option<u32> {
+        let exchange = self.open.get(&token)?;
+        exchange.is_active().then_some(exchange.root)
+    }
+
+    /// True for a single call, which ends with its message.
+    pub(crate) fn is_single(token: u32) -> bool {
+        Kind::of(token) == Some(Kind::Call)
+    }
+
+    /// The guest is about to hear the last of a stream. Unless it has closed it its token is good until it does.
+    pub(crate) fn end(&mut self, token: u32) {
+        if Self::is_single(token) {
+            return;
+        }
+        let Some(exchange) = self.open.get_mut(&token) else {
+            return;
+        };
+        if exchange.is_active() {
+            self.active -= 1;
+        }
+        exchange.state = State::Ended;
+        exchange.sender = None;
+        if exchange.closed {
+            return;
+        }
+        self.ended.push_back(token);
+        if self.ended.len() > MAX_ENDED
+            && let Some(oldest) = self.ended.pop_front()
+            && self.open.get(&oldest).is_some_and(|e| !e.is_active())
+        {
+            self.open.remove(&oldest);
+        }
+    }
+
+    /// The guest has heard the last of a call.
+    pub(crate) fn finish(&mut self, token: u32) {
+        let closed = |exchange: &Exchange| exchange.closed;
+        if Self::is_single(token) || self.open.get(&token).is_some_and(closed) {
+            self.remove(token);
+        }
+    }
+
+    fn insert(&mut self, token: u32, exchange: Exchange) {
+        self.active += usize::from(exchange.is_active());
+        self.open.insert(token, exchange);
+    }
+
+    fn remove(&mut self, token: u32) -> Option<Exchange> {
+        let exchange = self.open.remove(&token)?;
+        self.active -= usize::from(exchange.is_active());
+        Some(exchange)
+    }
+
+    pub(super) fn cancel_root(&mut self, root: u32) {
+        self.open.retain(|_, exchange| exchange.root != root);
+        self.active = self.open.values().filter(|e| e.is_active()).count();
+    }
+
+    pub(super) fn cancel(&mut self) {
+        self.open.clear();
+        self.active = 0;
+    }
+
+    fn fresh_token(&mut self, kind: Kind) -> u32 {
+        let last = &mut self.last[kind as usize - 1];
+        if *last == 0 {
+            *last = kind as u32;
+        }
+        loop {
+            *last = last.wrapping_add(4);
+            if !self.open.contains_key(last) {
+                return *last;
+            }
+        }
+    }
+}
+
+/// The VM is on its worker: calls that waited for that start now.
+pub(super) fn adopt(host: &mut Host) {
+    let clusters = host.env.clusters.load_full();
+    let open = &mut host.calls.grpc.open;
+    let mut tokens: Vec<u32> = open.keys().copied().collect();
+    tokens.sort_unstable();
+    for token in tokens {
+        let Some(exchange) = open.get_mut(&token) else {
+            continue;
+        };
+        if !matches!(exchange.state, State::Waiting(_)) {
+            continue;
+        }
+        let State::Waiting(request) = std::mem::replace(&mut exchange.state, State::Ended) else {
+            continue;
+        };
+        let ready = ready(&clusters, &request.cluster, request.kind);
+        exchange.state = start(token, *request, ready, &host.mailbox);
+    }
+}
+
+/// Whom to call, or what a guest is told where that is nobody.
+fn ready(clusters: &ClusterMap, name: &str, kind: Kind) -> Result<Ready, Vec<Event>> {
+    let Some(cluster) = clusters.get(name) else {
+        let message = "Cluster not available".to_owned();
+        return Err(vec![Event::Close(grpc::UNAVAILABLE, message)]);
+    };
+    match cluster.pick(&PickContext::default()) {
+        Some(host) => Ok((Arc::clone(cluster), host)),
+        None => Err(replied(ReplyReason::NoHealthyUpstream.into(), kind)),
+    }
+}
+
+type Ready = (Arc<Cluster>, Arc<Endpoint>);
+
+fn start(
+    token: u32,
+    request: Request,
+    ready: Result<Ready, Vec<Event>>,
+    mailbox: &UnboundedSender<Message>,
+) -> State {
+    let teller = Teller {
+        token,
+        mailbox: mailbox.clone(),
+    };
+    State::Running(OwnedTask::spawn("wasm grpc callout", async move {
+        match ready {
+            Ok((cluster, host)) => exchange(&cluster, &host, request, teller).await,
+            Err(events) => {
+                for event in events {
+                    teller.tell(event).await;
+                }
+            }
+        }
+    }))
+}
+
+/// Whom a guest means.
+fn service(host: &Host, bytes: &[u8]) -> Result<GrpcService, Status> {
+    let plain = || {
+        let name = std::str::from_utf8(bytes).ok()?;
+        if host.calls.is_adopted() {
+            host.env.clusters.load().get(name)?;
+        }
+        Some(GrpcService {
+            cluster: name.into(),
+            target_uri: None,
+            authority: None,
+            metadata: Vec::new(),
+            timeout: None,
+            max_message: None,
+            skip_envoy_headers: false,
+        })
+    };
+    let Ok(proto) = core::GrpcService::decode(bytes) else {
+        return plain().ok_or(Status::ParseFailure);
+    };
+    let refused = |reason: &dyn std::fmt::Display| {
+        let plugin = &host.spec().name;
+        tracing::warn!(target: "wasm", "plugin {plugin}: the service of a gRPC callout: {reason}");
+        Status::BadArgument
+    };
+    let service = GrpcService::parse(proto).map_err(|error| refused(&error))?;
+    if service.target_uri.is_some() {
+        return Err(refused(
+            &"google_grpc: not supported for callouts; use envoy_grpc",
+        ));
+    }
+    Ok(service)
+}
+
+/// The head of a request. `Err`: it has no path; with what the guest is told.
+fn head(
+    service: &GrpcService,
+    name: &[u8],
+    method: &[u8],
+    metadata: &[(&[u8], &[u8])],
+    timeout: Option<Duration>,
+) -> Result<RequestHead, LocalReply> {
+    let authority = service.authority.as_deref().unwrap_or(&service.cluster);
+    let mut head = RequestHead::new(Method::POST, authority, "/");
+    let headers = &mut head.headers;
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    if let Some(timeout) = timeout {
+        headers.insert(grpc::TIMEOUT, grpc::timeout(timeout));
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    for (name, value) in &service.metadata {
+        if let Some((name, value)) = field(name.as_bytes(), value.as_bytes()) {
+            headers.insert(name, value);
+        }
+    }
+    let mut path = [b"/", name, b"/", method].concat();
+    let mut authority = authority.as_bytes().to_vec();
+    for (name, value) in metadata {
+        match *name {
+            // Envoy has one of these, and joins what is added to it.
+            b":path" => path.extend([b",", *value].concat()),
+            b":authority" | b"host" => authority.extend([b",", *value].concat()),
+            [b':', ..] => {}
+            name => {
+                if let Some((name, value)) = field(name, value) {
+                    joined::append(Side::Request, headers, name, value);
+                }
+            }
+        }
+    }
+    if !service.skip_envoy_headers {
+        headers.insert("x-envoy-internal", HeaderValue::from_static("true"));
+    }
+    if let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        headers.insert("x-envoy-expected-rq-timeout-ms", millis.into());
+    }
+    let invalid = |name: &str| {
+        LocalReply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("invalid header value for: {name}"),
+            format!("filter_removed_required_request_headers{{invalid_header_value_for:_{name}}}"),
+        )
+    };
+    head.path = HeaderValue::try_from(path).map_err(|_| invalid(":path"))?;
+    head.authority = HeaderValue::try_from(authority).map_err(|_| invalid(":authority"))?;
+    Ok(head)
+}
+
+/// A field of metadata; `None` where it is none. As gRPC asks, values of `-bin` names are sent as base64.
+fn field(name: &[u8], value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name).ok()?;
+    let value = if name.as_str().ends_with("-bin") {
+        HeaderValue::try_from(STANDARD.encode(value))
+    } else {
+        HeaderValue::from_bytes(value)
+    };
+    Some((name, value.ok()?))
+}
+
+#[allow(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn call(
+    guest: &mut Guest<'_>,
+    upstream: u32,
+    upstream_len: u32,
+    name: u32,
+    name_len: u32,
+    method: u32,
+    method_len: u32,
+    metadata: u32,
+    metadata_len: u32,
+    message: u32,
+    message_len: u32,
+    timeout: u32,
+    token_out: u32,
+) -> Outcome {
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let data = &*data;
+    let upstream = range(data, upstream, upstream_len)?;
+    let name = range(data, name, name_len)?;
+    let method = range(data, method, method_len)?;
+    let metadata = pairs::read(range(data, metadata, metadata_len)?).unwrap_or_default();
+    let message = range(data, message, message_len)?;
+    // The place of the token is checked before anything happens.
+    range(data, token_out, 4)?;
+    let service = service(host, upstream)?;
+    let timeout = Duration::from_millis(u64::from(timeout));
+    let head = head(&service, name, method, &metadata, Some(timeout));
+    let frame = grpc::frame(message).ok_or(Status::BadArgument)?;
+    let token = begin(host, &service, head, Kind::Call, |head| {
+        let request = Request {
+            kind: Kind::Call,
+            cluster: (*service.cluster).into(),
+            head,
+            body: Body::of_unknown_length(frame),
+            sent: None,
+            timeout,
+            limit: limit(&service),
+        };
+        (request, None)
+    })?;
+    put_u32(guest, token_out, token)?;
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "the ABI's")]
+pub(super) fn stream(
+    guest: &mut Guest<'_>,
+    upstream: u32,
+    upstream_len: u32,
+    name: u32,
+    name_len: u32,
+    method: u32,
+    method_len: u32,
+    metadata: u32,
+    metadata_len: u32,
+    token_out: u32,
+) -> Outcome {
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let data = &*data;
+    let upstream = range(data, upstream, upstream_len)?;
+    let name = range(data, name, name_len)?;
+    let method = range(data, method, method_len)?;
+    let metadata = pairs::read(range(data, metadata, metadata_len)?).unwrap_or_default();
+    range(data, token_out, 4)?;
+    let service = service(host, upstream)?;
+    let head = head(&service, name, method, &metadata, None);
+    let token = begin(host, &service, head, Kind::Stream, |head| {
+        let (sender, body, sent) = client::channel(MAX_MESSAGE);
+        let request = Request {
+            kind: Kind::Stream,
+            cluster: (*service.cluster).into(),
+            head,
+            body,
+            sent: Some(sent),
+            timeout: Duration::ZERO,
+            limit: limit(&service),
+        };
+        (request, Some(sender))
+    })?;
+    put_u32(guest, token_out, token)?;
+    Ok(())
+}
+
+fn limit(service: &GrpcService) -> usize {
+    service
+        .max_message
+        .map_or(MAX_MESSAGE, |limit| MAX_MESSAGE.min(limit as usize))
+}
+
+/// Starts a call, or has it start with the VM. Where it fails at once the guest learns no token, and is told of the
+/// failure nevertheless when it has returned: as in Envoy.
+fn begin(
+    host: &mut Host,
+    service: &GrpcService,
+    head: Result<RequestHead, LocalReply>,
+    kind: Kind,
+    request: impl FnOnce(RequestHead) -> (Request, Option<Sender>),
+) -> Result<u32, Status> {
+    if host.calls.len() >= host.env.policy.quotas.callouts {
+        host.meter().refuse(Quota::Callouts);
+        return Err(Status::InternalFailure);
+    }
+    let token = host.calls.grpc.fresh_token(kind);
+    let root = host.root_id;
+    let adopted = host.calls.is_adopted();
+    let begun = head.map_err(|reply| replied(reply, kind)).and_then(|head| {
+        // A VM may be configured before there are clusters.
+        let ready = adopted
+            .then(|| ready(&host.env.clusters.load(), &service.cluster, kind))
+            .transpose()?;
+        Ok((head, ready))
+    });
+    let (head, ready) = match begun {
+        Ok(begun) => begun,
+        Err(events) => {
+            host.effects.push(Effect::GrpcFailed {
+                root,
+                token,
+                events,
+            });
+            return Err(Status::InternalFailure);
+        }
+    };
+    let (request, sender) = request(head);
+    let state = match ready {
+        Some(ready) => start(token, request, Ok(ready), &host.mailbox),
+        None => State::Waiting(Box::new(request)),
+    };
+    let exchange = Exchange {
+        root,
+        state,
+        sender,
+        closed: false,
+    };
+    host.calls.grpc.insert(token, exchange);
+    host.count_calls();
+    Ok(token)
+}
+
+pub(super) fn send(guest: &mut Guest<'_>, token: u32, at: u32, len: u32, end: u32) -> Outcome {
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let message = range(data, at, len)?;
+    if Kind::of(token) != Some(Kind::Stream) {
+        return Err(Status::BadArgument.into());
+    }
+    let exchange = host.calls.grpc.open.get_mut(&token);
+    let exchange = exchange.ok_or(Status::NotFound)?;
+    let Some(sender) = &mut exchange.sender else {
+        return Ok(());
+    };
+    let frame = grpc::frame(message).ok_or(Status::BadArgument)?;
+    if sender.send(frame, end != 0).is_err() {
+        host.meter().refuse(Quota::Callouts);
+        return Err(Status::InternalFailure.into());
+    }
+    Ok(())
+}
+
+pub(super) fn cancel(guest: &mut Guest<'_>, token: u32) -> Outcome {
+    Kind::of(token).ok_or(Status::BadArgument)?;
+    let host = guest.data_mut();
+    let exchange = host.calls.grpc.remove(token);
+    exchange.ok_or(Status::NotFound)?;
+    host.count_calls();
+    Ok(())
+}
+
+/// Of a stream, only the guest's half is closed: the answer is still told.
+pub(super) fn close(guest: &mut Guest<'_>, token: u32) -> Outcome {
+    if Kind::of(token) != Some(Kind::Stream) {
+        return cancel(guest, token);
+    }
+    let host = guest.data_mut();
+    let exchange = host.calls.grpc.open.get_mut(&token);
+    let exchange = exchange.ok_or(Status::NotFound)?;
+    exchange.closed = true;
+    if let Some(sender) = &mut exchange.sender {
+        sender.end();
+    }
+    if matches!(exchange.state, State::Ended) {
+        host.calls.grpc.remove(token);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "grpc/tests.rs"]
+mod tests;

@@ -1,0 +1,231 @@
+//! One gRPC callout on its way: what it sends, how its answer is read, and what the guest is told of it.
+//!
+//! What is told is what a running Envoy 1.40 told: of an answer that is all headers these come as trailers, with their
+//! status; one of another status than 200 shows no headers; what breaks off ends with empty trailers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Kind, Request};
+use crate::cluster::client::{self, Answer, CallError};
+use crate::cluster::{Cluster, Host};
+use crate::http::grpc::{self, Deframer, FrameError};
+use crate::http::{BodyError, LocalReply, ResponseHead};
+use crate::wasm::vm::Message;
+
+/// What Envoy says of an answer that an upstream gave.
+const VIA_UPSTREAM: &str = "via_upstream";
+
+/// Headers or trailers of an answer. Where these are all of it they are told as trailers, with the HTTP status.
+#[derive(Debug)]
+pub(crate) enum Metadata {
+    Head(ResponseHead),
+    Fields(HeaderMap),
+}
+
+impl Metadata {
+    fn none() -> Self {
+        Self::Fields(HeaderMap::new())
+    }
+
+    /// Its entries; a status is one.
+    pub(crate) fn count(&self) -> u32 {
+        let count = match self {
+            Self::Head(head) => head.headers.len() + 1,
+            Self::Fields(fields) => fields.len(),
+        };
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a guest is told of a call.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Initial(Metadata),
+    Message(Bytes),
+    Trailing(Metadata),
+    Close(u32, String),
+}
+
+/// Tells a VM of a call.
+pub(super) struct Teller {
+    pub(super) token: u32,
+    pub(super) mailbox: UnboundedSender<Message>,
+}
+
+impl Teller {
+    /// Waits until the guest has heard it.
+    pub(super) async fn tell(&self, event: Event) {
+        let (handled, heard) = oneshot::channel();
+        let message = Message::Grpc {
+            token: self.token,
+            event,
+            handled,
+        };
+        if self.mailbox.send(message).is_ok() {
+            // Its sender is dropped, which is all that is waited for.
+            let _ = heard.await;
+        }
+    }
+}
+
+/// Makes a call and tells of it, from its start to its end.
+pub(super) async fn exchange(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    request: Request,
+    teller: Teller,
+) {
+    let Request {
+        kind,
+        cluster: _,
+        head,
+        body,
+        sent,
+        timeout,
+        limit,
+    } = request;
+    let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+    let mut last = None;
+    let events = match client::open(cluster, host, head, body, sent.as_ref(), deadline).await {
+        Ok(answer) => receive(answer, kind, limit, &mut last, &teller).await,
+        Err(reply) => replied(reply, Kind::Stream),
+    };
+    for event in told(kind, events, last) {
+        teller.tell(event).await;
+    }
+}
+
+/// What is told of `events` to who made a call of that kind: of a single call only its outcome.
+fn told(kind: Kind, events: Vec<Event>, last: Option<Bytes>) -> Vec<Event> {
+    if kind == Kind::Stream {
+        return events;
+    }
+    let outcome = events.into_iter().find_map(|event| match event {
+        Event::Close(0, _) => None,
+        Event::Close(..) => Some(event),
+        _ => None,
+    });
+    let message = || last.map(Event::Message);
+    // A status that is good needs a message.
+    let nothing = || Event::Close(grpc::INTERNAL, String::new());
+    vec![outcome.or_else(message).unwrap_or_else(nothing)]
+}
+
+/// Reads an answer; what is left to be told. Only the last message of a single call counts.
+async fn receive(
+    mut answer: Answer,
+    kind: Kind,
+    limit: usize,
+    last: &mut Option<Bytes>,
+    teller: &Teller,
+) -> Vec<Event> {
+    let ends = answer.is_end();
+    let good = answer.head.status == StatusCode::OK;
+    let empty = ResponseHead::new(answer.head.status);
+    let head = std::mem::replace(&mut answer.head, empty);
+    if ends && (good || grpc::status(&head.headers).is_some()) {
+        let mut events = vec![Event::Initial(Metadata::none())];
+        events.extend(trailers(Metadata::Head(head)));
+        return events;
+    }
+    if !good {
+        let mut events = vec![Event::Initial(Metadata::none())];
+        events.extend(error(grpc::status_of(head.status), VIA_UPSTREAM));
+        return events;
+    }
+    if kind == Kind::Stream {
+        teller.tell(Event::Initial(Metadata::Head(head))).await;
+    }
+    let mut deframer = Deframer::new(limit);
+    loop {
+        let frame = match answer.frame().await {
+            Some(Ok(frame)) => frame,
+            // It ended without a status.
+            None => return error(grpc::UNKNOWN, VIA_UPSTREAM).into(),
+            Some(Err(failure)) => return error(grpc::INTERNAL, details(&failure)).into(),
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                deframer.push(&data);
+                loop {
+                    match deframer.message() {
+                        Ok(None) => break,
+                        Ok(Some(message)) if kind == Kind::Call => *last = Some(message),
+                        Ok(Some(message)) => teller.tell(Event::Message(message)).await,
+                        Err(FrameError::Flags) => {
+                            return error(grpc::INTERNAL, VIA_UPSTREAM).into();
+                        }
+                        Err(FrameError::TooLarge) => {
+                            return error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM).into();
+                        }
+                    }
+                }
+            }
+            Err(frame) => {
+                let fields = frame.into_trailers().unwrap_or_default();
+                return trailers(Metadata::Fields(fields)).into();
+            }
+        }
+    }
+}
+
+/// What is told of the end that an upstream gave.
+fn trailers(metadata: Metadata) -> [Event; 2] {
+    let fields = match &metadata {
+        Metadata::Head(head) => &head.headers,
+        Metadata::Fields(fields) => fields,
+    };
+    let status = grpc::status(fields).unwrap_or(grpc::UNKNOWN);
+    let message = message(fields, VIA_UPSTREAM);
+    [Event::Trailing(metadata), Event::Close(status, message)]
+}
+
+/// What is told of an answer without an end.
+fn error(status: u32, details: &str) -> [Event; 2] {
+    let close = Event::Close(status, details.to_owned());
+    [Event::Trailing(Metadata::none()), close]
+}
+
+/// What is told of a reply of ours, which Envoy makes one to a gRPC request.
+pub(super) fn replied(reply: LocalReply, kind: Kind) -> Vec<Event> {
+    let mut head = ResponseHead::new(reply.status);
+    head.headers = reply.headers;
+    grpc::reply(&mut head, reply.status, &reply.body, reply.grpc_status);
+    let status = grpc::status(&head.headers).unwrap_or(grpc::UNKNOWN);
+    let message = message(&head.headers, &reply.details.replace(' ', "_"));
+    let events = vec![
+        Event::Initial(Metadata::none()),
+        Event::Trailing(Metadata::Head(head)),
+        Event::Close(status, message),
+    ];
+    told(kind, events, None)
+}
+
+/// A status's message as Envoy gives it: as it was sent, followed by what Envoy knows of the response.
+fn message(fields: &HeaderMap, details: &str) -> String {
+    match fields.get(grpc::MESSAGE).map(HeaderValue::as_bytes) {
+        None | Some(b"") => details.to_owned(),
+        Some(message) => format!("{}{{{details}}}", String::from_utf8_lossy(message)),
+    }
+}
+
+fn details(failure: &CallError) -> &'static str {
+    match failure {
+        CallError::Timeout => "response_timeout",
+        CallError::Reset(BodyError::StreamReset) => {
+            "upstream_reset_after_response_started{remote_reset}"
+        }
+        CallError::Reset(BodyError::Malformed(_)) => {
+            "upstream_reset_after_response_started{protocol_error}"
+        }
+        CallError::Reset(BodyError::Reset | BodyError::Aborted(_))
+        | CallError::UnknownCluster(_)
+        | CallError::TooLarge(_) => "upstream_reset_after_response_started{connection_termination}",
+    }
+}

@@ -1,0 +1,157 @@
+//! What needs no VM: tokens, heads. Callbacks and statuses are tested with a guest, in `tests/it/grpc.rs`.
+
+use super::*;
+
+fn exchange(root: u32) -> Exchange {
+    let (sender, body, sent) = client::channel(MAX_MESSAGE);
+    let request = Request {
+        kind: Kind::Stream,
+        cluster: "c".into(),
+        head: RequestHead::new(Method::POST, "c", "/"),
+        body,
+        sent: Some(sent),
+        timeout: Duration::ZERO,
+        limit: 0,
+    };
+    Exchange {
+        root,
+        state: State::Waiting(Box::new(request)),
+        sender: Some(sender),
+        closed: false,
+    }
+}
+
+#[test]
+fn tokens_tell_their_kind() {
+    let mut exchanges = Exchanges::default();
+    let calls = [(); 3].map(|()| exchanges.fresh_token(Kind::Call));
+    let streams = [(); 3].map(|()| exchanges.fresh_token(Kind::Stream));
+    assert_eq!((calls, streams), ([5, 9, 13], [6, 10, 14]));
+    // Once around, those in use are left out.
+    exchanges.last = [u32::MAX - 2, u32::MAX - 1];
+    exchanges.insert(1, exchange(1));
+    assert_eq!(exchanges.fresh_token(Kind::Call), 5);
+    assert_eq!(exchanges.fresh_token(Kind::Stream), 2);
+}
+
+#[test]
+fn a_stream_is_known_until_both_sides_have_closed_it() {
+    let mut exchanges = Exchanges::default();
+    exchanges.insert(6, exchange(1));
+    exchanges.insert(10, exchange(2));
+    assert_eq!((exchanges.len(), exchanges.root(6)), (2, Some(1)));
+    exchanges.end(6);
+    exchanges.finish(6);
+    // It counts no more, and nothing more is told of it.
+    assert_eq!((exchanges.len(), exchanges.root(6)), (1, None));
+    assert!(exchanges.open.contains_key(&6));
+    exchanges.open.get_mut(&10).expect("open").closed = true;
+    exchanges.end(10);
+    exchanges.finish(10);
+    assert!(!exchanges.open.contains_key(&10));
+}
+
+#[test]
+fn not_too_many_ended_streams_are_remembered() {
+    let mut exchanges = Exchanges::default();
+    for _ in 0..MAX_ENDED + 10 {
+        let token = exchanges.fresh_token(Kind::Stream);
+        exchanges.insert(token, exchange(1));
+        exchanges.end(token);
+        exchanges.finish(token);
+    }
+    assert_eq!(exchanges.open.len(), MAX_ENDED);
+    assert!(!exchanges.open.contains_key(&6));
+}
+
+#[test]
+fn a_head_is_what_envoy_sends() {
+    let service = GrpcService {
+        cluster: "c".into(),
+        target_uri: None,
+        authority: None,
+        metadata: vec![("x-s".into(), "1".into()), ("s-bin".into(), "\u{1}".into())],
+        timeout: None,
+        max_message: None,
+        skip_envoy_headers: false,
+    };
+    let metadata: [(&[u8], &[u8]); 6] = [
+        (b"x-s", b"2"),
+        (b"g-bin", b"AQI="),
+        (b":authority", b"other"),
+        (b":path", b"/more"),
+        (b"content-type", b"application/grpc+proto"),
+        (b"bad name", b"x"),
+    ];
+    let timeout = Some(Duration::from_millis(1500));
+    let made = head(&service, b"a.B", b"m", &metadata, timeout).expect("a path");
+    assert_eq!(made.method, Method::POST);
+    assert_eq!(made.path, "/a.B/m,/more");
+    assert_eq!(made.authority, "c,other");
+    let mut fields: Vec<_> = made
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+        .collect();
+    fields.sort();
+    assert_eq!(
+        fields,
+        [
+            "content-type: application/grpc,application/grpc+proto",
+            "g-bin: QVFJPQ==",
+            "grpc-timeout: 1500m",
+            "s-bin: AQ==",
+            "te: trailers",
+            "x-envoy-expected-rq-timeout-ms: 1500",
+            "x-envoy-internal: true",
+            "x-s: 1",
+            "x-s: 2",
+        ]
+    );
+
+    let plain = GrpcService {
+        authority: Some("a.test".into()),
+        skip_envoy_headers: true,
+        ..service
+    };
+    let made = head(&plain, b"a.B", b"m", &[], None).expect("a path");
+    assert_eq!(made.authority, "a.test");
+    assert!(!made.headers.contains_key("x-envoy-internal"));
+    assert!(!made.headers.contains_key(grpc::TIMEOUT));
+
+    let reply = head(&plain, b"a.B", b"m\r\n", &[], None).expect_err("no path");
+    let events = replied(reply, Kind::Call);
+    let [Event::Close(grpc::UNAVAILABLE, message)] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(
+        message,
+        "invalid header value for: :path{filter_removed_required_request_headers{invalid_header_value_for:_:path}}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_is_told_when_the_guest_has_heard_the_last() {
+    let (mailbox, mut inbox) = tokio::sync::mpsc::unbounded_channel();
+    let task = OwnedTask::spawn("teller", async move {
+        let teller = Teller { token: 6, mailbox };
+        for text in ["one", "two"] {
+            teller.tell(Event::Message(text.into())).await;
+        }
+    });
+    for expected in ["one", "two"] {
+        let Some(Message::Grpc {
+            token: 6,
+            event: Event::Message(message),
+            handled,
+        }) = inbox.recv().await
+        else {
+            panic!("nothing of the call");
+        };
+        assert_eq!(message, expected);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(inbox.is_empty() && !task.is_finished());
+        drop(handled);
+    }
+    assert!(inbox.recv().await.is_none());
+}

@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+"""gRPC callouts of scripted guests, in a real Envoy and in Plenipo, case by case.
+
+    grpc_compare.py [--only GLOB] [--self] [-v]
+
+Compared: the guest's lines (callbacks with their arguments, host calls with their statuses and what they gave), and what the
+upstream saw. `WANTED` lists the cases that differ, with reasons; a case there that does not differ is an error too. The exit
+status is 1 where anything else differs. `--self` compares Envoy with itself; `PLENIPO` names the binary.
+"""
+
+import argparse
+import concurrent.futures
+import fnmatch
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE))
+
+import config
+from grpc_upstream import GrpcUpstream
+from run import BlackHole, Ports, accepts
+from script import TEXT, TOKEN, Out, Out32, Reg, Self, configuration, encode, pairs
+
+ROOT = HERE.parent.parent.parent
+GUEST = HERE / "guest" / "guest-0_2_1.wasm"
+# What stands before a line is for `compare.py` to compare.
+LINE = re.compile(r"^@\w+ wasm log (?:plain )?root-plain plain: ~\d+~(.*)$")
+HOLD = 1
+R, R1, R2 = Reg(0), Reg(1), Reg(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Services
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def field(number, data):
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+def service(cluster="grpc", authority="", longest=0, skip=False, timeout=b"", metadata=()):
+    """A serialized GrpcService."""
+    envoy = field(1, cluster.encode()) if cluster else b""
+    envoy += field(2, authority.encode()) if authority else b""
+    envoy += field(4, bytes([8, longest])) if longest else b""
+    envoy += bytes([5 << 3, 1]) if skip else b""
+    out = field(1, envoy)
+    out += field(3, timeout) if timeout else b""
+    for name, value in metadata:
+        out += field(5, field(1, name.encode()) + field(2, value.encode()))
+    return out
+
+
+GOOGLE = field(2, field(1, b"127.0.0.1:1") + field(4, b"g"))
+TENTH_OF_A_SECOND = bytes([16, 0x80, 0xC2, 0xD7, 0x2F])
+
+
+def call(method, to=None, message=b"ping", metadata=b"", timeout=0, name="svc", register=0):
+    to = service() if to is None else to
+    return ("grpc_call", to, name, method, metadata, message, timeout, Out32(TOKEN, register))
+
+
+def stream(method, to=None, metadata=b"", register=0):
+    to = service() if to is None else to
+    return ("grpc_stream", to, "svc", method, metadata, Out32(TOKEN, register))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cases
+# ---------------------------------------------------------------------------------------------------------------------
+
+SHOW = [("get_header_map_pairs", 4, Out(TEXT)), ("get_header_map_pairs", 5, Out(TEXT)), ("get_buffer_bytes", 5, 0, 1000, Out(TEXT))]
+TOLD = {
+    "grpc_initial": (0, SHOW),
+    "grpc_receive": (0, SHOW),
+    "grpc_trailing": (0, SHOW),
+    "grpc_close": (0, [("get_status", Out32(), Out(TEXT)), *SHOW]),
+}
+EDIT = [
+    ("get_header_map_size", 4, Out32()),
+    ("get_header_map_value", 4, "x-init", Out()),
+    ("get_header_map_value", 4, "no", Out()),
+    ("add_header_map_value", 4, "k", "v"),
+    ("replace_header_map_value", 5, "k", "v"),
+    ("remove_header_map_value", 4, "x-init"),
+    ("set_header_map_pairs", 4, pairs(("a", "b"))),
+    ("get_header_map_pairs", 4, Out()),
+    ("get_header_map_value", 5, "x-trail", Out()),
+    ("set_buffer_bytes", 5, 0, 0, "pre"),
+    ("get_buffer_bytes", 5, 0, 100, Out()),
+    ("get_buffer_status", 5, Out32(), Out32()),
+]
+
+
+def does(*operations, **callbacks):
+    """Operations when a request comes; what other callbacks do, else they show what there is."""
+    return {
+        "request_headers": (HOLD, list(operations)),
+        **TOLD,
+        **{name.replace("_0", "#0"): (0, list(steps)) for name, steps in callbacks.items()},
+    }
+
+
+def cases():
+    """(name, script, seconds)"""
+    both = """unary empty two split partial none error error_after only only_good only_plain unavailable compressed flags
+        compressed_empty no_trailers reset reset_after no_number number no_status binary early early_error html close
+        s503 s404 s302 s400 s401 s403 s429 s500 s502 t404 t503"""
+    for method in both.split():
+        yield f"call/{method}", does(call(method)), 0.15
+        yield f"stream/{method}", does(stream(method), ("grpc_send", R, b"ab", 1)), 0.15
+    one = ("grpc_send", R, b"one", 0)
+    yield "stream/ping-pong", does(stream("echo"), one, grpc_receive_0=[one], grpc_receive=[("grpc_close", R)]), 0.3
+    yield "stream/closed-at-once", does(stream("echo"), ("grpc_close", R)), 0.15
+    yield "stream/sent-then-closed", does(stream("echo"), one, ("grpc_close", R), ("grpc_send", R, b"x", 0), ("grpc_close", R)), 0.15
+    yield "stream/ended-then-sent", does(stream("echo"), ("grpc_send", R, b"x", 1), ("grpc_send", R, b"y", 0)), 0.15
+    yield "stream/no-message", does(stream("echo")), 0.15
+    yield "stream/no-timeout", does(stream("slow_body", service(timeout=TENTH_OF_A_SECOND)), ("grpc_send", R, b"x", 1)), 0.6
+    yield "call/service-timeout", does(call("slow_body", service(timeout=TENTH_OF_A_SECOND))), 0.6
+    yield "call/timeout", does(call("slow", timeout=100)), 0.6
+    yield "call/timeout-in-body", does(call("slow_body", timeout=100)), 0.6
+    yield "call/timeout-hang", does(call("unary", service("hang"), timeout=100)), 0.3
+    for timeout in (1500, 0x7FFFFFFF, 0xFFFFFFFF):
+        yield f"head/timeout-{timeout}", does(call("unary", timeout=timeout)), 0.15
+    metadata = pairs(("x-a", "1"), ("x-a", "2"), (":path", "/svc/error"), (":authority", "a.test"), ("host", "h"), ("X-Upper", "u"), ("content-type", "x"))
+    yield "head/metadata", does(call("unary", metadata=metadata)), 0.15
+    yield "head/binary", does(call("unary", service(metadata=[("s-bin", "\1\2")]), metadata=pairs(("a-bin", "\1\2"), ("b-bin", "AQI="), ("c-bin", "")))), 0.15
+    told = service(authority="au.th", skip=True, metadata=[("x-s", "s"), ("x-a", "s"), ("X-Up", "%DOWNSTREAM_REMOTE_ADDRESS%")])
+    yield "head/service", does(call("unary", told, metadata=pairs(("x-a", "1")))), 0.15
+    yield "head/names", does(call("x/unary", name="/a")), 0.15
+    yield "head/bad-path", does(call("a\r\nb")), 0.15
+    yield "head/empty-message", does(call("unary", message=b"")), 0.15
+    yield "service/name", does(call("unary", b"grpc")), 0.15
+    yield "service/unknown-name", does(call("unary", b"nosuch"), stream("unary", b"nosuch")), 0.15
+    yield "service/unknown", does(call("unary", service("nosuch")), stream("unary", service("nosuch"))), 0.15
+    yield "service/not-parsed", does(call("unary", b"\xff\xff"), stream("unary", b"\xff\xff")), 0.15
+    yield "service/unknown-field", does(call("unary", service() + field(15, b"x"))), 0.15
+    yield "service/no-cluster", does(call("unary", service(""))), 0.15
+    yield "service/empty-key", does(call("unary", service(metadata=[("", "v")]))), 0.15
+    yield "service/bad-format", does(call("unary", service(metadata=[("x", "%NO%")]))), 0.15
+    yield "service/google", does(call("unary", GOOGLE)), 0.3
+    for longest in (4, 5):
+        yield f"service/longest-{longest}", does(call("unary", service(longest=longest))), 0.15
+        yield f"service/longest-{longest}-stream", does(stream("unary", service(longest=longest)), ("grpc_send", R, b"x", 1)), 0.15
+    yield "cluster/dead", does(call("unary", service("dead"))), 0.15
+    yield "cluster/dead-stream", does(stream("unary", service("dead")), ("grpc_send", R, b"x", 1)), 0.15
+    yield "cluster/empty", does(call("unary", service("empty"))), 0.15
+    yield "cluster/empty-stream", does(stream("unary", service("empty"))), 0.15
+    tokens = [(f, token, *((b"x", 0) if f == "grpc_send" else ())) for token in (0, 3, 4, 997, 998, 999, 1000) for f in ("grpc_send", "grpc_close", "grpc_cancel")]
+    yield "token/unknown", does(*tokens), 0.1
+    yield "token/send-to-call", does(call("unary"), ("grpc_send", R, b"x", 0)), 0.15
+    yield "token/bad-range", does(("grpc_send", 6, 0xFFFFFFF0, 5, 0), ("grpc_call", 0xFFFFFFF0, 5, "s", "m", "", "x", 0, Out32(TOKEN))), 0.1
+    for verb in ("grpc_cancel", "grpc_close"):
+        again = [(verb, R), (verb, R)]
+        yield f"{verb}/call", does(call("slow"), ("set_tick_period_milliseconds", 100), tick_0=again), 0.5
+        yield f"{verb}/in-receive", does(call("unary"), grpc_receive=again), 0.15
+        yield f"{verb}/in-close", does(call("error"), grpc_close=again), 0.15
+        yield f"{verb}/after-call", does(call("unary"), ("set_tick_period_milliseconds", 100), tick_0=again), 0.3
+        yield f"{verb}/after-stream", does(stream("echo"), ("grpc_send", R, b"x", 1), ("set_tick_period_milliseconds", 100), tick_0=again), 0.3
+        yield f"{verb}/after-closed-stream", does(stream("echo"), ("grpc_close", R), ("set_tick_period_milliseconds", 100), tick_0=again), 0.3
+        yield f"{verb}/after-early-end", does(stream("early"), ("set_tick_period_milliseconds", 100), tick_0=again), 0.3
+        yield f"{verb}/in-early-end", does(stream("early"), grpc_close=[*again, ("grpc_cancel", R)]), 0.15
+    yield "grpc_cancel/at-once", does(stream("echo"), one, ("grpc_cancel", R), ("grpc_cancel", R), ("grpc_send", R, b"x", 0)), 0.15
+    yield "grpc_cancel/in-initial", does(stream("echo"), one, grpc_initial=[("grpc_cancel", R)]), 0.15
+    yield "grpc_cancel/in-initial-of-all", does(stream("only"), ("grpc_send", R, b"x", 1), grpc_initial=[("grpc_cancel", R)]), 0.15
+    yield "grpc_cancel/in-message", does(stream("two"), ("grpc_send", R, b"x", 1), grpc_receive=[("grpc_cancel", R)]), 0.15
+    yield "grpc_cancel/between-messages", does(stream("apart"), ("grpc_send", R, b"x", 1), grpc_receive=[("grpc_cancel", R)]), 0.2
+    yield "grpc_cancel/in-trailing", does(stream("two"), ("grpc_send", R, b"x", 1), grpc_trailing=[("grpc_cancel", R)]), 0.15
+    yield "grpc_cancel/in-done", does(stream("echo"), done=[("grpc_cancel", R)]), 0.15
+    yield "view/edits", does(stream("unary"), ("grpc_send", R, b"x", 1), grpc_initial=EDIT, grpc_receive=EDIT, grpc_trailing=EDIT, grpc_close=EDIT), 0.15
+    yield "view/effective", does(stream("unary"), ("grpc_send", R, b"x", 1), grpc_initial=[("set_effective_context", Self()), *SHOW], grpc_receive=[("set_effective_context", Self()), *SHOW]), 0.15
+    for phase in ("log", "done", "delete"):
+        yield f"context/call-in-{phase}", does(**{phase: [call("unary")]}), 0.1
+        yield f"context/stream-in-{phase}", does(**{phase: [stream("echo"), ("grpc_close", R)]}), 0.1
+    yield "context/ended-before", does(call("slow")), 0.1
+    yield "context/after-the-end", does(), 0.5
+    yield "context/calls-in-callbacks", does(call("unary"), grpc_receive_0=[call("none", register=1)], grpc_close=[call("unary", register=2)]), 0.3
+
+
+AT_ONCE = "what is cancelled in the callback that made it is not sent"
+WANTED = {
+    "service/no-cluster": "a service without a cluster is a bad argument",
+    "service/empty-key": "metadata without a key is a bad argument",
+    "service/bad-format": "formats are sent as they are",
+    "service/google": "google_grpc is not supported for callouts",
+    "cluster/empty-stream": "Envoy enters the guest from within a host call",
+    "grpc_cancel/at-once": AT_ONCE,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def http2(made):
+    options = made["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+    options["explicit_http_config"] = {"http2_protocol_options": {}}
+    return made
+
+
+class Proxy:
+    """One proxy with one plugin, an upstream, and what its guest says."""
+
+    def __init__(self, command, work):
+        work.mkdir()
+        ports = Ports()
+        self.upstream, self.hole = GrpcUpstream(), BlackHole()
+        self.port, admin, dead = ports.get("plain"), ports.get("admin"), ports.get("dead")
+        # A failure whose token the guest never learns is told to the root.
+        text = configuration("A", "x-script", b"", encode(TOLD, 9999))
+        listener = config.listener("plain", self.port, str(work / "access.log"), [config.plugin("plain", GUEST, text, "plain")])
+        clusters = [("grpc", self.upstream.port), ("dead", dead), ("hang", self.hole.port), ("empty", None), ("echo", dead)]
+        bootstrap = {
+            "node": {"id": "id", "cluster": "cluster"},
+            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
+            "static_resources": {
+                "listeners": [listener],
+                "clusters": [http2(config.cluster(name, port)) for name, port in clusters],
+            },
+        }
+        (work / "envoy.json").write_text(json.dumps(bootstrap))
+        ports.release()
+        self.output = work / "output.txt"
+        arguments = ["-c", str(work / "envoy.json"), "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
+        arguments += ["--component-log-level", "wasm:info", "--log-format", "@%l %v"]
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen([*command, *arguments], stdout=output, stderr=output)
+        for _ in range(600):
+            if self.process.poll() is not None or accepts(self.port):
+                break
+            time.sleep(0.1)
+        if self.process.poll() is not None:
+            raise SystemExit(f"{command} did not start: {self.output.read_text()[-2000:]}")
+        time.sleep(0.3)
+        self.read = len(self.output.read_text(encoding="latin1"))
+
+    def run(self, number, script, seconds):
+        """What the guest said, and what the upstream saw."""
+        with socket.create_connection(("127.0.0.1", self.port)) as client:
+            client.sendall(f"GET / HTTP/1.1\r\nhost: h\r\nx-script: {encode(script, number).hex()}\r\n\r\n".encode())
+            time.sleep(seconds + 0.05)
+        time.sleep(0.12)
+        said = self.output.read_text(encoding="latin1")
+        new, self.read = said[self.read :], len(said)
+        lines = [match[1] for match in map(LINE.match, new.splitlines()) if match]
+        lines = [re.sub(r"(x-envoy-upstream-service-time%00)\d+", r"\1N", line) for line in lines]
+        # Values of different lengths serialize to different lengths: so times do, and only they.
+        lines = [re.sub(r"(%1d%00%00%00)%0[1-3](%00%00%00)", r"\1N\2", line) for line in lines]
+        if self.process.poll() is not None:
+            lines.append(f"the proxy ended with {self.process.returncode}")
+        return lines, self.upstream.take()
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--self", action="store_true")
+    parser.add_argument("-v", "--verbose", action="store_true")
+    options = parser.parse_args()
+    envoy = [shutil.which("envoy") or "envoy"]
+    ours = envoy if options.self else [os.environ.get("PLENIPO", str(ROOT / "target/release/plenipo"))]
+    chosen = [case for case in cases() if fnmatch.fnmatch(case[0], options.only)]
+    with tempfile.TemporaryDirectory() as work, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        sides = [("envoy", envoy), ("envoy2" if options.self else "plenipo", ours)]
+        proxies = list(pool.map(lambda side: Proxy(side[1], pathlib.Path(work) / side[0]), sides))
+        failures, listed = 0, 0
+        for number, (name, script, seconds) in enumerate(chosen, 1):
+            theirs, mine = pool.map(lambda proxy: proxy.run(number, script, seconds), proxies)
+            wanted = None if options.self else WANTED.get(name)
+            same = theirs == mine
+            if same == (wanted is None):
+                listed += not same
+                continue
+            failures += 1
+            print(f"== {name}" + (f": does not differ, though listed: {wanted}" if same else ""))
+            for label, (lines, seen) in zip([side[0] for side in sides], (theirs, mine)):
+                for line in [*lines, *(f"upstream: {line}" for line in seen)]:
+                    print(f"  {label:8} {line if options.verbose else line[:400]}")
+        for proxy in proxies:
+            proxy.stop()
+    print(f"{len(chosen)} cases, {failures} differ, {listed} listed differences")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

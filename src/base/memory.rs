@@ -11,7 +11,7 @@ use std::ffi::c_void;
 pub struct Allocator;
 
 /// What every block of mimalloc is aligned to.
-const ALIGNED: usize = 8;
+const ALIGNED: usize = size_of::<usize>();
 
 #[allow(
     unsafe_code,

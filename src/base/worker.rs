@@ -41,9 +41,9 @@ impl Shard {
     pub fn enter(self) {
         static LAST: AtomicU32 = AtomicU32::new(0);
         if self != Self::CONTROL && WORKER.get() == 0 {
-            let number = LAST.fetch_add(1, Relaxed).checked_add(1);
+            let number = LAST.fetch_update(Relaxed, Relaxed, |last| last.checked_add(1));
             // Numbers are never given twice; who comes too late goes without, like the control side.
-            WORKER.set(number.unwrap_or(0));
+            WORKER.set(number.map_or(0, |last| last + 1));
         }
         SHARD.set(self);
     }

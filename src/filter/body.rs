@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -66,9 +67,13 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // The answer is out: nobody wants the rest, and whoever still sends it upstream is to give up.
+        if self.stream.phase() == Phase::Ended {
+            return Poll::Ready(Some(Err(BodyError::Aborted("the stream has ended"))));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         match &polled {
-            Poll::Pending => {}
+            Poll::Pending => self.stream.park_upload(context),
             Poll::Ready(None) => self.stream.request_ended(),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
@@ -111,6 +116,14 @@ impl ResponseBody {
         finish.ending().head(stream);
         stream.set_phase(Phase::Sent);
         stream.info.lock().response_begin = Some(Instant::now());
+        // Codecs write no body of these, whatever there is.
+        let bodiless = stream.response.lock().as_ref().is_some_and(|head| {
+            matches!(
+                head.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            )
+        });
+        let body = if bodiless { Body::empty() } else { body };
         if body.is_end_stream() {
             {
                 let mut info = stream.info.lock();

@@ -123,9 +123,6 @@ pub(super) fn prepare(
 ) -> Result<Seen, LocalReply> {
     check_path(head)?;
     let present = Present::of(&head.headers);
-    if present.connection {
-        remove_nominated(&mut head.headers);
-    }
     for name in &present.remove {
         if !(options.keep_client_cert_header && name.as_str() == "x-forwarded-client-cert") {
             head.headers.remove(name);
@@ -264,25 +261,6 @@ fn check_path(head: &RequestHead) -> Result<(), LocalReply> {
         return Err(ReplyReason::AbsolutePathRejected.into());
     }
     Ok(())
-}
-
-/// Removes the headers that `connection` names.
-fn remove_nominated(headers: &mut HeaderMap) {
-    let mut nominated: SmallVec<[HeaderName; 4]> = SmallVec::new();
-    for value in headers.get_all(header::CONNECTION) {
-        for token in value.as_bytes().split(|byte| *byte == b',') {
-            let token = token.trim_ascii();
-            if token.eq_ignore_ascii_case(b"te") {
-                continue;
-            }
-            if let Ok(name) = HeaderName::from_bytes(token) {
-                nominated.push(name);
-            }
-        }
-    }
-    for name in nominated {
-        headers.remove(name);
-    }
 }
 
 fn keep_only_trailers(headers: &mut HeaderMap) {
@@ -589,15 +567,5 @@ mod tests {
         assert_eq!(split_port(b"[::1]"), (&b"[::1]"[..], None));
         assert_eq!(split_port(b"[::1]:8"), (&b"[::1]"[..], Some(8)));
         assert_eq!(split_port(b"a:x"), (&b"a:x"[..], None));
-    }
-
-    #[test]
-    fn nominated_headers_go_with_the_connection_header() {
-        let mut headers = HeaderMap::new();
-        headers.insert("connection", HeaderValue::from_static("keep-alive, X-Foo"));
-        headers.insert("x-foo", HeaderValue::from_static("1"));
-        headers.insert("x-bar", HeaderValue::from_static("1"));
-        remove_nominated(&mut headers);
-        assert!(!headers.contains_key("x-foo") && headers.contains_key("x-bar"));
     }
 }

@@ -120,6 +120,8 @@ pub(super) struct Drive {
     phase: Phase,
     verdict: Verdict,
     waker: Option<Waker>,
+    /// Who waits for more of the request's body; woken by the end, which nobody else might tell.
+    uploader: Option<Waker>,
     companions: Vec<Box<dyn Companion>>,
     timeouts: Timeouts,
     request_end: Option<Instant>,
@@ -217,9 +219,14 @@ impl Stream {
         drop(companions);
     }
 
+    /// Remembers who waits for more of the request's body: it is over with the stream.
+    pub fn park_upload(&self, context: &Context<'_>) {
+        self.drive.lock().uploader = Some(context.waker().clone());
+    }
+
     /// Drops the companions and marks the end. `false` where it was marked before.
     pub(super) fn end_drive(&self) -> bool {
-        let companions = {
+        let (companions, uploader) = {
             let mut drive = self.drive.lock();
             if drive.phase == Phase::Ended {
                 return false;
@@ -227,9 +234,12 @@ impl Stream {
             drive.phase = Phase::Ended;
             drive.waker = None;
             drive.verdict = Verdict::None;
-            std::mem::take(&mut drive.companions)
+            (std::mem::take(&mut drive.companions), drive.uploader.take())
         };
         drop(companions);
+        if let Some(uploader) = uploader {
+            uploader.wake();
+        }
         true
     }
 

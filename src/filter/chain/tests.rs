@@ -498,6 +498,61 @@ async fn local_replies_have_envoys_form() {
     assert_eq!(chain.logs(), 2);
 }
 
+/// Answers before the request has ended, which a task of its own goes on to read.
+#[derive(Debug)]
+struct Early(tokio::sync::mpsc::UnboundedSender<Option<BodyError>>);
+
+impl HttpFilter for Early {
+    fn request(&self, _: &Arc<Stream>, body: Body) -> Step<Body> {
+        let heard = self.0.clone();
+        drop(tokio::spawn(async move {
+            // The test looks at what is sent.
+            let _ = heard.send(body.collect().await.err());
+        }));
+        let head = crate::http::ResponseHead::new(StatusCode::OK);
+        Step::Answer(Box::new(head), Body::full("early"))
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_over_with_its_stream() {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let chain = chain![].terminal(Arc::new(Early(heard)));
+    // The client sends a part, and then nothing more.
+    let (client, body) = testing::body();
+    client.send(testing::data("begin")).expect("open");
+    let answer = chain.post(body).await;
+    assert_eq!(answer.text(), "early");
+    let error = tokio::time::timeout(Duration::from_secs(5), hears.recv()).await;
+    assert!(
+        matches!(error, Ok(Some(Some(BodyError::Aborted(_))))),
+        "{error:?}"
+    );
+}
+
+#[derive(Debug)]
+struct Wordy(StatusCode);
+
+impl HttpFilter for Wordy {
+    fn request(&self, _: &Arc<Stream>, _: Body) -> Step<Body> {
+        Step::reply(LocalReply::new(self.0, "hello", "wordy"))
+    }
+}
+
+#[tokio::test]
+async fn a_status_without_a_body_is_complete_at_its_head() {
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+        let chain = chain![].terminal(Arc::new(Wordy(status)));
+        let stream = chain.stream(RequestHead::new(Method::GET, "a", "/"));
+        let body = chain.run(&stream, Body::empty()).await.expect("no reset");
+        // Codecs drop such a body unread.
+        drop(body);
+        let info = stream.info.lock();
+        assert_eq!(info.details.as_deref(), Some("wordy"));
+        assert!(!info.abandoned && info.flags.is_empty(), "{:?}", info.flags);
+    }
+}
+
 #[tokio::test]
 async fn an_upgrade_needs_leave() {
     let wish = |chain: testing::TestChain| async move {

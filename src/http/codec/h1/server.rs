@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Buf as _;
 use futures_util::FutureExt as _;
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
 use tokio::time::{Instant, Sleep};
@@ -167,6 +167,7 @@ impl<H: Handler> Server<H> {
         let idle_since = Instant::now();
         let mut scanned = 0;
         let mut head_timer: Option<Pin<Box<Sleep>>> = None;
+        let (limit, too_late) = self.head_limit();
         loop {
             let started = match self.take_head(&mut scanned) {
                 Ok(Some(head)) => return head,
@@ -176,7 +177,6 @@ impl<H: Handler> Server<H> {
                 }
             };
             if started && head_timer.is_none() {
-                let limit = self.options.request_headers_timeout;
                 head_timer = limit.map(|limit| Box::pin(tokio::time::sleep(limit)));
             }
             let more = poll_fn(|cx| {
@@ -186,12 +186,26 @@ impl<H: Handler> Server<H> {
             .await;
             return match more {
                 More::Read => continue,
-                More::HeadTimeout => Head::Refused(ReplyReason::RequestHeaderTimeout.into()),
+                More::HeadTimeout => Head::Refused(too_late),
                 More::Remote => Head::End(ConnectionEnd::Remote),
                 More::Idle => Head::End(ConnectionEnd::Idle),
                 More::Duration => Head::End(ConnectionEnd::Duration),
                 More::Drained => Head::End(ConnectionEnd::Drained),
             };
+        }
+    }
+
+    /// How long a head may take from its first byte on, and the answer where it takes longer. A head that never ends is
+    /// an idle stream.
+    fn head_limit(&self) -> (Option<Duration>, LocalReply) {
+        let head = self.options.request_headers_timeout;
+        match self.options.stream_idle_timeout {
+            Some(idle) if head.is_none_or(|head| idle < head) => {
+                let mut reply: LocalReply = ReplyReason::StreamIdle.into();
+                reply.status = StatusCode::REQUEST_TIMEOUT;
+                (Some(idle), reply)
+            }
+            _ => (head, ReplyReason::RequestHeaderTimeout.into()),
         }
     }
 

@@ -57,17 +57,22 @@ pub(super) fn request_head(
     }
     let uri = parts.uri;
     let connect = parts.method == Method::CONNECT;
-    let authority = uri.authority().ok_or(INVALID)?;
-    if authority.as_str().contains('@') {
+    let authority = match uri.authority() {
+        Some(authority) => value(authority.as_str())?,
+        // RFC 9113 section 8.3.1: a request that came as HTTP/1.1 may have `host` alone.
+        None if !connect => sole_host(&headers).ok_or(INVALID)?,
+        None => return Err(INVALID),
+    };
+    if authority.as_bytes().contains(&b'@') {
         return Err(INVALID);
     }
     let scheme = match uri.scheme_str() {
         Some(scheme) if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
         Some(scheme) if scheme.eq_ignore_ascii_case("http") => Scheme::Http,
-        None if connect => Scheme::Http,
+        // The library drops the scheme where there is no authority.
+        None if connect || uri.authority().is_none() => Scheme::Http,
         _ => return Err(INVALID),
     };
-    let authority = value(authority.as_str())?;
     let path = match uri.path_and_query() {
         Some(path) => value(path.as_str())?,
         None => HeaderValue::from_static(""),
@@ -88,6 +93,12 @@ pub(super) fn request_head(
         upgrade,
     };
     Ok((head, body))
+}
+
+fn sole_host(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().filter(|host| !host.is_empty())?;
+    hosts.next().is_none().then(|| host.clone())
 }
 
 fn value(text: &str) -> Result<HeaderValue, Refusal> {

@@ -403,6 +403,16 @@ async fn timeouts() {
     let (heard, ended) = listen(&mut served.client).await;
     assert!(heard.starts_with("HTTP/1.1 408 Request Timeout\r\n") && ended, "{heard}");
     assert!(heard.ends_with("\r\n\r\nrequest header timeout"), "{heard}");
+    // Without a limit of its own it is an idle stream.
+    let idle = Options { request_headers_timeout: None, stream_idle_timeout: Some(Duration::from_secs(4)), ..options() };
+    let mut served = serve(CodecType::Http1, idle, describe);
+    talk(&mut served.client, b"GET /slow HTTP/1.1\r\nho").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(talk(&mut served.client, b"s").await, (String::new(), false));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (heard, ended) = listen(&mut served.client).await;
+    assert!(heard.starts_with("HTTP/1.1 408 Request Timeout\r\n") && ended, "{heard}");
+    assert!(heard.ends_with("\r\n\r\nstream timeout"), "{heard}");
     // A connection that is old.
     let old = Options { max_connection_duration: Some(Duration::from_secs(5)), ..options() };
     let served = serve(CodecType::Http1, old.clone(), describe);

@@ -55,12 +55,11 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Runs until the configuration's source is gone.
+    /// Runs until the configuration's source is gone. There must be a first Generation: see [`Control::advance`].
     pub(super) async fn run(mut self) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = false;
-        self.advance();
         loop {
             if !open {
                 open = self.open_when_ready().await;
@@ -93,7 +92,7 @@ impl Control {
     }
 
     /// Builds the Generation of the latest snapshot and makes it current.
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
         self.plugins.mark_unchanged();
         let next = self.builder.next(&self.current, snapshot);

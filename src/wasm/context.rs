@@ -122,6 +122,8 @@ pub(crate) struct Host {
     pub(crate) roots: Vec<Root>,
     /// The answer to a callout, while its callback runs.
     pub(crate) call: Option<CallAnswer>,
+    /// `CallData`, while its callback runs.
+    pub(crate) call_data: Option<Bytes>,
     /// `proxy_get_status`: the last code and message.
     pub(crate) status: (u32, String),
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
@@ -394,6 +396,7 @@ impl Host {
             last_id: 0,
             roots: Vec::new(),
             call: None,
+            call_data: None,
             status: (0, String::new()),
             last_words: String::new(),
             calls: Calls::default(),

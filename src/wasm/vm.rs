@@ -115,6 +115,8 @@ pub(crate) enum Message {
     },
     /// `on_log` of an access logger.
     Log { root: u32, stream: Arc<Stream> },
+    /// Values of the statistics, for a sink of them.
+    Stats { root: u32, update: Arc<Bytes> },
     /// The timer was set anew, or the VM died: look again.
     Wake,
     /// A plugin version is gone: say goodbye to its root context.
@@ -494,6 +496,15 @@ impl Vm {
         });
     }
 
+    /// `envoy_on_stats_update`, by the VM's task.
+    pub(crate) fn post_stats(&self, root: u32, update: &Arc<Bytes>) {
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Stats {
+            root,
+            update: Arc::clone(update),
+        });
+    }
+
     fn due(&self) -> Option<Instant> {
         let core = self.core.lock();
         let host = core.store.data();
@@ -521,6 +532,9 @@ impl Vm {
                 core.end(id, &stream)
             }),
             Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
+            Message::Stats { root, update } => {
+                self.with(|core| core.stats_update(root, Bytes::clone(&update)))
+            }
             Message::Leave { root } => self.with(|core| core.leave_root(root)),
             Message::Wake | Message::Retire => Ok(()),
         };

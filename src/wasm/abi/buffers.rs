@@ -31,8 +31,9 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
                 None => View::Empty,
             }
         }
-        // No network filters, gRPC calls or calls of foreign functions are under way: their buffers are empty.
-        2 | 3 | 5 | 8 => View::Empty,
+        // No network filters or gRPC calls are under way: their buffers are empty.
+        2 | 3 | 5 => View::Empty,
+        8 => host.call_data.clone().map_or(View::Empty, View::Bytes),
         4 => {
             let body = host.call.as_ref().and_then(|call| call.body.clone());
             View::Bytes(body.ok_or(Status::NotFound)?)

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -85,7 +86,7 @@ pub struct Server {
     commands: mpsc::UnboundedSender<Command>,
     _control: OwnedTask,
     _flush: OwnedTask,
-    _services: Vec<wasm::Service>,
+    services: Mutex<Vec<wasm::Service>>,
     _rest: OwnedTask,
     _client: xds::Client,
     // Last: connections are cut when everything else is gone.
@@ -217,7 +218,7 @@ impl Server {
             commands,
             _control: OwnedTask::spawn("control", control.run()),
             _flush: OwnedTask::spawn("stats flush", flush.run()),
-            _services: services.plain,
+            services: Mutex::new(services.running),
             _rest: OwnedTask::spawn("memory", rest),
             _client: client,
             _workers: workers,
@@ -242,6 +243,14 @@ impl Server {
     /// Responses begin to close their connections (`/drain_listeners`).
     pub fn start_drain(&self, inbound_only: bool) {
         self.state.start_drain(inbound_only);
+    }
+
+    /// Ends the plugins that run beside the traffic; returns when they have said goodbye.
+    pub async fn stop_services(&self) {
+        let services = std::mem::take(&mut *self.services.lock());
+        for service in services {
+            service.stop().await;
+        }
     }
 
     /// Stops accepting, on all listeners or on the inbound ones.

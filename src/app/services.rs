@@ -7,8 +7,8 @@ use crate::wasm::{Plugins, Service, ServiceSpec, StatsSink};
 /// Those of a process.
 #[derive(Debug)]
 pub(super) struct Services {
-    /// Who is told nothing.
-    pub(super) plain: Vec<Service>,
+    pub(super) running: Vec<Service>,
+    /// Those of them that are told of statistics.
     pub(super) sinks: Vec<StatsSink>,
 }
 
@@ -21,18 +21,17 @@ impl Services {
         plugins: &Plugins,
         services: &[bootstrap::Service],
     ) -> Result<Self, ConfigError> {
-        let (mut plain, mut sinks) = (Vec::new(), Vec::new());
+        let (mut running, mut sinks) = (Vec::new(), Vec::new());
         for (place, spec) in specs(services) {
             let service = Service::start(plugins, place, &spec.plugin)
                 .await
                 .map_err(|error| at(error, place))?;
             if spec.is_stats_sink {
-                sinks.push(StatsSink::new(service));
-            } else {
-                plain.push(service);
+                sinks.push(StatsSink::new(&service));
             }
+            running.push(service);
         }
-        Ok(Self { plain, sinks })
+        Ok(Self { running, sinks })
     }
 
     /// Tries those whose code is at hand, and starts none.

@@ -283,11 +283,7 @@ fn services_are_known_by_their_places() {
             Ok(None)
         }
 
-        fn per_route(
-            &self,
-            _: &str,
-            _: &pb::Any,
-        ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        fn per_route(&self, _: &str, _: &pb::Any) -> Result<Option<HttpFilterConfig>, ConfigError> {
             Ok(None)
         }
 
@@ -312,14 +308,19 @@ fn services_are_known_by_their_places() {
 
     let parse = |text: &str| Bootstrap::parse(load(&yaml(text)).unwrap().proto, &Services);
     let known = "typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}";
-    let unknown = "typed_config: {'@type': type.googleapis.com/google.protobuf.StringValue, value: ''}";
+    let unknown =
+        "typed_config: {'@type': type.googleapis.com/google.protobuf.StringValue, value: ''}";
     let wrong = "typed_config: {'@type': type.googleapis.com/google.protobuf.Duration, value: 1s}";
     let bootstrap = parse(&format!(
         "bootstrap_extensions: [{{name: a, {unknown}}}, {{name: b, {known}}}]\n\
          stats_sinks: [{{name: c, {known}}}, {{name: d, {unknown}}}]\n"
     ))
     .unwrap();
-    let places: Vec<_> = bootstrap.services.iter().map(|service| &*service.place).collect();
+    let places: Vec<_> = bootstrap
+        .services
+        .iter()
+        .map(|service| &*service.place)
+        .collect();
     assert_eq!(places, ["bootstrap_extensions[1]", "stats_sinks[0]"]);
     assert_eq!(
         bootstrap.notes,
@@ -331,7 +332,9 @@ fn services_are_known_by_their_places() {
     for list in ["bootstrap_extensions", "stats_sinks"] {
         let error = parse(&format!("{list}: [{{name: w, {wrong}}}]")).expect_err("refused");
         assert!(
-            error.to_string().starts_with(&format!("{list}[0].typed_config.config")),
+            error
+                .to_string()
+                .starts_with(&format!("{list}[0].typed_config.config")),
             "{error}"
         );
     }

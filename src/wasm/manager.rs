@@ -292,6 +292,12 @@ impl Plugins {
         self.resolve_slot(slot, spec, true)
     }
 
+    /// What serves `slot` now.
+    pub(crate) fn serving(&self, slot: &str) -> Option<Arc<Plugin>> {
+        let state = self.0.state.lock();
+        state.slots.get(slot)?.live.clone()
+    }
+
     /// Forgets a slot.
     pub(crate) fn release(&self, slot: &str) {
         let mut state = self.0.state.lock();

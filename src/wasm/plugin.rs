@@ -98,6 +98,14 @@ impl Plugin {
         sent
     }
 
+    /// The VMs that it has root contexts in.
+    pub(crate) fn vms(&self) -> Vec<Weak<Vm>> {
+        let seats = self.seats.iter();
+        seats
+            .filter_map(|seat| seat.left.lock().as_ref().map(|(vm, _)| Weak::clone(vm)))
+            .collect()
+    }
+
     /// A request met the plugin without a VM.
     pub fn count_backoff(&self) {
         if matches!(self.spec().failure, FailurePolicy::Reload { .. }) {

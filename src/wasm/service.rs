@@ -5,10 +5,12 @@
 //! guest code is bounded, and the control side stays free of it. Envoy's is on its main thread.
 
 use std::sync::Arc;
+#[cfg(feature = "wasm")]
+use std::time::Duration;
 
 use super::options::Resolution;
 use super::spec::Code;
-use super::{Plugin, PluginSpec, Plugins};
+use super::{PluginSpec, Plugins};
 use crate::base::task::OwnedTask;
 use crate::config::ConfigError;
 use crate::config::error::At as _;
@@ -72,10 +74,13 @@ fn plugin(config: Option<wasm::PluginConfig>) -> Result<PluginSpec, ConfigError>
 #[derive(Debug)]
 pub struct Service {
     plugins: Plugins,
-    slot: Box<str>,
-    spec: Arc<PluginSpec>,
+    slot: Arc<str>,
     _follow: OwnedTask,
 }
+
+/// How long a VM may take to deal with what comes before its goodbye, and with that.
+#[cfg(feature = "wasm")]
+const GOODBYE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Starts the plugin under the name `slot`. One whose code is at hand is configured and in its place when this
@@ -108,7 +113,7 @@ impl Service {
             }
         }
         let follow = {
-            let (plugins, slot, spec) = (plugins.clone(), Box::<str>::from(slot), Arc::clone(spec));
+            let (plugins, slot, spec) = (plugins.clone(), Arc::<str>::from(slot), Arc::clone(spec));
             async move {
                 // A version becomes live, or its source gives another code.
                 while changed.changed().await.is_ok() {
@@ -119,19 +124,27 @@ impl Service {
         Ok(Self {
             plugins: plugins.clone(),
             slot: slot.into(),
-            spec: Arc::clone(spec),
             _follow: OwnedTask::spawn("wasm service", follow),
         })
     }
 
-    /// The version that runs now.
-    pub(super) fn plugin(&self) -> Option<Arc<Plugin>> {
-        match self.plugins.hold(&self.slot, &self.spec) {
-            Resolution::Ready(plugin) | Resolution::Previous(plugin) => Some(plugin),
-            #[cfg(feature = "wasm")]
-            Resolution::Trial(plugin, _) => Some(plugin),
-            Resolution::Pending | Resolution::Failed(_) => None,
+    /// Ends it, and returns when its root contexts have heard of that (`on_done`, `on_delete`), or take too long.
+    pub async fn stop(self) {
+        #[cfg(feature = "wasm")]
+        let vms = self.plugins.serving(&self.slot).map(|plugin| plugin.vms());
+        drop(self);
+        #[cfg(feature = "wasm")]
+        for vm in vms.into_iter().flatten() {
+            if let Some(settled) = vm.upgrade().map(|vm| vm.settled()) {
+                // Either way it is over.
+                let _ = tokio::time::timeout(GOODBYE, settled).await;
+            }
         }
+    }
+
+    /// Where its plugin is found, and by what name.
+    pub(super) fn slot(&self) -> (&Plugins, &Arc<str>) {
+        (&self.plugins, &self.slot)
     }
 }
 
@@ -177,8 +190,16 @@ mod tests {
     fn the_type_decides_and_the_plugin_is_required() {
         let service = any("'@type': type.googleapis.com/envoy.extensions.wasm.v3.WasmService");
         let sink = any("'@type': type.googleapis.com/envoy.extensions.stat_sinks.wasm.v3.Wasm");
-        assert!(ServiceSpec::of_bootstrap(&sink).expect("not ours").is_none());
-        assert!(ServiceSpec::of_stats_sink(&service).expect("not ours").is_none());
+        assert!(
+            ServiceSpec::of_bootstrap(&sink)
+                .expect("not ours")
+                .is_none()
+        );
+        assert!(
+            ServiceSpec::of_stats_sink(&service)
+                .expect("not ours")
+                .is_none()
+        );
         for result in [
             ServiceSpec::of_bootstrap(&service),
             ServiceSpec::of_stats_sink(&sink),

@@ -9,24 +9,27 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use super::Service;
+use super::{Plugins, Service};
 use crate::telemetry::metrics::Kind;
 use crate::telemetry::samples::Samples;
 
 /// A sink.
 #[derive(Debug)]
 pub struct StatsSink {
-    service: Service,
+    plugins: Plugins,
+    slot: Arc<str>,
     /// Counters as last told.
     told: BTreeMap<String, u64>,
     under_way: Weak<Bytes>,
 }
 
 impl StatsSink {
-    /// A sink that was told nothing yet.
-    pub fn new(service: Service) -> Self {
+    /// Tells the plugin of `service`, which was told nothing yet.
+    pub fn new(service: &Service) -> Self {
+        let (plugins, slot) = service.slot();
         Self {
-            service,
+            plugins: plugins.clone(),
+            slot: Arc::clone(slot),
             told: BTreeMap::new(),
             under_way: Weak::new(),
         }
@@ -42,7 +45,7 @@ impl StatsSink {
         self.told = counters(samples)
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        if let Some(plugin) = self.service.plugin() {
+        if let Some(plugin) = self.plugins.serving(&self.slot) {
             plugin.send_stats(&update);
         }
         self.under_way = Arc::downgrade(&update);

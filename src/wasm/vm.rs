@@ -115,6 +115,8 @@ pub(crate) enum Message {
     },
     /// `on_log` of an access logger.
     Log { root: u32, stream: Arc<Stream> },
+    /// Somebody waits until all before this has been dealt with.
+    Sync(oneshot::Sender<()>),
     /// Values of the statistics, for a sink of them.
     Stats { root: u32, update: Arc<Bytes> },
     /// The timer was set anew, or the VM died: look again.
@@ -505,6 +507,14 @@ impl Vm {
         });
     }
 
+    /// Ends when the VM has dealt with all that was posted until now, or is gone.
+    pub(crate) fn settled(&self) -> oneshot::Receiver<()> {
+        let (done, settled) = oneshot::channel();
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Sync(done));
+        settled
+    }
+
     fn due(&self) -> Option<Instant> {
         let core = self.core.lock();
         let host = core.store.data();
@@ -532,6 +542,11 @@ impl Vm {
                 core.end(id, &stream)
             }),
             Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
+            Message::Sync(done) => {
+                // Who waited may have given up.
+                let _ = done.send(());
+                Ok(())
+            }
             Message::Stats { root, update } => {
                 self.with(|core| core.stats_update(root, Bytes::clone(&update)))
             }

@@ -1,5 +1,6 @@
 ;; A plugin without streams. Each tick, every 20 ms, adds one to the counter `ticks` and puts a message into the queue `q`; a
-;; message that comes is taken and kept in the shared data as `message`; values of statistics are kept as `stats`.
+;; message that comes is taken and kept in the shared data as `message`; values of statistics are kept as `stats`. Its
+;; end adds to the counter `goodbye`: on_done 1, on_delete 10.
 ;; The configuration's first letter makes: f on_configure return false, t on_configure trap, c on_configure call the
 ;; cluster `callout`, whose answer's body is kept as `answer`, k the first tick of all VMs trap. Any VM configuration makes
 ;; on_vm_start return false.
@@ -16,7 +17,7 @@
   (import "env" "proxy_http_call"
     (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 32)
-  ;; Where results are written: 0 a pointer, 4 a length, 8 a check value; 12 the metric, 16 the queue, 20 a token.
+  ;; Where results are written: 0 a pointer, 4 a length, 8 a check value; 12 the metric, 16 the queue, 20 a token, 24 another metric.
   (data (i32.const 64) "ticks")
   (data (i32.const 80) "q")
   (data (i32.const 96) "message")
@@ -24,6 +25,7 @@
   (data (i32.const 128) "answer")
   (data (i32.const 144) "died")
   (data (i32.const 160) "callout")
+  (data (i32.const 176) "goodbye")
   (data (i32.const 256)
     "\03\00\00\00\07\00\00\00\03\00\00\00\05\00\00\00\01\00\00\00\0a\00\00\00\01\00\00\00"
     ":method\00GET\00:path\00/\00:authority\00h\00")
@@ -63,6 +65,13 @@
   (func (export "proxy_on_http_call_response") (param i32 i32 i32 i32 i32)
     (drop (call $buffer (i32.const 4) (i32.const 0) (local.get 3) (i32.const 0) (i32.const 4)))
     (call $keep (i32.const 128) (i32.const 6)))
+  (func $part (param $by i64)
+    (drop (call $metric (i32.const 0) (i32.const 176) (i32.const 7) (i32.const 24)))
+    (drop (call $add (i32.load (i32.const 24)) (local.get $by))))
+  (func (export "proxy_on_done") (param i32) (result i32)
+    (call $part (i64.const 1))
+    (i32.const 1))
+  (func (export "proxy_on_delete") (param i32) (call $part (i64.const 10)))
   (func (export "envoy_on_stats_update") (param i32 i32)
     (drop (call $buffer (i32.const 8) (i32.const 0) (local.get 1) (i32.const 0) (i32.const 4)))
     (call $keep (i32.const 112) (i32.const 5))))

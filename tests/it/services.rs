@@ -43,7 +43,11 @@ async fn kept(proxy: &TestProxy, key: &str, fits: impl Fn(&[u8]) -> bool) -> Vec
     let find = async {
         loop {
             look.tick().await;
-            let value = proxy.running.server.plugins.shared_value("vm", key.as_bytes());
+            let value = proxy
+                .running
+                .server
+                .plugins
+                .shared_value("vm", key.as_bytes());
             if let Some(value) = value.filter(|value| fits(value)) {
                 return value.to_vec();
             }
@@ -60,10 +64,11 @@ fn status(proxy: &TestProxy) -> PluginStatus {
     all.remove(0)
 }
 
-fn ticks(proxy: &TestProxy) -> u64 {
+/// The value of a plugin's own metric.
+fn metric(proxy: &TestProxy, name: &str) -> u64 {
     let metrics = proxy.running.server.metrics.metrics();
-    let ticks = metrics.iter().find(|metric| metric.name() == "wasmcustom.ticks");
-    ticks.map_or(0, |metric| metric.value())
+    let found = metrics.iter().find(|metric| metric.name() == name);
+    found.map_or(0, |metric| metric.value())
 }
 
 #[tokio::test]
@@ -86,7 +91,7 @@ async fn a_service_is_there_before_the_listeners_and_does_what_roots_do() {
     proxy.running.live().await.expect("listeners are open");
     assert_eq!(kept(&proxy, "answer", |_| true).await, b"answer");
     assert_eq!(kept(&proxy, "message", |_| true).await, b"ticks");
-    assert!(ticks(&proxy) > 0);
+    assert!(metric(&proxy, "wasmcustom.ticks") > 0);
     // Generations do not take it for their own.
     assert_eq!(status(&proxy).state, State::Live);
     assert_eq!(status(&proxy).vms[0].created, 1);
@@ -120,7 +125,9 @@ async fn code_at_hand_that_does_not_work_is_no_start() {
         (refuse, "proxy_on_vm_start"),
         (plugin(&bad, ""), "Unable to create"),
     ] {
-        let sink = format!("stats_sinks: [{{name: s, typed_config: {{'@type': {SINK}, config: {plugin}}}}}]\n");
+        let sink = format!(
+            "stats_sinks: [{{name: s, typed_config: {{'@type': {SINK}, config: {plugin}}}}}]\n"
+        );
         for (bootstrap, place) in [
             (service(&plugin, true), "bootstrap_extensions[0]"),
             (service(&plugin, false), "bootstrap_extensions[0]"),
@@ -148,6 +155,28 @@ async fn a_service_that_trapped_is_back() {
     assert!(plugin.vms[0].working);
     let live = plugin.live.expect("it is live");
     assert!(live.traps[0].description.contains("proxy_on_tick"));
+}
+
+#[tokio::test]
+async fn a_service_hears_of_its_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest(folder.path());
+    let plugin = plugin(&path, "");
+    let sink = format!(
+        "stats_sinks: [{{name: s, typed_config: {{'@type': {SINK}, config: {plugin}}}}}]\n"
+    );
+    for (bootstrap, roots) in [
+        (service(&plugin, true), 1),
+        (service(&plugin, false), 2),
+        (sink, 1),
+    ] {
+        let proxy = TestProxy::start(&bootstrap).await;
+        let server = &proxy.running.server;
+        assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 0);
+        server.stop_services().await;
+        assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 11 * roots);
+        assert!(server.plugins.status().is_empty());
+    }
 }
 
 /// The entries of one block at `at`: names, values, and for counters what was added; and where the next block is.
@@ -190,7 +219,9 @@ async fn a_sink_is_told_of_statistics_at_each_flush() {
     };
     let ticks = |bytes: &[u8]| {
         let (counters, _) = read(bytes);
-        counters.into_iter().find(|(name, ..)| name == "wasmcustom.ticks")
+        counters
+            .into_iter()
+            .find(|(name, ..)| name == "wasmcustom.ticks")
     };
     let first = kept(&proxy, "stats", |bytes| ticks(bytes).is_some()).await;
     let (_, gauges) = read(&first);

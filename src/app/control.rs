@@ -11,6 +11,7 @@ use crate::config::Snapshot;
 use crate::config::listener::TrafficDirection;
 use crate::generation::{Builder, CurrentGeneration};
 use crate::listener::{BindError, ListenerManager};
+use crate::wasm::Plugins;
 use crate::xds::Progress;
 
 /// How often replaced Generations are looked at again.
@@ -46,6 +47,7 @@ pub(super) struct Control {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) plugins: watch::Receiver<u64>,
+    pub(super) host: Plugins,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) builder: Builder,
     pub(super) current: Arc<CurrentGeneration>,
@@ -119,7 +121,7 @@ impl Control {
         if self.snapshots.has_changed().unwrap_or(false) {
             self.advance();
         }
-        let first_plugins = !self.current.load().warming.is_empty();
+        let first_plugins = !self.current.load().warming.is_empty() || self.host.holds_pending();
         let readiness = match progress {
             Progress::Clusters => Readiness::PreInitializing,
             Progress::Listeners => Readiness::Initializing,

@@ -167,6 +167,7 @@ impl Server {
             snapshots: client.snapshots(),
             progress: client.progress(),
             plugins: plugins.changed(),
+            host: plugins.clone(),
             commands: received,
             builder,
             current: Arc::clone(&current),

@@ -292,6 +292,17 @@ impl Plugins {
         self.resolve_slot(slot, spec, true)
     }
 
+    /// True while a held slot waits for its first version, and waiting may help soon.
+    pub(crate) fn holds_pending(&self) -> bool {
+        let state = self.0.state.lock();
+        let first = |slot: &&Slot| slot.held && slot.live.is_none();
+        let wanted = state.slots.values().filter(first).map(|slot| slot.wanted);
+        let mut versions = wanted.filter_map(|key| state.versions.get(&key));
+        versions.any(|version| {
+            matches!(*version.outcome.lock(), Outcome::Loading) && !version.record.lock().given_up
+        })
+    }
+
     /// What serves `slot` now.
     pub(crate) fn serving(&self, slot: &str) -> Option<Arc<Plugin>> {
         let state = self.0.state.lock();

@@ -84,7 +84,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Starts the plugin under the name `slot`. One whose code is at hand is configured and in its place when this
-    /// returns; remote code comes by itself.
+    /// returns; remote code comes by itself, and listeners wait for the first attempts at it.
     ///
     /// # Errors
     /// Where code at hand does not work: Envoy does not start with it, whatever the failure policy.

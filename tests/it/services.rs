@@ -142,6 +142,45 @@ async fn code_at_hand_that_does_not_work_is_no_start() {
     }
 }
 
+/// A module whose bytes are all ASCII, so that it fits into the text of an answer; no two are the same, so that none was
+/// kept by an earlier run.
+fn ascii_module() -> String {
+    let now = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos();
+    let text = format!(
+        r#"(module (memory (export "memory") 1) (func (export "v{now}") (export "proxy_abi_version_0_2_1"))
+          (func (export "malloc") (param i32) (result i32) (i32.const 32)))"#
+    );
+    String::from_utf8(wat::parse_str(text).expect("valid text")).expect("ASCII")
+}
+
+#[tokio::test]
+async fn listeners_wait_for_the_first_attempts_at_remote_code() {
+    for state in [State::Live, State::Fetching] {
+        let code = ascii_module();
+        let sum = plenipo::wasm::spec::Digest::of(code.as_bytes());
+        let size = code.len();
+        let answer = match state {
+            State::Live => format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n{code}"),
+            _ => "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        };
+        let server = FakeUpstream::answering(answer).await;
+        let port = server.address.port();
+        let plugin = format!(
+            "{{name: svc, vm_config: {{code: {{remote: {{http_uri: {{uri: 'http://code/', cluster: code, timeout: 5s}}, \
+             sha256: '{sum}', retry_policy: {{num_retries: 0}}}}}}}}}}"
+        );
+        let bootstrap = format!(
+            "{}static_resources: {{clusters: [{{name: code, type: STATIC, connect_timeout: 1s, load_assignment: {{cluster_name: \
+             code, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: \
+             {port}}}}}}}}}]}}]}}}}]}}\n",
+            service(&plugin, true)
+        );
+        let proxy = TestProxy::start(&bootstrap).await;
+        assert_eq!(status(&proxy).state, state);
+        assert_eq!(server.seen().len(), 1);
+    }
+}
+
 #[tokio::test]
 async fn a_service_that_trapped_is_back() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -3,8 +3,10 @@
 mod admin;
 mod admission;
 mod control;
+mod flush;
 mod process;
 mod server;
+mod services;
 mod stats;
 mod validate;
 

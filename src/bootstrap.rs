@@ -16,6 +16,7 @@ pub use load::{LoadError, Loaded, Source, load};
 
 use crate::config::cluster::ConfigSource;
 use crate::config::endpoint::Address;
+use crate::config::extension::ExtensionConfig;
 use crate::config::matcher::StringMatcher;
 use crate::config::{Cluster, Listener, WasmSettings};
 use crate::pb;
@@ -46,6 +47,8 @@ pub struct Bootstrap {
     pub stats: StatsConfig,
     /// The `plenipo.extensions.wasm.v1.WasmSettings` among `bootstrap_extensions`, or its defaults.
     pub wasm: WasmSettings,
+    /// The plugins among `bootstrap_extensions` and `stats_sinks`, in that order.
+    pub services: Vec<Service>,
     /// The message, for `/config_dump`; its node is [`Bootstrap::node`].
     pub proto: proto::Bootstrap,
     /// One line for each thing that is accepted without effect, for the log.
@@ -59,6 +62,15 @@ pub struct Static<T> {
     pub proto: pb::Any,
     /// What we believe.
     pub value: Arc<T>,
+}
+
+/// A plugin that runs beside the traffic.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its place: `bootstrap_extensions[0]`, `stats_sinks[0]`.
+    pub place: Box<str>,
+    /// As the extensions made it.
+    pub config: Arc<dyn ExtensionConfig>,
 }
 
 /// `admin`.

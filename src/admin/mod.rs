@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 pub use request::{Kind, Request, Response};
 pub use server::{Running, start};
+pub use stats::hidden;
 
 use crate::bootstrap::Bootstrap;
 use crate::cluster::ClusterStatus;

@@ -37,7 +37,8 @@ pub(super) fn tags(
     })
 }
 
-fn hidden(matcher: &StatsMatcher, name: &str) -> bool {
+/// True where `matcher` leaves the statistic `name` out.
+pub fn hidden(matcher: &StatsMatcher, name: &str) -> bool {
     let any = |matchers: &[crate::config::matcher::StringMatcher]| {
         matchers
             .iter()

@@ -11,6 +11,7 @@ use crate::config::Snapshot;
 use crate::config::listener::TrafficDirection;
 use crate::generation::{Builder, CurrentGeneration};
 use crate::listener::{BindError, ListenerManager};
+use crate::wasm::Plugins;
 use crate::xds::Progress;
 
 /// How often replaced Generations are looked at again.
@@ -46,6 +47,7 @@ pub(super) struct Control {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) plugins: watch::Receiver<u64>,
+    pub(super) host: Plugins,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) builder: Builder,
     pub(super) current: Arc<CurrentGeneration>,
@@ -55,12 +57,11 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Runs until the configuration's source is gone.
+    /// Runs until the configuration's source is gone. There must be a first Generation: see [`Control::advance`].
     pub(super) async fn run(mut self) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = false;
-        self.advance();
         loop {
             if !open {
                 open = self.open_when_ready().await;
@@ -93,7 +94,7 @@ impl Control {
     }
 
     /// Builds the Generation of the latest snapshot and makes it current.
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
         self.plugins.mark_unchanged();
         let next = self.builder.next(&self.current, snapshot);
@@ -120,7 +121,7 @@ impl Control {
         if self.snapshots.has_changed().unwrap_or(false) {
             self.advance();
         }
-        let first_plugins = !self.current.load().warming.is_empty();
+        let first_plugins = !self.current.load().warming.is_empty() || self.host.holds_pending();
         let readiness = match progress {
             Progress::Clusters => Readiness::PreInitializing,
             Progress::Listeners => Readiness::Initializing,

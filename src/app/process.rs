@@ -229,6 +229,7 @@ async fn run(prepared: Prepared) -> anyhow::Result<()> {
         }
     }
     tracing::info!(target: "main", "exiting");
+    server.stop_services().await;
     server.sinks.flush();
     if let Some(log) = &running.prepared.log {
         log.flush();
@@ -295,6 +296,8 @@ pub(super) fn setup(
             flush_size: options.file_flush_min_size_kb as usize * 1024,
         },
         wasm: bootstrap.wasm.clone(),
+        services: bootstrap.services.clone(),
+        stats_config: bootstrap.stats.clone(),
         wasm_cache: super::wasm_cache(),
         resolver: Arc::new(SystemResolver::default()),
         metrics,

@@ -6,14 +6,18 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::admission::Trial;
 use super::control::{Command, Control, Readiness};
+use super::flush::Flush;
+use super::services::Services;
 use super::stats::{generation as generation_stat, server as stat};
 use crate::base::task::OwnedTask;
 use crate::base::{Workers, memory};
+use crate::bootstrap;
 use crate::cluster;
 use crate::config::WasmSettings;
 use crate::filter;
@@ -41,6 +45,10 @@ pub struct Setup {
     pub sinks: SinkOptions,
     /// What bounds plugins.
     pub wasm: WasmSettings,
+    /// Plugins that run beside the traffic.
+    pub services: Vec<bootstrap::Service>,
+    /// Which statistics there are for sinks, and how often they are told.
+    pub stats_config: bootstrap::StatsConfig,
     /// Where compiled plugins are kept.
     pub wasm_cache: Option<PathBuf>,
     /// How names are resolved.
@@ -78,6 +86,7 @@ pub struct Server {
     commands: mpsc::UnboundedSender<Command>,
     _control: OwnedTask,
     _flush: OwnedTask,
+    services: Mutex<Vec<wasm::Service>>,
     _rest: OwnedTask,
     _client: xds::Client,
     // Last: connections are cut when everything else is gone.
@@ -88,8 +97,8 @@ impl Server {
     /// Starts on the running runtime, which becomes the control side's.
     ///
     /// # Errors
-    /// Where Wasm code of a static listener that is at hand does not work (Envoy does not start with it either), or the
-    /// configuration's source cannot be reached by construction.
+    /// Where Wasm code of a static listener or a service that is at hand does not work (Envoy does not start with it either),
+    /// or the configuration's source cannot be reached by construction.
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let Setup {
             xds,
@@ -98,6 +107,8 @@ impl Server {
             drain_time,
             sinks,
             wasm,
+            services,
+            stats_config,
             wasm_cache,
             resolver,
             metrics,
@@ -152,10 +163,11 @@ impl Server {
         let (commands, received) = mpsc::unbounded_channel();
         let (readiness, readiness_rx) = watch::channel(Readiness::PreInitializing);
         let (bind_errors, bind_errors_rx) = watch::channel(Vec::new());
-        let control = Control {
+        let mut control = Control {
             snapshots: client.snapshots(),
             progress: client.progress(),
             plugins: plugins.changed(),
+            host: plugins.clone(),
             commands: received,
             builder,
             current: Arc::clone(&current),
@@ -163,6 +175,9 @@ impl Server {
             readiness,
             bind_errors,
         };
+        // Services call static clusters while they start, and are there before a listener is open.
+        control.advance();
+        let services = Services::start(&plugins, &services).await?;
         stats.set(stat::CONCURRENCY, workers.handles().count() as u64);
         // What Envoy writes at start, too; no certificate expires where there is none.
         stats.set(stat::DAYS_UNTIL_FIRST_CERT_EXPIRING, u64::from(u32::MAX));
@@ -184,6 +199,9 @@ impl Server {
             state: Arc::clone(&state),
             readiness: readiness_rx.clone(),
             started,
+            registry: metrics.clone(),
+            config: stats_config,
+            sinks: services.sinks,
         };
         let rest = come_to_rest(readiness_rx.clone(), current.number());
         Ok(Self {
@@ -201,6 +219,7 @@ impl Server {
             commands,
             _control: OwnedTask::spawn("control", control.run()),
             _flush: OwnedTask::spawn("stats flush", flush.run()),
+            services: Mutex::new(services.running),
             _rest: OwnedTask::spawn("memory", rest),
             _client: client,
             _workers: workers,
@@ -227,6 +246,14 @@ impl Server {
         self.state.start_drain(inbound_only);
     }
 
+    /// Ends the plugins that run beside the traffic; returns when they have said goodbye.
+    pub async fn stop_services(&self) {
+        let services = std::mem::take(&mut *self.services.lock());
+        for service in services {
+            service.stop().await;
+        }
+    }
+
     /// Stops accepting, on all listeners or on the inbound ones.
     pub async fn stop_accepting(&self, inbound_only: bool) {
         let (done, stopped) = oneshot::channel();
@@ -236,63 +263,6 @@ impl Server {
             .is_ok()
         {
             let _ = stopped.await;
-        }
-    }
-}
-
-/// Envoy writes these gauges at every flush of statistics; readers of `?usedonly` rely on it.
-struct Flush {
-    server: Arc<StatSet>,
-    generation: Arc<StatSet>,
-    current: Arc<CurrentGeneration>,
-    state: Arc<ServerState>,
-    readiness: watch::Receiver<Readiness>,
-    started: Instant,
-}
-
-impl Flush {
-    async fn run(mut self) {
-        const INTERVAL: Duration = Duration::from_secs(5);
-        let mut initialized = false;
-        loop {
-            let readiness = *self.readiness.borrow_and_update();
-            let state = match readiness {
-                _ if self.state.health_failed() => 1,
-                Readiness::Live => 0,
-                Readiness::PreInitializing => 2,
-                Readiness::Initializing => 3,
-            };
-            self.server.set(stat::STATE, state);
-            if readiness == Readiness::Live && !initialized {
-                initialized = true;
-                let took = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                self.server.record(stat::INITIALIZATION_TIME_MS, took);
-            }
-            self.server.set(stat::LIVE, u64::from(state == 0));
-            self.server
-                .set(stat::UPTIME, self.started.elapsed().as_secs());
-            self.generation
-                .set(generation_stat::CURRENT, self.current.load().number);
-            self.generation
-                .set(generation_stat::ALIVE, self.current.sweep() as u64);
-            if let Some(resident) = resident_bytes() {
-                for gauge in [
-                    stat::MEMORY_ALLOCATED,
-                    stat::MEMORY_HEAP_SIZE,
-                    stat::MEMORY_PHYSICAL_SIZE,
-                ] {
-                    self.server.set(gauge, resident);
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
-                // Readiness is told at once, not at the next flush.
-                changed = self.readiness.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
-            }
         }
     }
 }
@@ -319,11 +289,4 @@ async fn come_to_rest(readiness: watch::Receiver<Readiness>, mut generation: wat
             memory::collect();
         }
     }
-}
-
-/// Resident memory of the process.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * 4096)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::admission::Trial;
+use super::services::Services;
 use crate::base::Workers;
 use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
@@ -26,13 +27,14 @@ pub(super) async fn validate(
     let mut host = wasm::Options::new(workers.handles(), metrics, clusters);
     host.settings = bootstrap.wasm.clone();
     let plugins = wasm::Plugins::new(host);
-    let trial = Trial::new(Arc::clone(filters), plugins);
+    let trial = Trial::new(Arc::clone(filters), plugins.clone());
     let listeners: Vec<_> = bootstrap
         .listeners
         .iter()
         .map(|listener| Arc::clone(&listener.value))
         .collect();
     trial.listeners(&listeners).await?;
+    Services::try_out(&plugins, &bootstrap.services).await?;
     let path = options
         .config_path
         .as_ref()

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{
-    Admin, Bootstrap, RuntimeLayer, RuntimeLayerKind, Static, StatsConfig, StatsMatcher, StatsTag,
-    node, proto,
+    Admin, Bootstrap, RuntimeLayer, RuntimeLayerKind, Service, Static, StatsConfig, StatsMatcher,
+    StatsTag, node, proto,
 };
 use crate::config::cluster::{ConfigSource, Discovery, GrpcService};
 use crate::config::endpoint::Address;
@@ -18,9 +18,6 @@ use crate::pb;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::config::metrics::v3 as metrics;
 use crate::pb::plenipo::extensions::wasm::v1::WasmSettings as WasmSettingsProto;
-
-/// Where the type of a bootstrap extension decides.
-const WASM_SERVICE: &str = "envoy.extensions.wasm.v3.WasmService";
 
 impl Bootstrap {
     /// Validates a bootstrap.
@@ -88,7 +85,6 @@ impl Bootstrap {
             (cluster_manager.is_some(), "cluster_manager"),
             (hds_config.is_some(), "hds_config"),
             (!flags_path.is_empty(), "flags_path"),
-            (!stats_sinks.is_empty(), "stats_sinks"),
             (watchdog.is_some(), "watchdog"),
             (watchdogs.is_some(), "watchdogs"),
             (tracing.is_some(), "tracing"),
@@ -137,15 +133,23 @@ impl Bootstrap {
             ));
         }
         let mut wasm = None;
+        let mut services = Vec::new();
         for (index, extension) in bootstrap_extensions.into_iter().enumerate() {
             let config = extension.typed_config.unwrap_or_default();
             let config = pb::resolve_typed_struct(&config)
                 .map_err(ConfigError::from)
                 .at("typed_config")
                 .at_index("bootstrap_extensions", index)?;
-            if pb::type_name(&config.type_url) == WASM_SERVICE {
-                return Err(ConfigError::unsupported("typed_config", "Wasm services")
-                    .at_index("bootstrap_extensions", index));
+            let service = extensions
+                .bootstrap_service(&config)
+                .at("typed_config")
+                .at_index("bootstrap_extensions", index)?;
+            if let Some(config) = service {
+                services.push(Service {
+                    place: format!("bootstrap_extensions[{index}]").into(),
+                    config,
+                });
+                continue;
             }
             if pb::is::<WasmSettingsProto>(&config) {
                 let settings = wasm_settings(&config)
@@ -162,6 +166,26 @@ impl Bootstrap {
                 "bootstrap: extension {} is accepted without effect",
                 extension.name
             ));
+        }
+        for (index, sink) in stats_sinks.into_iter().enumerate() {
+            let metrics::StatsSink { name, config_type } = sink;
+            let config = match config_type {
+                Some(metrics::stats_sink::ConfigType::TypedConfig(config)) => config,
+                None => pb::Any::default(),
+            };
+            let sink = extensions
+                .stats_sink(&config)
+                .at("typed_config")
+                .at_index("stats_sinks", index)?;
+            match sink {
+                Some(config) => services.push(Service {
+                    place: format!("stats_sinks[{index}]").into(),
+                    config,
+                }),
+                None => notes.push(format!(
+                    "bootstrap: statistics sink {name} is accepted without effect"
+                )),
+            }
         }
 
         let (clusters, listeners, secrets) =
@@ -195,6 +219,7 @@ impl Bootstrap {
             runtime: runtime(layered_runtime.unwrap_or_default(), &mut notes),
             stats,
             wasm: wasm.unwrap_or_default(),
+            services,
             proto: whole,
             notes,
         })

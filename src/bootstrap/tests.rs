@@ -260,14 +260,91 @@ fn our_own_settings_are_read() {
 }
 
 #[test]
+fn services_are_known_by_their_places() {
+    /// Takes every `Struct` for a service, and refuses every `Duration`.
+    struct Services;
+
+    impl Services {
+        fn parse(config: &pb::Any) -> Result<Option<Arc<dyn ExtensionConfig>>, ConfigError> {
+            match pb::type_name(&config.type_url) {
+                "google.protobuf.Struct" => Ok(Some(Arc::new(config.value.clone()))),
+                "google.protobuf.Duration" => Err(ConfigError::missing("config")),
+                _ => Ok(None),
+            }
+        }
+    }
+
+    impl Extensions for Services {
+        fn http_filter(
+            &self,
+            _: &str,
+            _: &pb::Any,
+        ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+            Ok(None)
+        }
+
+        fn per_route(&self, _: &str, _: &pb::Any) -> Result<Option<HttpFilterConfig>, ConfigError> {
+            Ok(None)
+        }
+
+        fn is_terminal(&self, _: &HttpFilterConfig) -> bool {
+            false
+        }
+
+        fn bootstrap_service(
+            &self,
+            config: &pb::Any,
+        ) -> Result<Option<Arc<dyn ExtensionConfig>>, ConfigError> {
+            Self::parse(config)
+        }
+
+        fn stats_sink(
+            &self,
+            config: &pb::Any,
+        ) -> Result<Option<Arc<dyn ExtensionConfig>>, ConfigError> {
+            Self::parse(config)
+        }
+    }
+
+    let parse = |text: &str| Bootstrap::parse(load(&yaml(text)).unwrap().proto, &Services);
+    let known = "typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}";
+    let unknown =
+        "typed_config: {'@type': type.googleapis.com/google.protobuf.StringValue, value: ''}";
+    let wrong = "typed_config: {'@type': type.googleapis.com/google.protobuf.Duration, value: 1s}";
+    let bootstrap = parse(&format!(
+        "bootstrap_extensions: [{{name: a, {unknown}}}, {{name: b, {known}}}]\n\
+         stats_sinks: [{{name: c, {known}}}, {{name: d, {unknown}}}]\n"
+    ))
+    .unwrap();
+    let places: Vec<_> = bootstrap
+        .services
+        .iter()
+        .map(|service| &*service.place)
+        .collect();
+    assert_eq!(places, ["bootstrap_extensions[1]", "stats_sinks[0]"]);
+    assert_eq!(
+        bootstrap.notes,
+        [
+            "bootstrap: extension a is accepted without effect",
+            "bootstrap: statistics sink d is accepted without effect",
+        ]
+    );
+    for list in ["bootstrap_extensions", "stats_sinks"] {
+        let error = parse(&format!("{list}: [{{name: w, {wrong}}}]")).expect_err("refused");
+        assert!(
+            error
+                .to_string()
+                .starts_with(&format!("{list}[0].typed_config.config")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn what_would_change_requests_is_refused() {
     assert_eq!(
         refused("header_prefix: x-foo"),
         "header_prefix: not supported: it is always x-envoy"
-    );
-    assert!(
-        refused("bootstrap_extensions: [{name: w, typed_config: {'@type': type.googleapis.com/envoy.extensions.wasm.v3.WasmService}}]")
-            .starts_with("bootstrap_extensions[0].typed_config: not supported: Wasm services")
     );
     assert!(
         refused("dynamic_resources: {lds_resources_locator: 'xdstp://x'}")

@@ -94,6 +94,30 @@ pub trait Extensions: Send + Sync {
         Ok(None)
     }
 
+    /// Parses a plugin of `bootstrap_extensions` that runs beside the traffic. `Ok(None)`: it is none.
+    ///
+    /// # Errors
+    /// Where it is one, and wrong.
+    fn bootstrap_service(
+        &self,
+        config: &pb::Any,
+    ) -> Result<Option<Arc<dyn ExtensionConfig>>, ConfigError> {
+        let _ = config;
+        Ok(None)
+    }
+
+    /// Parses a plugin of `stats_sinks`. `Ok(None)`: it is none.
+    ///
+    /// # Errors
+    /// Where it is one, and wrong.
+    fn stats_sink(
+        &self,
+        config: &pb::Any,
+    ) -> Result<Option<Arc<dyn ExtensionConfig>>, ConfigError> {
+        let _ = config;
+        Ok(None)
+    }
+
     /// True for the terminal filter (`envoy.filters.http.router`), which must be the last, and only the last.
     fn is_terminal(&self, config: &HttpFilterConfig) -> bool;
 }

@@ -10,7 +10,7 @@ use super::{BoxFuture, HttpFilter, cors, fault, header_mutation, health_check, n
 use crate::config::extension::{ExtensionConfig, HttpFilterConfig};
 use crate::config::{ConfigError, Extensions};
 use crate::pb;
-use crate::wasm::Plugins;
+use crate::wasm::{Plugins, ServiceSpec};
 
 /// Every filter of this build, alphabetically.
 fn table() -> Vec<Registration> {
@@ -263,6 +263,22 @@ impl Extensions for Registry {
             Some(entry) => parsed(entry.parse, name, any),
             None => Ok(None),
         }
+    }
+
+    fn bootstrap_service(
+        &self,
+        config: &pb::Any,
+    ) -> Result<Option<Arc<dyn ExtensionConfig>>, ConfigError> {
+        let spec = ServiceSpec::of_bootstrap(&*resolve(config)?)?;
+        Ok(spec.map(|spec| Arc::new(spec) as _))
+    }
+
+    fn stats_sink(
+        &self,
+        config: &pb::Any,
+    ) -> Result<Option<Arc<dyn ExtensionConfig>>, ConfigError> {
+        let spec = ServiceSpec::of_stats_sink(&*resolve(config)?)?;
+        Ok(spec.map(|spec| Arc::new(spec) as _))
     }
 
     fn is_terminal(&self, config: &HttpFilterConfig) -> bool {

@@ -86,6 +86,8 @@ callbacks! {
     grpc_close: (u32, u32, u32) => () = "proxy_on_grpc_close";
     queue_ready: (u32, u32) => () = "proxy_on_queue_ready";
     foreign_function: (u32, u32, u32) => () = "proxy_on_foreign_function";
+    /// Envoy's own: a sink of statistics.
+    stats_update: (u32, u32) => () = "envoy_on_stats_update";
 }
 
 fn find<P: WasmParams, R: WasmResults>(

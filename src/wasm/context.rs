@@ -125,6 +125,8 @@ pub(crate) struct Host {
     pub(crate) call: Option<CallAnswer>,
     /// What a gRPC callout tells, while its callback runs.
     pub(crate) grpc: grpc::View,
+    /// `CallData`, while its callback runs.
+    pub(crate) call_data: Option<Bytes>,
     /// `proxy_get_status`: the last code and message.
     pub(crate) status: (u32, String),
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
@@ -404,6 +406,7 @@ impl Host {
             roots: Vec::new(),
             call: None,
             grpc: grpc::View::default(),
+            call_data: None,
             status: (0, String::new()),
             last_words: String::new(),
             calls: Calls::default(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::options::{Options, Resolution, RolloutCommand};
@@ -19,6 +20,12 @@ impl Plugin {
     /// What it was made of.
     pub fn spec(&self) -> &Arc<PluginSpec> {
         &self.spec
+    }
+
+    /// There are no VMs.
+    pub(crate) fn send_stats(&self, update: &Arc<Bytes>) -> bool {
+        let _ = update;
+        false
     }
 }
 
@@ -60,6 +67,27 @@ impl Plugins {
     /// Forgets the slots for which `keep` is false: call it once a Generation is built, with the slots that it has.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let _ = keep;
+    }
+
+    /// As [`Plugins::resolve`].
+    pub(crate) fn hold(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+        self.resolve(slot, spec)
+    }
+
+    /// There are no slots.
+    pub(crate) fn holds_pending(&self) -> bool {
+        false
+    }
+
+    /// Nothing does.
+    pub(crate) fn serving(&self, slot: &str) -> Option<Arc<Plugin>> {
+        let _ = slot;
+        None
+    }
+
+    /// There are no slots.
+    pub(crate) fn release(&self, slot: &str) {
+        let _ = slot;
     }
 
     /// Rings (with a growing number) whenever a version has become live or has failed: time for a new Generation.

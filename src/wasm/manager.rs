@@ -117,6 +117,8 @@ struct Table {
 struct Slot {
     wanted: Digest,
     live: Option<Arc<Plugin>>,
+    /// Of no Generation: it stays until it is released.
+    held: bool,
 }
 
 impl Slot {
@@ -282,6 +284,39 @@ impl Plugins {
     /// Says that `slot` (a place in the configuration, any stable name) wants `spec`, starts to load it where that is
     /// new, and says what serves meanwhile. Call it anew for every Generation; [`Plugins::changed`] tells when.
     pub fn resolve(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+        self.resolve_slot(slot, spec, false)
+    }
+
+    /// As [`Plugins::resolve`], for a slot that stays whatever Generations have, until it is [released](Self::release).
+    pub(crate) fn hold(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+        self.resolve_slot(slot, spec, true)
+    }
+
+    /// True while a held slot waits for its first version, and waiting may help soon.
+    pub(crate) fn holds_pending(&self) -> bool {
+        let state = self.0.state.lock();
+        let first = |slot: &&Slot| slot.held && slot.live.is_none();
+        let wanted = state.slots.values().filter(first).map(|slot| slot.wanted);
+        let mut versions = wanted.filter_map(|key| state.versions.get(&key));
+        versions.any(|version| {
+            matches!(*version.outcome.lock(), Outcome::Loading) && !version.record.lock().given_up
+        })
+    }
+
+    /// What serves `slot` now.
+    pub(crate) fn serving(&self, slot: &str) -> Option<Arc<Plugin>> {
+        let state = self.0.state.lock();
+        state.slots.get(slot)?.live.clone()
+    }
+
+    /// Forgets a slot.
+    pub(crate) fn release(&self, slot: &str) {
+        let mut state = self.0.state.lock();
+        state.slots.remove(slot);
+        state.sweep();
+    }
+
+    fn resolve_slot(&self, slot: &str, spec: &Arc<PluginSpec>, held: bool) -> Resolution {
         let key = spec.key();
         let mut state = self.0.state.lock();
         let state = &mut *state;
@@ -298,6 +333,7 @@ impl Plugins {
         let entry = state.slots.entry(slot.into()).or_insert_with(|| Slot {
             wanted: key,
             live: None,
+            held,
         });
         entry.wanted = key;
         let on_trial = ready
@@ -324,10 +360,10 @@ impl Plugins {
         resolution
     }
 
-    /// Forgets the slots for which `keep` is false: call it once a Generation is built, with the slots that it has.
+    /// Forgets the slots of Generations for which `keep` is false: call it once a Generation is built, with the slots that it has.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let mut state = self.0.state.lock();
-        state.slots.retain(|name, _| keep(name));
+        state.slots.retain(|name, slot| slot.held || keep(name));
         state.sweep();
         let Table {
             versions, trials, ..

@@ -4,6 +4,7 @@
 //!   fetches and checks the code, compiles it on a blocking pool, builds one configured VM **per worker** off the
 //!   workers, and moves each to its worker. Until then the slot's last ready version serves.
 //! * Versions with the same VM key share their VMs, each with a root context of its own in them.
+//! * A [`Service`] is a plugin without streams: of the bootstrap's `WasmService`, or a [`StatsSink`].
 //! * A [`Vm`] belongs to one worker. Guest calls are short and synchronous, under an epoch deadline; no guest is
 //!   entered twice and none from `Drop`. Host functions of the ABI are in `abi`, by group.
 //! * A trap kills the VM, never the process or another VM; a fresh one is built off the worker, within limits.
@@ -15,6 +16,8 @@
 mod disabled;
 mod options;
 mod probe;
+mod service;
+mod sink;
 pub mod source;
 pub mod spec;
 pub mod status;
@@ -78,6 +81,8 @@ pub use options::{Options, Resolution, RolloutCommand};
 #[cfg(feature = "wasm")]
 pub use plugin::{Place, Plugin};
 pub use probe::{BuildTimes, Probe};
+pub use service::{Service, ServiceSpec};
+pub use sink::StatsSink;
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::context::RootSpec;
@@ -81,6 +82,28 @@ impl Plugin {
         let worker = Shard::current().index().checked_sub(1)?;
         let place = self.seats.get(worker)?.place.lock().clone()?;
         self.set.admits(worker).then_some(place)
+    }
+
+    /// Posts values of the statistics to its VMs: from any thread. False where none of them works.
+    pub(crate) fn send_stats(&self, update: &Arc<Bytes>) -> bool {
+        let mut sent = false;
+        for seat in self.seats.iter().filter(|seat| seat.taken.load(Relaxed)) {
+            if let Some((vm, root)) = &*seat.left.lock()
+                && let Some(vm) = vm.upgrade()
+            {
+                vm.post_stats(*root, update);
+                sent = true;
+            }
+        }
+        sent
+    }
+
+    /// The VMs that it has root contexts in.
+    pub(crate) fn vms(&self) -> Vec<Weak<Vm>> {
+        let seats = self.seats.iter();
+        seats
+            .filter_map(|seat| seat.left.lock().as_ref().map(|(vm, _)| Weak::clone(vm)))
+            .collect()
     }
 
     /// A request met the plugin without a VM.

@@ -111,6 +111,8 @@ pub struct PluginSpec {
     pub capabilities: BTreeSet<Box<str>>,
     /// `vm_config.nack_on_code_cache_miss`.
     pub nack_on_code_cache_miss: bool,
+    /// One VM for the process, on the first worker, instead of one a worker; such VMs are shared with their like alone.
+    pub singleton: bool,
     key: Digest,
     vm_key: Digest,
 }
@@ -193,12 +195,22 @@ impl PluginSpec {
             environment,
             capabilities,
             nack_on_code_cache_miss,
+            singleton: false,
             key: Digest([0; 32]),
             vm_key: Digest([0; 32]),
         };
         spec.vm_key = spec.compute_vm_key();
         spec.key = spec.compute_key();
         Ok(spec)
+    }
+
+    /// The same as a singleton: another version than those of filters, in other VMs.
+    #[must_use]
+    pub fn into_singleton(mut self) -> Self {
+        self.singleton = true;
+        self.vm_key = self.compute_vm_key();
+        self.key = self.compute_key();
+        self
     }
 
     /// What a plugin version is: everything of it but the place where remote code comes from.
@@ -224,6 +236,10 @@ impl PluginSpec {
         }
         for name in &self.capabilities {
             hash_field(&mut hash, name.as_bytes());
+        }
+        if self.singleton {
+            hash_field(&mut hash, b"singleton");
+            hash_field(&mut hash, &[1]);
         }
         Digest(hash.finalize().into())
     }

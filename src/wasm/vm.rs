@@ -123,6 +123,10 @@ pub(crate) enum Message {
     },
     /// `on_log` of an access logger.
     Log { root: u32, stream: Arc<Stream> },
+    /// Somebody waits until all before this has been dealt with.
+    Sync(oneshot::Sender<()>),
+    /// Values of the statistics, for a sink of them.
+    Stats { root: u32, update: Arc<Bytes> },
     /// The timer was set anew, or the VM died: look again.
     Wake,
     /// A plugin version is gone: say goodbye to its root context.
@@ -502,6 +506,23 @@ impl Vm {
         });
     }
 
+    /// `envoy_on_stats_update`, by the VM's task.
+    pub(crate) fn post_stats(&self, root: u32, update: &Arc<Bytes>) {
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Stats {
+            root,
+            update: Arc::clone(update),
+        });
+    }
+
+    /// Ends when the VM has dealt with all that was posted until now, or is gone.
+    pub(crate) fn settled(&self) -> oneshot::Receiver<()> {
+        let (done, settled) = oneshot::channel();
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Sync(done));
+        settled
+    }
+
     fn due(&self) -> Option<Instant> {
         let core = self.core.lock();
         let host = core.store.data();
@@ -538,6 +559,14 @@ impl Vm {
                 core.end(id, &stream)
             }),
             Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
+            Message::Sync(done) => {
+                // Who waited may have given up.
+                let _ = done.send(());
+                Ok(())
+            }
+            Message::Stats { root, update } => {
+                self.with(|core| core.stats_update(root, Bytes::clone(&update)))
+            }
             Message::Leave { root } => self.with(|core| core.leave_root(root)),
             Message::Wake | Message::Retire => Ok(()),
         };

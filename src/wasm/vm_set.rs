@@ -1,4 +1,4 @@
-//! The VMs of one key: one a worker, shared by the plugin versions that have the key, and replaced when they die.
+//! The VMs of one key: one a worker (of a singleton one, on the first), shared by the plugin versions that have the key, and replaced when they die.
 //!
 //! A version joins with a root context of its own. Where a worker has no VM, one is built off the workers with the root
 //! contexts of all versions, and moved there. Where one lives, the root context is made in it, on its worker, as in
@@ -145,7 +145,12 @@ impl VmSet {
     /// A set without VMs: the first version to join gets them.
     pub(crate) fn new(recipe: Arc<Recipe>) -> Arc<Self> {
         let (events, happened) = mpsc::unbounded_channel();
-        let slots = (0..recipe.workers.count())
+        let workers = if recipe.env.vm.singleton {
+            1
+        } else {
+            recipe.workers.count()
+        };
+        let slots = (0..workers)
             .map(|_| Slot {
                 vm: WorkerCell::new(None),
                 current: Mutex::new(Weak::new()),
@@ -158,7 +163,7 @@ impl VmSet {
             policy.breaker,
             policy.after_crash,
             recipe.env.vm.failure,
-            recipe.workers.count(),
+            workers,
             Instant::now(),
         );
         Arc::new_cyclic(|this: &Weak<Self>| Self {
@@ -173,6 +178,7 @@ impl VmSet {
         })
     }
 
+    /// How many VMs it has: one a worker, or that of a singleton.
     pub(crate) fn workers(&self) -> usize {
         self.slots.len()
     }

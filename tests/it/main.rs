@@ -22,6 +22,7 @@ mod plugin_cli;
 mod plugins;
 mod requests;
 mod rollout;
+mod services;
 mod support;
 mod updates;
 #[cfg(feature = "wasm")]

@@ -31,12 +31,13 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
                 None => View::Empty,
             }
         }
-        // No network filters or calls of foreign functions are under way: their buffers are empty.
-        2 | 3 | 8 => View::Empty,
+        // No network filters are under way: their buffers are empty.
+        2 | 3 => View::Empty,
         5 => match &host.grpc.message {
             Some(message) => View::Bytes(message.clone()),
             None => View::Empty,
         },
+        8 => host.call_data.clone().map_or(View::Empty, View::Bytes),
         4 => {
             let body = host.call.as_ref().and_then(|call| call.body.clone());
             View::Bytes(body.ok_or(Status::NotFound)?)

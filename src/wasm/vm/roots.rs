@@ -217,6 +217,19 @@ impl Core {
         Ok(())
     }
 
+    /// `envoy_on_stats_update`: the guest reads the values as its call data.
+    pub(super) fn stats_update(&mut self, root: u32, update: Bytes) -> Result<(), Dead> {
+        if self.store.data_mut().root_of(root).is_none() {
+            return Ok(());
+        }
+        let size = u32::try_from(update.len()).unwrap_or(u32::MAX);
+        self.enter_root(root).call_data = Some(update);
+        self.call(|c| c.stats_update.as_ref(), (root, size))?;
+        self.leave().call_data = None;
+        self.count_memory();
+        Ok(())
+    }
+
     /// `on_log` of an access logger: as Envoy, in the root context itself, which shows the stream meanwhile.
     pub(super) fn log_in_root(&mut self, id: u32, stream: &Arc<Stream>) -> Result<(), Dead> {
         let host = self.store.data_mut();

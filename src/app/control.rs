@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::cluster::ClusterMap;
 use crate::config::Snapshot;
-use crate::config::listener::TrafficDirection;
+use crate::config::cluster::Discovery;
 use crate::generation::{Builder, CurrentGeneration};
 use crate::listener::{BindError, ListenerManager};
 use crate::wasm::Plugins;
@@ -145,23 +145,22 @@ impl Control {
         match command {
             Command::StopAccepting { inbound_only, done } => {
                 let generation = self.current.load_full();
-                self.manager.stop_accepting(|name| {
-                    !inbound_only
-                        || generation
-                            .listeners
-                            .get(name)
-                            .is_some_and(|live| live.config.direction == TrafficDirection::Inbound)
-                });
+                self.manager.stop_accepting(&generation, inbound_only);
                 let _ = done.send(());
             }
         }
     }
 }
 
-/// Waits until every cluster has hosts or has failed to find any, but not for ever.
+/// Waits until every cluster that resolves names has hosts or has failed to find any, but not for ever. Assignments were
+/// waited for before.
 async fn resolved(clusters: &ClusterMap) {
     let all = async {
         for (_, cluster) in clusters.iter() {
+            match cluster.config.discovery {
+                Discovery::Static(_) | Discovery::Eds { .. } => continue,
+                Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {}
+            }
             // A cluster that is gone will not warm.
             let _ = cluster.warmed().wait_for(|warm| *warm).await;
         }

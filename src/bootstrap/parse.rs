@@ -269,7 +269,12 @@ fn static_resources_of(
     let mut parsed_listeners = Vec::with_capacity(listeners.len());
     for (index, listener) in listeners.into_iter().enumerate() {
         let proto = pb::pack(&listener);
-        let value = Listener::parse(listener, &context).at_index("listeners", index)?;
+        let unnamed = listener.name.is_empty();
+        let mut value = Listener::parse(listener, &context).at_index("listeners", index)?;
+        if unnamed && listener_names.contains(&value.name) {
+            // Envoy makes names up; two without one may both ask for any free port.
+            value.name = format!("{}#{index}", value.name).into();
+        }
         if !listener_names.insert(std::sync::Arc::clone(&value.name)) {
             return Err(
                 ConfigError::invalid(format!("duplicate listener '{}'", value.name))
@@ -362,6 +367,9 @@ fn ads_source(
 
 /// Control planes must be reachable before there is anything that they sent.
 fn static_cluster(service: &GrpcService, clusters: &[Static<Cluster>]) -> Result<(), ConfigError> {
+    if service.target_uri.is_some() {
+        return Ok(());
+    }
     let known = clusters.iter().any(|cluster| {
         cluster.value.name == service.cluster
             && !matches!(cluster.value.discovery, Discovery::Eds { .. })

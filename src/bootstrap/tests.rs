@@ -509,3 +509,43 @@ fn the_admin_address_may_be_a_socket_of_some_mode() {
         (Address::Pipe("/admin/admin.sock".into()), Some(0o644))
     );
 }
+
+#[test]
+fn a_control_plane_of_google_grpc_needs_no_cluster() {
+    let bootstrap = parse(
+        "node: {id: a, cluster: b}\ndynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{google_grpc: \
+         {target_uri: '127.0.0.1:1', stat_prefix: xds}}]}}",
+    );
+    assert!(bootstrap.is_ok(), "{bootstrap:?}");
+}
+
+#[test]
+fn listeners_without_names_may_share_port_zero() {
+    let listener = |name: &str| {
+        format!(
+            "{{{name} address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: \
+             [{{name: hcm, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.\
+             http_connection_manager.v3.HttpConnectionManager, stat_prefix: s, route_config: {{}}, http_filters: [{{name: \
+             r, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}]}}"
+        )
+    };
+    let both = |name: &str| {
+        format!(
+            "static_resources: {{listeners: [{}, {}]}}",
+            listener(name),
+            listener(name)
+        )
+    };
+    let parse =
+        |text: &str| Bootstrap::parse(load(&yaml(text)).unwrap().proto, &crate::config::stub::Stub);
+    let bootstrap = parse(&both("")).unwrap();
+    let names = bootstrap
+        .listeners
+        .iter()
+        .map(|listener| &*listener.value.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["127.0.0.1:0", "127.0.0.1:0#1"]);
+    assert_eq!(
+        parse(&both("name: l,")).unwrap_err().to_string(),
+        "static_resources.listeners[1]: duplicate listener 'l'"
+    );
+}

@@ -23,7 +23,17 @@ impl ClusterMap {
                 .iter()
                 .map(|(name, config)| {
                     let cluster = match previous.get(name) {
-                        Some(known) => Cluster::update_from(known, Arc::clone(config), runtime),
+                        Some(known) => {
+                            let cluster = Cluster::update_from(known, Arc::clone(config), runtime);
+                            // What served the old name must not serve the new one, which has no assignment.
+                            if let Discovery::Eds { service_name, .. } = &config.discovery
+                                && known.config.discovery != config.discovery
+                                && !snapshot.endpoints.contains_key(service_name)
+                            {
+                                cluster.clear_endpoints();
+                            }
+                            cluster
+                        }
                         None => Cluster::new(Arc::clone(config), runtime),
                     };
                     (Arc::clone(name), cluster)

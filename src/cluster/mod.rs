@@ -212,6 +212,11 @@ impl Cluster {
         self.live.set_endpoints(&self.config, endpoints);
     }
 
+    /// Forgets all hosts, and the assignment that they came from.
+    pub(super) fn clear_endpoints(&self) {
+        self.live.clear_endpoints(&self.config);
+    }
+
     /// Chooses a host, or finds none that may be chosen.
     #[inline]
     pub fn pick(&self, _context: &PickContext) -> Option<Arc<Host>> {
@@ -306,6 +311,13 @@ impl Live {
         }
         drop(source);
         self.set_warm();
+    }
+
+    fn clear_endpoints(&self, config: &config::Cluster) {
+        let mut source = self.source.lock();
+        source.policy = policy(config, None);
+        source.applied = None;
+        self.set_members(&source, [], |_| ());
     }
 
     fn set_warm(&self) {

@@ -149,3 +149,45 @@ fn a_removed_cluster_is_retired_and_an_alternate_name_is_another_set_of_statisti
     assert_eq!(second.stats().set.prefix(), "cluster.b_c.");
     assert_eq!(first.stats().set.prefix(), "cluster.a.");
 }
+
+#[test]
+fn a_cluster_that_asks_for_another_assignment_forgets_the_hosts_of_the_old_one() {
+    let runtime = runtime();
+    let named = |service: &str| {
+        let mut cluster = eds("a");
+        let config::cluster::Discovery::Eds { service_name, .. } = &mut cluster.discovery else {
+            unreachable!("made so");
+        };
+        *service_name = service.into();
+        Arc::new(cluster)
+    };
+    let (one, two) = (named("one"), named("two"));
+    let fixed = Arc::new(config(
+        "a",
+        config::cluster::Discovery::Static(addresses(&["10.0.0.9:80"])),
+    ));
+    let old = addresses(&["10.0.0.1:80"]);
+    let next = |previous: &ClusterMap, config: &Arc<config::Cluster>, known: &[&str]| {
+        let mut snapshot = snapshot(&[config]);
+        snapshot.endpoints = known
+            .iter()
+            .map(|name| (Arc::from(*name), Arc::clone(&old)))
+            .collect();
+        ClusterMap::next(previous, &snapshot, &runtime)
+    };
+    let host = |map: &ClusterMap| pick(map.get("a").expect("a"));
+    for (before, known, after, has_host) in [
+        (&one, &["one"][..], &two, false),
+        (&one, &["one", "two"], &two, true),
+        (&fixed, &[], &one, false),
+        (&fixed, &["one"], &one, true),
+    ] {
+        let first = next(&ClusterMap::default(), before, known);
+        assert!(host(&first).is_some());
+        let second = next(&first, after, known);
+        assert_eq!(host(&second).is_some(), has_host, "{known:?}");
+        // And back: the assignment that was applied before is applied again.
+        let third = next(&second, before, known);
+        assert!(host(&third).is_some(), "{known:?}");
+    }
+}

@@ -121,3 +121,30 @@ pub trait Extensions: Send + Sync {
     /// True for the terminal filter (`envoy.filters.http.router`), which must be the last, and only the last.
     fn is_terminal(&self, config: &HttpFilterConfig) -> bool;
 }
+
+/// True where a discovered filter may be of `type_url`: `allowed` are the `type_urls` of who refers to it.
+pub fn allows(allowed: &[impl AsRef<str>], type_url: &str) -> bool {
+    let name = pb::type_name(type_url);
+    allowed
+        .iter()
+        .any(|allowed| pb::type_name(allowed.as_ref()) == name)
+}
+
+/// [`allows`], with Envoy's words where it does not.
+///
+/// # Errors
+/// Names both sides.
+pub fn check_type(allowed: &[impl AsRef<str>], type_url: &str) -> Result<(), ConfigError> {
+    if allows(allowed, type_url) {
+        return Ok(());
+    }
+    let expected: Vec<&str> = allowed
+        .iter()
+        .map(|allowed| pb::type_name(allowed.as_ref()))
+        .collect();
+    Err(ConfigError::invalid(format!(
+        "Error: filter config has type URL {} but expect {}.",
+        pb::type_name(type_url),
+        expected.join(", ")
+    )))
+}

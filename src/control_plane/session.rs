@@ -182,6 +182,10 @@ impl Session {
         topic.wildcard = names.contains(WILDCARD) || !topic.named;
         topic.names = names;
         topic.names.remove(WILDCARD);
+        // What is asked for no longer is sent again when it is asked for again.
+        topic
+            .known
+            .retain(|name, _| topic.wildcard || topic.names.contains(name));
         if first && !request.version_info.is_empty() && topic.wildcard {
             // A client that comes back with the current version has it.
             topic.version = Some(request.version_info);

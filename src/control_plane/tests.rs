@@ -496,8 +496,8 @@ async fn discovered_filters_are_waited_for_checked_and_swapped() {
         let text = world.nack(ECDS).await;
         assert_eq!(
             text,
-            "f: Error: filter config has type URL type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors \
-             but expect type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault."
+            "f: Error: filter config has type URL envoy.extensions.filters.http.cors.v3.Cors but expect \
+             envoy.extensions.filters.http.fault.v3.HTTPFault."
         );
         world.serve(ECDS, vec![extension("fault.v3.HTTPFault", "")], "2");
         world.ack(ECDS).await;
@@ -755,4 +755,20 @@ async fn a_served_folder_prints_what_becomes_of_it() {
         snapshot.clusters["a"].connect_timeout,
         Duration::from_secs(3)
     );
+}
+
+#[tokio::test]
+async fn a_name_that_is_let_go_and_asked_for_again_is_answered_again() {
+    for mode in MODES {
+        let mut world = World::new(mode).await;
+        world.serve_basics();
+        world.serve(RDS, vec![routes("r", "a"), routes("r2", "a")], "1");
+        world.ready().await;
+        for (version, table) in [("2", "r2"), ("3", "r"), ("4", "r2")] {
+            world.serve(LDS, vec![listener(mode, "l", table, "")], version);
+            world
+                .until(|snapshot| names(&snapshot.routes) == [table])
+                .await;
+        }
+    }
 }

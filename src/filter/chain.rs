@@ -4,7 +4,6 @@
 //! companions (pumps), then the phase in flight. When the head is ready it hands the body out wrapped, and the wrapper
 //! goes on with the same duties until the last byte. However it ends, also by a drop, [`Stream::finish`] runs once.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -87,20 +86,21 @@ impl HttpFilter for Unconfigured {
 }
 
 impl HttpFilterChain {
-    /// Brings `filters` to life. What is configured by discovery is taken from `discovered` (by the filter's name), else
-    /// from its default; without either the filter answers 500 (`NFCF`).
+    /// Brings `filters` to life. What is configured by discovery is taken from `discovered` (in the order of those
+    /// filters), else from its default; without either the filter answers 500 (`NFCF`).
     pub fn build(
         registry: &Registry,
         filters: &[FilterEntry],
-        discovered: &BTreeMap<Arc<str>, Arc<HttpFilterConfig>>,
+        discovered: &[Option<Arc<HttpFilterConfig>>],
         context: &ChainContext<'_>,
     ) -> Self {
+        let mut discovered = discovered.iter();
         let entries = filters.iter().enumerate().map(|(slot, entry)| {
             let config = match &entry.config {
                 FilterSource::Inline(config) => Some(config),
                 FilterSource::Discovered { default, .. } => discovered
-                    .get(&*entry.name)
-                    .map(Arc::as_ref)
+                    .next()
+                    .and_then(Option::as_deref)
                     .or(default.as_ref()),
             };
             let filter = config.and_then(|config| {

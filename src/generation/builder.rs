@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::base::{PerWorker, Shard};
 use crate::cluster::{self, ClusterMap};
-use crate::config::extension::HttpFilterConfig;
+use crate::config::extension::{HttpFilterConfig, allows};
 use crate::config::http_connection_manager::{FilterSource, HttpFilter, RouteSource};
 use crate::config::listener::FilterChain;
 use crate::config::{Listener, Snapshot};
@@ -107,13 +107,14 @@ impl Builder {
         let mut slots: BTreeSet<Box<str>> = BTreeSet::new();
         for (name, config) in &snapshot.listeners {
             let known = previous.listeners.get(name);
-            let mut live = self.listener(config, known, &world);
+            let mut live = self.listener(config, known, false, &world);
             slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
             if live.chains.iter().any(|chain| chain.warmth.is_cold()) {
                 next.warming.push(Arc::clone(name));
                 let Some(known) = known else { continue };
-                // The predecessor goes on as it was, with the routes and clusters of now.
-                live = self.listener(&known.config, Some(known), &world);
+                // The predecessor goes on as it was, with the routes and clusters of now, and with its own of before
+                // where nobody asks for those any more.
+                live = self.listener(&known.config, Some(known), true, &world);
                 slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
             }
             next.listeners.insert(Arc::clone(name), live);
@@ -130,8 +131,12 @@ impl Builder {
         &mut self,
         config: &Arc<Listener>,
         known: Option<&Arc<LiveListener>>,
+        stays: bool,
         world: &World<'_>,
     ) -> Arc<LiveListener> {
+        let same_listener = known.is_some_and(|known| {
+            known.config.direction == config.direction && known.config.metadata == config.metadata
+        });
         let stats = match known {
             Some(known)
                 if known.config.addresses == config.addresses
@@ -157,7 +162,12 @@ impl Builder {
                     matcher,
                 };
                 let known = known
-                    .and_then(|known| known.chains.iter().find(|chain| chain.identity == identity));
+                    .and_then(|known| known.chains.iter().find(|chain| chain.identity == identity))
+                    .map(|chain| Predecessor {
+                        chain,
+                        same_listener,
+                        stays,
+                    });
                 self.chain(config, chain, identity, known, &stats, world)
             })
             .collect();
@@ -173,10 +183,15 @@ impl Builder {
         listener: &Listener,
         chain: &Arc<FilterChain>,
         identity: ChainIdentity,
-        known: Option<&Arc<LiveChain>>,
+        predecessor: Option<Predecessor<'_>>,
         listener_stats: &ListenerStats,
         world: &World<'_>,
     ) -> Arc<LiveChain> {
+        let known = predecessor.as_ref().map(|known| known.chain);
+        let kept = predecessor
+            .as_ref()
+            .filter(|known| known.stays)
+            .map(|known| known.chain);
         let manager = &chain.http;
         let mut routes = match &manager.routes {
             RouteSource::Inline(config) => Some(self.table(config)),
@@ -184,12 +199,23 @@ impl Builder {
                 .snapshot
                 .routes
                 .get(name)
-                .map(|config| self.table(config)),
+                .map(|config| self.table(config))
+                .or_else(|| kept?.hcm.stream.routes.clone()),
         };
         let http_stats = self.http_stats(&manager.stat_prefix);
-        let discovered = discovered(&manager.http_filters, world.snapshot);
+        let discovered = discovered(
+            &manager.http_filters,
+            world.snapshot,
+            kept.map(|known| &known.discovered),
+        );
+        let same_listener = predecessor
+            .as_ref()
+            .is_some_and(|known| known.same_listener);
+        // All that filters are built with, but for routes and plugins.
         let same = known.filter(|known| {
-            known.hcm.chain.http.http_filters == manager.http_filters
+            same_listener
+                && known.hcm.chain.http.stat_prefix == manager.stat_prefix
+                && known.hcm.chain.http.http_filters == manager.http_filters
                 && known.hcm.chain.http.plugin_logs == manager.plugin_logs
                 && same_discovered(&known.discovered, &discovered)
         });
@@ -220,7 +246,7 @@ impl Builder {
                 let filters = HttpFilterChain::build(
                     &self.parts.filters,
                     &manager.http_filters,
-                    &world.snapshot.extensions,
+                    &discovered,
                     &context,
                 )
                 .with_logs(&self.parts.filters, &manager.plugin_logs, &context);
@@ -369,14 +395,39 @@ struct World<'a> {
     plugins: u64,
 }
 
+/// A chain's predecessor in the Generation before.
+struct Predecessor<'a> {
+    chain: &'a Arc<LiveChain>,
+    /// What filters see of their listener has not changed.
+    same_listener: bool,
+    /// It goes on in its own right, since its successor waits.
+    stays: bool,
+}
+
 type Discovered = Vec<Option<Arc<HttpFilterConfig>>>;
 
-/// What the chain's discovered filters are configured with, in order.
-fn discovered(filters: &[HttpFilter], snapshot: &Snapshot) -> Discovered {
+/// What the chain's discovered filters are configured with, in order; `None` where that is nothing or the default.
+/// `kept` are those of a predecessor that goes on: they hold where the snapshot has none.
+///
+/// Two may refer to one name and allow different types: each takes only what it allows.
+fn discovered(
+    filters: &[HttpFilter],
+    snapshot: &Snapshot,
+    kept: Option<&Discovered>,
+) -> Discovered {
     filters
         .iter()
-        .filter(|filter| matches!(filter.config, FilterSource::Discovered { .. }))
-        .map(|filter| snapshot.extensions.get(&*filter.name).cloned())
+        .filter_map(|filter| match &filter.config {
+            FilterSource::Inline(_) => None,
+            FilterSource::Discovered { type_urls, .. } => Some((&filter.name, type_urls)),
+        })
+        .enumerate()
+        .map(|(index, (name, type_urls))| {
+            let now = snapshot.extensions.get(&**name);
+            now.or_else(|| kept?.get(index)?.as_ref())
+                .filter(|config| allows(type_urls, &config.type_url))
+                .cloned()
+        })
         .collect()
 }
 
@@ -417,3 +468,6 @@ fn same_clusters(before: &Snapshot, after: &Snapshot) -> bool {
             .zip(&after.clusters)
             .all(|((old_name, old), (new_name, new))| old_name == new_name && Arc::ptr_eq(old, new))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! A [`Snapshot`] brought to life: what a request pins, swapped as one pointer.
 //!
-//! [`Generation::next`] builds only what changed: what has the same `Arc` in the new snapshot keeps its live part
+//! [`Builder::next`] builds only what changed: what has the same `Arc` in the new snapshot keeps its live part
 //! (pools, statistics, route tables, filter chains with their plugins). The few structs that tie those together are
 //! made anew for each Generation, so that a stream which holds one of them holds one Generation's view and nothing
 //! mixes. [`CurrentGeneration`] is the one swap; replaced Generations are kept on the control side until no stream

@@ -15,6 +15,7 @@ use crate::base::WorkerHandles;
 use crate::base::drain::{self, DrainTrigger};
 use crate::config::Listener;
 use crate::config::endpoint::Address;
+use crate::config::listener::TrafficDirection;
 use crate::generation::{Generation, stats};
 use crate::telemetry::metrics::StatSet;
 
@@ -24,8 +25,27 @@ pub struct ListenerManager {
     context: Arc<ServeContext>,
     workers: WorkerHandles,
     bound: BTreeMap<Arc<str>, Bound>,
+    stopped: Stopped,
     stats: Arc<StatSet>,
     bound_tx: tokio::sync::watch::Sender<Vec<BoundListener>>,
+}
+
+/// Which listeners do not accept any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stopped {
+    No,
+    Inbound,
+    All,
+}
+
+impl Stopped {
+    fn covers(self, listener: &Listener) -> bool {
+        match self {
+            Self::No => false,
+            Self::Inbound => listener.direction == TrafficDirection::Inbound,
+            Self::All => true,
+        }
+    }
 }
 
 /// A listener's name and where it really listens, for `/listeners`.
@@ -85,6 +105,7 @@ impl ListenerManager {
             context,
             workers,
             bound: BTreeMap::new(),
+            stopped: Stopped::No,
             stats,
             bound_tx: tokio::sync::watch::channel(Vec::new()).0,
         }
@@ -110,6 +131,9 @@ impl ListenerManager {
         let mut failed = Vec::new();
         for (name, live) in &generation.listeners {
             let wanted = &live.config;
+            if self.stopped.covers(wanted) {
+                continue;
+            }
             if self
                 .bound
                 .get(name)
@@ -147,9 +171,21 @@ impl ListenerManager {
         failed
     }
 
-    /// Stops accepting on every listener for which `which` holds (`/drain_listeners`). They stay configured.
-    pub fn stop_accepting(&mut self, which: impl Fn(&str) -> bool) {
-        self.bound.retain(|name, _| !which(name));
+    /// Stops accepting on the listeners of `generation`, or on its inbound ones (`/drain_listeners`), for good: no later
+    /// configuration opens such listeners again, as in Envoy. They stay configured.
+    pub fn stop_accepting(&mut self, generation: &Generation, inbound_only: bool) {
+        let stopped = if inbound_only {
+            Stopped::Inbound
+        } else {
+            Stopped::All
+        };
+        self.stopped = self.stopped.max(stopped);
+        self.bound.retain(|name, _| {
+            let live = generation.listeners.get(name);
+            !live.map_or(self.stopped == Stopped::All, |live| {
+                self.stopped.covers(&live.config)
+            })
+        });
         self.publish();
     }
 

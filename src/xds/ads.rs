@@ -126,6 +126,8 @@ struct Judged {
     nonce: String,
     version: Arc<str>,
     versions: Vec<(Arc<str>, Arc<str>)>,
+    /// Gone with it (delta).
+    removed: Vec<Arc<str>>,
 }
 
 impl Conversation {
@@ -244,12 +246,8 @@ impl Conversation {
                         .map(|resource| (Arc::clone(&resource.name), Arc::clone(&resource.version)))
                         .collect(),
                 },
+                removed: update.removed.clone(),
             });
-            if self.encoding == Encoding::Delta {
-                for name in &update.removed {
-                    subscription.acknowledged.remove(name);
-                }
-            }
             Some(update)
         })
     }
@@ -263,6 +261,11 @@ impl Conversation {
         let Some(judged) = subscription.judged.take() else {
             return;
         };
+        // Removals hold whatever becomes of the rest; not before, since a stream that breaks under judgement must make
+        // the server say them again.
+        for name in &judged.removed {
+            subscription.acknowledged.remove(name);
+        }
         let error_detail = match verdict {
             Ok(()) => {
                 judged
@@ -513,13 +516,15 @@ impl Update {
                 let body = Bytes::from(any.value);
                 match name_of(&body) {
                     Err(reason) => return wrong(&outer, Some(body), ConfigError::invalid(reason)),
+                    // As Envoy: a cluster or listener is called what it calls itself; the rest must be what the wrapper
+                    // says, by which they are told apart.
+                    Ok(inner) if inner.is_empty() || inner == outer => (outer, Some(body)),
+                    Ok(inner) if outer.is_empty() || self.kind.is_full_state() => {
+                        (inner.to_owned(), Some(body))
+                    }
                     Ok(inner) => {
-                        let name = if outer.is_empty() {
-                            inner.to_owned()
-                        } else {
-                            outer
-                        };
-                        (name, Some(body))
+                        let error = ConfigError::invalid(self.kind.unexpected(&outer, inner));
+                        return wrong(&outer, Some(body), error);
                     }
                 }
             }

@@ -143,6 +143,14 @@ impl Judgement {
         Some(self.kind.nack_text(&lines))
     }
 
+    /// Lets go of resources that nobody wants any more.
+    pub(super) fn keep(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.fresh.retain(|fresh| wanted(&fresh.name));
+        self.confirmed.retain(|name| wanted(name));
+        self.rejected
+            .retain(|(name, _)| name.is_empty() || wanted(name));
+    }
+
     /// Takes the fresh resources out that were not admitted.
     pub(super) fn refuse(&mut self, name: &str, error: &ConfigError, at: SystemTime) {
         if let Some(index) = self.fresh.iter().position(|fresh| &*fresh.name == name) {

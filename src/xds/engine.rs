@@ -84,6 +84,8 @@ enum Line {
 struct Subscription {
     channel: ChannelId,
     answered: Answered,
+    /// When waiting ends. A deadline in the heap that differs is that of a predecessor.
+    deadline: Option<Instant>,
     stats: SubscriptionStats,
 }
 
@@ -294,10 +296,12 @@ impl Engine {
                 queue.push_back(Update::of_sotw(*kind, response));
             }
             (Err(error), _) => {
+                // As Envoy: a failure ends the first wait, and what was good stays.
                 tracing::warn!(%path, %error, "configuration file refused; the last good one stays");
-                for subscription in self.subscriptions[kind.index()].values() {
+                for subscription in self.subscriptions[kind.index()].values_mut() {
                     if subscription.channel == id {
-                        subscription.stats.rejected();
+                        self.dirty |= subscription.answer(Answered::Nothing);
+                        subscription.stats.failure();
                     }
                 }
             }
@@ -364,11 +368,12 @@ impl Engine {
         while let Some(Reverse((at, ..))) = self.deadlines.peek()
             && *at <= now
         {
-            let Some(Reverse((_, kind, name))) = self.deadlines.pop() else {
+            let Some(Reverse((at, kind, name))) = self.deadlines.pop() else {
                 return;
             };
             if let Some(subscription) = self.subscriptions[kind.index()].get_mut(&name)
                 && subscription.answered == Answered::Waiting
+                && subscription.deadline == Some(at)
             {
                 tracing::warn!(%kind, %name, "initial fetch timed out");
                 subscription.answered = Answered::Nothing;
@@ -491,7 +496,7 @@ impl Engine {
                 }
             }
             Value::Listener(listener) => self.check_listener(listener)?,
-            Value::Extension(config) => self.check_extension(name, &config.type_url)?,
+            Value::Extension(config) => self.check_extension(name, config)?,
             Value::Endpoints(_) | Value::Route(_) => {}
         }
         Ok(value)
@@ -500,12 +505,21 @@ impl Engine {
     fn finish(&mut self, pending: Pending, now: Instant) {
         let Pending {
             channel,
-            judgement,
+            mut judgement,
             began,
             ..
         } = pending;
         let kind = judgement.kind;
         let refusal = judgement.refusal();
+        if !kind.is_full_state() {
+            // What was let go while it was being judged has nobody who would ever remove it.
+            let subscriptions = &self.subscriptions[kind.index()];
+            judgement.keep(|name| {
+                subscriptions
+                    .get(name)
+                    .is_some_and(|known| known.channel == channel)
+            });
+        }
         let version = Arc::clone(&judgement.version);
         let rejected: Vec<Arc<str>> = named(judgement.rejected.iter().map(|(name, _)| name));
         let good: Vec<Arc<str>> = if kind.is_full_state() {
@@ -536,6 +550,9 @@ impl Engine {
                 }
             }
         }
+        if kind == ResourceType::Listener {
+            self.count_conflicts(committed.added.iter().chain(&committed.modified));
+        }
         // What a new cluster or listener refers to is asked for before its response is answered, as Envoy does.
         if kind.is_full_state() && !committed.is_empty() {
             self.sync(now);
@@ -551,7 +568,15 @@ impl Engine {
             Some(Line::Stream(conversation)) => {
                 conversation.answer(kind, refusal.map_or(Ok(()), Err));
             }
-            Some(Line::File { judging, .. }) => *judging = false,
+            Some(Line::File { judging, .. }) => {
+                *judging = false;
+                // A file says all that it will say: what it does not hold is not waited for.
+                for subscription in self.subscriptions[kind.index()].values_mut() {
+                    if subscription.channel == channel {
+                        self.dirty |= subscription.answer(Answered::Nothing);
+                    }
+                }
+            }
             None => {}
         }
         self.collect(channel);

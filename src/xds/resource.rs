@@ -76,6 +76,18 @@ impl ResourceType {
         }
     }
 
+    /// What Envoy says of a resource that is called `name` where the message around it says `expected`.
+    pub(super) fn unexpected(self, expected: &str, name: &str) -> String {
+        match self {
+            Self::Endpoints => format!("Unexpected EDS cluster (expecting {expected}): {name}"),
+            Self::Route => format!("Unexpected RDS configuration (expecting {expected}): {name}"),
+            Self::Extension => {
+                format!("Unexpected resource name in ExtensionConfigDS response: {name}")
+            }
+            Self::Cluster | Self::Listener => format!("unexpected name {name}"),
+        }
+    }
+
     /// True where a state-of-the-world response is the full state: what it leaves out is deleted.
     pub fn is_full_state(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)

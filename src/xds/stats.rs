@@ -255,6 +255,11 @@ impl SubscriptionStats {
         }
     }
 
+    /// Someone refers to a discovered filter whose type they do not allow.
+    pub(super) fn conflict(&self) {
+        self.set.inc(extension::CONFIG_CONFLICT);
+    }
+
     /// The stream broke, or could not be opened.
     pub(super) fn failure(&self) {
         self.set.inc(common::UPDATE_ATTEMPT);
@@ -281,7 +286,7 @@ impl Drop for SubscriptionStats {
     }
 }
 
-/// A gauge or counter of a set, moved by a difference of sizes.
+/// Sets a gauge to a size; a write only where it differs.
 pub(super) fn set_size(set: &StatSet, stat: Stat, size: usize) {
     let size = size as u64;
     if set.value(stat) != size {

@@ -55,9 +55,10 @@ pub struct ErrorState {
 /// What `/init_dump` shows: who waits, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unready {
-    /// `Listener-local-init-manager NAME`, or `Server`.
+    /// `init manager Listener-local-init-manager NAME`, or `cluster NAME`.
     pub name: String,
-    /// `RdsRouteConfigSubscription RDS init NAME` and the like.
+    /// `shared target RdsRouteConfigSubscription RDS init NAME`, `shared target FilterConfigSubscription init NAME`, or
+    /// `EDS NAME`.
     pub targets: Vec<String>,
 }
 

@@ -310,3 +310,128 @@ async fn an_outage_of_the_control_plane_changes_nothing() {
     await_version(&mut client, "9").await;
     assert_eq!(client.get("test", "/").await.header("x-upstream"), "b");
 }
+
+#[tokio::test]
+async fn listeners_that_were_told_to_stop_stay_stopped_whatever_is_configured() {
+    let World {
+        plane,
+        upstream,
+        proxy,
+    } = world(false).await;
+    let address = proxy.address("web").await;
+    let change = async |version: &str| {
+        let before = proxy.generation_number();
+        plane.set_resources(ROUTES, vec![routes("a", version)], version);
+        proxy.generation(before + 1).await;
+        tokio::task::yield_now().await;
+    };
+    // The listener has no direction, so that it is not an inbound one.
+    proxy.running.server.stop_accepting(true).await;
+    change("2").await;
+    let mut client = Client::connect(address).await;
+    await_version(&mut client, "2").await;
+
+    proxy.running.server.stop_accepting(false).await;
+    for version in ["3", "4"] {
+        change(version).await;
+        assert!(proxy.running.server.bound().borrow().is_empty());
+    }
+    plane.set_resources(ENDPOINTS, vec![endpoints("a", &upstream)], "2");
+    let before = proxy.generation_number();
+    plane.set_resources(
+        LISTENER,
+        vec![
+            any(&listener_yaml("web", RDS, "")),
+            any(&listener_yaml("new", RDS, "")),
+        ],
+        "2",
+    );
+    proxy.generation(before + 1).await;
+    tokio::task::yield_now().await;
+    assert!(proxy.running.server.bound().borrow().is_empty());
+}
+
+#[tokio::test]
+async fn what_filters_are_built_with_reaches_them_when_it_changes() {
+    let upstream = FakeUpstream::start("a").await;
+    let plane = plane().await;
+    plane.set_resources(CLUSTER, vec![cluster("a")], "1");
+    plane.set_resources(ENDPOINTS, vec![endpoints("a", &upstream)], "1");
+    plane.set_resources(ROUTES, vec![routes("a", "1")], "1");
+    let fault = "- {name: fault, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, \
+                 abort: {http_status: 418, percentage: {numerator: 100}}}}";
+    let listener = |prefix: &str| {
+        let text = listener_yaml("web", RDS, fault);
+        any(&text.replace("stat_prefix: web", &format!("stat_prefix: {prefix}")))
+    };
+    plane.set_resources(LISTENER, vec![listener("one")], "1");
+    let bootstrap = format!(
+        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n{}",
+        ads_bootstrap(plane.address(), false)
+    );
+    let proxy = TestProxy::start(&bootstrap).await;
+    let address = proxy.address("web").await;
+    let aborts = async |prefix: &str| {
+        let mut admin = Client::connect(proxy.admin()).await;
+        let path = format!("/stats?filter=http.{prefix}.fault.aborts_injected");
+        admin.get("admin", &path).await.body
+    };
+    assert_eq!(
+        Client::connect(address).await.get("test", "/").await.status,
+        418
+    );
+    assert_eq!(aborts("one").await, "http.one.fault.aborts_injected: 1\n");
+    let before = proxy.generation_number();
+    plane.set_resources(LISTENER, vec![listener("two")], "2");
+    proxy.generation(before + 1).await;
+    assert_eq!(
+        Client::connect(address).await.get("test", "/").await.status,
+        418
+    );
+    assert_eq!(aborts("two").await, "http.two.fault.aborts_injected: 1\n");
+}
+
+#[tokio::test]
+async fn a_listener_whose_successor_waits_for_a_plugin_keeps_its_routes() {
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = world(false).await;
+    let mut client = Client::connect(proxy.address("web").await).await;
+    await_version(&mut client, "1").await;
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = silent.local_addr().expect("an address").port();
+    let code = any(&format!(
+        "'@type': {CLUSTER}\nname: code\ntype: STATIC\nload_assignment: {{cluster_name: code, endpoints: [{{lb_endpoints: \
+         [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}\n"
+    ));
+    plane.set_resources(CLUSTER, vec![cluster("a"), code], "2");
+    let other = any(&format!(
+        "'@type': {ROUTES}\nname: other\nvirtual_hosts: []\n"
+    ));
+    plane.set_resources(ROUTES, vec![routes("a", "1"), other], "2");
+    let plugin = format!(
+        "- {{name: plugin, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: \
+         {{name: p, vm_config: {{vm_id: v, code: {{remote: {{http_uri: {{uri: 'http://127.0.0.1/p.wasm', cluster: code, \
+         timeout: 60s}}, sha256: {}}}}}}}}}}}}}",
+        "0".repeat(64)
+    );
+    let listener = listener_yaml("web", &RDS.replace("name: routes", "name: other"), &plugin);
+    plane.set_resources(LISTENER, vec![any(&listener)], "2");
+    let let_go = async {
+        loop {
+            let now = proxy.running.server.current.load_full();
+            if !now.warming.is_empty() && !now.snapshot.routes.contains_key("routes") {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), let_go)
+        .await
+        .expect("the routes of before are asked for no more");
+    let response = client.get("test", "/").await;
+    assert_eq!((response.status, response.header("x-version")), (200, "1"));
+}

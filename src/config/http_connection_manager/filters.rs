@@ -4,6 +4,7 @@ use super::{FilterSource, HttpFilter};
 use crate::config::any::{is_no_op, resolve, type_name, unsupported_extension};
 use crate::config::cluster::ConfigSource;
 use crate::config::error::At;
+use crate::config::extension::check_type;
 use crate::config::extension::parse::http_filter;
 use crate::config::field::{non_empty, non_empty_list, required};
 use crate::config::{ConfigError, ParseContext};
@@ -135,20 +136,7 @@ fn discovered(
     let default = default_config
         .map(|any| {
             let any = resolve(&any)?;
-            if !type_urls
-                .iter()
-                .any(|type_url| pb::type_name(type_url) == type_name(&any))
-            {
-                let expected: Vec<&str> = type_urls
-                    .iter()
-                    .map(|type_url| pb::type_name(type_url))
-                    .collect();
-                return Err(ConfigError::invalid(format!(
-                    "Error: filter config has type URL {} but expect {}.",
-                    type_name(&any),
-                    expected.join(", ")
-                )));
-            }
+            check_type(&type_urls, &any.type_url)?;
             http_filter(name, &any, context)?
                 .ok_or_else(|| unsupported_extension(name, &any.type_url))
         })

@@ -431,7 +431,7 @@ fn wrapped_resources_are_unwrapped_and_a_heartbeat_has_no_body() {
             ..Resource::default()
         })
     };
-    for (resource, body) in [(Some(any_of(EDS, "inner")), true), (None, false)] {
+    for (resource, body) in [(Some(any_of(EDS, "outer")), true), (None, false)] {
         let update = Update::of_sotw(
             EDS,
             DiscoveryResponse {
@@ -447,4 +447,68 @@ fn wrapped_resources_are_unwrapped_and_a_heartbeat_has_no_body() {
         assert_eq!(&*received.version, "9");
         assert_eq!(received.body.is_some(), body);
     }
+}
+
+#[test]
+fn a_wrapper_does_not_rename_what_it_wraps() {
+    for (kind, inner, named, refused) in [
+        (CDS, "inner", Some("inner"), None),
+        (CDS, "", Some("outer"), None),
+        (EDS, "outer", Some("outer"), None),
+        (EDS, "", Some("outer"), None),
+        (
+            EDS,
+            "inner",
+            None,
+            Some("Unexpected EDS cluster (expecting outer): inner"),
+        ),
+    ] {
+        let wrapped = Resource {
+            name: "outer".to_owned(),
+            resource: Some(any_of(kind, inner)),
+            ..Resource::default()
+        };
+        let sotw = Update::of_sotw(
+            kind,
+            DiscoveryResponse {
+                resources: vec![pb::pack(&wrapped)],
+                ..DiscoveryResponse::default()
+            },
+        );
+        let delta = Update::of_delta(
+            kind,
+            DeltaDiscoveryResponse {
+                resources: vec![wrapped],
+                ..DeltaDiscoveryResponse::default()
+            },
+        );
+        for update in [sotw, delta] {
+            let name = update.resources.first().map(|received| &*received.name);
+            assert_eq!(name, named, "{kind} {inner}");
+            let error = update.unreadable.first().map(|(name, _, error)| {
+                assert_eq!(&**name, "outer");
+                error.to_string()
+            });
+            assert_eq!(error.as_deref(), refused, "{kind} {inner}");
+        }
+    }
+}
+
+#[test]
+fn a_removal_that_was_not_answered_is_said_again() {
+    let mut stream = open(Encoding::Delta);
+    stream.want(CDS, names(&["*"]));
+    stream.receive(delta(CDS, "1", &[("a", "1"), ("b", "1")], &[]));
+    judge(&mut stream);
+    stream.answer(CDS, Ok(()));
+    stream.receive(delta(CDS, "2", &[("c", "1")], &["b"]));
+    judge(&mut stream);
+    said(&mut stream);
+    stream.closed();
+    stream.opened(|_, _| true);
+    assert_eq!(
+        said(&mut stream),
+        ["cds a@1 b@1 n= +n"],
+        "the server hears that b is still held"
+    );
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Channel, ChannelId, Engine, Line, Origin, Subscription};
 use crate::config::cluster::{ConfigSource, GrpcService};
 use crate::config::error::At as _;
+use crate::config::extension::{HttpFilterConfig, allows, check_type};
 use crate::config::{Cluster, ConfigError, Listener};
 use crate::xds::ads::{Conversation, Encoding, WILDCARD};
 use crate::xds::assemble::{Answered, Reference, assemble, cluster_reference, listener_references};
@@ -98,8 +99,19 @@ impl Engine {
         }
     }
 
-    /// A discovered filter has one of the types that those who refer to it allow.
-    pub(super) fn check_extension(&self, name: &str, type_url: &str) -> Result<(), ConfigError> {
+    /// A discovered filter has one of the types that those who refer to it allow, and hides no filter behind it: what
+    /// is discovered is never the last of its chain.
+    pub(super) fn check_extension(
+        &self,
+        name: &str,
+        config: &HttpFilterConfig,
+    ) -> Result<(), ConfigError> {
+        if self.extensions.is_terminal(config) {
+            return Err(ConfigError::invalid(format!(
+                "Error: terminal filter named {name} of type envoy.filters.http.router must be the last filter in a \
+                 http filter chain."
+            )));
+        }
         let cache = self.cache.read();
         let dynamic = cache
             .table(ResourceType::Listener)
@@ -117,16 +129,39 @@ impl Engine {
                     ..
                 } = reference
                     && referred == name
-                    && !type_urls.iter().any(|allowed| **allowed == *type_url)
                 {
-                    return Err(ConfigError::invalid(format!(
-                        "Error: filter config has type URL {type_url} but expect {}.",
-                        type_urls.join(", ")
-                    )));
+                    check_type(type_urls, &config.type_url)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Counts where listeners refer to a filter that is there and is of a type that they do not allow: they go with
+    /// their default, or without, as in Envoy.
+    pub(super) fn count_conflicts<'a>(&self, listeners: impl Iterator<Item = &'a Arc<str>>) {
+        let cache = self.cache.read();
+        for name in listeners {
+            let Some(Value::Listener(listener)) = cache
+                .current(ResourceType::Listener, name)
+                .map(|accepted| &accepted.value)
+            else {
+                continue;
+            };
+            for reference in listener_references(listener) {
+                if let Reference::Extension {
+                    name, type_urls, ..
+                } = reference
+                    && let Some(accepted) = cache.current(ResourceType::Extension, name)
+                    && let Value::Extension(config) = &accepted.value
+                    && !allows(type_urls, &config.type_url)
+                    && let Some(subscription) =
+                        self.subscriptions[ResourceType::Extension.index()].get(name)
+                {
+                    subscription.stats.conflict();
+                }
+            }
+        }
     }
 
     /// Asks for a name.
@@ -180,11 +215,12 @@ impl Engine {
             Some(_) => Answered::Value,
             None => Answered::Waiting,
         };
-        if answered == Answered::Waiting
-            && let Some(timeout) = initial_fetch_timeout(source)
-        {
+        let deadline = initial_fetch_timeout(source)
+            .filter(|_| answered == Answered::Waiting)
+            .map(|timeout| now + timeout);
+        if let Some(at) = deadline {
             self.deadlines
-                .push(std::cmp::Reverse((now + timeout, kind, Arc::clone(&name))));
+                .push(std::cmp::Reverse((at, kind, Arc::clone(&name))));
         }
         self.wants_changed = true;
         let origin = self.channels.iter().find(|known| known.id == channel);
@@ -205,6 +241,7 @@ impl Engine {
             Subscription {
                 channel,
                 answered,
+                deadline,
                 stats,
             },
         );

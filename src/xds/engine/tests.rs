@@ -135,21 +135,30 @@ struct Side {
     said: Vec<String>,
     delta: bool,
     nonce: u32,
+    /// Judgements that wait for admission.
+    asked: Vec<u64>,
+}
+
+/// Decides on routes later, and on nothing else.
+struct RoutesLater;
+
+impl Admission for RoutesLater {
+    fn admit(&self, candidate: &crate::xds::Candidate) -> Option<Admitted> {
+        matches!(candidate, crate::xds::Candidate::Route(_))
+            .then(|| -> Admitted { Box::pin(std::future::pending()) })
+    }
 }
 
 impl Side {
     fn new(options: Options) -> Self {
+        Self::with(options, Arc::new(AdmitAll))
+    }
+
+    fn with(options: Options, admission: Arc<dyn Admission>) -> Self {
         let registry = Registry::new(crate::base::Shards::for_workers(1));
         let now = Instant::now();
         let delta = options.ads.as_ref().is_some_and(|api| api.delta);
-        let engine = Engine::new(
-            options,
-            Arc::new(AnyFilter),
-            Arc::new(AdmitAll),
-            &registry,
-            now,
-        )
-        .unwrap();
+        let engine = Engine::new(options, Arc::new(AnyFilter), admission, &registry, now).unwrap();
         let mut side = Self {
             channel: 0,
             engine,
@@ -159,6 +168,7 @@ impl Side {
             said: Vec::new(),
             delta,
             nonce: 0,
+            asked: Vec::new(),
         };
         side.settle();
         side.channel = side.engine.channels[0].id;
@@ -172,6 +182,8 @@ impl Side {
         if let Some(snapshot) = effects.snapshot {
             self.snapshot = snapshot;
         }
+        self.asked
+            .extend(effects.admissions.iter().map(|question| question.judgement));
         for (_, request) in effects.requests {
             self.said.push(match request {
                 Request::Sotw(request) => {
@@ -632,4 +644,140 @@ async fn the_same_again_makes_no_new_world() {
         &side.snapshot.clusters["a"],
         &before.clusters["a"]
     ));
+}
+
+fn discovered(type_name: &str) -> String {
+    format!(
+        "{{name: f, config_discovery: {{config_source: {{ads: {{}}, initial_fetch_timeout: 5s}}, \
+         type_urls: [type.googleapis.com/envoy.extensions.filters.http.{type_name}]}}}},"
+    )
+}
+
+fn extension(type_name: &str) -> String {
+    format!(
+        "{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.{type_name}}}}}"
+    )
+}
+
+const CORS: &str = "cors.v3.Cors";
+const ROUTER: &str = "router.v3.Router";
+
+#[tokio::test]
+async fn a_discovered_filter_cannot_be_the_end_of_a_chain() {
+    for delta in [false, true] {
+        let mut side = at_listeners(delta);
+        // Its type is allowed; what is wrong is where it stands: the filters behind it would never run.
+        side.respond(LDS, &[listener("l", "r", &discovered(ROUTER))]);
+        side.respond(RDS, &[route("r")]);
+        side.said();
+        side.respond(ECDS, &[extension(ROUTER)]);
+        assert_eq!(side.listeners(), ["l"], "a refusal ends the wait");
+        assert!(side.snapshot.extensions.is_empty());
+        let rejection = side.engine.status().resources(ECDS);
+        assert_eq!(
+            rejection[0].error.as_ref().unwrap().details,
+            "Error: terminal filter named f of type envoy.filters.http.router must be the last filter in a http filter \
+             chain."
+        );
+        assert_eq!(
+            side.stat("extension_config_discovery.http_filter.f.config_fail"),
+            1
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_does_not_allow_a_filter_that_is_there_counts_a_conflict() {
+    let mut side = at_listeners(false);
+    side.respond(LDS, &[listener("l", "r", &discovered(CORS))]);
+    side.respond(RDS, &[route("r")]);
+    side.respond(ECDS, &[extension(CORS)]);
+    let conflicts = "extension_config_discovery.http_filter.f.config_conflict";
+    assert_eq!(side.stat(conflicts), 0);
+    side.respond(
+        LDS,
+        &[
+            listener("l", "r", &discovered(CORS)),
+            listener("m", "r", &discovered("buffer.v3.Buffer")),
+        ],
+    );
+    assert_eq!(side.listeners(), ["l", "m"]);
+    assert_eq!(side.stat(conflicts), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_is_that_of_its_own_subscription() {
+    let mut side = at_listeners(false);
+    side.respond(LDS, &[listener("l", "r", "")]);
+    side.after(3);
+    side.respond(LDS, &[listener("l", "r2", "")]);
+    side.respond(LDS, &[listener("l", "r", "")]);
+    side.after(3);
+    assert_eq!(side.stat("http.in.rds.r.init_fetch_timeout"), 0);
+    assert!(side.listeners().is_empty());
+    side.after(2);
+    assert_eq!(side.stat("http.in.rds.r.init_fetch_timeout"), 1);
+    assert_eq!(side.listeners(), ["l"]);
+}
+
+#[tokio::test]
+async fn what_is_let_go_while_it_is_judged_is_not_kept() {
+    for delta in [false, true] {
+        let options = Options {
+            cds: None,
+            ..options(delta)
+        };
+        let mut side = Side::with(options, Arc::new(RoutesLater));
+        side.respond(LDS, &[listener("l", "r", "")]);
+        side.respond(RDS, &[route("r")]);
+        let asked = std::mem::take(&mut side.asked);
+        side.respond(LDS, &[listener("l", "r2", "")]);
+        side.said();
+        side.engine.admitted(asked[0], &[], side.now);
+        side.settle();
+        assert_eq!(side.said().len(), 1, "it is answered");
+        assert!(side.engine.status().resources(RDS).is_empty());
+    }
+}
+
+fn file() -> ConfigSource {
+    ConfigSource::Path {
+        path: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
+        watched_directory: None,
+        initial_fetch_timeout: Some(Duration::from_secs(15)),
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_or_lacks_a_name_is_not_waited_for() {
+    let mut side = Side::new(Options {
+        cds: Some(file()),
+        ..Options::default()
+    });
+    assert_eq!(side.engine.progress(), Progress::Clusters);
+    side.engine.loaded(side.channel, Err("no YAML".to_owned()));
+    side.settle();
+    assert_eq!(side.engine.progress(), Progress::Ready);
+    assert_eq!(side.stat("cluster_manager.cds.update_failure"), 1);
+    assert_eq!(side.stat("cluster_manager.cds.update_rejected"), 0);
+
+    let mut eds = (*parse_cluster(&cluster("a", "e", 15))).clone();
+    eds.discovery = crate::config::cluster::Discovery::Eds {
+        service_name: "e".into(),
+        source: file(),
+    };
+    let mut side = Side::new(Options {
+        static_clusters: vec![Arc::new(eds)],
+        ..Options::default()
+    });
+    assert_eq!(side.engine.progress(), Progress::Clusters);
+    let response = DiscoveryResponse {
+        resources: vec![any(EDS, "{cluster_name: other}")],
+        ..DiscoveryResponse::default()
+    };
+    side.engine.loaded(side.channel, Ok(response));
+    side.settle();
+    assert_eq!(side.engine.progress(), Progress::Ready);
+    assert_eq!(side.clusters(), ["a"]);
+    assert_eq!(side.stat("cluster.e.init_fetch_timeout"), 0);
 }

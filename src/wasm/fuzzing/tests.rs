@@ -1,7 +1,7 @@
 //! The fuzzers' bodies on their seeds, and on what chance makes of these: the same in every run. `PLENIPO_FUZZ_SECONDS`
 //! gives each body so much time instead of a number of inputs.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::*;
 

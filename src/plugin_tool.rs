@@ -1,6 +1,6 @@
 //! `plenipo plugin`: the tool for those who write plugins, on the host code of the data path.
 //!
-//! Code comes by [`source::resolve`], whatever its form; each subcommand has a file of its own. A request goes through a
+//! Code comes by [`source::Access`], from wherever; each subcommand has a file of its own. A request goes through a
 //! [`host::Host`]: the filter and the VM that serve traffic, without a socket.
 
 use std::io::Write as _;
@@ -13,6 +13,7 @@ mod case;
 mod diff;
 mod expect;
 mod host;
+mod image;
 mod inspect;
 mod junit;
 mod message;
@@ -39,6 +40,8 @@ pub fn run(command: &PluginCommand) -> ExitCode {
         PluginCommand::Test(arguments) => (test::run(arguments), 2),
         PluginCommand::Bench(arguments) => (bench::run(arguments), 2),
         PluginCommand::Diff(arguments) => (diff::run(arguments), 2),
+        PluginCommand::Push(arguments) => (image::push(arguments), 1),
+        PluginCommand::Pull(arguments) => (image::pull(arguments), 1),
     };
     match result {
         Ok((text, verdict)) => {

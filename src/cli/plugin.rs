@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::wasm::source::reference::Reference;
 
 /// `plenipo plugin`.
 #[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
@@ -24,11 +26,18 @@ pub enum PluginCommand {
     /// Send the same requests through two plugins, and show where they differ; exits with code 1 where they do
     #[command(after_help = DIFF_EXAMPLES)]
     Diff(DiffArgs),
+    /// Put a plugin into a registry of images; exits with code 1 where it is not loadable, or not taken
+    #[command(after_help = PUSH_EXAMPLES)]
+    Push(PushArgs),
+    /// Get a plugin out of a registry of images; exits with code 1 where there is none
+    #[command(after_help = PULL_EXAMPLES)]
+    Pull(PullArgs),
 }
 
 const INSPECT_EXAMPLES: &str = "\
 Example:
-  plenipo plugin inspect plugin.wasm";
+  plenipo plugin inspect plugin.wasm
+  plenipo plugin inspect oci://registry.example/plugins/hello:1";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -64,20 +73,36 @@ Examples:
 
 Exit codes: 0 the outcomes are the same; 1 they differ; 2 the arguments are wrong.";
 
+const PUSH_EXAMPLES: &str = "\
+Examples:
+  plenipo plugin push plugin.wasm oci://registry.example/plugins/hello:1
+  echo $TOKEN | plenipo plugin push plugin.wasm oci://registry.example/plugins/hello:1 --username me --password-stdin
+
+Exit codes: 0 it is there; 1 it is not; 2 the arguments are wrong.";
+
+const PULL_EXAMPLES: &str = "\
+Example:
+  plenipo plugin pull oci://registry.example/plugins/hello:1 -o plugin.wasm
+
+Exit codes: 0 the file is written; 1 it is not; 2 the arguments are wrong.";
+
 /// `plenipo plugin inspect`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct InspectArgs {
-    /// The plugin's file.
+    /// The plugin: a file, oci://IMAGE or https://URL.
     pub source: String,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    /// How a registry is spoken to, where the plugin is in one.
+    pub registry: RegistryArgs,
 }
 
 /// `plenipo plugin run`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct RunArgs {
-    /// The plugin's file.
+    /// The plugin: a file, oci://IMAGE or https://URL.
     pub source: String,
     #[command(flatten)]
     /// How the plugin is configured.
@@ -91,6 +116,9 @@ pub struct RunArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    /// How a registry is spoken to, where the plugin is in one.
+    pub registry: RegistryArgs,
 }
 
 /// `plenipo plugin test`.
@@ -108,12 +136,15 @@ pub struct TestArgs {
     /// Write the results as JUnit XML, too.
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    #[command(flatten)]
+    /// How a registry is spoken to, where the plugin is in one.
+    pub registry: RegistryArgs,
 }
 
 /// `plenipo plugin bench`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct BenchArgs {
-    /// The plugin's file.
+    /// The plugin: a file, oci://IMAGE or https://URL.
     pub source: String,
     #[command(flatten)]
     /// How the plugin is configured.
@@ -130,12 +161,15 @@ pub struct BenchArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    /// How a registry is spoken to, where the plugin is in one.
+    pub registry: RegistryArgs,
 }
 
 /// `plenipo plugin diff`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct DiffArgs {
-    /// The one plugin's file.
+    /// The one plugin: a file, oci://IMAGE or https://URL.
     pub old: String,
     /// The other's.
     pub new: String,
@@ -148,6 +182,66 @@ pub struct DiffArgs {
     #[command(flatten)]
     /// What they are shown.
     pub exchange: ExchangeArgs,
+    #[command(flatten)]
+    /// How a registry is spoken to, where the plugin is in one.
+    pub registry: RegistryArgs,
+}
+
+/// `plenipo plugin push`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct PushArgs {
+    /// The plugin's file.
+    pub file: PathBuf,
+    /// Where to: oci://HOST/REPOSITORY:TAG.
+    #[arg(value_name = "OCI", value_parser = tagged)]
+    pub image: Reference,
+    /// How the image holds the module: as its layer, or as the file plugin.wasm in a layer of files.
+    #[arg(long, value_enum, default_value = "artifact")]
+    pub layout: ImageLayout,
+    #[command(flatten)]
+    /// How the registry is spoken to.
+    pub registry: RegistryArgs,
+}
+
+/// `plenipo plugin pull`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct PullArgs {
+    /// The image: oci://HOST/REPOSITORY, and :TAG or @sha256:DIGEST.
+    #[arg(value_name = "OCI", value_parser = image)]
+    pub image: Reference,
+    /// The file to write; what is there is replaced.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    /// How the registry is spoken to.
+    pub registry: RegistryArgs,
+}
+
+/// How an image holds a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImageLayout {
+    /// The layer is the module, as the CNCF's Wasm artifacts have it
+    Artifact,
+    /// The layer is a tar with plugin.wasm, as older tools have it
+    Files,
+}
+
+/// How registries, and servers of code, are spoken to.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Registry")]
+pub struct RegistryArgs {
+    /// Without TLS.
+    #[arg(long)]
+    pub plain_http: bool,
+    /// It may send us on to private addresses: to a token server or a store of blobs beside it.
+    #[arg(long)]
+    pub internal: bool,
+    /// Who we are; without it, what the docker configuration has for the registry.
+    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    pub username: Option<String>,
+    /// Read the password from standard input.
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
 }
 
 /// How a plugin is configured, as in `PluginConfig`.
@@ -226,6 +320,20 @@ fn level(text: &str) -> Result<u32, String> {
         .zip(0..)
         .find_map(|(name, level)| (*name == text).then_some(level))
         .ok_or_else(|| format!("levels are {}", LEVELS.join(", ")))
+}
+
+fn image(text: &str) -> Result<Reference, String> {
+    let name = text.strip_prefix("oci://");
+    let name = name.ok_or("the name of an image begins with oci://")?;
+    Reference::parse(name).map_err(|error| error.to_string())
+}
+
+fn tagged(text: &str) -> Result<Reference, String> {
+    let name = image(text)?;
+    match name.digest {
+        None => Ok(name),
+        Some(_) => Err("what is pushed has the digest that it has: name a tag".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -292,6 +292,7 @@ fn the_first_word_may_be_a_command_of_ours() {
             plugin::InspectArgs {
                 source: "x".into(),
                 json: true,
+                registry: plugin::RegistryArgs::default(),
             }
         ))))
     );

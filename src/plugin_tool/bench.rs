@@ -37,7 +37,7 @@ struct Measured {
 
 pub(super) fn run(arguments: &BenchArgs) -> anyhow::Result<(String, Verdict)> {
     debug_assert_eq!(LEVELS[INFO as usize], "info");
-    let code = source::resolve(&arguments.source)?;
+    let code = source::Access::of(&arguments.registry)?.resolve(&arguments.source)?;
     let setup = Setup::of(&arguments.setup, code)?;
     let (exchange, answers) = exchange(&arguments.exchange)?;
     let ground = Ground::new()?;

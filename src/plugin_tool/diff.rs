@@ -7,11 +7,13 @@ use similar::{Algorithm, ChangeTag, TextDiff};
 use super::host::{Cache, Ground, Setup};
 use super::outcome::{Outcome, time};
 use super::run::exchange;
+use super::source::Access;
 use super::test::Codes;
-use super::{Verdict, case, printable, run as single, source};
+use super::{Verdict, case, printable, run as single};
 use crate::cli::plugin::DiffArgs;
 
 pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
+    let access = Access::of(&arguments.registry)?;
     let ground = Ground::new()?;
     let cache = Cache::new();
     let mut pairs = Vec::new();
@@ -23,7 +25,7 @@ pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
         }
         for case in cases {
             let mut outcome = |plugin: &str| {
-                let setup = codes.setup(&case, Some(plugin))?;
+                let setup = codes.setup(&access, &case, Some(plugin))?;
                 let answers = case.answers.clone();
                 single::outcome(
                     &ground,
@@ -40,7 +42,7 @@ pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
     } else {
         let (exchange, answers) = exchange(&arguments.exchange)?;
         let outcome = |plugin: &str| {
-            let setup = Setup::of(&arguments.setup, source::resolve(plugin)?)?;
+            let setup = Setup::of(&arguments.setup, access.resolve(plugin)?)?;
             single::outcome(&ground, &setup, &exchange, answers.clone(), 0, None)
         };
         let (old, new) = (outcome(&arguments.old)?, outcome(&arguments.new)?);

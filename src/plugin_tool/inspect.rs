@@ -4,18 +4,24 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::{Verdict, bytes, json_text, printable, source};
+use super::source::Access;
+use super::{Verdict, bytes, image, json_text, printable};
 use crate::cli::plugin::InspectArgs;
+use crate::wasm::source::oci::Image;
 use crate::wasm::{Inspection, InspectionKind};
 
-/// Looks into a file. What is no plugin is described too, and the reason then stands on standard error as well.
+/// Looks into a file, or into what comes from a registry or a server. What is no plugin is described too, and the reason then stands on standard error as well.
 pub(super) fn run(arguments: &InspectArgs) -> anyhow::Result<(String, Verdict)> {
-    let code = source::resolve(&arguments.source)?;
-    let found = crate::wasm::inspect(&code)?;
+    let fetched = Access::of(&arguments.registry)?.fetch(&arguments.source)?;
+    let found = crate::wasm::inspect(&fetched.code)?;
     let text = if arguments.json {
-        json_text(&found)?
+        let mut value = serde_json::to_value(&found)?;
+        if let Some(image) = &fetched.image {
+            value["image"] = image::json_of(&arguments.source, image);
+        }
+        json_text(&value)?
     } else {
-        text(&arguments.source, &found)
+        text(&arguments.source, fetched.image.as_ref(), &found)
     };
     let Some(reason) = found.refused else {
         return Ok((text, Verdict::Well));
@@ -26,12 +32,19 @@ pub(super) fn run(arguments: &InspectArgs) -> anyhow::Result<(String, Verdict)> 
 }
 
 /// A report in lines of a heading and what belongs to it.
-fn text(source: &str, found: &Inspection) -> String {
+fn text(source: &str, image: Option<&Image>, found: &Inspection) -> String {
     let mut out = String::new();
     let mut line = |heading: &str, value: &str| {
         let _ = writeln!(out, "{heading:<12} {}", printable(value));
     };
-    line("file", source);
+    if source.contains("://") {
+        line("source", source);
+    } else {
+        line("file", source);
+    }
+    for (heading, value) in image.map(image::lines).unwrap_or_default() {
+        line(heading, &value);
+    }
     line("size", &bytes(found.size as u64));
     line("sha256", &found.sha256);
     line(

@@ -17,7 +17,7 @@ use crate::cli::plugin::{ExchangeArgs, RunArgs};
 pub(super) type Answers = BTreeMap<String, VecDeque<Answer>>;
 
 pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<(String, Verdict)> {
-    let code = source::resolve(&arguments.source)?;
+    let code = source::Access::of(&arguments.registry)?.resolve(&arguments.source)?;
     let setup = Setup::of(&arguments.setup, code)?;
     let (exchange, answers) = exchange(&arguments.exchange)?;
     let ground = Ground::new()?;

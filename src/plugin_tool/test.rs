@@ -13,7 +13,8 @@ use super::diff::difference;
 use super::expect::{Expected, spliced};
 use super::host::{Cache, Ground, Setup};
 use super::outcome::Outcome;
-use super::{Verdict, junit, printable, run as single, source};
+use super::source::Access;
+use super::{Verdict, junit, printable, run as single};
 use crate::cli::plugin::TestArgs;
 
 /// What became of a case.
@@ -31,7 +32,12 @@ pub(super) struct Codes(BTreeMap<PathBuf, bytes::Bytes>);
 
 impl Codes {
     /// The setup of `case` with the code of its plugin, or of `instead`.
-    pub(super) fn setup(&mut self, case: &Case, instead: Option<&str>) -> anyhow::Result<Setup> {
+    pub(super) fn setup(
+        &mut self,
+        access: &Access,
+        case: &Case,
+        instead: Option<&str>,
+    ) -> anyhow::Result<Setup> {
         let path = match (instead, &case.plugin) {
             (Some(path), _) => PathBuf::from(path),
             (None, Some(path)) => path.clone(),
@@ -43,7 +49,7 @@ impl Codes {
         let code = match self.0.get(&path) {
             Some(code) => code.clone(),
             None => {
-                let code = bytes::Bytes::from(source::resolve(&path.to_string_lossy())?);
+                let code = bytes::Bytes::from(access.resolve(&path.to_string_lossy())?);
                 self.0.insert(path, code.clone());
                 code
             }
@@ -62,13 +68,14 @@ pub(super) fn run(arguments: &TestArgs) -> anyhow::Result<(String, Verdict)> {
             cases.push((folder.as_path(), case));
         }
     }
+    let access = Access::of(&arguments.registry)?;
     let ground = Ground::new()?;
     let cache = Cache::new();
     let mut codes = Codes::default();
     let mut out = String::new();
     let mut results = Vec::new();
     for (folder, case) in &cases {
-        let setup = codes.setup(case, arguments.plugin.as_deref())?;
+        let setup = codes.setup(&access, case, arguments.plugin.as_deref())?;
         let begin = Instant::now();
         let outcome = single::outcome(
             &ground,

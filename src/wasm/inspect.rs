@@ -139,6 +139,11 @@ pub fn inspect(bytes: &[u8]) -> anyhow::Result<Inspection> {
     let runtime = Runtime::new().map_err(|error| anyhow::anyhow!("{error:#}"))?;
     let engine = runtime.engine();
     let table = linker(engine).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    Ok(look(engine, &table, bytes))
+}
+
+/// As [`inspect`], with the engine and the host functions `table`.
+pub(crate) fn look(engine: &Engine, table: &Linker<Host>, bytes: &[u8]) -> Inspection {
     let mut found = Inspection {
         size: bytes.len(),
         sha256: Digest::of(bytes).to_string(),
@@ -160,7 +165,7 @@ pub fn inspect(bytes: &[u8]) -> anyhow::Result<Inspection> {
     found.refused = match found.kind {
         Kind::Module if bytes.len() <= MAX_CODE => {
             let read = read(bytes, &mut found, |module, name| {
-                knows(engine, &table, module, name)
+                knows(engine, table, module, name)
             });
             match read {
                 Err(error) => Some(format!("the module is damaged: {error}")),
@@ -168,7 +173,7 @@ pub fn inspect(bytes: &[u8]) -> anyhow::Result<Inspection> {
                     let exports = found.other_exports.iter().map(String::as_str);
                     found.sdk =
                         sdk::of(bytes).or_else(|| sdk::guess(exports).map(str::to_owned));
-                    verdict(engine, &table, bytes, &found)
+                    verdict(engine, table, bytes, &found)
                 }
             }
         }
@@ -182,7 +187,7 @@ pub fn inspect(bytes: &[u8]) -> anyhow::Result<Inspection> {
         ),
         Kind::Unknown => Some("this is not WebAssembly in its binary form".to_owned()),
     };
-    Ok(found)
+    found
 }
 
 /// Whether the table defines a name: what is defined cannot be defined again.

@@ -38,6 +38,9 @@ mod disk;
 mod engine;
 #[cfg(feature = "wasm")]
 mod fetch;
+#[cfg(all(feature = "wasm", any(test, feature = "fuzzing")))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "wasm")]
 mod inspect;
 #[cfg(feature = "wasm")]

@@ -1,10 +1,15 @@
 //! `plenipo plugin`, by the binary: every command that `docs/plugins.md` shows is run, and prints what stands there.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use regex::Regex;
 use serde_json::Value;
+
+use crate::support::registry::{Door, FakeRegistry, Fault, Layout, digest};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -15,6 +20,7 @@ fn plenipo<S: AsRef<str>>(arguments: &[S]) -> Output {
         .arg("plugin")
         .args(arguments.iter().map(AsRef::as_ref))
         .current_dir(root())
+        .env("DOCKER_CONFIG", "nonesuch")
         .output()
         .expect("the binary")
 }
@@ -74,6 +80,8 @@ fn lasting(output: &str) -> Vec<String> {
         (r" +[0-9.]+ (µs|ms|s)\b", " TIME"),
         (r" +[0-9.]+ (B|KiB|MiB)\b", " SIZE"),
         (r"^(    ticks .*?) +\d+$", "$1 #"),
+        (r"sha256:[0-9a-f]{64}", "SUM"),
+        (r"\([0-9.]+ (B|KiB|MiB)\b", "(SIZE"),
         // The table of `bench`: what was called, and how often, stays.
         (r"^(\S.* +\d+) +\d+ +\d+$", "$1 # #"),
     ]
@@ -117,29 +125,53 @@ proxy_on_done                             2000      1763      3365";
     );
 }
 
+/// Where the page has its registry.
+const REGISTRY: &str = "localhost:5000";
+
 #[test]
 fn the_commands_of_the_page_print_what_it_shows() {
     let page = std::fs::read_to_string(root().join("docs/plugins.md")).expect("the page");
     let blocks: Vec<_> = page.split("```console\n").skip(1).collect();
     let mut shown = std::collections::BTreeSet::new();
+    let (_runtime, registry) = registry();
+    let own = registry.address.to_string();
+    let file = folder("page").join("hello.wasm");
+    let file = file.to_str().expect("UTF-8").to_owned();
     for block in blocks {
         let (block, _) = block.split_once("```").expect("an end");
         let (command, wanted) = block.split_once('\n').expect("a command");
         let command = command
             .strip_prefix("$ plenipo plugin ")
             .expect("a command of ours");
-        let words = words(command);
+        // The registry of the page, and the files that it is pulled into, are this test's own.
+        let mut words = words(command);
+        for word in &mut words {
+            *word = word.replace(REGISTRY, &own);
+            if word == "hello.wasm" {
+                word.clone_from(&file);
+            }
+        }
         shown.insert(words[0].clone());
         let output = plenipo(&words);
         // As on a terminal: what went well, then the summary of what did not.
         let found = text(&output.stdout) + &text(&output.stderr);
+        let found = found.replace(&own, REGISTRY).replace(&file, "hello.wasm");
         assert_eq!(lasting(&found), lasting(wanted), "{command}");
-        let fails = ["refused: ", "the plugin has failed", "FAIL ", "DIFFERENT "];
+        let fails = [
+            "404 Not Found",
+            "refused: ",
+            "the plugin has failed",
+            "FAIL ",
+            "DIFFERENT ",
+        ];
         let code = i32::from(fails.iter().any(|word| wanted.contains(word)));
         assert_eq!(output.status.code(), Some(code), "{command}");
     }
     let shown: Vec<_> = shown.iter().map(String::as_str).collect();
-    assert_eq!(shown, ["bench", "diff", "inspect", "run", "test"]);
+    assert_eq!(
+        shown,
+        ["bench", "diff", "inspect", "pull", "push", "run", "test"]
+    );
 }
 
 #[test]
@@ -163,7 +195,9 @@ fn inspect_prints_json_and_its_code_is_the_verdict() {
     for (source, reason) in [
         ("plugins/build.sh", "not WebAssembly"),
         ("plugins/nonesuch.wasm", "cannot read"),
-        ("oci://example.com/a:1", "not oci://"),
+        ("oci://example.com/A:1", "not the name of an image"),
+        ("ftp://example.com/a", "not from ftp://"),
+        ("http://127.0.0.1:1/a", "--plain-http"),
     ] {
         let all = printed(&["inspect", source], 1);
         assert!(all.contains(reason), "{source}: {all}");
@@ -366,13 +400,22 @@ fn a_plugin_that_fails_is_told_with_the_reason() {
 
 #[test]
 fn arguments_that_make_no_sense_are_told() {
+    let pinned = format!("oci://example.com/a@{}", digest(b"x"));
     let hello = "plugins/bin/hello.wasm";
     for (arguments, reason) in [
         (
             &["run", "plugins/nonesuch.wasm"][..],
             "cannot read plugins/nonesuch.wasm",
         ),
-        (&["run", "oci://example.com/a:1"], "not oci://"),
+        (&["run", "ftp://example.com/a"], "not from ftp://"),
+        (&["run", "https://127.0.0.1:1/a"], "--plain-http"),
+        (&["push", hello, "example.com/a:1"], "begins with oci://"),
+        (&["push", hello, &pinned], "name a tag"),
+        (&["push", hello], "OCI"),
+        (&["pull", "oci://example.com/a:1"], "--output"),
+        (&["pull", "oci://example.com/A", "-o", "x"], "repository"),
+        (&["inspect", hello, "--username", "me"], "--password-stdin"),
+        (&["inspect", hello, "--password-stdin"], "--username"),
         (
             &["run", hello, "--config", "@nonesuch"],
             "cannot read nonesuch",
@@ -406,7 +449,7 @@ fn arguments_that_make_no_sense_are_told() {
         assert!(said.contains(reason), "{arguments:?}: {said}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
-    for command in ["inspect", "run", "test", "bench", "diff"] {
+    for command in ["inspect", "run", "test", "bench", "diff", "push", "pull"] {
         let help = printed(&[command, "--help"], 0);
         assert!(help.contains("Example"), "{help}");
     }
@@ -621,4 +664,196 @@ fn diff_tells_by_its_code() {
         all.contains("    -     x-hello: v1\n    +     x-hello: v2\n"),
         "{all}"
     );
+}
+
+/// A registry, and what it runs on.
+fn registry() -> (tokio::runtime::Runtime, FakeRegistry) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let registry = runtime.block_on(FakeRegistry::start());
+    (runtime, registry)
+}
+
+/// As [`printed`], with a password on standard input.
+fn printed_with(password: &str, arguments: &[&str], code: i32) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_plenipo"))
+        .arg("plugin")
+        .args(arguments)
+        .current_dir(root())
+        .env("DOCKER_CONFIG", "nonesuch")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // Who refuses the arguments does not read it.
+    let _ = stdin.write_all(password.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let all = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
+    all
+}
+
+#[test]
+fn both_layouts_go_up_and_come_down_as_they_were() {
+    let (_runtime, registry) = registry();
+    let folder = folder("layouts");
+    let file = folder.join("pulled.wasm");
+    let file = file.to_str().expect("UTF-8");
+    let hello = "plugins/bin/hello.wasm";
+    let module = std::fs::read(root().join(hello)).expect("the plugin");
+    for (layout, media_type) in [
+        ("artifact", "application/wasm"),
+        ("files", "application/vnd.oci.image.layer.v1.tar+gzip"),
+    ] {
+        let image = format!("oci://{}/a/b:{layout}", registry.address);
+        let arguments = ["push", hello, &image, "--layout", layout, "--plain-http"];
+        let pushed = printed(&arguments, 0);
+        let manifest = pushed
+            .lines()
+            .find_map(|line| line.strip_prefix("manifest     "))
+            .expect("a digest")
+            .to_owned();
+        assert_eq!(printed(&arguments, 0), pushed, "{layout}");
+
+        printed(&["pull", &image, "-o", file, "--plain-http"], 0);
+        assert_eq!(std::fs::read(file).expect("a file"), module, "{layout}");
+        // By its digest, and looked into.
+        let pinned = format!("oci://{}/a/b@{manifest}", registry.address);
+        let found = json(&["inspect", &pinned, "--plain-http", "--json"], 0);
+        assert_eq!(found["image"]["manifest"], manifest);
+        assert_eq!(found["image"]["index"], Value::Null);
+        let layers = found["image"]["layers"].as_array().expect("a list");
+        assert_eq!(layers.len(), 1, "{layers:?}");
+        assert_eq!(layers[0]["media_type"], media_type);
+        assert_eq!(layers[0]["holds_module"], true);
+        let sum = found["sha256"].as_str().expect("a sum");
+        assert_eq!(format!("sha256:{sum}"), digest(&module), "{layout}");
+        // And as every other source.
+        let found = json(&["run", &image, "--plain-http", "--json"], 0);
+        assert_eq!(found["outcome"], "answered", "{layout}");
+        let all = printed(&["diff", hello, &image, "--plain-http"], 0);
+        assert!(all.contains("0 of 1 outcomes differ"), "{all}");
+    }
+    // An index, and layers that are of no use.
+    registry.push("other", Layout::Docker, &module);
+    let image = format!("oci://{}/a/b:other", registry.address);
+    let all = printed(&["inspect", &image, "--plain-http"], 0);
+    assert!(
+        all.contains("): not used") && all.contains("): the module is a file in it"),
+        "{all}"
+    );
+    let (index, _) = registry.push("index", Layout::Index, &module);
+    let image = format!("oci://{}/a/b:index", registry.address);
+    let found = json(&["inspect", &image, "--plain-http", "--json"], 0);
+    assert_eq!(found["image"]["index"], index);
+}
+
+#[test]
+fn what_keeps_an_image_from_going_up_or_down_is_told() {
+    let (_runtime, registry) = registry();
+    let folder = folder("kept");
+    let file = folder.join("pulled.wasm");
+    let file = file.to_str().expect("UTF-8");
+    let hello = "plugins/bin/hello.wasm";
+    let image = format!("oci://{}/a/b:1", registry.address);
+    // No plugin, or none that loads here: the registry is not even asked.
+    for (source, reason) in [
+        ("plugins/build.sh", "not WebAssembly"),
+        ("plugins/nonesuch.wasm", "cannot read"),
+        (&*guest(&folder, "no-abi"), "proxy_abi_version"),
+    ] {
+        let all = printed(&["push", source, &image, "--plain-http"], 1);
+        assert!(all.contains(reason), "{all}");
+    }
+    assert_eq!(registry.requests(), [""; 0]);
+    let all = printed(&["pull", &image, "-o", file], 1);
+    assert!(all.contains("--plain-http"), "{all}");
+    for (fault, reason) in [
+        (Fault::None, "404 Not Found: MANIFEST_UNKNOWN"),
+        (Fault::Down, "error sending request"),
+    ] {
+        registry.set_fault(fault);
+        let all = printed(&["pull", &image, "-o", file, "--plain-http"], 1);
+        assert!(all.contains(reason), "{all}");
+    }
+    registry.set_fault(Fault::None);
+    printed(&["push", hello, &image, "--plain-http"], 0);
+    registry.set_fault(Fault::WrongBlobs);
+    let all = printed(&["pull", &image, "-o", file, "--plain-http"], 1);
+    assert!(all.contains("sha256 is"), "{all}");
+    assert!(!Path::new(file).exists(), "nothing is written");
+    registry.set_fault(Fault::None);
+    let nowhere = folder.join("none/such");
+    let nowhere = nowhere.to_str().expect("UTF-8");
+    let all = printed(&["pull", &image, "-o", nowhere, "--plain-http"], 1);
+    assert!(all.contains("cannot write"), "{all}");
+}
+
+#[test]
+fn a_registry_is_told_who_we_are() {
+    let (_runtime, registry) = registry();
+    let folder = folder("doors");
+    let hello = "plugins/bin/hello.wasm";
+    let image = format!("oci://{}/a/b:1", registry.address);
+    // `me:sesame`.
+    const ME: &str = "bWU6c2VzYW1l";
+    assert_eq!(STANDARD.encode("me:sesame"), ME);
+    let user = ["--plain-http", "--username", "me", "--password-stdin"];
+    for door in [Door::Basic(ME), Door::Token(ME)] {
+        registry.set_door(door);
+        let push = ["push", hello, &image];
+        let all = printed(&[&push[..], &["--plain-http"]].concat(), 1);
+        assert!(
+            all.contains("not authorized") && all.contains("hint: give --username"),
+            "{all}"
+        );
+        let with_user = [&push[..], &user].concat();
+        let all = printed_with("wrong\n", &with_user, 1);
+        assert!(all.contains("not authorized"), "{all}");
+        assert!(!all.contains("wrong"), "{all}");
+        let all = printed_with("", &with_user, 1);
+        assert!(all.contains("no password on standard input"), "{all}");
+        printed_with("sesame\r\n", &with_user, 0);
+        printed_with("sesame", &[&["run", &image][..], &user].concat(), 0);
+    }
+    // By the docker configuration.
+    let auth = format!(
+        r#"{{"auths": {{"{}": {{"auth": "{ME}"}}}}}}"#,
+        registry.address
+    );
+    std::fs::write(folder.join("config.json"), auth).expect("a file");
+    let output = Command::new(env!("CARGO_BIN_EXE_plenipo"))
+        .args(["plugin", "inspect", &image, "--plain-http"])
+        .env("DOCKER_CONFIG", &folder)
+        .output()
+        .expect("the binary");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn code_comes_from_web_servers_packed_or_not() {
+    let (_runtime, registry) = registry();
+    let module = std::fs::read(root().join("plugins/bin/hello.wasm")).expect("the plugin");
+    for layout in [Layout::Cncf, Layout::Oci] {
+        // What a registry has can be had without asking for its manifest.
+        let (_, layer) = registry.push("1", layout, &module);
+        let url = format!("http://{}/v2/a/blobs/{layer}", registry.address);
+        let found = json(&["inspect", &url, "--plain-http", "--json"], 0);
+        let sum = found["sha256"].as_str().expect("a sum");
+        assert_eq!(format!("sha256:{sum}"), digest(&module));
+        assert_eq!(found["image"], Value::Null);
+        printed(&["run", &url, "--plain-http"], 0);
+        let user = ["--plain-http", "--username", "me", "--password-stdin"];
+        let all = printed_with("x", &[&["run", &url][..], &user].concat(), 2);
+        assert!(all.contains("--username is for registries"), "{all}");
+    }
+    let url = format!("http://{}/v2/a/blobs/nonesuch", registry.address);
+    let all = printed(&["run", &url, "--plain-http"], 2);
+    assert!(all.contains("404 Not Found"), "{all}");
 }

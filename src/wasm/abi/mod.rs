@@ -15,7 +15,7 @@ mod headers;
 mod link;
 mod log;
 pub(crate) mod metrics;
-mod pairs;
+pub(crate) mod pairs;
 pub(crate) mod properties;
 mod shared;
 mod signatures;

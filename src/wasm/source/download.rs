@@ -15,6 +15,7 @@ use reqwest::Url;
 
 use super::guard::{PublicOnly, is_public};
 use crate::config::WasmSettings;
+use crate::wasm::archive;
 use crate::wasm::module::MAX_CODE;
 
 /// So many redirects are followed.
@@ -68,6 +69,14 @@ pub enum DownloadError {
     /// There is no TLS.
     #[error("no TLS: {0}")]
     Tls(String),
+    /// What came holds no module.
+    #[error("{url}: {reason}")]
+    Module {
+        /// What was asked for.
+        url: Box<str>,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// A request.
@@ -175,6 +184,24 @@ impl Downloader {
                 status,
             }),
         }
+    }
+
+    /// The module in the code at `uri`, unpacked.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn module(&self, uri: &str) -> Result<Bytes, DownloadError> {
+        let code = self.code(uri, false).await?;
+        let unpacked = tokio::task::spawn_blocking(move || {
+            archive::unpack(&code).map(|module| Bytes::copy_from_slice(&module))
+        });
+        let reason = match unpacked.await {
+            Ok(Ok(module)) => return Ok(module),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let url = uri.parse().map_or_else(|_| uri.into(), |url| shown(&url));
+        Err(DownloadError::Module { url, reason })
     }
 
     /// Asks, following redirects.

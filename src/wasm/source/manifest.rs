@@ -60,6 +60,20 @@ pub struct Descriptor {
     pub size: u64,
 }
 
+/// A layer as a manifest has it; nothing of it is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// What it is.
+    pub media_type: Box<str>,
+    /// With the name of the sum before it.
+    pub digest: Box<str>,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// So many layers of an image are told of: it is for people.
+const MAX_LAYERS: usize = 64;
+
 /// What a manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manifest {
@@ -69,6 +83,8 @@ pub enum Manifest {
         layer: Descriptor,
         /// The layer holds files; otherwise it is the module.
         files: bool,
+        /// All of them, or the first 64.
+        layers: Box<[Layer]>,
     },
     /// An index: the manifest of the image for us.
     Index(Descriptor),
@@ -163,16 +179,24 @@ impl Manifest {
     fn image(layers: &[RawDescriptor]) -> Result<Self, ManifestError> {
         let is_one_of =
             |layer: &&RawDescriptor, types: &[&str]| types.contains(&&*layer.media_type);
+        let told = layers.iter().take(MAX_LAYERS).map(|layer| Layer {
+            media_type: (&*layer.media_type).into(),
+            digest: (&*layer.digest).into(),
+            size: layer.size,
+        });
+        let told = told.collect();
         if let Some(layer) = layers.iter().find(|layer| is_one_of(layer, MODULES)) {
             return Ok(Self::Image {
                 layer: layer.read()?,
                 files: false,
+                layers: told,
             });
         }
         match layers.last().filter(|layer| is_one_of(layer, FILES)) {
             Some(layer) => Ok(Self::Image {
                 layer: layer.read()?,
                 files: true,
+                layers: told,
             }),
             None => {
                 let types = layers.iter().map(|layer| layer.media_type.clone());
@@ -237,11 +261,17 @@ mod tests {
                 false,
             ),
         ] {
+            let told = layers.iter().map(|layer| Layer {
+                media_type: layer["mediaType"].as_str().expect("a type").into(),
+                digest: layer["digest"].as_str().expect("a digest").into(),
+                size: layer["size"].as_u64().expect("a size"),
+            });
             assert_eq!(
                 image(&layers),
                 Ok(Manifest::Image {
                     layer: descriptor(content),
-                    files
+                    files,
+                    layers: told.collect(),
                 }),
                 "{content}"
             );

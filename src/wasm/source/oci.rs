@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::challenge::Challenge;
 use super::credentials::{Credential, CredentialError};
 use super::download::{Answer, Ask, DownloadError, Downloader, host, shown};
-use super::manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
+use super::manifest::{ACCEPT, Descriptor, Layer, Manifest, ManifestError};
 use super::reference::Reference;
 use crate::wasm::archive;
 use crate::wasm::module::MAX_CODE;
@@ -104,6 +104,8 @@ pub struct Image {
     pub layer: Descriptor,
     /// The layer is a tar of files.
     pub files: bool,
+    /// All layers, as the manifest has them.
+    pub layers: Box<[Layer]>,
 }
 
 impl Image {
@@ -178,11 +180,16 @@ impl Registry {
             image @ Manifest::Image { .. } => (manifest, image),
         };
         match parsed {
-            Manifest::Image { layer, files } => Ok(Image {
+            Manifest::Image {
+                layer,
+                files,
+                layers,
+            } => Ok(Image {
                 manifest,
                 image,
                 layer,
                 files,
+                layers,
             }),
             Manifest::Index(_) => {
                 Err(self.of_manifest(ManifestError::Kind("an index in an index".to_owned())))

@@ -505,7 +505,7 @@ struct Early(tokio::sync::mpsc::UnboundedSender<Option<BodyError>>);
 impl HttpFilter for Early {
     fn request(&self, _: &Arc<Stream>, body: Body) -> Step<Body> {
         let heard = self.0.clone();
-        drop(tokio::spawn(async move {
+        drop(crate::base::task::spawn("early", async move {
             // The test looks at what is sent.
             let _ = heard.send(body.collect().await.err());
         }));

@@ -6,7 +6,7 @@
 //!
 //! | [`Flow`] | bytes that the tap saw | the tap sees next | beyond the limit |
 //! |---|---|---|---|
-//! | `Continue` | go on, after those held before | the next frame | the source is not read until the queue drains |
+//! | `Continue` | go on, in one frame with those held before | the next frame | the source is not read until the queue drains |
 //! | `Buffer` | held | all that is held, the next frame last | 413 (request); 500, or a reset (response) |
 //! | `Watermark` | held | the next frame alone | the source is not read |
 //! | `Drop` | dropped | the next frame alone | – |

@@ -106,6 +106,8 @@ pub(super) struct ResponseBody {
     timer: Option<Pin<Box<Timer>>>,
     /// `content-length` less what was sent: a codec that stops there has everything.
     missing: Option<u64>,
+    /// The stream is reset: what the filters let go before is handed over still.
+    reset: bool,
     done: bool,
 }
 
@@ -143,6 +145,7 @@ impl ResponseBody {
             inner: body,
             timer: None,
             missing,
+            reset: false,
             done: false,
         })
     }
@@ -202,10 +205,18 @@ impl HttpBody for ResponseBody {
         }
         let stream = Arc::clone(self.finish.stream());
         stream.park(context);
-        if poll_after_head(&stream, context).is_err() {
+        if !self.reset {
+            match poll_after_head(&stream, context) {
+                Ok(()) => {}
+                Err(true) => self.reset = true,
+                Err(false) => return self.abort("the stream was reset"),
+            }
+        }
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if self.reset && !matches!(polled, Poll::Ready(Some(Ok(_)))) {
             return self.abort("the stream was reset");
         }
-        match Pin::new(&mut self.inner).poll_frame(context) {
+        match polled {
             Poll::Pending => {
                 let timer = self
                     .timer

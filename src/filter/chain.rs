@@ -23,7 +23,7 @@ use crate::config::http_connection_manager::{FilterSource, HttpFilter as FilterE
 use crate::config::route::Action;
 use crate::http::codec::Reset;
 use crate::http::{Body, LocalReply, ReplyReason, ResponseHead};
-use crate::stream::{Ending, Finish, Phase, Stream, Verdict, access_log};
+use crate::stream::{Ending, Finish, Phase, Side, Stream, Verdict, access_log};
 
 /// What the connection manager does at the edges of a stream. One instance a manager, shared by its streams.
 pub trait Observer: Send + Sync + 'static {
@@ -402,11 +402,16 @@ async fn drive(
             return Poll::Ready(Err(stop));
         }
         let result = catch_unwind(AssertUnwindSafe(|| {
-            stream.poll_companions(context);
-            if let Some(stop) = verdict(stream) {
-                return Poll::Ready(Err(stop));
+            loop {
+                let moved = stream.poll_companions(context);
+                if let Some(stop) = verdict(stream) {
+                    return Poll::Ready(Err(stop));
+                }
+                let polled = work.as_mut().poll(context);
+                if polled.is_ready() || !moved {
+                    return polled;
+                }
             }
-            work.as_mut().poll(context)
         }));
         match result {
             Ok(Poll::Pending) => match timer.as_mut().poll(stream, context) {
@@ -429,16 +434,29 @@ fn panicked() -> LocalReply {
     ReplyReason::FilterPanic.into()
 }
 
-/// Polls the companions after the head was sent. `Err`: the body must end in an error.
-pub(super) fn poll_after_head(stream: &Arc<Stream>, context: &mut Context<'_>) -> Result<(), ()> {
-    let polled = catch_unwind(AssertUnwindSafe(|| stream.poll_companions(context)));
-    if polled.is_err() {
+/// Polls the companions after the head was sent. `Err`: the body must end in an error; with true, after what pumps had let
+/// go when one of them decided so.
+pub(super) fn poll_after_head(stream: &Arc<Stream>, context: &mut Context<'_>) -> Result<(), bool> {
+    let before = verdict(stream);
+    let drain = before.is_none() && stream.is_pumped(Side::Response);
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        before.or_else(|| {
+            loop {
+                let moved = stream.poll_companions(context);
+                let decided = verdict(stream);
+                if decided.is_some() || !moved {
+                    return decided;
+                }
+            }
+        })
+    }));
+    let Ok(decided) = polled else {
         stream.info.lock().details = Some(panicked().details);
-        return Err(());
-    }
-    match verdict(stream) {
+        return Err(false);
+    };
+    match decided {
         None => Ok(()),
-        Some(Stop::Reset) => Err(()),
+        Some(Stop::Reset) => Err(drain),
         // Too late for an answer: as Envoy, a reset; the log keeps the status that was sent.
         Some(Stop::Reply { reply, .. }) => {
             let mut info = stream.info.lock();
@@ -446,7 +464,7 @@ pub(super) fn poll_after_head(stream: &Arc<Stream>, context: &mut Context<'_>) -
                 info.flags.set(*flag);
             }
             info.details = Some(reply.details);
-            Err(())
+            Err(drain)
         }
     }
 }

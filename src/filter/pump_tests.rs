@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::testing::{self, FakeUpstream, TestChain, chain, data};
 use super::{HttpFilter, Step};
 use crate::http::{Body, RequestHead, ResponseHead};
-use crate::stream::{Flow, Phase, PumpHandle, Side, Start, Stream, Tap};
+use crate::stream::{Flow, Phase, PumpHandle, Side, Start, Stream, Tap, Verdict};
 
 type Calls = Arc<Mutex<Vec<(String, bool)>>>;
 type Script = Arc<Mutex<Vec<Flow>>>;
@@ -413,9 +413,103 @@ async fn two_pumps_follow_each_other() {
     // The end of the first is no frame of its own any more, but for what the filter put there.
     assert_eq!(
         *seen.lock(),
-        calls(&[("1", false), ("1", false), ("1", false), ("", true)])
+        calls(&[("1", false), ("1", false), ("1", true)])
     );
     assert_eq!(received(&upstream), "111");
+}
+
+#[tokio::test]
+async fn a_frame_passes_all_taps_before_the_next_one_is_read() {
+    for side in [Side::Request, Side::Response] {
+        let mut first = pumping(side, &[]);
+        first.replace = Some("1");
+        let mut second = pumping(side, &[]);
+        second.calls = Arc::clone(&first.calls);
+        let seen = Arc::clone(&first.calls);
+        let (sender, body) = testing::body();
+        sender.send(data("ab")).expect("read");
+        sender.send(data("cd")).expect("read");
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-t", HeaderValue::from_static("1"));
+        sender.send(Ok(Frame::trailers(trailers))).expect("read");
+        drop(sender);
+        if side == Side::Request {
+            let upstream = Arc::new(Arc::<FakeUpstream>::default());
+            chain![first, second].terminal(upstream).post(body).await;
+        } else {
+            // The response passes them in reverse.
+            let terminal = Arc::new(Answering(Mutex::new(Some(body))));
+            chain![second, first].terminal(terminal).get("/").await;
+        }
+        assert_eq!(
+            *seen.lock(),
+            calls(&[
+                ("ab", false),
+                ("1", false),
+                ("cd", false),
+                ("1", false),
+                ("trailers after \"\"", true),
+                ("trailers after \"\"", true),
+            ]),
+            "{side:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_watermark_held_goes_on_as_one_frame_with_the_end_on_it() {
+    for (script, expected) in [
+        (
+            &[Flow::Watermark][..],
+            &[("abcd", false), ("", true)] as &[(&str, bool)],
+        ),
+        (&[Flow::Watermark, Flow::Watermark], &[("abcd", true)]),
+    ] {
+        let first = pumping(Side::Request, script);
+        let second = pumping(Side::Request, &[]);
+        let seen = Arc::clone(&second.calls);
+        let upstream = Arc::new(Arc::<FakeUpstream>::default());
+        let chain = chain![first, second].terminal(upstream);
+        chain.post(frames(&["ab", "cd"])).await;
+        assert_eq!(*seen.lock(), calls(expected));
+    }
+}
+
+/// Resets the stream at the second frame of its response.
+#[derive(Debug)]
+struct ResetsLate;
+
+struct ResetsAt(u32);
+
+impl Tap for ResetsAt {
+    fn data(&mut self, stream: &Arc<Stream>, _: &mut Bytes, _: bool) -> Flow {
+        self.0 -= 1;
+        if self.0 > 0 {
+            return Flow::Continue;
+        }
+        stream.decide(Verdict::Reset {
+            details: "late".into(),
+        });
+        Flow::Drop
+    }
+}
+
+impl HttpFilter for ResetsLate {
+    fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        let tap = Box::new(ResetsAt(2));
+        let (body, _) = stream.pump(Side::Response, body, Start::Flowing, tap);
+        Step::Next(body)
+    }
+}
+
+#[tokio::test]
+async fn what_was_let_go_before_a_reset_is_sent() {
+    let body = frames(&["ab", "cd"]);
+    let chain = chain![ResetsLate].terminal(Arc::new(Answering(Mutex::new(Some(body)))));
+    let answer = chain.get("/").await;
+    assert_eq!((answer.status(), answer.text()), (200, "ab"));
+    assert!(answer.error.is_some());
+    assert_eq!(answer.details(), "late");
 }
 
 #[tokio::test]

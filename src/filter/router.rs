@@ -482,6 +482,7 @@ impl Attempt {
 
 /// The reply to a request that took too long.
 pub(super) fn timed_out(stream: &Stream, timeout: Timeout) -> LocalReply {
+    stream.strike(timeout);
     let (ended, attempts) = {
         let mut info = stream.info.lock();
         if let Some(flag) = timeout.flag() {

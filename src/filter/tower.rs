@@ -24,7 +24,7 @@ use tower_service::Service;
 use super::{BoxFuture, HttpFilter, Step};
 use crate::base::WorkerCell;
 use crate::http::{Body, LocalReply, ResponseHead};
-use crate::stream::{Companion, Phase, Stream, Verdict};
+use crate::stream::{Companion, Phase, Progress, Stream, Verdict};
 
 /// A layer's errors.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -121,14 +121,14 @@ impl Running {
 struct Watch(Arc<Running>);
 
 impl Companion for Watch {
-    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Progress {
         // From the response half on, that half polls it.
         if stream.phase() != Phase::Request {
-            return Poll::Ready(());
+            return Progress::Done;
         }
         match self.0.poll(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(()),
+            Poll::Pending => Progress::Idle,
+            Poll::Ready(None) => Progress::Done,
             Poll::Ready(Some(result)) => {
                 let reply = match result {
                     Ok(response) => ready_part(response, context),
@@ -138,7 +138,7 @@ impl Companion for Watch {
                     reply: Box::new(reply),
                     direct: false,
                 });
-                Poll::Ready(())
+                Progress::Done
             }
         }
     }

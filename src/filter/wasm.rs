@@ -459,7 +459,7 @@ impl Hold {
         body: Body,
         start: Start,
     ) -> (Body, Option<PumpHandle>) {
-        if body.is_end_stream() || !self.vm.wants_body(direction) {
+        if !self.vm.wants_body(direction) {
             return (body, None);
         }
         self.pump(stream, direction, body, start)
@@ -472,6 +472,9 @@ impl Hold {
         body: Body,
         start: Start,
     ) -> (Body, Option<PumpHandle>) {
+        if body.is_end_stream() {
+            return (body, None);
+        }
         let side = match direction {
             Direction::Request => Side::Request,
             Direction::Response => Side::Response,

@@ -3,13 +3,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::Stream;
+use super::{Side, Stream};
 use crate::http::{LocalReply, ReplyReason, ResponseFlag};
 
 /// The end that something decided outside the phase that runs: a callout's answer, a timer, a body callback.
@@ -51,8 +51,19 @@ pub enum Phase {
 ///
 /// It is dropped when it is ready, or when the stream ends.
 pub trait Companion: Send {
-    /// Goes on. The context wakes the root driver.
-    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Poll<()>;
+    /// Goes on, by one step. The context wakes the root driver.
+    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Progress;
+}
+
+/// What came of a step of a [`Companion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing: it waits.
+    Idle,
+    /// Something, which others may act upon before its next step.
+    Moved,
+    /// It is done.
+    Done,
 }
 
 /// Deadlines of a stream. All are optional; the earliest one is the root driver's timer.
@@ -123,6 +134,8 @@ pub(super) struct Drive {
     /// Who waits for more of the request's body; woken by the end, which nobody else might tell.
     uploader: Option<Waker>,
     companions: Vec<Box<dyn Companion>>,
+    /// Pumps that were made of each body.
+    pumps: [usize; 2],
     timeouts: Timeouts,
     request_end: Option<Instant>,
     activity: Option<Instant>,
@@ -193,24 +206,49 @@ impl Stream {
         }
     }
 
-    /// Polls every companion once, in the order in which they were attached. For the root driver.
-    pub fn poll_companions(self: &Arc<Self>, context: &mut Context<'_>) {
+    /// True where a body of `side` was ever pumped.
+    pub fn is_pumped(&self, side: Side) -> bool {
+        self.drive.lock().pumps[side as usize] > 0
+    }
+
+    /// Counts a pump of `side`; true where it is not the first.
+    pub(super) fn count_pump(&self, side: Side) -> bool {
+        let pumps = &mut self.drive.lock().pumps[side as usize];
+        *pumps += 1;
+        *pumps > 1
+    }
+
+    /// Polls the companions until one of them has moved, and says whether one has: then the phase in flight and they all
+    /// must be polled again. Those attached last come first, as they are further down the chain: what one pump lets go
+    /// passes those behind it before it lets go more. For the root driver.
+    pub fn poll_companions(self: &Arc<Self>, context: &mut Context<'_>) -> bool {
         let mut companions = {
             let mut drive = self.drive.lock();
             if drive.companions.is_empty() {
-                return;
+                return false;
             }
             std::mem::take(&mut drive.companions)
         };
-        companions.retain_mut(|companion| companion.poll(self, context).is_pending());
+        let mut moved = false;
+        for index in (0..companions.len()).rev() {
+            match companions[index].poll(self, context) {
+                Progress::Idle => {}
+                Progress::Moved => moved = true,
+                Progress::Done => drop(companions.remove(index)),
+            }
+            if moved {
+                break;
+            }
+        }
         let mut drive = self.drive.lock();
         if drive.phase == Phase::Ended {
             drop(drive);
-            return;
+            return false;
         }
         // Those attached meanwhile come after.
         companions.append(&mut drive.companions);
         drive.companions = companions;
+        moved
     }
 
     /// Drops the companions: what they pumped is given up. For the root driver, before a local reply.
@@ -287,6 +325,17 @@ impl Stream {
         let mut drive = self.drive.lock();
         if drive.timeouts.idle.is_some() {
             drive.activity = Some(Instant::now());
+        }
+    }
+
+    /// A deadline has passed: it does not pass again while the answer to it is under way. The idle one begins anew.
+    pub fn strike(&self, timeout: Timeout) {
+        let mut drive = self.drive.lock();
+        match timeout {
+            Timeout::Idle => drive.activity = Some(Instant::now()),
+            Timeout::Response => drive.timeouts.response = None,
+            Timeout::MaxDuration => drive.timeouts.max_duration = None,
+            Timeout::Request => drive.timeouts.request = None,
         }
     }
 

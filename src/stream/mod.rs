@@ -28,7 +28,7 @@ use crate::route::{RouteTable, SelectedRoute};
 use crate::telemetry::metrics::StatSet;
 use access_log::AccessLogger;
 
-pub use drive::{Companion, Phase, Timeout, Timeouts, Verdict};
+pub use drive::{Companion, Phase, Progress, Timeout, Timeouts, Verdict};
 pub use finish::{Ending, Finish};
 pub use info::{ByteCounts, ConnectionInfo, StreamInfo, UpstreamInfo};
 pub use pump::{Flow, PumpHandle, Side, Start, Tap};

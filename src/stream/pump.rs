@@ -6,7 +6,7 @@
 //!
 //! | [`Flow`] | bytes that the tap saw | the tap sees next | beyond the limit |
 //! |---|---|---|---|
-//! | `Continue` | go on, after those held before | the next frame | the source is not read until the queue drains |
+//! | `Continue` | go on, in one frame with those held before | the next frame | the source is not read until the queue drains |
 //! | `Buffer` | held | all that is held, the next frame last | 413 (request); 500, or a reset (response) |
 //! | `Watermark` | held | the next frame alone | the source is not read |
 //! | `Drop` | dropped | the next frame alone | – |
@@ -23,7 +23,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::{Companion, Stream, Verdict};
+use super::{Companion, Progress, Stream, Verdict};
 use crate::base::WorkerCell;
 use crate::http::{Body, BodyError, ReplyReason};
 
@@ -201,13 +201,16 @@ impl Stream {
             Start::HeldWatermark => Some(Flow::Watermark),
         };
         shared.lock().stopped = hold;
+        let behind_another = self.count_pump(side);
         self.attach(Box::new(Pump {
             side,
+            behind_another,
             source: Some(body),
             tap,
             limit,
             holding: hold.is_some(),
             end: None,
+            trailers_wait: false,
             shared: Arc::clone(&shared),
         }));
         (Body::new(Queue(shared)), handle)
@@ -216,6 +219,8 @@ impl Stream {
 
 struct Pump {
     side: Side,
+    /// Its source is another pump's queue.
+    behind_another: bool,
     /// `None` once it has ended.
     source: Option<Body>,
     tap: Box<dyn Tap>,
@@ -224,76 +229,83 @@ struct Pump {
     holding: bool,
     /// Set with the end; the tap may still hold the flow.
     end: Option<End>,
+    /// Trailers came while it began held, and the tap is to see them next.
+    trailers_wait: bool,
     shared: Arc<WorkerCell<Shared>>,
 }
 
 impl Companion for Pump {
-    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let (stopped, held, full) = {
-                let mut shared = self.shared.lock();
-                if shared.closed.is_some() {
-                    return Poll::Ready(());
-                }
-                if std::mem::take(&mut shared.resume) && shared.stopped.is_some() {
-                    drop(shared);
-                    self.resume(stream);
-                    continue;
-                }
-                let waker = context.waker();
-                if !shared.driver.as_ref().is_some_and(|w| w.will_wake(waker)) {
-                    shared.driver = Some(waker.clone());
-                }
-                (
-                    shared.stopped,
-                    shared.held.len(),
-                    shared.queued >= shared.limit,
-                )
-            };
-            // After the end only a resume (or a verdict) goes on.
-            let Some(source) = &mut self.source else {
-                return Poll::Pending;
-            };
-            let choked = match stopped {
-                Some(Flow::Watermark) => held > self.limit,
-                _ => full,
-            };
-            if choked {
-                return Poll::Pending;
+    /// One step: a frame goes through the whole chain before the next one is read, as in Envoy.
+    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Progress {
+        let (stopped, held, full) = {
+            let mut shared = self.shared.lock();
+            if shared.closed.is_some() {
+                return Progress::Done;
             }
-            let frame = match Pin::new(&mut *source).poll_frame(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(frame) => frame,
-            };
-            match frame {
-                None => {
-                    self.source = None;
-                    self.end = Some(End::Plain);
-                    self.frame(stream, Bytes::new());
-                }
-                Some(Err(error)) => {
-                    self.source = None;
-                    self.shared.lock().close(Err(error));
-                }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        if source.is_end_stream() && self.marks_the_last_frame(stream) {
-                            self.source = None;
-                            self.end = Some(End::Plain);
-                        }
-                        self.frame(stream, data);
-                    }
-                    Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
-                            *self.trailers(stream).lock() = Some(trailers);
-                            self.source = None;
-                            self.end = Some(End::Trailers);
-                            self.trailers_came(stream);
-                        }
-                    }
-                },
+            if std::mem::take(&mut shared.resume) && shared.stopped.is_some() {
+                drop(shared);
+                self.resume(stream);
+                return Progress::Moved;
             }
+            let waker = context.waker();
+            if !shared.driver.as_ref().is_some_and(|w| w.will_wake(waker)) {
+                shared.driver = Some(waker.clone());
+            }
+            (
+                shared.stopped,
+                shared.held.len(),
+                shared.queued >= shared.limit,
+            )
+        };
+        if std::mem::take(&mut self.trailers_wait) {
+            self.end = Some(End::Trailers);
+            self.trailers_came(stream);
+            return Progress::Moved;
         }
+        // After the end only a resume (or a verdict) goes on.
+        let Some(source) = &mut self.source else {
+            return Progress::Idle;
+        };
+        let choked = match stopped {
+            Some(Flow::Watermark) => held > self.limit,
+            _ => full,
+        };
+        if choked {
+            return Progress::Idle;
+        }
+        let frame = match Pin::new(&mut *source).poll_frame(context) {
+            Poll::Pending => return Progress::Idle,
+            Poll::Ready(frame) => frame,
+        };
+        match frame {
+            None => {
+                self.source = None;
+                self.end = Some(End::Plain);
+                self.frame(stream, Bytes::new());
+            }
+            Some(Err(error)) => {
+                self.source = None;
+                self.shared.lock().close(Err(error));
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    if source.is_end_stream() && self.marks_the_last_frame(stream) {
+                        self.source = None;
+                        self.end = Some(End::Plain);
+                    }
+                    self.frame(stream, data);
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        *self.trailers(stream).lock() = Some(trailers);
+                        self.source = None;
+                        self.end = Some(End::Trailers);
+                        self.trailers_came(stream);
+                    }
+                }
+            },
+        }
+        Progress::Moved
     }
 }
 
@@ -305,8 +317,12 @@ impl Pump {
         }
     }
 
-    /// HTTP/2 ends a message with its last frame; HTTP/1 tells the end apart. Our own replies are one frame.
+    /// HTTP/2 ends a message with its last frame; HTTP/1 tells the end apart. Our own replies are one frame. Another pump
+    /// does either: what it let go at once has the end with it.
     fn marks_the_last_frame(&self, stream: &Stream) -> bool {
+        if self.behind_another {
+            return true;
+        }
         match self.side {
             Side::Request => stream.request.lock().version >= Version::HTTP_2,
             Side::Response => {
@@ -342,8 +358,7 @@ impl Pump {
             Flow::Continue => {
                 shared.stopped = None;
                 shared.resume = false;
-                shared.emit(before);
-                shared.emit(visible);
+                shared.emit(join(before, visible));
                 drop(shared);
                 self.pass_end(stream);
             }
@@ -410,16 +425,12 @@ impl Pump {
                 shared.stopped = None;
                 std::mem::take(&mut shared.held)
             };
-            let end = self.end;
-            if end == Some(End::Trailers) {
+            if self.end == Some(End::Trailers) {
                 self.end = None;
+                self.trailers_wait = true;
             }
-            if !held.is_empty() || end == Some(End::Plain) {
+            if !held.is_empty() || self.end == Some(End::Plain) {
                 self.frame(stream, held);
-            }
-            if end == Some(End::Trailers) {
-                self.end = end;
-                self.trailers_came(stream);
             }
             return;
         }

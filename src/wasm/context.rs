@@ -192,6 +192,8 @@ pub(crate) struct StreamContext {
     pub(crate) root: u32,
     /// What header maps can be reached now.
     pub(crate) visible: Visible,
+    /// The end of the body was seen, which has not gone on: trailers can be made, by direction.
+    pub(crate) may_add_trailers: [bool; 2],
     /// Body data that the guest can see, by direction.
     pub(crate) bodies: [BodyView; 2],
     /// The pumps of the bodies, by direction: what they hold can be read and changed from any callback.
@@ -220,6 +222,10 @@ pub(crate) struct StreamContext {
     pub(crate) logging: bool,
     /// The guest wrote what cannot be a request; the reason.
     pub(crate) invalid: Option<String>,
+    /// A copy of the response's head that was changed after it had been sent.
+    pub(crate) late_response: Option<Box<crate::http::ResponseHead>>,
+    /// The request's headers have gone on: what is done to them is of no effect.
+    pub(crate) request_gone: bool,
     /// Pseudo-headers that the guest removed and did not set again.
     pub(crate) removed: Removed,
     /// Properties that it declared: kept to refuse a second declaration, and otherwise without effect, as in Envoy.
@@ -227,7 +233,8 @@ pub(crate) struct StreamContext {
 }
 
 /// Which header maps a context shows. See `proxy-wasm` on the life of header maps: a map can be reached in its own
-/// callback, and afterwards only while this context holds the headers back.
+/// callback, and afterwards while this context holds the headers back. As in Envoy that lasts to the stream's end where
+/// nothing lets them go, and of a response also where `continue_stream` does.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Visible {
     pub(crate) request_headers: bool,
@@ -313,6 +320,7 @@ impl StreamContext {
             stream,
             root,
             visible: Visible::default(),
+            may_add_trailers: [false; 2],
             bodies: Default::default(),
             pumps: [None, None],
             on_loss: None,
@@ -327,6 +335,8 @@ impl StreamContext {
             responding: false,
             logging: false,
             invalid: None,
+            late_response: None,
+            request_gone: false,
             removed: Removed::default(),
             declared: Declared::default(),
         }
@@ -334,19 +344,16 @@ impl StreamContext {
 }
 
 impl StreamContext {
-    /// What `on_log` shows, to be read only.
-    pub(crate) fn show_log(&mut self) {
-        self.logging = true;
-        self.visible = Visible {
-            request_headers: true,
-            request_trailers: false,
-            response_headers: true,
-            response_trailers: true,
-        };
-    }
-
-    /// What may be read, which may be more than may be written.
+    /// What may be read, which may be more than may be written: `on_log` shows all that it knows of.
     pub(crate) fn readable(&self, lenient: bool) -> Visible {
+        if self.logging {
+            return Visible {
+                request_headers: true,
+                request_trailers: false,
+                response_headers: true,
+                response_trailers: true,
+            };
+        }
         let mut visible = self.visible;
         if lenient {
             visible.request_headers = true;

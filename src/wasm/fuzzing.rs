@@ -349,7 +349,7 @@ fn prepare(store: &mut Store<Host>, instance: &Instance, shows: u8) -> Option<Ar
         }
     }
     if shows & 16 != 0 {
-        context.show_log();
+        context.logging = true;
     }
     host.streams.insert(STREAM, context);
     host.current = STREAM;

@@ -451,7 +451,9 @@ impl Vm {
     pub fn refusal(&self, id: u32, stream: &Arc<Stream>) -> Option<Box<LocalReply>> {
         let mut core = self.core.lock();
         let context = core.store.data_mut().streams.get_mut(&id)?;
-        repair(context, stream)
+        let reply = repair(context, stream);
+        context.request_gone = true;
+        reply
     }
 
     /// The headers of `direction` have gone on without a word of the guest: they are out of its reach.

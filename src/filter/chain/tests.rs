@@ -407,6 +407,43 @@ async fn deadlines_answer_before_the_head_and_reset_after_it() {
     assert_eq!(chain.logs(), 1);
 }
 
+/// Lets a response wait.
+#[derive(Debug)]
+struct SlowResponse;
+
+impl HttpFilter for SlowResponse {
+    fn response(&self, _: &Arc<Stream>, body: Body) -> Step<Body> {
+        Step::Wait(Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Step::Next(body)
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_may_hold_the_answer_to_a_deadline_back() {
+    let second = Duration::from_secs(1);
+    for idle in [true, false] {
+        let chain = chain![SlowResponse]
+            .terminal(Arc::new(Arc::new(FakeUpstream {
+                delay: Some(5 * second),
+                ..FakeUpstream::default()
+            })))
+            .options(|options| {
+                let option = if idle {
+                    &mut options.stream_idle_timeout
+                } else {
+                    &mut options.max_stream_duration
+                };
+                *option = Some(second);
+            });
+        let begin = tokio::time::Instant::now();
+        let answer = chain.get("/").await;
+        assert_eq!(answer.status(), 504, "{idle}");
+        assert_eq!(begin.elapsed(), second + Duration::from_millis(500));
+    }
+}
+
 /// Answers with a body of the test's.
 #[derive(Debug)]
 struct Streaming(Mutex<Option<Body>>);

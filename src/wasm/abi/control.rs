@@ -40,6 +40,10 @@ fn resume(guest: &mut Guest<'_>, direction: Direction) -> Outcome {
     let host = guest.data_mut();
     let (effective, running) = (host.effective, host.effective == host.current);
     if let Some(context) = host.context_mut() {
+        // As in Envoy, where it is these whichever direction goes on, and never a response's.
+        context.visible.request_headers = false;
+        context.visible.request_trailers = false;
+        context.may_add_trailers[Direction::Request as usize] = false;
         if running && context.callback == Some(direction) {
             context.resumed[direction as usize] = true;
         } else {
@@ -159,14 +163,18 @@ pub(super) fn send_local_response(
 }
 
 /// What Envoy's codec answers where a filter left a request that cannot be sent.
-pub(crate) fn invalid_request_reply(context: &StreamContext, connect: bool) -> Option<LocalReply> {
+pub(crate) fn invalid_request_reply(
+    context: &StreamContext,
+    removed: Removed,
+    connect: bool,
+) -> Option<LocalReply> {
     let Removed {
         method,
         path,
         authority,
         scheme: _,
         status: _,
-    } = context.removed;
+    } = removed;
     let reason = if let Some(reason) = &context.invalid {
         reason.as_str()
     } else if method {

@@ -11,7 +11,8 @@ use super::grpc::Metadata;
 use super::{Guest, Outcome, Status, give, give_with, memory, pairs, put_u32, range};
 use crate::http::joined::{self, Side};
 use crate::http::{RequestHead, ResponseHead, Scheme};
-use crate::wasm::context::{Host, Removed, Visible};
+use crate::stream::Phase;
+use crate::wasm::context::{Host, Removed};
 use crate::wasm::module::Abi;
 
 /// `WasmHeaderMapType`.
@@ -330,6 +331,24 @@ pub(crate) fn count(host: &mut Host, response: bool) -> u32 {
 
 /// Runs `f` on a map; `None` where it cannot be reached now.
 fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) -> R) -> Option<R> {
+    with_view(host, map, false, f)
+}
+
+/// As [`with`], of what may be written. Trailers come into being by it, at the end of a body that has none.
+fn with_writable<R>(
+    host: &mut Host,
+    map: MapType,
+    f: impl FnOnce(Map<'_>, &mut Removed) -> R,
+) -> Option<R> {
+    with_view(host, map, true, f)
+}
+
+fn with_view<R>(
+    host: &mut Host,
+    map: MapType,
+    write: bool,
+    f: impl FnOnce(Map<'_>, &mut Removed) -> R,
+) -> Option<R> {
     match map {
         MapType::CallHeaders => {
             let head = host.call.as_mut()?.head.as_mut()?;
@@ -346,7 +365,18 @@ fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) 
     let lenient = host.env.policy.lenient_header_reads;
     let context = host.streams.get_mut(&host.effective)?;
     let stream = host.stream.as_ref()?;
-    let visible = context.readable(lenient);
+    let visible = if write {
+        let may_add = context.may_add_trailers;
+        let visible = &mut context.visible;
+        match map {
+            MapType::RequestTrailers => visible.request_trailers |= may_add[0],
+            MapType::ResponseTrailers => visible.response_trailers |= may_add[1],
+            _ => {}
+        }
+        *visible
+    } else {
+        context.readable(lenient)
+    };
     match map {
         MapType::RequestHeaders if visible.request_headers => {
             let mut head = stream.request.lock();
@@ -354,6 +384,13 @@ fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) 
         }
         MapType::ResponseHeaders if visible.response_headers => {
             let mut head = stream.response.lock();
+            if write && stream.phase() >= Phase::Sent && context.late_response.is_none() {
+                // It went to the codec, which may have to write it still: what is done to it now is for the plugin alone.
+                context.late_response = head.clone().map(Box::new);
+            }
+            if let Some(late) = &mut context.late_response {
+                return Some(f(Map::Response(late), &mut context.removed));
+            }
             Some(f(Map::Response(head.as_mut()?), &mut context.removed))
         }
         MapType::RequestTrailers if visible.request_trailers => {
@@ -362,7 +399,7 @@ fn with<R>(host: &mut Host, map: MapType, f: impl FnOnce(Map<'_>, &mut Removed) 
         }
         MapType::ResponseTrailers if visible.response_trailers => {
             let mut trailers = stream.response_trailers.lock();
-            if context.logging && trailers.is_none() {
+            if context.logging && !write && trailers.is_none() {
                 return None;
             }
             Some(fields(&mut trailers, |map| f(map, &mut context.removed)))
@@ -415,8 +452,13 @@ pub(super) fn get_value(
     };
     let value = with(host, map, |map, removed| {
         map.get(removed, key).map(SmallVec::<[u8; 128]>::from_slice)
-    })
-    .ok_or_else(|| absent(host))?;
+    });
+    let value = match (value, host.env.abi) {
+        (Some(value), _) => value,
+        // The oldest ABI knows no absence.
+        (None, Abi::V0_1_0) if absent(host) == Status::NotFound => None,
+        (None, _) => return Err(absent(host).into()),
+    };
     match value {
         Some(value) => give(guest, &value, value_out, len_out),
         None if host.env.abi == Abi::V0_1_0 => give(guest, &[], value_out, len_out),
@@ -455,17 +497,11 @@ pub(super) fn get_pairs(guest: &mut Guest<'_>, map: u32, at_out: u32, len_out: u
 
 pub(super) fn get_size(guest: &mut Guest<'_>, map: u32, size_out: u32) -> Outcome {
     let map = MapType::parse(map)?;
-    // Of a callout's answer Envoy does not tell it (it looks for a map that can be written), and in `on_log` of none.
-    if map.is_grpc()
-        || matches!(map, MapType::CallHeaders | MapType::CallTrailers)
-        || guest
-            .data()
-            .context()
-            .is_some_and(|context| context.logging)
-    {
+    // Of a callout's answer Envoy does not tell it, nor of what may not be written.
+    if map.is_grpc() || matches!(map, MapType::CallHeaders | MapType::CallTrailers) {
         return Err(Status::BadArgument.into());
     }
-    let size = with(guest.data_mut(), map, |map, removed| {
+    let size = with_writable(guest.data_mut(), map, |map, removed| {
         let mut size = 0;
         map.each(removed, &mut |name, value| size += name.len() + value.len());
         size
@@ -484,23 +520,11 @@ enum Edit<'a> {
 }
 
 fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
-    if host.context().is_some_and(|context| context.logging)
-        || matches!(map, MapType::CallHeaders | MapType::CallTrailers)
-        || map.is_grpc()
-    {
+    if map.is_grpc() || matches!(map, MapType::CallHeaders | MapType::CallTrailers) {
         return Err(Status::BadArgument);
     }
     let mut added = host.context().map_or(0, |context| context.added);
-    // What can be read only.
-    let visible = host
-        .context()
-        .map_or_else(Visible::default, |context| context.visible);
-    match map {
-        MapType::RequestHeaders if !visible.request_headers => return Err(Status::BadArgument),
-        MapType::ResponseHeaders if !visible.response_headers => return Err(Status::BadArgument),
-        _ => {}
-    }
-    let result = with(host, map, |mut map, removed| match edit {
+    let result = with_writable(host, map, |mut map, removed| match edit {
         Edit::Add(name, value) => map
             .room(&mut added, name, value)
             .and_then(|()| map.add(removed, name, value)),
@@ -550,6 +574,7 @@ fn refuse(host: &mut Host, map: MapType, reason: Invalid, name: &[u8]) {
     tracing::warn!(target: "wasm", "plugin {plugin}: {map:?}: {reason}; the edit was refused");
     if matches!(map, MapType::RequestHeaders | MapType::RequestTrailers)
         && let Some(context) = host.context_mut()
+        && !(context.request_gone && map == MapType::RequestHeaders)
     {
         context
             .invalid

@@ -20,7 +20,7 @@ use crate::stream::{Stream, Verdict};
 use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::{self, invalid_request_reply};
 use crate::wasm::callbacks::{Callback, Callbacks};
-use crate::wasm::context::{BodyView, Effect, Host, StreamContext, Visible};
+use crate::wasm::context::{BodyView, Effect, Host, Removed, StreamContext, Visible};
 use crate::wasm::engine::{Budget, Running};
 use crate::wasm::meter::Quota;
 
@@ -299,6 +299,8 @@ impl Core {
             Direction::Response => {
                 context.visible.response_headers = true;
                 context.responding = true;
+                // Of its own reply it may think better.
+                context.ended = false;
             }
         }
         let host = self.store.data_mut();
@@ -326,15 +328,14 @@ impl Core {
         };
         let mut answer = take_answer(context, direction, action);
         let goes_on = action == HeadersAction::Continue || answer.resumed;
-        if goes_on {
-            match direction {
-                Direction::Request => context.visible.request_headers = false,
-                Direction::Response => context.visible.response_headers = false,
-            }
+        let ends = answer.reply.is_some() || answer.reset;
+        if action == HeadersAction::Continue && !ends {
+            hide(&mut context.visible, direction);
         }
-        let pauses = !goes_on && answer.reply.is_none() && !answer.reset;
+        let pauses = !goes_on && !ends;
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
+            context.request_gone = goes_on;
         }
         if pauses {
             // With the heads alone, the body's callbacks may go on.
@@ -360,13 +361,8 @@ impl Core {
             data: Some(std::mem::take(buffer)),
             kept: false,
         };
-        if end_of_stream {
-            // A plugin may add trailers where none come.
-            match direction {
-                Direction::Request => context.visible.request_trailers = true,
-                Direction::Response => context.visible.response_trailers = true,
-            }
-        }
+        // A plugin may add trailers where none come.
+        context.may_add_trailers[side] = end_of_stream;
         let params = (id, size, u32::from(end_of_stream));
         let action = match direction {
             Direction::Request => self.call(|c| c.request_body.as_ref(), params)?,
@@ -392,17 +388,19 @@ impl Core {
         let pauses = action != DataAction::Continue && !answer.resumed;
         if !pauses {
             context.paused[side] = None;
+            context.may_add_trailers[side] = false;
         }
         if action == DataAction::Continue {
+            hide_trailers(&mut context.visible, direction);
             // Going on from a body callback releases headers that were held.
             if let Some(waiting) = context.waiting[side].take() {
                 // Nobody waits where the stream has gone on already.
                 let _ = waiting.send(());
             }
-            hide(&mut context.visible, direction);
         }
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
+            context.request_gone |= action == DataAction::Continue;
         }
         if pauses && answer.reply.is_none() && !answer.reset {
             // More of the body may come, but the source is not read for ever.
@@ -468,14 +466,13 @@ impl Core {
             if let Some(waiting) = context.waiting[side].take() {
                 let _ = waiting.send(());
             }
-            hide(&mut context.visible, direction);
-            match direction {
-                Direction::Request => context.visible.request_trailers = false,
-                Direction::Response => context.visible.response_trailers = false,
+            if answer.reply.is_none() && !answer.reset {
+                hide_trailers(&mut context.visible, direction);
             }
         }
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context, stream);
+            context.request_gone |= goes_on;
         }
         if !goes_on && answer.reply.is_none() && !answer.reset {
             self.pause(id, direction, true, true);
@@ -492,7 +489,7 @@ impl Core {
         let Some(context) = self.enter(id, stream) else {
             return Ok(id);
         };
-        context.show_log();
+        context.logging = true;
         self.call(|c| c.log.as_ref(), id)?;
         self.leave();
         Ok(id)
@@ -504,11 +501,12 @@ impl Core {
         };
         context.ended = true;
         context.logging = false;
-        context.visible = Visible::default();
         context.waiting = [None, None];
-        context.pumps = [None, None];
+        context.may_add_trailers = [false; 2];
         context.paused = [None, None];
         self.call(|c| c.done.as_ref(), id)?;
+        // `on_done` may have turned to another context.
+        self.enter(id, stream);
         self.call(|c| c.delete.as_ref(), id)?;
         let host = self.leave();
         host.streams.remove(&id);
@@ -556,7 +554,7 @@ fn lose(context: &StreamContext) {
 
 /// `continue_stream` from another callback.
 pub(super) fn go_on(context: &mut StreamContext, direction: Direction) {
-    hide(&mut context.visible, direction);
+    context.may_add_trailers[direction as usize] = false;
     context.paused[direction as usize] = None;
     match context.waiting[direction as usize].take() {
         Some(waiting) => {
@@ -578,10 +576,21 @@ pub(super) fn hide(visible: &mut Visible, direction: Direction) {
     }
 }
 
+fn hide_trailers(visible: &mut Visible, direction: Direction) {
+    match direction {
+        Direction::Request => visible.request_trailers = false,
+        Direction::Response => visible.response_trailers = false,
+    }
+}
+
 /// Applies what the guest removed of a request's pseudo-headers; the reply where nothing sendable is left.
 #[inline]
 pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<Box<LocalReply>> {
-    let removed = context.removed;
+    let removed = if context.request_gone {
+        Removed::default()
+    } else {
+        context.removed
+    };
     if context.invalid.is_none() && !(removed.method || removed.path || removed.authority) {
         return None;
     }
@@ -591,7 +600,7 @@ pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<Box
         head.has_host = false;
     }
     let connect = stream.request.lock().method == http::Method::CONNECT;
-    let reply = invalid_request_reply(context, connect)?;
+    let reply = invalid_request_reply(context, removed, connect)?;
     context.ended = true;
     Some(Box::new(reply))
 }

@@ -4,7 +4,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::Direction;
-use super::core::{Core, go_on};
+use super::core::{Core, go_on, hide};
 use crate::http::LocalReply;
 use crate::stream::Verdict;
 use crate::wasm::context::{Effect, Pause};
@@ -81,6 +81,7 @@ impl Core {
                 matches!(root.made_for.spec.failure, FailurePolicy::Open { .. })
             });
             if open {
+                hide(&mut context.visible, direction);
                 go_on(context, direction);
             } else if let Some(stream) = context.stream.upgrade() {
                 context.ended = true;

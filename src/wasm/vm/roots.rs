@@ -237,7 +237,7 @@ impl Core {
             return Ok(());
         }
         let mut context = StreamContext::new(Arc::downgrade(stream), id);
-        context.show_log();
+        context.logging = true;
         host.streams.insert(id, context);
         self.enter(id, stream);
         self.call(|c| c.log.as_ref(), id)?;

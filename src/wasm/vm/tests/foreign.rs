@@ -486,3 +486,52 @@ fn expressions_end_whatever_they_are() {
     );
     assert_eq!(bench.evaluate("true"), Ok(vec![1]));
 }
+
+#[test]
+fn to_go_on_hides_the_request_alone_and_trailers_are_made_at_the_end_of_a_body() {
+    let stream = stream(&connection());
+    *stream.response.lock() = Some(crate::http::ResponseHead::new(http::StatusCode::OK));
+    let mut bench = Bench::with_stream(&stream);
+    let context = |bench: &mut Bench, change: fn(&mut StreamContext)| {
+        let streams = &mut bench.store.data_mut().streams;
+        change(streams.get_mut(&STREAM).expect("there"));
+    };
+    bench.write(NAME, b"x-a");
+    const REQUEST_TRAILERS: i64 = 1;
+    const RESPONSE_HEADERS: i64 = 2;
+    let get = |bench: &mut Bench, map| {
+        let args = [map, NAME as i64, 3, AT, LEN];
+        bench
+            .call("proxy_get_header_map_value", &args)
+            .expect("no trap")
+    };
+    let add = |bench: &mut Bench, map| {
+        let args = [map, NAME as i64, 3, NAME as i64, 3];
+        bench
+            .call("proxy_add_header_map_value", &args)
+            .expect("no trap")
+    };
+    // Trailers that nobody has made cannot be read, and not be made before the end.
+    assert_eq!(add(&mut bench, REQUEST_TRAILERS), BAD_ARGUMENT);
+    context(&mut bench, |context| {
+        context.may_add_trailers = [true, false]
+    });
+    assert_eq!(get(&mut bench, REQUEST_TRAILERS), BAD_ARGUMENT);
+    assert_eq!(add(&mut bench, REQUEST_TRAILERS), OK);
+    assert_eq!(get(&mut bench, REQUEST_TRAILERS), OK);
+    context(&mut bench, |context| {
+        context.visible.response_headers = true;
+    });
+    assert_eq!(
+        bench.call("proxy_continue_stream", &[1]).expect("no trap"),
+        0
+    );
+    assert_eq!(get(&mut bench, 0), BAD_ARGUMENT);
+    assert_eq!(get(&mut bench, REQUEST_TRAILERS), BAD_ARGUMENT);
+    assert_eq!(get(&mut bench, RESPONSE_HEADERS), NOT_FOUND);
+    // Once the head has gone to the codec, nothing comes of what is done to it.
+    stream.set_phase(crate::stream::Phase::Sent);
+    assert_eq!(add(&mut bench, RESPONSE_HEADERS), OK);
+    let head = stream.response.lock();
+    assert!(head.as_ref().expect("there").headers.is_empty());
+}

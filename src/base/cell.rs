@@ -15,9 +15,8 @@ use super::worker::worker_thread;
 
 /// A lock that is only ever tried.
 ///
-/// A cell made on a worker belongs to its thread: a lock is then a comparison and two plain writes. (With locked
-/// instructions, of which a request would need some two hundred, it costs a tenth of the proxy's own time.) A cell made
-/// elsewhere may be handed from thread to thread, and locks like a mutex.
+/// A cell made on a worker belongs to its thread: a lock is then a comparison and two plain writes. (A mutex
+/// takes two locked instructions for each, and a request locks its cells many times.) A cell made elsewhere may be handed from thread to thread, and locks like a mutex.
 pub struct WorkerCell<T> {
     /// The worker's thread that alone may lock it; 0: any.
     owner: u32,

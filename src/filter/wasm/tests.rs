@@ -17,6 +17,7 @@ use crate::config::listener::TrafficDirection;
 use crate::config::wasm_settings::VmSharing;
 use crate::config::{ParseContext, context::Source};
 use crate::filter::{HttpFilterChain, Registry};
+use crate::http::BodyError;
 use crate::http::codec::Reset;
 use crate::http::{RequestHead, ResponseHead};
 use crate::pb;
@@ -26,6 +27,10 @@ use crate::telemetry::metrics;
 use crate::wasm::Options;
 use crate::wasm::status::State as LifeState;
 use crate::wasm::testing::{built, cluster_map, config, guest, spec};
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body::Frame;
 
 const SLOT: &str = "the slot";
 

@@ -1,5 +1,6 @@
 //! The one writer of the data side: turns snapshots and finished plugins into Generations.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub enum Readiness {
 pub(super) struct Control {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) progress: watch::Receiver<Progress>,
+    /// Listeners that wait for routes or discovered filters.
+    pub(super) warming: watch::Receiver<BTreeSet<Arc<str>>>,
     pub(super) plugins: watch::Receiver<u64>,
     pub(super) host: Plugins,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -66,6 +69,7 @@ impl Control {
             if !open {
                 open = self.open_when_ready().await;
             }
+            self.count();
             let advance = tokio::select! {
                 changed = self.snapshots.changed() => {
                     if changed.is_err() {
@@ -75,6 +79,7 @@ impl Control {
                 }
                 Ok(()) = self.plugins.changed() => true,
                 Ok(()) = self.progress.changed() => false,
+                Ok(()) = self.warming.changed() => false,
                 Some(command) = self.commands.recv() => {
                     self.obey(command);
                     false
@@ -106,6 +111,11 @@ impl Control {
             "new generation"
         );
         self.current.swap(next);
+    }
+
+    fn count(&mut self) {
+        let warming = self.warming.borrow_and_update();
+        self.manager.count(&self.current.load(), &warming);
     }
 
     fn reconcile(&mut self) {

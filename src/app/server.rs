@@ -169,6 +169,7 @@ impl Server {
             plugins: plugins.changed(),
             host: plugins.clone(),
             commands: received,
+            warming: client.warming_listeners(),
             builder,
             current: Arc::clone(&current),
             manager,

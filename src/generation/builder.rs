@@ -97,7 +97,7 @@ impl Builder {
             snapshot: Arc::clone(&snapshot),
             clusters: Arc::clone(&clusters),
             listeners: BTreeMap::new(),
-            warming: Vec::new(),
+            warming: BTreeMap::new(),
         };
         let world = World {
             snapshot: &snapshot,
@@ -109,8 +109,9 @@ impl Builder {
             let known = previous.listeners.get(name);
             let mut live = self.listener(config, known, false, &world);
             slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
-            if live.chains.iter().any(|chain| chain.warmth.is_cold()) {
-                next.warming.push(Arc::clone(name));
+            let waiting: usize = live.chains.iter().map(|chain| chain.warmth.waiting()).sum();
+            if waiting > 0 {
+                next.warming.insert(Arc::clone(name), waiting);
                 let Some(known) = known else { continue };
                 // The predecessor goes on as it was, with the routes and clusters of now, and with its own of before
                 // where nobody asks for those any more.

@@ -110,7 +110,7 @@ pub(super) struct Assembled {
     /// Accepted clusters that are not served yet.
     pub(super) warming_clusters: usize,
     /// Accepted or static listeners that are not served yet.
-    pub(super) warming_listeners: usize,
+    pub(super) warming_listeners: BTreeSet<Arc<str>>,
     pub(super) unready: Vec<Unready>,
     /// Something that was served was replaced: what only it referred to is no longer needed.
     pub(super) replaced: bool,
@@ -234,8 +234,7 @@ fn listeners(
                 .listeners
                 .insert(Arc::clone(name), Arc::clone(listener));
         } else {
-            assembled.warming_listeners += 1;
-            assembled.unready.push(listener_unready(name, targets));
+            assembled.wait_for_listener(name, targets);
         }
     }
     let table = cache.table_mut(ResourceType::Listener);
@@ -248,10 +247,9 @@ fn listeners(
             let targets = waiting(listener, entry.active.is_some());
             if targets.is_empty() {
                 assembled.replaced |= entry.active.is_some();
-                entry.active.clone_from(&entry.current);
+                entry.replace_active();
             } else {
-                assembled.warming_listeners += 1;
-                assembled.unready.push(listener_unready(name, targets));
+                assembled.wait_for_listener(name, targets);
             }
         }
         if let Some(Accepted {
@@ -366,14 +364,12 @@ fn is_waiting(answered: Answered, has_predecessor: bool) -> bool {
     }
 }
 
-fn listener_unready(name: &str, targets: Vec<String>) -> Unready {
-    Unready {
-        name: format!("init manager Listener-local-init-manager {name}"),
-        targets,
-    }
-}
-
 impl Assembled {
+    fn wait_for_listener(&mut self, name: &Arc<str>, targets: Vec<String>) {
+        self.warming_listeners.insert(Arc::clone(name));
+        self.unready.push(Unready::listener(name, targets));
+    }
+
     fn wait_for_cluster(&mut self, cluster: &str, endpoints: &str) {
         // One line is enough to say that clusters are waited for; ten thousand would not help.
         const SHOWN: usize = 100;

@@ -40,11 +40,20 @@ pub(super) struct Entry {
     pub(super) current: Option<Arc<Accepted>>,
     /// The last one that was warm: what the snapshot holds.
     pub(super) active: Option<Arc<Accepted>>,
+    /// Listeners that were active and may still be served, since their successors wait for plugins.
+    pub(super) replaced: Vec<Arc<Accepted>>,
     /// The last refusal, where nothing was accepted since.
     pub(super) rejection: Option<Arc<Rejected>>,
 }
 
 impl Entry {
+    /// Makes the current value active, and keeps of those before it what somebody holds.
+    pub(super) fn replace_active(&mut self) {
+        self.replaced.extend(self.active.take());
+        self.replaced.retain(|accepted| accepted.value.is_held());
+        self.active.clone_from(&self.current);
+    }
+
     /// What waits to become active.
     pub(super) fn warming(&self) -> Option<&Arc<Accepted>> {
         self.current.as_ref().filter(|current| {

@@ -130,7 +130,7 @@ pub(super) struct Engine {
     last_id: u64,
     progress: Progress,
     snapshot: Arc<Snapshot>,
-    warming_listeners: usize,
+    warming_listeners: BTreeSet<Arc<str>>,
     /// What is wanted has changed since the streams were told.
     wants_changed: bool,
     /// Something may have become warm, or gone.
@@ -189,7 +189,7 @@ impl Engine {
             last_id: 0,
             progress: Progress::Clusters,
             snapshot: Arc::default(),
-            warming_listeners: 0,
+            warming_listeners: BTreeSet::new(),
             wants_changed: false,
             dirty: true,
             effects: Effects::default(),
@@ -211,6 +211,11 @@ impl Engine {
     /// How far the initial configuration has come.
     pub(super) fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// The listeners that wait for routes or discovered filters.
+    pub(super) fn warming_listeners(&self) -> &BTreeSet<Arc<str>> {
+        &self.warming_listeners
     }
 
     /// When [`Engine::settle`] is to be called even if nothing happens.

@@ -9,6 +9,8 @@ use parking_lot::RwLock;
 
 use super::ResourceType;
 use super::cache::{Accepted, Cache};
+use super::resource::Value;
+use crate::config::Listener;
 use crate::pb;
 
 /// A handle on the state of the control side. Cheap to clone.
@@ -52,14 +54,37 @@ pub struct ErrorState {
     pub details: String,
 }
 
-/// What `/init_dump` shows: who waits, and for what.
+/// What `/init_dump` shows: who waits, and for what. The names are Envoy's, without the hashes that it puts behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unready {
     /// `init manager Listener-local-init-manager NAME`, or `cluster NAME`.
     pub name: String,
-    /// `shared target RdsRouteConfigSubscription RDS init NAME`, `shared target FilterConfigSubscription init NAME`, or
-    /// `EDS NAME`.
+    /// Of a listener `shared target RdsRouteConfigSubscription RDS init NAME`, `shared target FilterConfigSubscription
+    /// init NAME` or, for a plugin's code, `target RemoteAsyncDataProvider`; of a cluster `EDS NAME`.
     pub targets: Vec<String>,
+}
+
+impl Unready {
+    /// A listener that waits.
+    pub fn listener(name: &str, targets: Vec<String>) -> Self {
+        Self {
+            name: format!("init manager Listener-local-init-manager {name}"),
+            targets,
+        }
+    }
+}
+
+impl ResourceState {
+    fn of(kind: ResourceType, accepted: &Accepted) -> Self {
+        Self {
+            version: Arc::clone(&accepted.version),
+            last_updated: accepted.updated,
+            resource: pb::Any {
+                type_url: kind.type_url().to_owned(),
+                value: accepted.body.to_vec(),
+            },
+        }
+    }
 }
 
 impl Status {
@@ -70,14 +95,7 @@ impl Status {
 
     /// Every resource of a type, by name.
     pub fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
-        let state = |accepted: &Arc<Accepted>| ResourceState {
-            version: Arc::clone(&accepted.version),
-            last_updated: accepted.updated,
-            resource: pb::Any {
-                type_url: kind.type_url().to_owned(),
-                value: accepted.body.to_vec(),
-            },
-        };
+        let state = |accepted: &Arc<Accepted>| ResourceState::of(kind, accepted);
         let cache = self.0.read();
         cache
             .table(kind)
@@ -98,6 +116,15 @@ impl Status {
                 }),
             })
             .collect()
+    }
+
+    /// How a listener came that was active once, and that is still served as `listener` while what replaced it waits.
+    pub fn replaced_listener(&self, name: &str, listener: &Arc<Listener>) -> Option<ResourceState> {
+        let kind = ResourceType::Listener;
+        let cache = self.0.read();
+        let replaced = &cache.table(kind).entries.get(name)?.replaced;
+        let is_it = |accepted: &&Arc<Accepted>| matches!(&accepted.value, Value::Listener(known) if Arc::ptr_eq(known, listener));
+        Some(ResourceState::of(kind, replaced.iter().find(is_it)?))
     }
 
     /// What is still waited for.

@@ -539,7 +539,7 @@ impl Engine {
                 }
             }
             Progress::Listeners => {
-                if answered(ResourceType::Listener) && self.warming_listeners == 0 {
+                if answered(ResourceType::Listener) && self.warming_listeners.is_empty() {
                     self.progress = Progress::Ready;
                 }
             }

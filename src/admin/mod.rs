@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 pub use request::{Kind, Request, Response};
 pub use server::{Running, start};
-pub use stats::hidden;
+pub use stats::{hidden, tags};
 
 use crate::bootstrap::Bootstrap;
 use crate::cluster::ClusterStatus;

@@ -13,7 +13,10 @@ use crate::telemetry::tags::TagExtractor;
 use crate::telemetry::text::{self, Buckets};
 
 /// The rules of the bootstrap and of `--stats-tag`.
-pub(super) fn tags(
+///
+/// # Errors
+/// A regular expression that does not compile.
+pub fn tags(
     config: &StatsConfig,
     cli_tags: &[(String, String)],
 ) -> Result<TagExtractor, ConfigError> {

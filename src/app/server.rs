@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::admission::Trial;
+use super::admission::{Trial, callable};
 use super::control::{Command, Control, Readiness};
 use super::flush::Flush;
 use super::services::Services;
@@ -137,7 +137,7 @@ impl Server {
             Arc::clone(&connection_ids),
             (&node.cluster, &node.id),
         ));
-        let builder = Builder::new(Parts {
+        let mut builder = Builder::new(Parts {
             metrics: metrics.clone(),
             filters: Arc::clone(&filters),
             plugins: plugins.clone(),
@@ -155,6 +155,8 @@ impl Server {
         let bound = manager.bound();
 
         let trial = Trial::new(Arc::clone(&filters), plugins.clone());
+        xds.check()?;
+        builder.prime(&callable(&xds.static_clusters));
         trial.listeners(&xds.static_listeners).await?;
         let client = xds::Client::start(xds, filters, Arc::new(trial), &metrics)
             .map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -191,8 +191,8 @@ impl Bootstrap {
         let (clusters, listeners, secrets) =
             static_resources_of(static_resources.unwrap_or_default(), extensions)
                 .at("static_resources")?;
-        let dynamic = Dynamic::parse(dynamic_resources.unwrap_or_default(), &clusters)
-            .at("dynamic_resources")?;
+        let dynamic =
+            Dynamic::parse(dynamic_resources.unwrap_or_default()).at("dynamic_resources")?;
         if dynamic.needs_node() && (node.id.is_empty() || node.cluster.is_empty()) {
             return Err(ConfigError::invalid(
                 "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
@@ -297,10 +297,8 @@ struct Dynamic {
 }
 
 impl Dynamic {
-    fn parse(
-        resources: proto::bootstrap::DynamicResources,
-        clusters: &[Static<Cluster>],
-    ) -> Result<Self, ConfigError> {
+    /// Whether the sources can be reached is checked where they are used.
+    fn parse(resources: proto::bootstrap::DynamicResources) -> Result<Self, ConfigError> {
         let proto::bootstrap::DynamicResources {
             lds_config,
             lds_resources_locator,
@@ -316,30 +314,15 @@ impl Dynamic {
                 return Err(ConfigError::unsupported(field, "xDS-TP resource locators"));
             }
         }
-        let ads = ads_config
-            .map(|config| ads_source(config, clusters))
-            .transpose()
-            .at("ads_config")?;
-        let source = |config: Option<core::ConfigSource>| -> Result<_, ConfigError> {
-            let Some(config) = config else {
-                return Ok(None);
-            };
-            let source = ConfigSource::parse(config)?;
-            match &source {
-                ConfigSource::Ads { .. } if ads.is_none() => {
-                    return Err(ConfigError::invalid(
-                        "ads is asked for, and there is no ads_config",
-                    ));
-                }
-                ConfigSource::Grpc { service, .. } => static_cluster(service, clusters)?,
-                ConfigSource::Ads { .. } | ConfigSource::Path { .. } => {}
-            }
-            Ok(Some(source))
-        };
+        let source =
+            |config: Option<core::ConfigSource>| config.map(ConfigSource::parse).transpose();
         Ok(Self {
             lds: source(lds_config).at("lds_config")?,
             cds: source(cds_config).at("cds_config")?,
-            ads,
+            ads: ads_config
+                .map(|config| ConfigSource::parse_api(config, None))
+                .transpose()
+                .at("ads_config")?,
         })
     }
 
@@ -348,40 +331,6 @@ impl Dynamic {
             |source: &Option<ConfigSource>| matches!(source, Some(ConfigSource::Grpc { .. }));
         grpc(&self.ads) || grpc(&self.cds) || grpc(&self.lds)
     }
-}
-
-fn ads_source(
-    config: core::ApiConfigSource,
-    clusters: &[Static<Cluster>],
-) -> Result<ConfigSource, ConfigError> {
-    let source = ConfigSource::parse_api(config, None)?;
-    let ConfigSource::Grpc { service, .. } = &source else {
-        return Err(ConfigError::unsupported(
-            "api_type",
-            "only gRPC control planes",
-        ));
-    };
-    static_cluster(service, clusters)?;
-    Ok(source)
-}
-
-/// Control planes must be reachable before there is anything that they sent.
-fn static_cluster(service: &GrpcService, clusters: &[Static<Cluster>]) -> Result<(), ConfigError> {
-    if service.target_uri.is_some() {
-        return Ok(());
-    }
-    let known = clusters.iter().any(|cluster| {
-        cluster.value.name == service.cluster
-            && !matches!(cluster.value.discovery, Discovery::Eds { .. })
-    });
-    if known {
-        return Ok(());
-    }
-    Err(ConfigError::invalid(format!(
-        "ApiConfigSource must have a statically defined non-EDS cluster: '{}' does not exist, was added via api, or is \
-         an EDS cluster",
-        service.cluster
-    )))
 }
 
 fn admin_of(admin: proto::Admin, notes: &mut Vec<String>) -> Result<Option<Admin>, ConfigError> {

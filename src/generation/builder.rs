@@ -70,6 +70,18 @@ impl Builder {
         }
     }
 
+    /// Makes the clusters of `snapshot` ahead of the first Generation, which takes them over.
+    pub fn prime(&mut self, snapshot: &Snapshot) {
+        self.clusters(snapshot);
+    }
+
+    fn clusters(&mut self, snapshot: &Snapshot) -> Arc<ClusterMap> {
+        let known = self.parts.cluster_map.load_full();
+        let clusters = Arc::new(ClusterMap::next(&known, snapshot, &self.parts.clusters));
+        self.parts.cluster_map.store(Arc::clone(&clusters));
+        clusters
+    }
+
     /// Builds the successor of what is current; does not swap it in.
     ///
     /// Plugins are asked for anew: a version that has become ready goes live with this Generation. A listener with a
@@ -85,13 +97,8 @@ impl Builder {
             previous.clusters.apply_endpoints(&snapshot);
             Arc::clone(&previous.clusters)
         } else {
-            Arc::new(ClusterMap::next(
-                &previous.clusters,
-                &snapshot,
-                &self.parts.clusters,
-            ))
+            self.clusters(&snapshot)
         };
-        self.parts.cluster_map.store(Arc::clone(&clusters));
         let mut next = Generation {
             number: self.number,
             snapshot: Arc::clone(&snapshot),

@@ -147,6 +147,7 @@ impl Engine {
         registry: &Registry,
         now: Instant,
     ) -> Result<Self, ConfigError> {
+        options.check()?;
         let statics = Statics {
             clusters: options
                 .static_clusters
@@ -194,7 +195,6 @@ impl Engine {
             dirty: true,
             effects: Effects::default(),
         };
-        engine.check_options()?;
         if let Some(source) = engine.options.cds.clone() {
             engine.subscribe(ResourceType::Cluster, WILDCARD.into(), &source, "", now);
         }
@@ -496,11 +496,12 @@ impl Engine {
         match &value {
             Value::Cluster(cluster) => {
                 if let Some((_, source)) = cluster_reference(cluster) {
-                    self.check_source(source)
+                    self.options
+                        .check_source(source)
                         .map_err(|error| error.at("eds_cluster_config.eds_config"))?;
                 }
             }
-            Value::Listener(listener) => self.check_listener(listener)?,
+            Value::Listener(listener) => self.options.check_listener(listener)?,
             Value::Extension(config) => self.check_extension(name, config)?,
             Value::Endpoints(_) | Value::Route(_) => {}
         }

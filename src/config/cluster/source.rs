@@ -127,27 +127,6 @@ impl ConfigSource {
             node_on_first_message_only,
         })
     }
-
-    /// Validates the bootstrap's `ads_config`, where the aggregated types of an API stand for the plain ones.
-    ///
-    /// # Errors
-    /// As [`ConfigSource::parse`].
-    pub fn parse_ads(proto: core::ApiConfigSource) -> Result<Self, ConfigError> {
-        let (api_type, service, node_on_first_message_only) = api(proto)?;
-        let delta = match api_type {
-            ApiType::Grpc | ApiType::AggregatedGrpc => false,
-            ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => true,
-            ApiType::Rest | ApiType::DeprecatedAndUnavailableDoNotUse => {
-                return Err(unsupported(api_type));
-            }
-        };
-        Ok(Self::Grpc {
-            delta,
-            service,
-            initial_fetch_timeout: Some(DEFAULT_FETCH_TIMEOUT),
-            node_on_first_message_only,
-        })
-    }
 }
 
 fn watched(proto: core::WatchedDirectory) -> Result<Box<str>, ConfigError> {

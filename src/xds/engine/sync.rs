@@ -1,7 +1,6 @@
 //! From who refers to whom to what is asked for, and from what is warm to what is served.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,7 @@ use rustc_hash::FxHashSet;
 use tokio::time::Instant;
 
 use super::{Channel, ChannelId, Engine, Line, Origin, Subscription};
-use crate::config::cluster::{ConfigSource, GrpcService};
-use crate::config::error::At as _;
+use crate::config::cluster::ConfigSource;
 use crate::config::extension::{HttpFilterConfig, allows, check_type};
 use crate::config::{Cluster, ConfigError, Listener};
 use crate::xds::ads::{Conversation, Encoding, WILDCARD};
@@ -28,77 +26,6 @@ struct Missing {
 }
 
 impl Engine {
-    /// Every source in the options can be reached by construction.
-    pub(super) fn check_options(&self) -> Result<(), ConfigError> {
-        if let Some(ads) = &self.options.ads {
-            self.check_service(&ads.service)
-                .at("dynamic_resources.ads_config")?;
-        }
-        for (source, field) in [
-            (&self.options.cds, "dynamic_resources.cds_config"),
-            (&self.options.lds, "dynamic_resources.lds_config"),
-        ] {
-            if let Some(source) = source {
-                self.check_source(source).at(field)?;
-            }
-        }
-        for (index, cluster) in self.options.static_clusters.iter().enumerate() {
-            if let Some((_, source)) = cluster_reference(cluster) {
-                self.check_source(source)
-                    .at("eds_cluster_config.eds_config")
-                    .at_index("static_resources.clusters", index)?;
-            }
-        }
-        for (index, listener) in self.options.static_listeners.iter().enumerate() {
-            self.check_listener(listener)
-                .at_index("static_resources.listeners", index)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn check_listener(&self, listener: &Listener) -> Result<(), ConfigError> {
-        listener_references(listener).try_for_each(|reference| match reference {
-            Reference::Route { source, .. } => self.check_source(source).at("rds.config_source"),
-            Reference::Extension { source, .. } => self
-                .check_source(source)
-                .at("http_filters.config_discovery.config_source"),
-        })
-    }
-
-    pub(super) fn check_source(&self, source: &ConfigSource) -> Result<(), ConfigError> {
-        match source {
-            ConfigSource::Ads { .. } if self.options.ads.is_none() => Err(ConfigError::invalid(
-                "ADS must be configured to support an ADS config source",
-            )),
-            ConfigSource::Ads { .. } => Ok(()),
-            ConfigSource::Grpc { service, .. } => {
-                self.check_service(service).at("api_config_source")
-            }
-            ConfigSource::Path { path, .. } if !Path::new(&**path).exists() => {
-                Err(ConfigError::invalid(format!(
-                    "paths must refer to an existing path in the system: '{path}' does not exist"
-                ))
-                .at("path_config_source.path"))
-            }
-            ConfigSource::Path { .. } => Ok(()),
-        }
-    }
-
-    fn check_service(&self, service: &GrpcService) -> Result<(), ConfigError> {
-        if service.target_uri.is_some() {
-            return Ok(());
-        }
-        let name = &service.cluster;
-        let error = |reason: String| Err(ConfigError::invalid(reason).at("grpc_services"));
-        match self.statics.clusters.get(&**name) {
-            None => error(format!("Unknown gRPC client cluster '{name}'")),
-            Some(cluster) if cluster_reference(cluster).is_some() => error(format!(
-                "the cluster '{name}' of a control plane must not be an EDS cluster"
-            )),
-            Some(_) => Ok(()),
-        }
-    }
-
     /// A discovered filter has one of the types that those who refer to it allow, and hides no filter behind it: what
     /// is discovered is never the last of its chain.
     pub(super) fn check_extension(

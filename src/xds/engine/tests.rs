@@ -353,7 +353,11 @@ async fn sources_that_cannot_be_are_refused() {
     side.respond(CDS, &[nowhere.to_owned()]);
     let said = side.said();
     assert!(
-        said[1].ends_with("!Error adding/updating cluster(s) a: eds_cluster_config.eds_config.api_config_source.grpc_services: Unknown gRPC client cluster 'nope'"),
+        said[1].ends_with(
+            "!Error adding/updating cluster(s) a: eds_cluster_config.eds_config.api_config_source.grpc_services: \
+             envoy.config.core.v3.ApiConfigSource must have a statically defined non-EDS cluster: 'nope' does not exist, \
+             was added via api, or is an EDS cluster"
+        ),
         "{said:?}"
     );
     for (options, reason) in [

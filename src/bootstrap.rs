@@ -113,10 +113,19 @@ pub struct StatsConfig {
     pub use_default_tags: bool,
     /// `stats_matcher`.
     pub matcher: StatsMatcher,
-    /// `histogram_bucket_settings`: kept; the buckets are Envoy's defaults for now.
-    pub flush_interval: Duration,
+    /// `stats_flush_interval` or `stats_flush_on_admin`.
+    pub flush: StatsFlush,
     /// `stats_server_version_override`.
     pub server_version: Option<u64>,
+}
+
+/// When statistics are told to sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsFlush {
+    /// `stats_flush_interval`; default 5 s.
+    Every(Duration),
+    /// `stats_flush_on_admin`: when the admin interface is asked for them, and at no other time.
+    OnAdmin,
 }
 
 /// `TagSpecifier`.

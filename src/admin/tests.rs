@@ -225,6 +225,10 @@ impl Proxy for FakeProxy {
         Duration::from_secs(600)
     }
 
+    fn flush_stats(&self) {
+        self.note("flush");
+    }
+
     fn reopen_logs(&self) {
         self.note("reopen");
     }
@@ -341,11 +345,25 @@ fn only_allowed_paths_are_served() {
     );
     assert_eq!(world.get("/ready").status, StatusCode::OK);
     assert_eq!(world.get("/stats/prometheus").status, StatusCode::OK);
-    let response = world.get("/config_dump?x");
+    let response = world.get("//config_dump?x=%41");
     assert_eq!(
         (response.status.as_u16(), response.body.as_str()),
-        (403, "request to path /config_dump not allowed")
+        (403, "request to path /config_dump?x=%41 not allowed")
     );
+    // As in a running Envoy: the query is part of it.
+    assert_eq!(world.get("/ready?x").status, StatusCode::FORBIDDEN);
+    let world = world_of(
+        "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}, allow_paths: [{exact: '/stats?usedonly'}, \
+         {suffix: '=json'}]}",
+    );
+    for (target, status) in [
+        ("/stats?usedonly", 200),
+        ("/stats", 403),
+        ("/listeners?format=json", 200),
+        ("/listeners", 403),
+    ] {
+        assert_eq!(world.get(target).status.as_u16(), status, "{target}");
+    }
 }
 
 #[test]

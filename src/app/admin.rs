@@ -118,6 +118,10 @@ impl Proxy for View {
         self.server.state.drain_time()
     }
 
+    fn flush_stats(&self) {
+        self.server.flush_stats();
+    }
+
     fn reopen_logs(&self) {
         self.server.sinks.reopen();
     }

@@ -84,6 +84,7 @@ pub struct Server {
     bound: watch::Receiver<Vec<BoundListener>>,
     bind_errors: watch::Receiver<Vec<Arc<BindError>>>,
     commands: mpsc::UnboundedSender<Command>,
+    flush: Arc<Flush>,
     _control: OwnedTask,
     _flush: OwnedTask,
     services: Mutex<Vec<wasm::Service>>,
@@ -154,9 +155,9 @@ impl Server {
         let manager = ListenerManager::new(context, workers.handles());
         let bound = manager.bound();
 
-        let trial = Trial::new(Arc::clone(&filters), plugins.clone());
         xds.check()?;
         builder.prime(&callable(&xds.static_clusters));
+        let trial = Trial::new(Arc::clone(&filters), plugins.clone());
         trial.listeners(&xds.static_listeners).await?;
         let client = xds::Client::start(xds, filters, Arc::new(trial), &metrics)
             .map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -168,10 +169,10 @@ impl Server {
         let mut control = Control {
             snapshots: client.snapshots(),
             progress: client.progress(),
+            warming: client.warming_listeners(),
             plugins: plugins.changed(),
             host: plugins.clone(),
             commands: received,
-            warming: client.warming_listeners(),
             builder,
             current: Arc::clone(&current),
             manager,
@@ -195,7 +196,7 @@ impl Server {
             stats.set(zero, 0);
         }
         stats.set(stat::VERSION, crate::bootstrap::version::number());
-        let flush = Flush {
+        let flush = Arc::new(Flush {
             server: Arc::clone(&stats),
             generation: metrics.set(&generation_stat::TABLE, "generation.", "generation", []),
             current: Arc::clone(&current),
@@ -204,8 +205,8 @@ impl Server {
             started,
             registry: metrics.clone(),
             config: stats_config,
-            sinks: services.sinks,
-        };
+            sinks: Mutex::new(services.sinks),
+        });
         let rest = come_to_rest(readiness_rx.clone(), current.number());
         Ok(Self {
             current,
@@ -220,6 +221,7 @@ impl Server {
             bound,
             bind_errors: bind_errors_rx,
             commands,
+            flush: Arc::clone(&flush),
             _control: OwnedTask::spawn("control", control.run()),
             _flush: OwnedTask::spawn("stats flush", flush.run()),
             services: Mutex::new(services.running),
@@ -247,6 +249,11 @@ impl Server {
     /// Responses begin to close their connections (`/drain_listeners`).
     pub fn start_drain(&self, inbound_only: bool) {
         self.state.start_drain(inbound_only);
+    }
+
+    /// Flushes statistics to their sinks. To be called on the control side.
+    pub fn flush_stats(&self) {
+        self.flush.now();
     }
 
     /// Ends the plugins that run beside the traffic; returns when they have said goodbye.

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{
-    Admin, Bootstrap, RuntimeLayer, RuntimeLayerKind, Service, Static, StatsConfig, StatsMatcher,
-    StatsTag, node, proto,
+    Admin, Bootstrap, RuntimeLayer, RuntimeLayerKind, Service, Static, StatsConfig, StatsFlush,
+    StatsMatcher, StatsTag, node, proto,
 };
-use crate::config::cluster::{ConfigSource, Discovery, GrpcService};
+use crate::config::cluster::ConfigSource;
 use crate::config::endpoint::Address;
 use crate::config::error::At as _;
 use crate::config::matcher::StringMatcher;
@@ -75,7 +75,7 @@ impl Bootstrap {
             grpc_async_client_manager_config: _,
             memory_allocator_manager,
             enable_worker_cpu_affinity,
-            stats_flush: _,
+            stats_flush,
             stats_eviction: _,
         } = message;
 
@@ -200,8 +200,25 @@ impl Bootstrap {
             ));
         }
         let mut stats = stats(stats_config.unwrap_or_default(), &mut notes).at("stats_config")?;
-        if let Some(interval) = stats_flush_interval {
-            stats.flush_interval = interval_of(&interval).at("stats_flush_interval")?;
+        match (stats_flush_interval, stats_flush) {
+            (None, None) => {}
+            (Some(interval), None) => {
+                stats.flush = StatsFlush::Every(interval_of(&interval).at("stats_flush_interval")?);
+            }
+            (None, Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(true))) => {
+                stats.flush = StatsFlush::OnAdmin;
+            }
+            (_, Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(false))) => {
+                return Err(
+                    ConfigError::invalid("value must equal true").at("stats_flush_on_admin")
+                );
+            }
+            (Some(_), Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(true))) => {
+                return Err(ConfigError::invalid(
+                    "Only one of stats_flush_interval or stats_flush_on_admin should be set!",
+                )
+                .at("stats_flush_on_admin"));
+            }
         }
         stats.server_version = stats_server_version_override.map(|value| value.value);
         Ok(Self {
@@ -466,7 +483,7 @@ fn stats(
         tags,
         use_default_tags: use_all_default_tags.is_none_or(|value| value.value),
         matcher,
-        flush_interval: Duration::from_secs(5),
+        flush: StatsFlush::Every(Duration::from_secs(5)),
         server_version: None,
     })
 }

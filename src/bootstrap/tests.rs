@@ -354,6 +354,14 @@ fn what_would_change_requests_is_refused() {
         refused("stats_flush_interval: 0s"),
         "stats_flush_interval: must be at least 1 ms"
     );
+    assert_eq!(
+        refused("stats_flush_on_admin: false"),
+        "stats_flush_on_admin: value must equal true"
+    );
+    assert_eq!(
+        refused("stats_flush_interval: 1s\nstats_flush_on_admin: true"),
+        "stats_flush_on_admin: Only one of stats_flush_interval or stats_flush_on_admin should be set!"
+    );
 }
 
 #[test]
@@ -364,11 +372,18 @@ fn stats_are_configured() {
     )
     .unwrap()
     .stats;
-    assert_eq!(stats.flush_interval, Duration::from_millis(1500));
+    assert_eq!(stats.flush, StatsFlush::Every(Duration::from_millis(1500)));
     assert_eq!(stats.server_version, Some(7));
     assert!(!stats.use_default_tags);
     assert_eq!(stats.tags.len(), 3);
     assert_eq!(stats.matcher, StatsMatcher::All);
+}
+
+#[test]
+fn stats_are_flushed_at_intervals_unless_admin_is_to_ask_for_them() {
+    let flush = |text: &str| parse(text).unwrap().stats.flush;
+    assert_eq!(flush("{}"), StatsFlush::Every(Duration::from_secs(5)));
+    assert_eq!(flush("stats_flush_on_admin: true"), StatsFlush::OnAdmin);
 }
 
 #[test]

@@ -286,7 +286,7 @@ impl Drop for SubscriptionStats {
     }
 }
 
-/// Sets a gauge to a size; a write only where it differs.
+/// Sets a gauge to a size. What was never written stays so while it is zero: `?usedonly` leaves it out.
 pub(super) fn set_size(set: &StatSet, stat: Stat, size: usize) {
     let size = size as u64;
     if set.value(stat) != size {

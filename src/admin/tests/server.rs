@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-async fn exchange(
+pub(super) async fn exchange(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite,
     request: &str,
 ) -> String {

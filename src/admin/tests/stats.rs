@@ -92,3 +92,59 @@ fn counters_are_reset() {
     assert_eq!(world.post("/reset_counters").body, "OK\n");
     assert_eq!(world.get("/stats?filter=^c$").body, "c: 0\n");
 }
+
+#[tokio::test]
+async fn stats_are_flushed_where_they_are_shown_and_only_if_admin_is_to() {
+    let asked = async |bootstrap: &str| {
+        let world = world_of(bootstrap);
+        let admin = world.context.bootstrap.admin.clone().unwrap();
+        let running = start(Arc::clone(&world.context), &admin, None).unwrap();
+        let address = running.address.to_string();
+        let mut flushed = Vec::new();
+        for target in [
+            "/stats",
+            "/stats?usedonly",
+            "/stats?format=json",
+            "/stats?format=prometheus",
+            "/stats?format=html",
+            "/stats/prometheus",
+            "/server_info",
+            "/memory",
+            "/stats/recentlookups",
+            "/stats?filter=(",
+            "/stats?format=nope",
+            "/stats?type=Nope",
+            "/stats?histogram_buckets=x",
+            "/stats/prometheus?filter=(",
+            "/stats/prometheus?histogram_buckets=detailed",
+        ] {
+            let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            server::exchange(stream, &request).await;
+            if world.proxy.took() == ["flush"] {
+                flushed.push(target);
+            }
+        }
+        flushed
+    };
+    let admin = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}";
+    assert!(asked(&format!("{admin}}}")).await.is_empty());
+    let on_admin = "stats_flush_on_admin: true";
+    // What a running Envoy sent to a statsd sink.
+    assert_eq!(
+        asked(&format!("{admin}}}\n{on_admin}")).await,
+        [
+            "/stats",
+            "/stats?usedonly",
+            "/stats?format=json",
+            "/stats?format=prometheus",
+            "/stats?format=html",
+            "/stats/prometheus",
+        ]
+    );
+    let allowed = "allow_paths: [{exact: '/stats?usedonly'}]";
+    assert_eq!(
+        asked(&format!("{admin}, {allowed}}}\n{on_admin}")).await,
+        ["/stats?usedonly"]
+    );
+}

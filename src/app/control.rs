@@ -179,3 +179,48 @@ async fn resolved(clusters: &ClusterMap) {
         tracing::warn!(target: "config", "some names of clusters are not resolved yet; listeners open without them");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::cluster::dns::{ResolveError, Resolved, Resolver};
+    use crate::cluster::testing::{config, eds, endpoint, endpoints, runtime_with};
+    use crate::config::cluster::DnsOptions;
+    use crate::config::endpoint::Address;
+
+    /// Answers nothing.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Resolver for Silent {
+        fn resolve<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a DnsOptions,
+        ) -> BoxFuture<'a, Result<Resolved, ResolveError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_opening_waits_for_names_alone_and_not_for_ever() {
+        let runtime = runtime_with(Arc::new(Silent));
+        let without_hosts = Cluster::new(Arc::new(eds("a")), &runtime);
+        assert!(!*without_hosts.warmed().borrow());
+        let clusters = ClusterMap::from_iter([Arc::clone(&without_hosts)]);
+        assert_eq!(resolved(&clusters).now_or_never(), Some(()));
+
+        let names = endpoints([endpoint(Address::Name("a.test".into(), 80))]);
+        let named = config("b", Discovery::StrictDns(names));
+        let named = Cluster::new(Arc::new(named), &runtime);
+        let clusters = ClusterMap::from_iter([without_hosts, named]);
+        assert_eq!(resolved(&clusters).now_or_never(), None);
+        let began = tokio::time::Instant::now();
+        resolved(&clusters).await;
+        assert_eq!(began.elapsed(), FIRST_RESOLUTION);
+    }
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use load::{LoadError, Loaded, Source, load};
 
-use crate::config::cluster::ConfigSource;
+use crate::config::cluster::{ConfigSource, SourceSpecifier};
 use crate::config::endpoint::Address;
 use crate::config::extension::ExtensionConfig;
 use crate::config::matcher::StringMatcher;
@@ -35,8 +35,8 @@ pub struct Bootstrap {
     pub listeners: Vec<Static<Listener>>,
     /// `static_resources.secrets`, not yet of use.
     pub secrets: Vec<pb::Any>,
-    /// `dynamic_resources.ads_config`; always [`ConfigSource::Grpc`].
-    pub ads: Option<ConfigSource>,
+    /// `dynamic_resources.ads_config`; always [`SourceSpecifier::Grpc`].
+    pub ads: Option<SourceSpecifier>,
     /// `dynamic_resources.cds_config`.
     pub cds: Option<ConfigSource>,
     /// `dynamic_resources.lds_config`.

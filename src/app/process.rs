@@ -14,7 +14,7 @@ use crate::base::{Shard, Workers};
 use crate::bootstrap::{self, Bootstrap};
 use crate::cli::{self, Mode, Options};
 use crate::cluster::dns::SystemResolver;
-use crate::config::cluster::ConfigSource;
+use crate::config::cluster::SourceSpecifier;
 use crate::config::endpoint::Address;
 use crate::filter;
 use crate::listener::DrainStrategy;
@@ -265,11 +265,10 @@ pub(super) fn xds_options(
     xds::Options {
         node: bootstrap.node.clone(),
         ads: match bootstrap.ads.clone() {
-            Some(ConfigSource::Grpc {
+            Some(SourceSpecifier::Grpc {
                 delta,
                 service,
                 node_on_first_message_only,
-                ..
             }) => Some(xds::ApiSource {
                 delta,
                 service,

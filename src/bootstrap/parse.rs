@@ -7,7 +7,7 @@ use super::{
     Admin, Bootstrap, RuntimeLayer, RuntimeLayerKind, Service, Static, StatsConfig, StatsFlush,
     StatsMatcher, StatsTag, node, proto,
 };
-use crate::config::cluster::ConfigSource;
+use crate::config::cluster::{ConfigSource, SourceSpecifier};
 use crate::config::endpoint::Address;
 use crate::config::error::At as _;
 use crate::config::matcher::StringMatcher;
@@ -308,7 +308,7 @@ fn static_resources_of(
 }
 
 struct Dynamic {
-    ads: Option<ConfigSource>,
+    ads: Option<SourceSpecifier>,
     cds: Option<ConfigSource>,
     lds: Option<ConfigSource>,
 }
@@ -337,16 +337,18 @@ impl Dynamic {
             lds: source(lds_config).at("lds_config")?,
             cds: source(cds_config).at("cds_config")?,
             ads: ads_config
-                .map(|config| ConfigSource::parse_api(config, None))
+                .map(SourceSpecifier::parse_api)
                 .transpose()
                 .at("ads_config")?,
         })
     }
 
     fn needs_node(&self) -> bool {
-        let grpc =
-            |source: &Option<ConfigSource>| matches!(source, Some(ConfigSource::Grpc { .. }));
-        grpc(&self.ads) || grpc(&self.cds) || grpc(&self.lds)
+        let dynamic = self.cds.iter().chain(&self.lds);
+        self.ads
+            .iter()
+            .chain(dynamic.map(|source| &source.specifier))
+            .any(|source| matches!(source, SourceSpecifier::Grpc { .. }))
     }
 }
 

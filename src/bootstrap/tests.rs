@@ -394,12 +394,12 @@ fn the_bootstrap_of_the_goldens_is_understood() {
         crate::pb::type_name(&bootstrap.clusters[0].proto.type_url),
         "envoy.config.cluster.v3.Cluster"
     );
-    let Some(ConfigSource::Grpc { delta, service, .. }) = &bootstrap.ads else {
+    let Some(SourceSpecifier::Grpc { delta, service, .. }) = &bootstrap.ads else {
         panic!("{:?}", bootstrap.ads)
     };
     assert_eq!((*delta, &*service.cluster), (false, "xds_cluster"));
-    assert!(matches!(bootstrap.lds, Some(ConfigSource::Ads { .. })));
-    assert!(matches!(bootstrap.cds, Some(ConfigSource::Ads { .. })));
+    assert!(matches!(bootstrap.lds, Some(source) if source.specifier == SourceSpecifier::Ads));
+    assert!(matches!(bootstrap.cds, Some(source) if source.specifier == SourceSpecifier::Ads));
     assert_eq!(
         bootstrap.admin.unwrap().address,
         Address::Socket(([127, 0, 0, 1], 26001).into())
@@ -423,7 +423,7 @@ fn control_planes_of_the_field_are_reached() {
     .unwrap();
     assert!(matches!(
         istio.ads,
-        Some(ConfigSource::Grpc {
+        Some(SourceSpecifier::Grpc {
             delta: true,
             node_on_first_message_only: true,
             ..
@@ -431,7 +431,8 @@ fn control_planes_of_the_field_are_reached() {
     ));
     assert!(matches!(
         istio.lds,
-        Some(ConfigSource::Ads {
+        Some(ConfigSource {
+            specifier: SourceSpecifier::Ads,
             initial_fetch_timeout: None
         })
     ));
@@ -442,7 +443,7 @@ fn control_planes_of_the_field_are_reached() {
          envoy_grpc: {{cluster_name: x}}}}}}}}"
     ))
     .unwrap();
-    let Some(ConfigSource::Grpc { service, .. }) = &consul.ads else {
+    let Some(SourceSpecifier::Grpc { service, .. }) = &consul.ads else {
         panic!("{:?}", consul.ads)
     };
     assert_eq!(service.metadata, [("x-consul-token".into(), "t".into())]);
@@ -454,7 +455,10 @@ fn control_planes_of_the_field_are_reached() {
     .unwrap();
     assert!(matches!(
         contour.cds,
-        Some(ConfigSource::Grpc { delta: false, .. })
+        Some(ConfigSource {
+            specifier: SourceSpecifier::Grpc { delta: false, .. },
+            ..
+        })
     ));
 }
 

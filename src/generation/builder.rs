@@ -203,10 +203,10 @@ impl Builder {
         let manager = &chain.http;
         let mut routes = match &manager.routes {
             RouteSource::Inline(config) => Some(self.table(config)),
-            RouteSource::Rds { name, .. } => world
+            RouteSource::Rds { name, source } => world
                 .snapshot
                 .routes
-                .get(name)
+                .get(&source.specifier, name)
                 .map(|config| self.table(config))
                 .or_else(|| kept?.hcm.stream.routes.clone()),
         };
@@ -427,11 +427,13 @@ fn discovered(
         .iter()
         .filter_map(|filter| match &filter.config {
             FilterSource::Inline(_) => None,
-            FilterSource::Discovered { type_urls, .. } => Some((&filter.name, type_urls)),
+            FilterSource::Discovered {
+                source, type_urls, ..
+            } => Some((&filter.name, source, type_urls)),
         })
         .enumerate()
-        .map(|(index, (name, type_urls))| {
-            let now = snapshot.extensions.get(&**name);
+        .map(|(index, (name, source, type_urls))| {
+            let now = snapshot.extensions.get(&source.specifier, name);
             now.or_else(|| kept?.get(index)?.as_ref())
                 .filter(|config| allows(type_urls, &config.type_url))
                 .cloned()

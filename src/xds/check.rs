@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::assemble::{Reference, cluster_reference, listener_references};
 use super::client::Options;
-use crate::config::cluster::{ConfigSource, GrpcService};
+use crate::config::cluster::{ConfigSource, GrpcService, SourceSpecifier};
 use crate::config::error::At as _;
 use crate::config::{ConfigError, Listener};
 
@@ -52,22 +52,22 @@ impl Options {
     }
 
     pub(super) fn check_source(&self, source: &ConfigSource) -> Result<(), ConfigError> {
-        match source {
-            ConfigSource::Ads { .. } if self.ads.is_none() => Err(ConfigError::invalid(
+        match &source.specifier {
+            SourceSpecifier::Ads if self.ads.is_none() => Err(ConfigError::invalid(
                 "ADS must be configured to support an ADS config source",
             )),
-            ConfigSource::Ads { .. } => Ok(()),
-            ConfigSource::Grpc { service, .. } => self
+            SourceSpecifier::Ads => Ok(()),
+            SourceSpecifier::Grpc { service, .. } => self
                 .check_service(service)
                 .at("grpc_services")
                 .at("api_config_source"),
-            ConfigSource::Path { path, .. } if !Path::new(&**path).exists() => {
+            SourceSpecifier::Path { path, .. } if !Path::new(&**path).exists() => {
                 Err(ConfigError::invalid(format!(
                     "paths must refer to an existing path in the system: '{path}' does not exist"
                 ))
                 .at("path_config_source.path"))
             }
-            ConfigSource::Path { .. } => Ok(()),
+            SourceSpecifier::Path { .. } => Ok(()),
         }
     }
 

@@ -88,19 +88,20 @@ impl ResourceState {
 }
 
 impl Status {
-    /// The version of the type's last fully accepted response; empty before one.
+    /// The version of the last fully accepted response of a type that has one source (clusters, listeners); empty before
+    /// one.
     pub fn version(&self, kind: ResourceType) -> String {
-        self.0.read().table(kind).version.clone()
+        let cache = self.0.read();
+        let table = cache.tables(kind).values().next();
+        table.map_or_else(String::new, |table| table.version.clone())
     }
 
     /// Every resource of a type, by name.
     pub fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
         let state = |accepted: &Arc<Accepted>| ResourceState::of(kind, accepted);
         let cache = self.0.read();
-        cache
-            .table(kind)
-            .entries
-            .iter()
+        let mut resources: Vec<_> = cache
+            .entries(kind)
             .map(|(name, entry)| ResourceStatus {
                 name: Arc::clone(name),
                 active: entry.active.as_ref().map(state),
@@ -115,14 +116,17 @@ impl Status {
                     details: rejection.details.clone(),
                 }),
             })
-            .collect()
+            .collect();
+        // They are sorted within their sources.
+        resources.sort_by(|a, b| a.name.cmp(&b.name));
+        resources
     }
 
     /// How a listener came that was active once, and that is still served as `listener` while what replaced it waits.
     pub fn replaced_listener(&self, name: &str, listener: &Arc<Listener>) -> Option<ResourceState> {
         let kind = ResourceType::Listener;
         let cache = self.0.read();
-        let replaced = &cache.table(kind).entries.get(name)?.replaced;
+        let replaced = &cache.sole(kind, name)?.replaced;
         let is_it = |accepted: &&Arc<Accepted>| matches!(&accepted.value, Value::Listener(known) if Arc::ptr_eq(known, listener));
         Some(ResourceState::of(kind, replaced.iter().find(is_it)?))
     }

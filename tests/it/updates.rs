@@ -391,6 +391,103 @@ async fn what_filters_are_built_with_reaches_them_when_it_changes() {
     assert_eq!(aborts("two").await, "http.two.fault.aborts_injected: 1\n");
 }
 
+#[tokio::test]
+async fn filters_are_rebuilt_when_what_they_see_of_their_listener_changes_and_only_then() {
+    let World { plane, proxy, .. } = world(false).await;
+    let filters = || {
+        let now = proxy.running.server.current.load_full();
+        Arc::clone(&now.listeners["web"].chains[0].hcm.filters)
+    };
+    let mut update = 1;
+    let mut change = async |extra: &str| {
+        update += 1;
+        let before = proxy.generation_number();
+        let listener = any(&format!("{}{extra}\n", listener_yaml("web", RDS, "")));
+        plane.set_resources(LISTENER, vec![listener], &update.to_string());
+        proxy.generation(before + 1).await;
+    };
+    let first = filters();
+    change("per_connection_buffer_limit_bytes: 4096").await;
+    assert!(Arc::ptr_eq(&filters(), &first), "nothing that they see");
+    change("traffic_direction: INBOUND").await;
+    let inbound = filters();
+    assert!(!Arc::ptr_eq(&inbound, &first));
+    let metadata = "metadata: {filter_metadata: {a: {b: c}}}";
+    change(&format!("traffic_direction: INBOUND\n{metadata}")).await;
+    let with_metadata = filters();
+    assert!(!Arc::ptr_eq(&with_metadata, &inbound));
+    change(&format!(
+        "traffic_direction: INBOUND\n{metadata}\nper_connection_buffer_limit_bytes: 4096"
+    ))
+    .await;
+    assert!(Arc::ptr_eq(&filters(), &with_metadata));
+}
+
+#[tokio::test]
+async fn one_name_from_two_sources_is_two_resources() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, resource: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("resources: [{resource}]")).expect("a file");
+        format!(
+            "{{path_config_source: {{path: '{}'}}, resource_api_version: V3}}",
+            path.display()
+        )
+    };
+    let upstreams = [
+        FakeUpstream::start("a").await,
+        FakeUpstream::start("b").await,
+    ];
+    let mut clusters = String::new();
+    let mut listeners = String::new();
+    for (name, upstream, status) in [("a", &upstreams[0], 418), ("b", &upstreams[1], 421)] {
+        let assignment = format!(
+            "{{'@type': {ENDPOINTS}, cluster_name: s, endpoints: [{{lb_endpoints: [{}]}}]}}",
+            upstream.endpoint()
+        );
+        let eds = file(&format!("eds-{name}.yaml"), &assignment);
+        clusters += &format!(
+            "\n  - {{name: {name}, type: EDS, connect_timeout: 1s, eds_cluster_config: {{service_name: s, eds_config: {eds}}}}}"
+        );
+        let table = format!(
+            "{{'@type': {ROUTES}, name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, \
+             route: {{cluster: {name}}}}}]}}]}}"
+        );
+        let rds = file(&format!("rds-{name}.yaml"), &table);
+        let fault = format!(
+            "{{'@type': type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig, name: f, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, headers: [{{name: x-fault, \
+             present_match: true}}], abort: {{http_status: {status}, percentage: {{numerator: 100}}}}}}}}"
+        );
+        let ecds = file(&format!("ecds-{name}.yaml"), &fault);
+        let listener = listener_yaml(
+            name,
+            &format!("rds: {{route_config_name: r, config_source: {rds}}}"),
+            &format!(
+                "- {{name: f, config_discovery: {{config_source: {ecds}, type_urls: \
+                 [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault]}}}}"
+            ),
+        );
+        let listener = listener
+            .trim()
+            .lines()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join("\n    ");
+        listeners += &format!("\n  - {listener}");
+    }
+    let bootstrap = format!("static_resources:\n  clusters:{clusters}\n  listeners:{listeners}\n");
+    let proxy = TestProxy::start(&bootstrap).await;
+    for (name, status) in [("a", 418), ("b", 421)] {
+        let mut client = Client::connect(proxy.address(name).await).await;
+        assert_eq!(client.get("test", "/").await.body, name);
+        let faulty = client
+            .send("GET / HTTP/1.1\r\nhost: test\r\nx-fault: 1\r\n\r\n")
+            .await;
+        assert_eq!(faulty.status, status, "{name}");
+    }
+}
+
 /// A filter whose code is at a server that takes connections and says nothing, and the cluster of that server.
 fn never_there(silent: &TcpListener) -> (plenipo::pb::Any, String) {
     let port = silent.local_addr().expect("an address").port();
@@ -428,7 +525,13 @@ async fn a_listener_whose_successor_waits_for_a_plugin_keeps_its_routes() {
     let let_go = async {
         loop {
             let now = proxy.running.server.current.load_full();
-            if !now.warming.is_empty() && !now.snapshot.routes.contains_key("routes") {
+            if !now.warming.is_empty()
+                && now
+                    .snapshot
+                    .routes
+                    .iter()
+                    .all(|(_, name, _)| &**name != "routes")
+            {
                 return;
             }
             tokio::task::yield_now().await;

@@ -23,9 +23,11 @@ async fn files_are_read_and_followed_by_rename() {
         "{resources: [{'@type': type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment, cluster_name: a}]}",
     );
     write("cds.yaml", &clusters("1s"));
-    let source = |file: &str| ConfigSource::Path {
-        path: format!("{}/{file}", folder.path().display()).into(),
-        watched_directory: None,
+    let source = |file: &str| ConfigSource {
+        specifier: SourceSpecifier::Path {
+            path: format!("{}/{file}", folder.path().display()).into(),
+            watched_directory: None,
+        },
         initial_fetch_timeout: Some(Duration::from_secs(15)),
     };
     let options = Options {

@@ -10,6 +10,7 @@ use crate::pb::envoy::service::discovery::v3::{
 use crate::xds::admission::AdmitAll;
 
 mod extensions;
+mod sources;
 mod waiting;
 
 const CDS: ResourceType = ResourceType::Cluster;
@@ -17,6 +18,8 @@ const EDS: ResourceType = ResourceType::Endpoints;
 const LDS: ResourceType = ResourceType::Listener;
 const RDS: ResourceType = ResourceType::Route;
 const ECDS: ResourceType = ResourceType::Extension;
+
+const ADS: &SourceSpecifier = &SourceSpecifier::Ads;
 
 struct AnyFilter;
 
@@ -102,7 +105,8 @@ fn parse_listener(text: &str) -> Arc<Listener> {
 }
 
 fn ads(timeout: u64) -> ConfigSource {
-    ConfigSource::Ads {
+    ConfigSource {
+        specifier: SourceSpecifier::Ads,
         initial_fetch_timeout: Some(Duration::from_secs(timeout)).filter(|t| !t.is_zero()),
     }
 }
@@ -308,7 +312,7 @@ async fn a_moved_cluster_keeps_its_endpoints_until_the_new_ones_are_there() {
     assert_eq!(side.said(), ["eds [e,f] ok", "cds [] ok"]);
     let dump = side.engine.status().resources(CDS);
     assert!(dump[0].active.is_some() && dump[0].warming.is_some());
-    assert!(side.snapshot.endpoints.contains_key("e"));
+    assert!(side.snapshot.endpoints.get(ADS, "e").is_some());
     side.respond(EDS, &["{cluster_name: f}".to_owned()]);
     assert_eq!(side.said(), ["eds [e,f] ok", "eds [f] ok"]);
     assert!(side.engine.status().resources(CDS)[0].warming.is_none());
@@ -480,13 +484,5 @@ async fn what_is_let_go_while_it_is_judged_is_not_kept() {
         side.settle();
         assert_eq!(side.said().len(), 1, "it is answered");
         assert!(side.engine.status().resources(RDS).is_empty());
-    }
-}
-
-fn file() -> ConfigSource {
-    ConfigSource::Path {
-        path: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
-        watched_directory: None,
-        initial_fetch_timeout: Some(Duration::from_secs(15)),
     }
 }

@@ -45,23 +45,26 @@ async fn a_discovered_filter_may_have_a_default() {
         side.after(5);
         assert_eq!(side.listeners(), ["l"], "{extra}");
         assert_eq!(
-            side.snapshot.extensions.contains_key("f"),
+            side.snapshot.extensions.get(ADS, "f").is_some(),
             at_last,
             "{extra}"
         );
-        let before = side.snapshot.extensions.get("f").cloned();
+        let before = side.snapshot.extensions.get(ADS, "f").cloned();
         side.respond(
             ECDS,
             &["{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}".to_owned()],
         );
-        assert!(side.snapshot.extensions.contains_key("f"));
+        assert!(side.snapshot.extensions.get(ADS, "f").is_some());
         side.remove(ECDS, "f");
         assert_eq!(
-            side.snapshot.extensions.contains_key("f"),
+            side.snapshot.extensions.get(ADS, "f").is_some(),
             at_once,
             "{extra}"
         );
-        assert_eq!(side.snapshot.extensions.contains_key("f"), before.is_some());
+        assert_eq!(
+            side.snapshot.extensions.get(ADS, "f").is_some(),
+            before.is_some()
+        );
     }
 }
 

@@ -98,7 +98,7 @@ async fn refused_routes_end_the_first_wait_but_replace_nothing() {
     side.respond(RDS, &[bad.replace("name: r", "name: s")]);
     assert!(Arc::ptr_eq(&side.snapshot.listeners["l"], &served));
     assert!(
-        side.snapshot.routes.contains_key("r"),
+        side.snapshot.routes.get(ADS, "r").is_some(),
         "what it serves stays"
     );
     side.respond(RDS, &[route("s")]);
@@ -159,6 +159,16 @@ async fn a_deadline_is_that_of_its_own_subscription() {
     side.after(2);
     assert_eq!(side.stat("http.in.rds.r.init_fetch_timeout"), 1);
     assert_eq!(side.listeners(), ["l"]);
+}
+
+fn file() -> ConfigSource {
+    ConfigSource {
+        specifier: SourceSpecifier::Path {
+            path: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
+            watched_directory: None,
+        },
+        initial_fetch_timeout: Some(Duration::from_secs(15)),
+    }
 }
 
 #[tokio::test]

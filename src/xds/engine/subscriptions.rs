@@ -48,6 +48,11 @@ impl Subscriptions {
         self.0.get_mut(&channel)?.get_mut(name)
     }
 
+    /// Those of a name, on any channel.
+    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &Subscription> + Clone {
+        self.0.values().filter_map(move |known| known.get(name))
+    }
+
     /// That of a type which is asked for as a whole.
     pub(super) fn wildcard(&self) -> Option<&Subscription> {
         self.0.values().find_map(|known| known.get(WILDCARD))

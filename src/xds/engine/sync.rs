@@ -123,7 +123,14 @@ impl Engine {
         self.wants_changed = true;
         let known = self.channels.iter().find(|known| known.id == channel);
         let own_stream = matches!(source.specifier, SourceSpecifier::Grpc { .. });
-        let stats = SubscriptionStats::new(&self.registry, kind, &name, stat_prefix, own_stream);
+        let others = self.subscriptions[kind.index()].named(&name);
+        let stats = SubscriptionStats::new(
+            &self.registry,
+            kind,
+            (&name, stat_prefix),
+            own_stream,
+            others.map(|other| &other.stats),
+        );
         if let Some(Channel {
             line: Line::Stream(conversation),
             identifier,

@@ -207,7 +207,7 @@ impl Server {
             config: stats_config,
             sinks: Mutex::new(services.sinks),
         });
-        let rest = come_to_rest(readiness_rx.clone(), current.number());
+        let rest = come_to_rest(readiness_rx.clone(), current.number(), status.clone());
         Ok(Self {
             current,
             metrics,
@@ -278,7 +278,11 @@ impl Server {
 }
 
 /// Gives memory back that only the start needed, and later what only texts (`/config_dump`) or a row of updates needed.
-async fn come_to_rest(readiness: watch::Receiver<Readiness>, mut generation: watch::Receiver<u64>) {
+async fn come_to_rest(
+    readiness: watch::Receiver<Readiness>,
+    mut generation: watch::Receiver<u64>,
+    xds: xds::Status,
+) {
     const QUIET: Duration = Duration::from_secs(1);
     let mut started = false;
     let mut updated = false;
@@ -290,6 +294,9 @@ async fn come_to_rest(readiness: watch::Receiver<Readiness>, mut generation: wat
         collect |= updated && still;
         updated = !still;
         generation.mark_unchanged();
+        if collect {
+            xds.forget_replaced();
+        }
         if !started && *readiness.borrow() == Readiness::Live {
             started = true;
             collect = true;

@@ -48,11 +48,16 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Makes the current value active, and keeps of those before it what somebody holds.
+    /// Makes the current value active, and keeps those before it that somebody holds.
     pub(super) fn replace_active(&mut self) {
+        self.forget_replaced();
         self.replaced.extend(self.active.take());
-        self.replaced.retain(|accepted| accepted.value.is_held());
         self.active.clone_from(&self.current);
+    }
+
+    /// Lets go of what was replaced and is held by nobody else.
+    pub(super) fn forget_replaced(&mut self) {
+        self.replaced.retain(|accepted| accepted.value.is_held());
     }
 
     /// What waits to become active.

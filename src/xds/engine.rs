@@ -501,6 +501,10 @@ impl Engine {
             began,
             ..
         } = pending;
+        // Where nobody needs its source any more, there is nobody to answer, and nobody who would ever clean up.
+        if !self.channels.iter().any(|known| known.id == channel) {
+            return;
+        }
         let kind = judgement.kind;
         let refusal = judgement.refusal();
         if !kind.is_full_state() {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use parking_lot::RwLock;
 
 use super::ResourceType;
-use super::cache::{Accepted, Cache};
+use super::cache::{Accepted, Cache, Entry};
 use super::resource::Value;
 use crate::config::Listener;
 use crate::pb;
@@ -129,6 +129,14 @@ impl Status {
         let replaced = &cache.sole(kind, name)?.replaced;
         let is_it = |accepted: &&Arc<Accepted>| matches!(&accepted.value, Value::Listener(known) if Arc::ptr_eq(known, listener));
         Some(ResourceState::of(kind, replaced.iter().find(is_it)?))
+    }
+
+    /// Lets go of replaced listeners that are served no more.
+    pub fn forget_replaced(&self) {
+        let mut cache = self.0.write();
+        for table in cache.tables_mut(ResourceType::Listener).values_mut() {
+            table.entries.values_mut().for_each(Entry::forget_replaced);
+        }
     }
 
     /// What is still waited for.

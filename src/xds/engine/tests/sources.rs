@@ -158,3 +158,48 @@ async fn filters_of_one_name_are_those_of_their_source_and_so_are_the_types_that
     side.respond(ECDS, &[config(buffer)]);
     assert!(side.said()[0].contains(" !"));
 }
+
+#[tokio::test]
+async fn what_was_judged_for_a_source_that_nobody_needs_any_more_leaves_nothing_behind() {
+    let options = Options {
+        cds: None,
+        ..options(false)
+    };
+    let mut side = Side::with(options, Arc::new(RoutesLater));
+    side.respond(LDS, &[from(A, &listener("l", "r", ""))]);
+    side.load(A, RDS, &[table("a"), "{name: ''}".to_owned()]);
+    let asked = std::mem::take(&mut side.asked);
+    side.respond(LDS, &[]);
+    side.engine.admitted(asked[0], &[], side.now);
+    side.settle();
+    assert!(side.engine.status().resources(RDS).is_empty());
+    assert!(side.engine.cache.read().tables(RDS).is_empty());
+}
+
+#[tokio::test]
+async fn a_replaced_listener_is_remembered_while_it_is_served() {
+    let mut side = at_listeners(false);
+    side.respond(LDS, &[listener("l", "r", "")]);
+    side.respond(RDS, &[route("r"), route("s")]);
+    let served = Arc::clone(&side.snapshot.listeners["l"]);
+    side.respond(LDS, &[listener("l", "s", "")]);
+    side.respond(RDS, &[route("r"), route("s")]);
+    let status = side.engine.status();
+    let state = status.replaced_listener("l", &served).expect("remembered");
+    assert_eq!(&*state.version, "1");
+    status.forget_replaced();
+    assert!(status.replaced_listener("l", &served).is_some());
+    let now = Arc::clone(&side.snapshot.listeners["l"]);
+    assert!(
+        status.replaced_listener("l", &now).is_none(),
+        "it is active"
+    );
+    drop(served);
+    status.forget_replaced();
+    let cache = side.engine.cache.read();
+    assert!(
+        cache
+            .sole(LDS, "l")
+            .is_some_and(|entry| entry.replaced.is_empty())
+    );
+}

@@ -131,7 +131,12 @@ async fn a_plugin_of_a_static_listener_may_call_static_clusters_while_it_is_trie
          vm_config: {{code: {{local: {{filename: '{}'}}}}}}}}}}}}",
         path.display()
     );
-    let bootstrap = statics("", INLINE, &plugin);
+    let upstream = crate::support::FakeUpstream::start("up").await;
+    let port = format!("port_value: {}", upstream.address.port());
+    let bootstrap = statics("", INLINE, &plugin).replace("port_value: 9", &port);
+    let prepared = TestProxy::prepare(&bootstrap, 1).expect("valid");
+    prepared.validate().await.expect("valid");
+    assert_eq!(upstream.connections(), 0, "validation sends nothing");
     assert_eq!(both(&bootstrap).await, Default::default());
     let (validated, started) = both(&bootstrap.replace("name: up", "name: other")).await;
     assert!(

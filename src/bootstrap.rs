@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use load::{LoadError, Loaded, Source, load};
 
-use crate::config::cluster::ConfigSource;
+use crate::config::cluster::{ConfigSource, SourceSpecifier};
 use crate::config::endpoint::Address;
 use crate::config::extension::ExtensionConfig;
 use crate::config::matcher::StringMatcher;
@@ -35,8 +35,8 @@ pub struct Bootstrap {
     pub listeners: Vec<Static<Listener>>,
     /// `static_resources.secrets`, not yet of use.
     pub secrets: Vec<pb::Any>,
-    /// `dynamic_resources.ads_config`; always [`ConfigSource::Grpc`].
-    pub ads: Option<ConfigSource>,
+    /// `dynamic_resources.ads_config`; always [`SourceSpecifier::Grpc`].
+    pub ads: Option<SourceSpecifier>,
     /// `dynamic_resources.cds_config`.
     pub cds: Option<ConfigSource>,
     /// `dynamic_resources.lds_config`.
@@ -113,10 +113,19 @@ pub struct StatsConfig {
     pub use_default_tags: bool,
     /// `stats_matcher`.
     pub matcher: StatsMatcher,
-    /// `histogram_bucket_settings`: kept; the buckets are Envoy's defaults for now.
-    pub flush_interval: Duration,
+    /// `stats_flush_interval` or `stats_flush_on_admin`.
+    pub flush: StatsFlush,
     /// `stats_server_version_override`.
     pub server_version: Option<u64>,
+}
+
+/// When statistics are told to sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsFlush {
+    /// `stats_flush_interval`; default 5 s.
+    Every(Duration),
+    /// `stats_flush_on_admin`: when the admin interface is asked for them, and at no other time.
+    OnAdmin,
 }
 
 /// `TagSpecifier`.

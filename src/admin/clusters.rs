@@ -12,7 +12,7 @@ use super::request::{Request, Response, regex};
 use crate::cluster::{ClusterStatus, HostStatus};
 use crate::config::endpoint::{HealthStatus, Locality};
 
-/// Thresholds are not yet configurable; these are Envoy's defaults.
+/// Envoy's defaults. Configured thresholds are accepted without effect yet, and are not shown.
 const THRESHOLDS: [(&str, u32); 4] = [
     ("max_connections", 1024),
     ("max_pending_requests", 1024),

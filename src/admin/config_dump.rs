@@ -309,7 +309,7 @@ impl Dump<'_> {
             add(&listener.proto, self.started());
         }
         for listener in self.context.proxy.resources(ResourceType::Listener) {
-            if let Some(state) = &listener.active {
+            for state in [&listener.warming, &listener.active].into_iter().flatten() {
                 add(&state.resource, time(state.last_updated).into());
             }
         }

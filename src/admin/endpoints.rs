@@ -175,7 +175,7 @@ pub(super) static ENDPOINTS: [Endpoint; 35] = [
         ],
         ..post("/logging", "print and change log levels", logging::page)
     },
-    get("/memory", "print memory use", info::memory),
+    get("/memory", "print memory use", info::memory_use),
     get(
         "/memory/tcmalloc",
         "print the allocator's state (not in this build)",
@@ -284,18 +284,27 @@ pub(super) fn find(path: &str) -> Option<&'static Endpoint> {
     ENDPOINTS.iter().find(|endpoint| endpoint.path == path)
 }
 
+/// True where the answer will show statistics.
+pub(super) fn shows_stats(context: &Context, request: &Request) -> bool {
+    is_allowed(context, request) && stats::is_shown(request)
+}
+
+/// As Envoy: `allow_paths` sees the query, too.
+fn is_allowed(context: &Context, request: &Request) -> bool {
+    let Some(admin) = &context.bootstrap.admin else {
+        return true;
+    };
+    let allows =
+        |matcher| crate::route::matcher::string_matches(matcher, request.target.as_bytes());
+    admin.allow_paths.is_empty() || admin.allow_paths.iter().any(allows)
+}
+
 /// Answers a request.
 pub(super) fn answer(context: &Context, request: &Request) -> Response {
-    if let Some(admin) = &context.bootstrap.admin
-        && !admin.allow_paths.is_empty()
-        && !admin
-            .allow_paths
-            .iter()
-            .any(|matcher| crate::route::matcher::string_matches(matcher, request.path.as_bytes()))
-    {
+    if !is_allowed(context, request) {
         return Response::error(
             StatusCode::FORBIDDEN,
-            format!("request to path {} not allowed", request.path),
+            format!("request to path {} not allowed", request.target),
         );
     }
     let Some(endpoint) = find(&request.path) else {

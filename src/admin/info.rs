@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::request::{Request, Response};
 use super::{Context, ServerState};
+use crate::base::memory;
 use crate::bootstrap::version;
 use crate::pb;
 
@@ -69,8 +70,8 @@ pub(super) fn certs(_: &Context, _: &Request) -> Response {
 }
 
 /// The resident memory of the process stands for Envoy's view of its allocator.
-pub(super) fn memory(_: &Context, _: &Request) -> Response {
-    let resident = resident_bytes().unwrap_or(0).to_string();
+pub(super) fn memory_use(_: &Context, _: &Request) -> Response {
+    let resident = memory::resident_bytes().unwrap_or(0).to_string();
     Response::json(&json!({
         "allocated": resident,
         "heap_size": resident,
@@ -79,13 +80,6 @@ pub(super) fn memory(_: &Context, _: &Request) -> Response {
         "total_thread_cache": "0",
         "total_physical_bytes": resident,
     }))
-}
-
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 pub(super) fn init_dump(context: &Context, request: &Request) -> Response {

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 pub use request::{Kind, Request, Response};
 pub use server::{Running, start};
-pub use stats::hidden;
+pub use stats::{hidden, tags};
 
 use crate::bootstrap::Bootstrap;
 use crate::cluster::ClusterStatus;
@@ -95,6 +95,8 @@ pub trait Proxy: Send + Sync + 'static {
     fn stop_accepting(&self, inbound_only: bool);
     /// `--drain-time-s`.
     fn drain_time(&self) -> Duration;
+    /// Statistics are flushed to their sinks, and what is written then is written (`stats_flush_on_admin`).
+    fn flush_stats(&self);
     /// Access logs are opened again.
     fn reopen_logs(&self);
     /// The process ends, with exit code 0.

@@ -9,6 +9,8 @@ use http::StatusCode;
 pub struct Request {
     /// Without query, decoded, with slashes merged.
     pub path: String,
+    /// `path`, and the query as it came: what `allow_paths` is matched with.
+    pub target: String,
     /// Query parameters, and those of a form.
     pub params: Vec<(String, String)>,
     /// POST.
@@ -18,7 +20,8 @@ pub struct Request {
 impl Request {
     /// From a request's target, such as `//stats?usedonly`.
     pub fn new(post: bool, target: &str) -> Self {
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let query_at = target.find('?').unwrap_or(target.len());
+        let (path, query) = target.split_at(query_at);
         let mut merged = String::with_capacity(path.len());
         for c in decoded(path, false).chars() {
             if c != '/' || !merged.ends_with('/') {
@@ -26,11 +29,12 @@ impl Request {
             }
         }
         let mut request = Self {
+            target: format!("{merged}{query}"),
             path: merged,
             params: Vec::new(),
             post,
         };
-        request.add_params(query);
+        request.add_params(query.strip_prefix('?').unwrap_or_default());
         request
     }
 
@@ -174,6 +178,10 @@ mod tests {
             "//stats//%70rometheus?usedonly&filter=a%2Bb+c&x=&x=2",
         );
         assert_eq!(request.path, "/stats/prometheus");
+        assert_eq!(
+            request.target,
+            "/stats/prometheus?usedonly&filter=a%2Bb+c&x=&x=2"
+        );
         assert!(request.flag("usedonly") && request.flag("x") && !request.flag("y"));
         assert_eq!(request.param("filter"), Some("a+b c"));
         assert_eq!((request.param("x"), request.text("x")), (Some(""), None));

@@ -14,11 +14,11 @@ use tokio::task::JoinSet;
 
 use super::Context;
 use super::counters::Stats;
-use super::endpoints::{answer, find};
+use super::endpoints::{answer, find, shows_stats};
 use super::request::{Request, Response};
 use crate::base::drain::{self, DrainWatch};
 use crate::base::task::OwnedTask;
-use crate::bootstrap::Admin;
+use crate::bootstrap::{Admin, StatsFlush};
 use crate::config::endpoint::Address;
 use crate::config::http_connection_manager::{CodecType, Options};
 use crate::http::codec::{ConnectionMeter, Exchange, Handler, Io, Malformed, Reply, Reset, server};
@@ -196,6 +196,10 @@ async fn respond(context: Arc<Context>, exchange: Exchange) -> Response {
             Ok(form) => request.add_params(&String::from_utf8_lossy(&form.to_bytes())),
             Err(_) => return Response::bad("cannot read the form"),
         }
+    }
+    // On this thread, the one that writes what the flush writes.
+    if context.bootstrap.stats.flush == StatsFlush::OnAdmin && shows_stats(&context, &request) {
+        context.proxy.flush_stats();
     }
     if !find(&request.path).is_some_and(|endpoint| endpoint.heavy) {
         return answer(&context, &request);

@@ -13,7 +13,10 @@ use crate::telemetry::tags::TagExtractor;
 use crate::telemetry::text::{self, Buckets};
 
 /// The rules of the bootstrap and of `--stats-tag`.
-pub(super) fn tags(
+///
+/// # Errors
+/// A regular expression that does not compile.
+pub fn tags(
     config: &StatsConfig,
     cli_tags: &[(String, String)],
 ) -> Result<TagExtractor, ConfigError> {
@@ -57,6 +60,13 @@ struct Wanted {
     /// `invert_filter`: what this matches is left out.
     except: Option<Regex>,
     buckets: Option<Buckets>,
+}
+
+impl Wanted {
+    /// Prometheus knows no such buckets.
+    fn suits_prometheus(&self) -> bool {
+        !matches!(self.buckets, Some(Buckets::Detailed | Buckets::Disjoint))
+    }
 }
 
 fn wanted(request: &Request) -> Result<Wanted, Response> {
@@ -105,6 +115,20 @@ fn collect(context: &Context, wanted: &Wanted) -> Samples {
     })
 }
 
+/// True where a request is answered with statistics, by [`page`] or [`prometheus`].
+pub(super) fn is_shown(request: &Request) -> bool {
+    let is_prometheus = match &*request.path {
+        "/stats/prometheus" => true,
+        "/stats" => match request.param("format") {
+            None | Some("" | "text" | "json" | "html" | "active-html") => false,
+            Some("prometheus") => true,
+            Some(_) => return false,
+        },
+        _ => return false,
+    };
+    wanted(request).is_ok_and(|wanted| !is_prometheus || wanted.suits_prometheus())
+}
+
 pub(super) fn page(context: &Context, request: &Request) -> Response {
     let wanted = match wanted(request) {
         Ok(wanted) => wanted,
@@ -147,7 +171,7 @@ pub(super) fn prometheus(context: &Context, request: &Request) -> Response {
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
-    if matches!(wanted.buckets, Some(Buckets::Detailed | Buckets::Disjoint)) {
+    if !wanted.suits_prometheus() {
         return Response::bad("unsupported prometheus histogram bucket mode");
     }
     let options = Options {

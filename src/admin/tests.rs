@@ -10,7 +10,6 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::endpoints::answer;
 use super::*;
@@ -27,6 +26,10 @@ use crate::pb::envoy::admin::v3 as admin_pb;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Kind as MetricKind;
 use crate::xds::status::{ErrorState, ResourceState};
+
+mod config_dump;
+mod server;
+mod stats;
 
 const BOOTSTRAP: &str = r#"
 node: {id: n1, cluster: c1, locality: {zone: z}}
@@ -222,6 +225,10 @@ impl Proxy for FakeProxy {
         Duration::from_secs(600)
     }
 
+    fn flush_stats(&self) {
+        self.note("flush");
+    }
+
     fn reopen_logs(&self) {
         self.note("reopen");
     }
@@ -338,11 +345,25 @@ fn only_allowed_paths_are_served() {
     );
     assert_eq!(world.get("/ready").status, StatusCode::OK);
     assert_eq!(world.get("/stats/prometheus").status, StatusCode::OK);
-    let response = world.get("/config_dump?x");
+    let response = world.get("//config_dump?x=%41");
     assert_eq!(
         (response.status.as_u16(), response.body.as_str()),
-        (403, "request to path /config_dump not allowed")
+        (403, "request to path /config_dump?x=%41 not allowed")
     );
+    // As in a running Envoy: the query is part of it.
+    assert_eq!(world.get("/ready?x").status, StatusCode::FORBIDDEN);
+    let world = world_of(
+        "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}, allow_paths: [{exact: '/stats?usedonly'}, \
+         {suffix: '=json'}]}",
+    );
+    for (target, status) in [
+        ("/stats?usedonly", 200),
+        ("/stats", 403),
+        ("/listeners?format=json", 200),
+        ("/listeners", 403),
+    ] {
+        assert_eq!(world.get(target).status.as_u16(), status, "{target}");
+    }
 }
 
 #[test]
@@ -444,263 +465,6 @@ fn server_info_has_the_fields_that_envoy_has() {
         (&json!("LIVE"), &json!("n1"))
     );
     assert_eq!(ours["uptime_current_epoch"], "0s");
-}
-
-#[test]
-fn stats_are_filtered_as_asked() {
-    let world = world();
-    world
-        .context
-        .metrics
-        .metric("server.live", MetricKind::Gauge)
-        .unwrap()
-        .set(1);
-    assert_eq!(
-        world.get("//stats?filter=server.live&format=json").body,
-        r#"{"stats":[{"name":"server.live","value":1}]}"#
-    );
-    assert_eq!(
-        world.get("/stats?usedonly&filter=^server\\.l").body,
-        "server.live: 1\n"
-    );
-    let inverted = world.get("/stats?filter=^cluster&invert_filter").body;
-    assert!(inverted.contains("server.live: 1\n") && !inverted.contains("cluster.a."));
-    assert!(
-        world
-            .get("/stats/prometheus?filter=server")
-            .body
-            .contains("envoy_server_live{} 1\n")
-    );
-    assert_eq!(
-        world.get("/stats?format=prometheus&filter=server").body,
-        world.get("/stats/prometheus?filter=server").body
-    );
-    for (target, body) in [
-        (
-            "/stats?format=nope",
-            "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n",
-        ),
-        ("/stats?type=Foo", "invalid &type= param"),
-        (
-            "/stats/prometheus?histogram_buckets=detailed",
-            "unsupported prometheus histogram bucket mode",
-        ),
-    ] {
-        let response = world.get(target);
-        assert_eq!(
-            (response.status.as_u16(), response.body.as_str()),
-            (400, body)
-        );
-    }
-    let response = world.get("/stats?filter=*");
-    assert_eq!(response.status, StatusCode::BAD_REQUEST);
-    assert!(
-        response.body.starts_with("Invalid re2 regex: "),
-        "{}",
-        response.body
-    );
-    assert_eq!(world.get("/stats?format=html").kind, Kind::Html);
-}
-
-#[test]
-fn hidden_stats_are_nowhere() {
-    let world = world_of(
-        "stats_config: {stats_matcher: {inclusion_list: {patterns: [{prefix: server.l}]}}, stats_tags: [{tag_name: x, fixed_value: y}]}",
-    );
-    for name in ["server.live", "other.live"] {
-        world
-            .context
-            .metrics
-            .metric(name, MetricKind::Gauge)
-            .unwrap()
-            .set(1);
-    }
-    assert_eq!(world.get("/stats").body, "server.live: 1\n");
-    assert!(
-        world
-            .get("/stats/prometheus")
-            .body
-            .contains("envoy_server_live{x=\"y\"} 1\n")
-    );
-}
-
-#[test]
-fn counters_are_reset() {
-    let world = world();
-    world
-        .context
-        .metrics
-        .metric("c", MetricKind::Counter)
-        .unwrap()
-        .add(5);
-    assert_eq!(world.post("/reset_counters").body, "OK\n");
-    assert_eq!(world.get("/stats?filter=^c$").body, "c: 0\n");
-}
-
-#[test]
-fn the_config_dump_is_the_message_that_tools_parse() {
-    let world = world();
-    let text = world.get("/config_dump?include_eds").body;
-    pb::from_text::<admin_pb::ConfigDump>(&text, pb::Format::Json)
-        .unwrap()
-        .strict()
-        .unwrap();
-    let dump = world.json("/config_dump?include_eds");
-    let types: Vec<_> = dump["configs"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|section| {
-            section["@type"]
-                .as_str()
-                .unwrap()
-                .rsplit('.')
-                .next()
-                .unwrap()
-        })
-        .collect();
-    assert_eq!(
-        types,
-        [
-            "BootstrapConfigDump",
-            "ClustersConfigDump",
-            "EcdsConfigDump",
-            "EndpointsConfigDump",
-            "ListenersConfigDump",
-            "ScopedRoutesConfigDump",
-            "RoutesConfigDump",
-            "SecretsConfigDump"
-        ]
-    );
-    let section = |index: usize| &dump["configs"][index];
-    assert_eq!(section(0)["bootstrap"]["node"]["user_agent_name"], "envoy");
-    assert_eq!(section(1)["version_info"], "v1");
-    assert_eq!(section(1)["static_clusters"][0]["cluster"]["name"], "a");
-    assert_eq!(
-        section(1)["dynamic_active_clusters"][0]["last_updated"],
-        "2026-11-20T15:57:12.109Z"
-    );
-    assert_eq!(
-        section(1)["dynamic_warming_clusters"][0]["cluster"]["name"],
-        "w"
-    );
-    assert_eq!(
-        section(4)["dynamic_listeners"],
-        json!([
-            {"name": "bad", "error_state": {
-                "failed_configuration": {"@type": "type.googleapis.com/envoy.config.listener.v3.Listener"},
-                "last_update_attempt": "2026-11-20T15:57:12.005Z",
-                "details": "filter_chains[0]: not supported",
-                "version_info": "v2"}},
-            {"name": "dyn", "active_state": {
-                "version_info": "v1",
-                "listener": {"@type": "type.googleapis.com/envoy.config.listener.v3.Listener", "name": "dyn"},
-                "last_updated": "2026-11-20T15:57:12.109Z"}}
-        ])
-    );
-    assert_eq!(
-        section(6)["static_route_configs"][0]["route_config"]["name"],
-        "r"
-    );
-    assert_eq!(
-        section(6)["dynamic_route_configs"][0]["route_config"]["name"],
-        "rd"
-    );
-    assert_eq!(
-        section(7)["static_secrets"][0]["secret"]["generic_secret"]["secret"]["inline_string"],
-        "[redacted]"
-    );
-    let plain = world.json("/config_dump");
-    assert_eq!(
-        plain["configs"].as_array().unwrap().len(),
-        7,
-        "endpoints are asked for"
-    );
-}
-
-#[test]
-fn endpoints_are_dumped_as_envoy_does() {
-    let dump = world().json("/config_dump?resource=static_endpoint_configs&include_eds");
-    assert_eq!(
-        dump,
-        json!({"configs": [{
-            "@type": "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump.StaticEndpointConfig",
-            "endpoint_config": {
-                "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-                "cluster_name": "a",
-                "endpoints": [
-                    {"locality": {"region": "r"},
-                     "lb_endpoints": [{
-                        "endpoint": {"address": {"pipe": {"path": "/tmp/x"}}, "health_check_config": {}, "hostname": "h"},
-                        "health_status": "UNHEALTHY", "load_balancing_weight": 3}],
-                     "load_balancing_weight": 0},
-                    {"locality": {},
-                     "lb_endpoints": [{
-                        "endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}, "health_check_config": {}},
-                        "health_status": "HEALTHY", "load_balancing_weight": 1}],
-                     "load_balancing_weight": 0, "priority": 1}
-                ],
-                "policy": {"overprovisioning_factor": 140}
-            }
-        }]})
-    );
-}
-
-#[test]
-fn parts_of_the_config_dump() {
-    let world = world();
-    assert_eq!(
-        world.json("/config_dump?resource=static_clusters&mask=cluster.name,cluster.type"),
-        json!({"configs": [{
-            "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump.StaticCluster",
-            "cluster": {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "a", "type": "STATIC"}
-        }]})
-    );
-    assert_eq!(
-        world.json("/config_dump?resource=dynamic_warming_secrets"),
-        json!({})
-    );
-    assert_eq!(
-        world.json("/config_dump?mask=bootstrap.node.id"),
-        json!({"configs": [{
-            "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
-            "bootstrap": {"node": {"id": "n1"}}
-        }]})
-    );
-    let named = world.json("/config_dump?name_regex=d.*&resource=dynamic_listeners");
-    assert_eq!(named["configs"].as_array().unwrap().len(), 1);
-    let named = world.json("/config_dump?name_regex=y&resource=dynamic_listeners");
-    assert_eq!(named, json!({}), "the whole name must match");
-    for (target, status, body) in [
-        (
-            "/config_dump?resource=nope",
-            404,
-            "nope not found in config dump",
-        ),
-        (
-            "/config_dump?resource=bootstrap",
-            400,
-            "bootstrap is not a repeated field. Use ?mask=bootstrap to get only this field",
-        ),
-        (
-            "/config_dump?resource=static_clusters&mask=nope",
-            400,
-            "FieldMask paths: \"nope\"\n could not be successfully used.",
-        ),
-    ] {
-        let response = world.get(target);
-        assert_eq!(
-            (response.status.as_u16(), response.body.as_str()),
-            (status, body)
-        );
-    }
-    let response = world.get("/config_dump?name_regex=(");
-    assert_eq!(response.status, StatusCode::BAD_REQUEST);
-    assert!(
-        response
-            .body
-            .starts_with("INVALID_ARGUMENT: Error while parsing name_regex from (: ")
-    );
 }
 
 #[test]
@@ -890,116 +654,4 @@ fn small_endpoints() {
         StatusCode::NOT_IMPLEMENTED
     );
     assert_eq!(world.post("/allocprofiler").body, "?enable=<y|n>\n");
-}
-
-async fn exchange(
-    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite,
-    request: &str,
-) -> String {
-    let (mut read, mut write) = tokio::io::split(stream);
-    write.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    read.read_to_string(&mut text).await.unwrap();
-    text
-}
-
-#[tokio::test]
-async fn over_tcp_with_the_address_told() {
-    let world = world();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("address");
-    let admin = world.context.bootstrap.admin.clone().unwrap();
-    let running = start(Arc::clone(&world.context), &admin, Some(&file)).unwrap();
-    let address = std::fs::read_to_string(&file).unwrap();
-    assert_eq!(address, running.address.to_string());
-    assert!(!address.ends_with(":0"));
-
-    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
-    let text = exchange(
-        stream,
-        "GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-    )
-    .await;
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let mut lines = head.lines();
-    assert_eq!(lines.next(), Some("HTTP/1.1 200 OK"));
-    let headers: BTreeSet<_> = lines.filter(|line| !line.starts_with("date: ")).collect();
-    assert_eq!(
-        headers,
-        BTreeSet::from([
-            "content-type: text/plain; charset=UTF-8",
-            "cache-control: no-cache, max-age=0",
-            "x-content-type-options: nosniff",
-            "server: envoy",
-            "transfer-encoding: chunked",
-            "connection: close",
-        ])
-    );
-    assert_eq!(body, "5\r\nLIVE\n\r\n0\r\n\r\n");
-
-    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
-    let form = "POST /logging HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/x-www-form-urlencoded\r\n\
-                content-length: 14\r\n\r\nupstream=debug";
-    assert!(exchange(stream, form).await.contains("upstream: debug"));
-
-    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
-    let old = exchange(stream, "GET /ready HTTP/1.0\r\n\r\n").await;
-    assert!(
-        old.starts_with("HTTP/1.1 426 Upgrade Required\r\n"),
-        "{old}"
-    );
-    let stats = world
-        .get("/stats?usedonly&filter=admin.*downstream_(rq_2xx|cx_total)")
-        .body;
-    assert!(
-        stats.contains("listener.admin.downstream_cx_total: 3\n"),
-        "{stats}"
-    );
-    assert!(
-        stats.contains("http.admin.downstream_rq_2xx: 2\n"),
-        "{stats}"
-    );
-}
-
-#[tokio::test]
-async fn over_a_unix_socket_with_its_mode() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let world = world();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("admin.sock");
-    let admin = Admin {
-        address: Address::Pipe(path.clone()),
-        pipe_mode: Some(0o600),
-        allow_paths: Vec::new(),
-    };
-    // What is left of an earlier process does not matter.
-    drop(tokio::net::UnixListener::bind(&path).unwrap());
-    let _running = start(Arc::clone(&world.context), &admin, None).unwrap();
-    assert_eq!(
-        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-    let text = exchange(
-        stream,
-        "GET /stats/prometheus HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-    )
-    .await;
-    assert!(
-        text.contains("# TYPE envoy_cluster_upstream_cx_total counter"),
-        "{text}"
-    );
-}
-
-#[tokio::test]
-async fn a_taken_address_is_an_error() {
-    let world = world();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = Admin {
-        address: Address::Socket(taken.local_addr().unwrap()),
-        pipe_mode: None,
-        allow_paths: Vec::new(),
-    };
-    let error = start(Arc::clone(&world.context), &admin, None).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
 }

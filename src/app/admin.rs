@@ -10,6 +10,7 @@ use super::server::Server;
 use crate::admin::{Proxy, ServerState};
 use crate::base::task;
 use crate::cluster::ClusterStatus;
+use crate::generation::Generation;
 use crate::listener::BoundListener;
 use crate::wasm::{PluginStatus, RolloutCommand};
 use crate::xds::ResourceType;
@@ -21,6 +22,23 @@ pub(super) struct View {
     pub(super) server: Arc<Server>,
     /// Rung by `/quitquitquit`.
     pub(super) quit: Arc<Notify>,
+}
+
+impl View {
+    /// What the control side believes active waits where the data side has no plugin for it yet, or where the start is
+    /// not complete.
+    fn show_what_waits(&self, listener: &mut ResourceStatus, generation: &Generation, live: bool) {
+        let waits = generation.warming.contains_key(&listener.name);
+        if !waits && live {
+            return;
+        }
+        let accepted = listener.active.take();
+        listener.warming = listener.warming.take().or(accepted);
+        if waits && let Some(served) = generation.listeners.get(&listener.name) {
+            let name = &listener.name;
+            listener.active = self.server.xds.replaced_listener(name, &served.config);
+        }
+    }
 }
 
 impl Proxy for View {
@@ -40,11 +58,24 @@ impl Proxy for View {
     }
 
     fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
-        self.server.xds.resources(kind)
+        let mut resources = self.server.xds.resources(kind);
+        if kind == ResourceType::Listener {
+            let generation = self.server.current.load_full();
+            let live = *self.server.readiness().borrow() == Readiness::Live;
+            for resource in &mut resources {
+                self.show_what_waits(resource, &generation, live);
+            }
+        }
+        resources
     }
 
     fn unready(&self) -> Vec<Unready> {
-        self.server.xds.unready()
+        let mut unready = self.server.xds.unready();
+        for (name, plugins) in &self.server.current.load().warming {
+            let targets = vec!["target RemoteAsyncDataProvider".to_owned(); *plugins];
+            unready.push(Unready::listener(name, targets));
+        }
+        unready
     }
 
     fn clusters(&self) -> Vec<ClusterStatus> {
@@ -85,6 +116,10 @@ impl Proxy for View {
 
     fn drain_time(&self) -> Duration {
         self.server.state.drain_time()
+    }
+
+    fn flush_stats(&self) {
+        self.server.flush_stats();
     }
 
     fn reopen_logs(&self) {

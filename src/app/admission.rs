@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
 
+use crate::config::cluster::Discovery;
 use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, RouteSource};
 use crate::config::listener::FilterChain;
-use crate::config::{ConfigError, Listener, RouteConfig};
+use crate::config::{Cluster, ConfigError, Listener, RouteConfig, Snapshot};
 use crate::filter::Registry;
 use crate::wasm::Plugins;
 use crate::xds::{Admission, Candidate};
@@ -108,6 +109,19 @@ impl Trial {
             }
         });
         trials
+    }
+}
+
+/// What plugins of static listeners may call while they are tried: the static clusters that need no control plane.
+pub(super) fn callable(clusters: &[Arc<Cluster>]) -> Snapshot {
+    let without_eds = clusters
+        .iter()
+        .filter(|cluster| !matches!(cluster.discovery, Discovery::Eds { .. }));
+    Snapshot {
+        clusters: without_eds
+            .map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster)))
+            .collect(),
+        ..Snapshot::default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The one writer of the data side: turns snapshots and finished plugins into Generations.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub enum Readiness {
 pub(super) struct Control {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) progress: watch::Receiver<Progress>,
+    /// Listeners that wait for routes or discovered filters.
+    pub(super) warming: watch::Receiver<BTreeSet<Arc<str>>>,
     pub(super) plugins: watch::Receiver<u64>,
     pub(super) host: Plugins,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -66,6 +69,7 @@ impl Control {
             if !open {
                 open = self.open_when_ready().await;
             }
+            self.count();
             let advance = tokio::select! {
                 changed = self.snapshots.changed() => {
                     if changed.is_err() {
@@ -75,6 +79,7 @@ impl Control {
                 }
                 Ok(()) = self.plugins.changed() => true,
                 Ok(()) = self.progress.changed() => false,
+                Ok(()) = self.warming.changed() => false,
                 Some(command) = self.commands.recv() => {
                     self.obey(command);
                     false
@@ -106,6 +111,11 @@ impl Control {
             "new generation"
         );
         self.current.swap(next);
+    }
+
+    fn count(&mut self) {
+        let warming = self.warming.borrow_and_update();
+        self.manager.count(&self.current.load(), &warming);
     }
 
     fn reconcile(&mut self) {
@@ -167,5 +177,50 @@ async fn resolved(clusters: &ClusterMap) {
     };
     if tokio::time::timeout(FIRST_RESOLUTION, all).await.is_err() {
         tracing::warn!(target: "config", "some names of clusters are not resolved yet; listeners open without them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::cluster::dns::{ResolveError, Resolved, Resolver};
+    use crate::cluster::testing::{config, eds, endpoint, endpoints, runtime_with};
+    use crate::config::cluster::DnsOptions;
+    use crate::config::endpoint::Address;
+
+    /// Answers nothing.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Resolver for Silent {
+        fn resolve<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a DnsOptions,
+        ) -> BoxFuture<'a, Result<Resolved, ResolveError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_opening_waits_for_names_alone_and_not_for_ever() {
+        let runtime = runtime_with(Arc::new(Silent));
+        let without_hosts = Cluster::new(Arc::new(eds("a")), &runtime);
+        assert!(!*without_hosts.warmed().borrow());
+        let clusters = ClusterMap::from_iter([Arc::clone(&without_hosts)]);
+        assert_eq!(resolved(&clusters).now_or_never(), Some(()));
+
+        let names = endpoints([endpoint(Address::Name("a.test".into(), 80))]);
+        let named = config("b", Discovery::StrictDns(names));
+        let named = Cluster::new(Arc::new(named), &runtime);
+        let clusters = ClusterMap::from_iter([without_hosts, named]);
+        assert_eq!(resolved(&clusters).now_or_never(), None);
+        let began = tokio::time::Instant::now();
+        resolved(&clusters).await;
+        assert_eq!(began.elapsed(), FIRST_RESOLUTION);
     }
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::control::Readiness;
 use super::stats::{generation as generation_stat, server as stat};
 use crate::admin::hidden;
-use crate::bootstrap::StatsConfig;
+use crate::base::memory;
+use crate::bootstrap::{StatsConfig, StatsFlush};
 use crate::generation::CurrentGeneration;
 use crate::listener::ServerState;
 use crate::telemetry::metrics::{Registry, StatSet};
@@ -16,6 +18,7 @@ use crate::telemetry::samples::{Query, Samples};
 use crate::wasm::StatsSink;
 
 /// Envoy writes these gauges at every flush of statistics; readers of `?usedonly` rely on it.
+#[derive(Debug)]
 pub(super) struct Flush {
     pub(super) server: Arc<StatSet>,
     pub(super) generation: Arc<StatSet>,
@@ -26,65 +29,87 @@ pub(super) struct Flush {
     /// What sinks are told of.
     pub(super) registry: Registry,
     pub(super) config: StatsConfig,
-    pub(super) sinks: Vec<StatsSink>,
+    pub(super) sinks: Mutex<Vec<StatsSink>>,
 }
 
 impl Flush {
-    pub(super) async fn run(mut self) {
-        let mut flush = tokio::time::interval(self.config.flush_interval);
-        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first one is due at once, and for the gauges alone.
-        flush.tick().await;
+    /// Flushes at the interval of the configuration, where it has one.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut readiness = self.readiness.clone();
         let mut initialized = false;
-        let mut due = false;
+        let mut interval = match self.config.flush {
+            StatsFlush::Every(interval) => {
+                let mut interval = tokio::time::interval(interval);
+                interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                // The first one is due at once, and for the gauges alone.
+                interval.tick().await;
+                Some(interval)
+            }
+            StatsFlush::OnAdmin => None,
+        };
+        self.set_gauges();
         loop {
-            let readiness = *self.readiness.borrow_and_update();
-            let state = match readiness {
-                _ if self.state.health_failed() => 1,
-                Readiness::Live => 0,
-                Readiness::PreInitializing => 2,
-                Readiness::Initializing => 3,
-            };
-            self.server.set(stat::STATE, state);
-            if readiness == Readiness::Live && !initialized {
+            if *readiness.borrow_and_update() == Readiness::Live && !initialized {
                 initialized = true;
                 let took = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.server.record(stat::INITIALIZATION_TIME_MS, took);
             }
-            self.server.set(stat::LIVE, u64::from(state == 0));
-            self.server
-                .set(stat::UPTIME, self.started.elapsed().as_secs());
-            self.generation
-                .set(generation_stat::CURRENT, self.current.load().number);
-            self.generation
-                .set(generation_stat::ALIVE, self.current.sweep() as u64);
-            if let Some(resident) = resident_bytes() {
-                for gauge in [
-                    stat::MEMORY_ALLOCATED,
-                    stat::MEMORY_HEAP_SIZE,
-                    stat::MEMORY_PHYSICAL_SIZE,
-                ] {
-                    self.server.set(gauge, resident);
+            let due = async {
+                match &mut interval {
+                    Some(interval) => {
+                        interval.tick().await;
+                    }
+                    None => std::future::pending().await,
                 }
-            }
-            if due {
-                self.tell_sinks();
-            }
-            due = tokio::select! {
-                _ = flush.tick() => true,
+            };
+            tokio::select! {
+                () = due => self.now(),
                 // Readiness is told at once, not at the next flush.
-                changed = self.readiness.changed() => {
+                changed = readiness.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    false
+                    self.set_gauges();
                 }
-            };
+            }
         }
     }
 
-    fn tell_sinks(&mut self) {
-        if self.sinks.is_empty() {
+    /// Flushes now. To be called on the control side, whose statistics these are.
+    pub(super) fn now(&self) {
+        self.set_gauges();
+        self.tell_sinks();
+    }
+
+    fn set_gauges(&self) {
+        let state = match *self.readiness.borrow() {
+            _ if self.state.health_failed() => 1,
+            Readiness::Live => 0,
+            Readiness::PreInitializing => 2,
+            Readiness::Initializing => 3,
+        };
+        self.server.set(stat::STATE, state);
+        self.server.set(stat::LIVE, u64::from(state == 0));
+        self.server
+            .set(stat::UPTIME, self.started.elapsed().as_secs());
+        self.generation
+            .set(generation_stat::CURRENT, self.current.load().number);
+        self.generation
+            .set(generation_stat::ALIVE, self.current.sweep() as u64);
+        if let Some(resident) = memory::resident_bytes() {
+            for gauge in [
+                stat::MEMORY_ALLOCATED,
+                stat::MEMORY_HEAP_SIZE,
+                stat::MEMORY_PHYSICAL_SIZE,
+            ] {
+                self.server.set(gauge, resident);
+            }
+        }
+    }
+
+    fn tell_sinks(&self) {
+        let mut sinks = self.sinks.lock();
+        if sinks.is_empty() {
             return;
         }
         let used = Query {
@@ -93,17 +118,10 @@ impl Flush {
         };
         let matcher = &self.config.matcher;
         let samples = Samples::collect(&self.registry, &used, &|name| hidden(matcher, name));
-        for sink in &mut self.sinks {
+        for sink in sinks.iter_mut() {
             if !sink.flush(&samples) {
                 self.server.inc(stat::DROPPED_STAT_FLUSHES);
             }
         }
     }
-}
-
-/// Resident memory of the process.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * 4096)
 }

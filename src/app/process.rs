@@ -14,13 +14,13 @@ use crate::base::{Shard, Workers};
 use crate::bootstrap::{self, Bootstrap};
 use crate::cli::{self, Mode, Options};
 use crate::cluster::dns::SystemResolver;
-use crate::config::cluster::ConfigSource;
+use crate::config::cluster::SourceSpecifier;
 use crate::config::endpoint::Address;
 use crate::filter;
 use crate::listener::DrainStrategy;
 use crate::stream::access_log::SinkOptions;
 use crate::telemetry::log::{self, Log};
-use crate::telemetry::metrics::{Registry, StatSet};
+use crate::telemetry::metrics::{Registry, Stat, StatSet};
 use crate::xds;
 
 /// Runs a proxy as the command line asks, until a signal or `/quitquitquit` ends it.
@@ -46,8 +46,10 @@ fn serve_as_asked(options: Options) -> anyhow::Result<()> {
         match prepared.options.mode {
             Mode::Serve => run(prepared).await,
             Mode::Validate | Mode::InitOnly => {
-                super::validate::validate(&prepared.options, &prepared.bootstrap, &prepared.filters)
-                    .await
+                prepared.validate().await?;
+                let path = prepared.options.config_path.unwrap_or_default();
+                println!("configuration '{}' OK", path.display());
+                Ok(())
             }
         }
     });
@@ -82,6 +84,8 @@ impl Prepared {
         }
         let filters = Arc::new(filter::Registry::new());
         let bootstrap = Bootstrap::parse(loaded.proto, &*filters)?;
+        // Envoy looks at them even where nobody will ask for statistics.
+        admin::tags(&bootstrap.stats, &options.stats_tags)?;
         for note in &bootstrap.notes {
             tracing::info!(target: "main", "{note}");
         }
@@ -92,6 +96,14 @@ impl Prepared {
             unknown_fields: loaded.unknown_fields,
             log,
         })
+    }
+
+    /// Checks all that [`Prepared::start`] would before it opens a port; see [`validate`](super::validate).
+    ///
+    /// # Errors
+    /// What would keep it from starting.
+    pub async fn validate(&self) -> anyhow::Result<()> {
+        super::validate::validate(&self.options, &self.bootstrap, &self.filters).await
     }
 
     /// Starts it on the running runtime, which becomes the control side's.
@@ -237,15 +249,12 @@ async fn run(prepared: Prepared) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a server is started with.
-pub(super) fn setup(
+/// What the client of control planes needs.
+pub(super) fn xds_options(
     options: &cli::Options,
     bootstrap: &Bootstrap,
-    filters: Arc<filter::Registry>,
-    workers: Workers,
-    metrics: Registry,
-    stats: Arc<StatSet>,
-) -> anyhow::Result<Setup> {
+    unknown_fields_stat: Option<(Arc<StatSet>, Stat)>,
+) -> xds::Options {
     let unknown_fields = if options.reject_unknown_dynamic_fields {
         xds::UnknownFields::Reject
     } else if options.ignore_unknown_dynamic_fields {
@@ -253,14 +262,13 @@ pub(super) fn setup(
     } else {
         xds::UnknownFields::Warn
     };
-    let xds = xds::Options {
+    xds::Options {
         node: bootstrap.node.clone(),
         ads: match bootstrap.ads.clone() {
-            Some(ConfigSource::Grpc {
+            Some(SourceSpecifier::Grpc {
                 delta,
                 service,
                 node_on_first_message_only,
-                ..
             }) => Some(xds::ApiSource {
                 delta,
                 service,
@@ -281,8 +289,21 @@ pub(super) fn setup(
             .map(|listener| Arc::clone(&listener.value))
             .collect(),
         unknown_fields,
-        unknown_fields_stat: Some((Arc::clone(&stats), stat::DYNAMIC_UNKNOWN_FIELDS)),
-    };
+        unknown_fields_stat,
+    }
+}
+
+/// What a server is started with.
+pub(super) fn setup(
+    options: &cli::Options,
+    bootstrap: &Bootstrap,
+    filters: Arc<filter::Registry>,
+    workers: Workers,
+    metrics: Registry,
+    stats: Arc<StatSet>,
+) -> anyhow::Result<Setup> {
+    let unknown_fields_stat = Some((Arc::clone(&stats), stat::DYNAMIC_UNKNOWN_FIELDS));
+    let xds = xds_options(options, bootstrap, unknown_fields_stat);
     Ok(Setup {
         xds,
         workers,

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::admission::Trial;
+use super::admission::{Trial, callable};
 use super::control::{Command, Control, Readiness};
 use super::flush::Flush;
 use super::services::Services;
@@ -84,6 +84,7 @@ pub struct Server {
     bound: watch::Receiver<Vec<BoundListener>>,
     bind_errors: watch::Receiver<Vec<Arc<BindError>>>,
     commands: mpsc::UnboundedSender<Command>,
+    flush: Arc<Flush>,
     _control: OwnedTask,
     _flush: OwnedTask,
     services: Mutex<Vec<wasm::Service>>,
@@ -137,7 +138,7 @@ impl Server {
             Arc::clone(&connection_ids),
             (&node.cluster, &node.id),
         ));
-        let builder = Builder::new(Parts {
+        let mut builder = Builder::new(Parts {
             metrics: metrics.clone(),
             filters: Arc::clone(&filters),
             plugins: plugins.clone(),
@@ -154,6 +155,8 @@ impl Server {
         let manager = ListenerManager::new(context, workers.handles());
         let bound = manager.bound();
 
+        xds.check()?;
+        builder.prime(&callable(&xds.static_clusters));
         let trial = Trial::new(Arc::clone(&filters), plugins.clone());
         trial.listeners(&xds.static_listeners).await?;
         let client = xds::Client::start(xds, filters, Arc::new(trial), &metrics)
@@ -166,6 +169,7 @@ impl Server {
         let mut control = Control {
             snapshots: client.snapshots(),
             progress: client.progress(),
+            warming: client.warming_listeners(),
             plugins: plugins.changed(),
             host: plugins.clone(),
             commands: received,
@@ -192,7 +196,7 @@ impl Server {
             stats.set(zero, 0);
         }
         stats.set(stat::VERSION, crate::bootstrap::version::number());
-        let flush = Flush {
+        let flush = Arc::new(Flush {
             server: Arc::clone(&stats),
             generation: metrics.set(&generation_stat::TABLE, "generation.", "generation", []),
             current: Arc::clone(&current),
@@ -201,9 +205,9 @@ impl Server {
             started,
             registry: metrics.clone(),
             config: stats_config,
-            sinks: services.sinks,
-        };
-        let rest = come_to_rest(readiness_rx.clone(), current.number());
+            sinks: Mutex::new(services.sinks),
+        });
+        let rest = come_to_rest(readiness_rx.clone(), current.number(), status.clone());
         Ok(Self {
             current,
             metrics,
@@ -217,6 +221,7 @@ impl Server {
             bound,
             bind_errors: bind_errors_rx,
             commands,
+            flush: Arc::clone(&flush),
             _control: OwnedTask::spawn("control", control.run()),
             _flush: OwnedTask::spawn("stats flush", flush.run()),
             services: Mutex::new(services.running),
@@ -246,6 +251,11 @@ impl Server {
         self.state.start_drain(inbound_only);
     }
 
+    /// Flushes statistics to their sinks. To be called on the control side.
+    pub fn flush_stats(&self) {
+        self.flush.now();
+    }
+
     /// Ends the plugins that run beside the traffic; returns when they have said goodbye.
     pub async fn stop_services(&self) {
         let services = std::mem::take(&mut *self.services.lock());
@@ -268,7 +278,11 @@ impl Server {
 }
 
 /// Gives memory back that only the start needed, and later what only texts (`/config_dump`) or a row of updates needed.
-async fn come_to_rest(readiness: watch::Receiver<Readiness>, mut generation: watch::Receiver<u64>) {
+async fn come_to_rest(
+    readiness: watch::Receiver<Readiness>,
+    mut generation: watch::Receiver<u64>,
+    xds: xds::Status,
+) {
     const QUIET: Duration = Duration::from_secs(1);
     let mut started = false;
     let mut updated = false;
@@ -280,6 +294,9 @@ async fn come_to_rest(readiness: watch::Receiver<Readiness>, mut generation: wat
         collect |= updated && still;
         updated = !still;
         generation.mark_unchanged();
+        if collect {
+            xds.forget_replaced();
+        }
         if !started && *readiness.borrow() == Readiness::Live {
             started = true;
             collect = true;

@@ -137,6 +137,14 @@ pub fn forget_startup_code() {
 #[cfg(not(target_os = "linux"))]
 pub fn forget_startup_code() {}
 
+/// Resident memory of the process, in bytes; `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +172,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn resident_memory_grows_with_what_is_touched() {
+        const MIB: u64 = 1 << 20;
+        let before = resident_bytes().expect("Linux tells");
+        let block = std::hint::black_box(vec![7_u8; 64 << 20]);
+        let after = resident_bytes().expect("Linux tells");
+        drop(block);
+        assert!(before > MIB && before < 64 << 30, "{before}");
+        assert!(after > before + 32 * MIB, "{before} {after}");
     }
 
     #[test]

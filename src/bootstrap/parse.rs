@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{
-    Admin, Bootstrap, RuntimeLayer, RuntimeLayerKind, Service, Static, StatsConfig, StatsMatcher,
-    StatsTag, node, proto,
+    Admin, Bootstrap, RuntimeLayer, RuntimeLayerKind, Service, Static, StatsConfig, StatsFlush,
+    StatsMatcher, StatsTag, node, proto,
 };
-use crate::config::cluster::{ConfigSource, Discovery, GrpcService};
+use crate::config::cluster::{ConfigSource, SourceSpecifier};
 use crate::config::endpoint::Address;
 use crate::config::error::At as _;
 use crate::config::matcher::StringMatcher;
@@ -75,7 +75,7 @@ impl Bootstrap {
             grpc_async_client_manager_config: _,
             memory_allocator_manager,
             enable_worker_cpu_affinity,
-            stats_flush: _,
+            stats_flush,
             stats_eviction: _,
         } = message;
 
@@ -191,8 +191,8 @@ impl Bootstrap {
         let (clusters, listeners, secrets) =
             static_resources_of(static_resources.unwrap_or_default(), extensions)
                 .at("static_resources")?;
-        let dynamic = Dynamic::parse(dynamic_resources.unwrap_or_default(), &clusters)
-            .at("dynamic_resources")?;
+        let dynamic =
+            Dynamic::parse(dynamic_resources.unwrap_or_default()).at("dynamic_resources")?;
         if dynamic.needs_node() && (node.id.is_empty() || node.cluster.is_empty()) {
             return Err(ConfigError::invalid(
                 "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
@@ -200,8 +200,25 @@ impl Bootstrap {
             ));
         }
         let mut stats = stats(stats_config.unwrap_or_default(), &mut notes).at("stats_config")?;
-        if let Some(interval) = stats_flush_interval {
-            stats.flush_interval = interval_of(&interval).at("stats_flush_interval")?;
+        match (stats_flush_interval, stats_flush) {
+            (None, None) => {}
+            (Some(interval), None) => {
+                stats.flush = StatsFlush::Every(interval_of(&interval).at("stats_flush_interval")?);
+            }
+            (None, Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(true))) => {
+                stats.flush = StatsFlush::OnAdmin;
+            }
+            (_, Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(false))) => {
+                return Err(
+                    ConfigError::invalid("value must equal true").at("stats_flush_on_admin")
+                );
+            }
+            (Some(_), Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(true))) => {
+                return Err(ConfigError::invalid(
+                    "Only one of stats_flush_interval or stats_flush_on_admin should be set!",
+                )
+                .at("stats_flush_on_admin"));
+            }
         }
         stats.server_version = stats_server_version_override.map(|value| value.value);
         Ok(Self {
@@ -291,16 +308,14 @@ fn static_resources_of(
 }
 
 struct Dynamic {
-    ads: Option<ConfigSource>,
+    ads: Option<SourceSpecifier>,
     cds: Option<ConfigSource>,
     lds: Option<ConfigSource>,
 }
 
 impl Dynamic {
-    fn parse(
-        resources: proto::bootstrap::DynamicResources,
-        clusters: &[Static<Cluster>],
-    ) -> Result<Self, ConfigError> {
+    /// Whether the sources can be reached is checked where they are used.
+    fn parse(resources: proto::bootstrap::DynamicResources) -> Result<Self, ConfigError> {
         let proto::bootstrap::DynamicResources {
             lds_config,
             lds_resources_locator,
@@ -316,72 +331,25 @@ impl Dynamic {
                 return Err(ConfigError::unsupported(field, "xDS-TP resource locators"));
             }
         }
-        let ads = ads_config
-            .map(|config| ads_source(config, clusters))
-            .transpose()
-            .at("ads_config")?;
-        let source = |config: Option<core::ConfigSource>| -> Result<_, ConfigError> {
-            let Some(config) = config else {
-                return Ok(None);
-            };
-            let source = ConfigSource::parse(config)?;
-            match &source {
-                ConfigSource::Ads { .. } if ads.is_none() => {
-                    return Err(ConfigError::invalid(
-                        "ads is asked for, and there is no ads_config",
-                    ));
-                }
-                ConfigSource::Grpc { service, .. } => static_cluster(service, clusters)?,
-                ConfigSource::Ads { .. } | ConfigSource::Path { .. } => {}
-            }
-            Ok(Some(source))
-        };
+        let source =
+            |config: Option<core::ConfigSource>| config.map(ConfigSource::parse).transpose();
         Ok(Self {
             lds: source(lds_config).at("lds_config")?,
             cds: source(cds_config).at("cds_config")?,
-            ads,
+            ads: ads_config
+                .map(SourceSpecifier::parse_api)
+                .transpose()
+                .at("ads_config")?,
         })
     }
 
     fn needs_node(&self) -> bool {
-        let grpc =
-            |source: &Option<ConfigSource>| matches!(source, Some(ConfigSource::Grpc { .. }));
-        grpc(&self.ads) || grpc(&self.cds) || grpc(&self.lds)
+        let dynamic = self.cds.iter().chain(&self.lds);
+        self.ads
+            .iter()
+            .chain(dynamic.map(|source| &source.specifier))
+            .any(|source| matches!(source, SourceSpecifier::Grpc { .. }))
     }
-}
-
-fn ads_source(
-    config: core::ApiConfigSource,
-    clusters: &[Static<Cluster>],
-) -> Result<ConfigSource, ConfigError> {
-    let source = ConfigSource::parse_api(config, None)?;
-    let ConfigSource::Grpc { service, .. } = &source else {
-        return Err(ConfigError::unsupported(
-            "api_type",
-            "only gRPC control planes",
-        ));
-    };
-    static_cluster(service, clusters)?;
-    Ok(source)
-}
-
-/// Control planes must be reachable before there is anything that they sent.
-fn static_cluster(service: &GrpcService, clusters: &[Static<Cluster>]) -> Result<(), ConfigError> {
-    if service.target_uri.is_some() {
-        return Ok(());
-    }
-    let known = clusters.iter().any(|cluster| {
-        cluster.value.name == service.cluster
-            && !matches!(cluster.value.discovery, Discovery::Eds { .. })
-    });
-    if known {
-        return Ok(());
-    }
-    Err(ConfigError::invalid(format!(
-        "ApiConfigSource must have a statically defined non-EDS cluster: '{}' does not exist, was added via api, or is \
-         an EDS cluster",
-        service.cluster
-    )))
 }
 
 fn admin_of(admin: proto::Admin, notes: &mut Vec<String>) -> Result<Option<Admin>, ConfigError> {
@@ -517,7 +485,7 @@ fn stats(
         tags,
         use_default_tags: use_all_default_tags.is_none_or(|value| value.value),
         matcher,
-        flush_interval: Duration::from_secs(5),
+        flush: StatsFlush::Every(Duration::from_secs(5)),
         server_version: None,
     })
 }

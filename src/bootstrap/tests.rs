@@ -354,6 +354,14 @@ fn what_would_change_requests_is_refused() {
         refused("stats_flush_interval: 0s"),
         "stats_flush_interval: must be at least 1 ms"
     );
+    assert_eq!(
+        refused("stats_flush_on_admin: false"),
+        "stats_flush_on_admin: value must equal true"
+    );
+    assert_eq!(
+        refused("stats_flush_interval: 1s\nstats_flush_on_admin: true"),
+        "stats_flush_on_admin: Only one of stats_flush_interval or stats_flush_on_admin should be set!"
+    );
 }
 
 #[test]
@@ -364,11 +372,18 @@ fn stats_are_configured() {
     )
     .unwrap()
     .stats;
-    assert_eq!(stats.flush_interval, Duration::from_millis(1500));
+    assert_eq!(stats.flush, StatsFlush::Every(Duration::from_millis(1500)));
     assert_eq!(stats.server_version, Some(7));
     assert!(!stats.use_default_tags);
     assert_eq!(stats.tags.len(), 3);
     assert_eq!(stats.matcher, StatsMatcher::All);
+}
+
+#[test]
+fn stats_are_flushed_at_intervals_unless_admin_is_to_ask_for_them() {
+    let flush = |text: &str| parse(text).unwrap().stats.flush;
+    assert_eq!(flush("{}"), StatsFlush::Every(Duration::from_secs(5)));
+    assert_eq!(flush("stats_flush_on_admin: true"), StatsFlush::OnAdmin);
 }
 
 #[test]
@@ -379,12 +394,12 @@ fn the_bootstrap_of_the_goldens_is_understood() {
         crate::pb::type_name(&bootstrap.clusters[0].proto.type_url),
         "envoy.config.cluster.v3.Cluster"
     );
-    let Some(ConfigSource::Grpc { delta, service, .. }) = &bootstrap.ads else {
+    let Some(SourceSpecifier::Grpc { delta, service, .. }) = &bootstrap.ads else {
         panic!("{:?}", bootstrap.ads)
     };
     assert_eq!((*delta, &*service.cluster), (false, "xds_cluster"));
-    assert!(matches!(bootstrap.lds, Some(ConfigSource::Ads { .. })));
-    assert!(matches!(bootstrap.cds, Some(ConfigSource::Ads { .. })));
+    assert!(matches!(bootstrap.lds, Some(source) if source.specifier == SourceSpecifier::Ads));
+    assert!(matches!(bootstrap.cds, Some(source) if source.specifier == SourceSpecifier::Ads));
     assert_eq!(
         bootstrap.admin.unwrap().address,
         Address::Socket(([127, 0, 0, 1], 26001).into())
@@ -408,7 +423,7 @@ fn control_planes_of_the_field_are_reached() {
     .unwrap();
     assert!(matches!(
         istio.ads,
-        Some(ConfigSource::Grpc {
+        Some(SourceSpecifier::Grpc {
             delta: true,
             node_on_first_message_only: true,
             ..
@@ -416,7 +431,8 @@ fn control_planes_of_the_field_are_reached() {
     ));
     assert!(matches!(
         istio.lds,
-        Some(ConfigSource::Ads {
+        Some(ConfigSource {
+            specifier: SourceSpecifier::Ads,
             initial_fetch_timeout: None
         })
     ));
@@ -427,7 +443,7 @@ fn control_planes_of_the_field_are_reached() {
          envoy_grpc: {{cluster_name: x}}}}}}}}"
     ))
     .unwrap();
-    let Some(ConfigSource::Grpc { service, .. }) = &consul.ads else {
+    let Some(SourceSpecifier::Grpc { service, .. }) = &consul.ads else {
         panic!("{:?}", consul.ads)
     };
     assert_eq!(service.metadata, [("x-consul-token".into(), "t".into())]);
@@ -439,12 +455,15 @@ fn control_planes_of_the_field_are_reached() {
     .unwrap();
     assert!(matches!(
         contour.cds,
-        Some(ConfigSource::Grpc { delta: false, .. })
+        Some(ConfigSource {
+            specifier: SourceSpecifier::Grpc { delta: false, .. },
+            ..
+        })
     ));
 }
 
 #[test]
-fn control_planes_must_be_static_and_told_who_asks() {
+fn control_planes_are_told_who_asks() {
     let ads = |cluster: &str| {
         format!(
             "ads_config: {{api_type: GRPC, grpc_services: [{{envoy_grpc: {{cluster_name: {cluster}}}}}]}}"
@@ -452,23 +471,9 @@ fn control_planes_must_be_static_and_told_who_asks() {
     };
     let statics = format!("static_resources: {{clusters: [{CLUSTER}]}}\n");
     let node = "node: {id: a, cluster: b}\n";
-    assert_eq!(
-        refused(&format!(
-            "{node}{statics}dynamic_resources: {{{}}}",
-            ads("nope")
-        )),
-        "dynamic_resources.ads_config: ApiConfigSource must have a statically defined non-EDS cluster: 'nope' does not \
-         exist, was added via api, or is an EDS cluster"
-    );
     assert!(
         refused(&format!("{statics}dynamic_resources: {{{}}}", ads("x")))
             .starts_with("node 'id' and 'cluster' are required.")
-    );
-    assert!(
-        refused(&format!(
-            "{node}dynamic_resources: {{lds_config: {{ads: {{}}}}}}"
-        ))
-        .starts_with("dynamic_resources.lds_config: ads is asked for")
     );
     assert!(
         parse(&format!(

@@ -26,9 +26,15 @@ impl ClusterMap {
                         Some(known) => {
                             let cluster = Cluster::update_from(known, Arc::clone(config), runtime);
                             // What served the old name must not serve the new one, which has no assignment.
-                            if let Discovery::Eds { service_name, .. } = &config.discovery
+                            if let Discovery::Eds {
+                                service_name,
+                                source,
+                            } = &config.discovery
                                 && known.config.discovery != config.discovery
-                                && !snapshot.endpoints.contains_key(service_name)
+                                && snapshot
+                                    .endpoints
+                                    .get(&source.specifier, service_name)
+                                    .is_none()
                             {
                                 cluster.clear_endpoints();
                             }
@@ -52,8 +58,11 @@ impl ClusterMap {
     /// Applies the EDS assignments of `snapshot`: all that is needed where only endpoints changed.
     pub fn apply_endpoints(&self, snapshot: &Snapshot) {
         for cluster in self.0.values() {
-            if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
-                && let Some(endpoints) = snapshot.endpoints.get(service_name)
+            if let Discovery::Eds {
+                service_name,
+                source,
+            } = &cluster.config.discovery
+                && let Some(endpoints) = snapshot.endpoints.get(&source.specifier, service_name)
             {
                 cluster.set_endpoints(endpoints);
             }

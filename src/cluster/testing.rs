@@ -12,7 +12,7 @@ use super::dns::{ResolveError, Resolved, Resolver};
 use crate::base::Shards;
 use crate::config::Cluster;
 use crate::config::cluster::{
-    Balancer, ConfigSource, Discovery, DnsFamily, DnsOptions, UpstreamProtocol,
+    Balancer, ConfigSource, Discovery, DnsFamily, DnsOptions, SourceSpecifier, UpstreamProtocol,
 };
 use crate::config::endpoint::{
     Address, Endpoint, Endpoints, HealthStatus, Locality, LocalityEndpoints,
@@ -117,7 +117,8 @@ pub(crate) fn eds(name: &str) -> Cluster {
         name,
         Discovery::Eds {
             service_name: name.into(),
-            source: ConfigSource::Ads {
+            source: ConfigSource {
+                specifier: SourceSpecifier::Ads,
                 initial_fetch_timeout: None,
             },
         },

@@ -1,10 +1,9 @@
 //! Tests of `cluster`.
 
-use std::collections::BTreeMap;
-
 use super::testing::{addresses, config, eds, fixed, runtime};
 use super::*;
 use crate::config::Snapshot;
+use crate::config::cluster::SourceSpecifier;
 
 fn snapshot(clusters: &[&Arc<config::Cluster>]) -> Snapshot {
     Snapshot {
@@ -74,7 +73,9 @@ fn eds_endpoints_come_with_the_snapshot_and_without() {
     assert_eq!(stats.value(stat::MEMBERSHIP_CHANGE), 0);
 
     let list = addresses(&["10.0.0.1:80", "10.0.0.2:80"]);
-    snapshot.endpoints = BTreeMap::from([("a".into(), Arc::clone(&list))]);
+    snapshot
+        .endpoints
+        .insert(&SourceSpecifier::Ads, "a".into(), Arc::clone(&list));
     map.apply_endpoints(&snapshot);
     assert!(pick(cluster).is_some());
     assert!(*cluster.warmed().borrow());
@@ -169,10 +170,12 @@ fn a_cluster_that_asks_for_another_assignment_forgets_the_hosts_of_the_old_one()
     let old = addresses(&["10.0.0.1:80"]);
     let next = |previous: &ClusterMap, config: &Arc<config::Cluster>, known: &[&str]| {
         let mut snapshot = snapshot(&[config]);
-        snapshot.endpoints = known
-            .iter()
-            .map(|name| (Arc::from(*name), Arc::clone(&old)))
-            .collect();
+        for name in known {
+            let name = Arc::from(*name);
+            snapshot
+                .endpoints
+                .insert(&SourceSpecifier::Ads, name, Arc::clone(&old));
+        }
         ClusterMap::next(previous, &snapshot, &runtime)
     };
     let host = |map: &ClusterMap| pick(map.get("a").expect("a"));

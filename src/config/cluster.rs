@@ -72,20 +72,24 @@ pub enum Discovery {
 
 /// `envoy.config.core.v3.ConfigSource`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ConfigSource {
+pub struct ConfigSource {
+    /// Where the resource comes from: two of one name are the same resource only where this is the same.
+    pub specifier: SourceSpecifier,
+    /// `initial_fetch_timeout`. Default 15 s; `None` (0 s) waits for ever.
+    pub initial_fetch_timeout: Option<Duration>,
+}
+
+/// `config_source_specifier`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceSpecifier {
     /// `ads: {}` (and `self: {}`): the aggregated stream.
-    Ads {
-        /// Default 15 s; `None` (0 s) waits for ever.
-        initial_fetch_timeout: Option<Duration>,
-    },
+    Ads,
     /// `api_config_source`: a stream of its own.
     Grpc {
         /// `DELTA_GRPC`.
         delta: bool,
         /// Where the stream goes.
         service: GrpcService,
-        /// Default 15 s; `None` (0 s) waits for ever.
-        initial_fetch_timeout: Option<Duration>,
         /// `set_node_on_first_message_only`.
         node_on_first_message_only: bool,
     },
@@ -95,13 +99,11 @@ pub enum ConfigSource {
         path: Box<str>,
         /// `watched_directory`: the directory whose moves reload; else the file's own.
         watched_directory: Option<Box<str>>,
-        /// As above.
-        initial_fetch_timeout: Option<Duration>,
     },
 }
 
 /// `GrpcService.envoy_grpc` (and the tolerated `google_grpc` without credentials).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrpcService {
     /// The cluster (of the bootstrap's static ones) to call.
     pub cluster: Arc<str>,

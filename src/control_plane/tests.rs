@@ -8,12 +8,17 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::base::Shards;
-use crate::config::cluster::{ConfigSource, GrpcService};
+use crate::config::cluster::{ConfigSource, GrpcService, SourceSpecifier};
 use crate::config::extension::HttpFilterConfig;
+use crate::config::snapshot::Sourced;
 use crate::config::{Cluster, ConfigError, Extensions, ParseContext, Snapshot, Source};
 use crate::telemetry::metrics::Registry;
 use crate::xds::admission::AdmitAll;
 use crate::xds::{Admission, ApiSource, Candidate, Client, Options, Progress, ResourceType};
+
+mod admission;
+mod files;
+mod streams;
 
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoints;
@@ -260,6 +265,17 @@ async fn within<F: Future>(future: F) -> F::Output {
         .expect("comes in time")
 }
 
+/// The names of what comes from any source.
+fn names_of<T>(resources: &Sourced<T>) -> Vec<&str> {
+    resources.iter().map(|(_, name, _)| &**name).collect()
+}
+
+/// The one of a name, from any source.
+fn one<'a, T>(resources: &'a Sourced<T>, wanted: &str) -> Option<&'a Arc<T>> {
+    let mut all = resources.iter();
+    all.find_map(|(_, name, value)| (&**name == wanted).then_some(value))
+}
+
 fn names<T>(map: &std::collections::BTreeMap<Arc<str>, T>) -> Vec<&str> {
     map.keys().map(|name| &**name).collect()
 }
@@ -272,9 +288,9 @@ async fn every_transport_brings_a_whole_world_in_order() {
         world.ready().await;
         let snapshot = world.until(|_| true).await;
         assert_eq!(names(&snapshot.clusters), ["a", "xds"], "{mode:?}");
-        assert_eq!(names(&snapshot.endpoints), ["a"]);
+        assert_eq!(names_of(&snapshot.endpoints), ["a"]);
         assert_eq!(names(&snapshot.listeners), ["l"]);
-        assert_eq!(names(&snapshot.routes), ["r"]);
+        assert_eq!(names_of(&snapshot.routes), ["r"]);
         for kind in [CDS, EDS, LDS, RDS] {
             world.ack(kind).await;
         }
@@ -373,45 +389,6 @@ async fn a_bad_neighbour_is_refused_by_name_and_place_and_the_good_one_applied()
 }
 
 #[tokio::test]
-async fn an_outage_changes_nothing_and_a_restart_resends_nothing_that_is_held() {
-    for mode in MODES {
-        let mut world = World::new(mode).await;
-        world.serve_basics();
-        world.ready().await;
-        world.ack(RDS).await;
-        let before = world.until(|_| true).await;
-        let address = world.control_plane.address();
-        drop(world.control_plane);
-        let listener = rebind(address).await;
-        world.control_plane = ControlPlane::start(listener).unwrap();
-        world.serve_basics();
-        within(world.control_plane.next_stream()).await;
-        // The first thing that is new after the restart.
-        world.serve(CDS, vec![cluster(mode, "a", "9s")], "2");
-        let after = world
-            .until(|snapshot| snapshot.clusters["a"].connect_timeout == Duration::from_secs(9))
-            .await;
-        assert!(Arc::ptr_eq(&before.listeners["l"], &after.listeners["l"]));
-        assert!(Arc::ptr_eq(&before.routes["r"], &after.routes["r"]));
-        assert!(Arc::ptr_eq(&before.endpoints["a"], &after.endpoints["a"]));
-        assert!(world.stat("cluster_manager.cds.update_failure") >= Some(1));
-    }
-}
-
-async fn rebind(address: SocketAddr) -> TcpListener {
-    within(async {
-        loop {
-            match TcpListener::bind(address).await {
-                Ok(listener) => return listener,
-                // The old server's socket closes as soon as its task is dropped.
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await
-}
-
-#[tokio::test]
 async fn what_nobody_refers_to_any_more_is_let_go() {
     for mode in MODES {
         let mut world = World::new(mode).await;
@@ -423,11 +400,11 @@ async fn what_nobody_refers_to_any_more_is_let_go() {
         let snapshot = world
             .until(|snapshot| snapshot.listeners.is_empty() && !snapshot.clusters.contains_key("a"))
             .await;
-        assert_eq!(names(&snapshot.routes), [] as [&str; 0], "{mode:?}");
+        assert_eq!(names_of(&snapshot.routes), [] as [&str; 0], "{mode:?}");
         let snapshot = world
             .until(|snapshot| snapshot.clusters.contains_key("b"))
             .await;
-        assert_eq!(names(&snapshot.endpoints), ["b"], "{mode:?}");
+        assert_eq!(names_of(&snapshot.endpoints), ["b"], "{mode:?}");
         assert!(world.client.status().resources(RDS).is_empty());
         assert_eq!(world.stat("http.in.rds.r.update_attempt"), None);
         assert_eq!(world.stat("cluster_manager.cluster_removed"), Some(1));
@@ -453,13 +430,13 @@ async fn a_changed_listener_serves_as_before_until_its_new_routes_are_there() {
         assert!(state.warming.is_some(), "{mode:?}");
         let now = Arc::clone(&world.snapshots.borrow_and_update());
         assert!(Arc::ptr_eq(&now.listeners["l"], &before.listeners["l"]));
-        assert_eq!(names(&now.routes), ["r"]);
+        assert_eq!(names_of(&now.routes), ["r"]);
         world.serve(RDS, vec![routes("late", "a")], "2");
         let after = world
-            .until(|snapshot| snapshot.routes.contains_key("late"))
+            .until(|snapshot| one(&snapshot.routes, "late").is_some())
             .await;
         assert!(!Arc::ptr_eq(&after.listeners["l"], &before.listeners["l"]));
-        assert_eq!(names(&after.routes), ["late"]);
+        assert_eq!(names_of(&after.routes), ["late"]);
     }
 }
 
@@ -503,7 +480,7 @@ async fn discovered_filters_are_waited_for_checked_and_swapped() {
         world.ack(ECDS).await;
         world.ready().await;
         let first = world
-            .until(|snapshot| snapshot.extensions.contains_key("f"))
+            .until(|snapshot| one(&snapshot.extensions, "f").is_some())
             .await;
         world.serve(
             ECDS,
@@ -511,264 +488,17 @@ async fn discovered_filters_are_waited_for_checked_and_swapped() {
             "3",
         );
         let second = world
-            .until(|snapshot| !Arc::ptr_eq(&snapshot.extensions["f"], &first.extensions["f"]))
+            .until(|snapshot| {
+                !Arc::ptr_eq(
+                    one(&snapshot.extensions, "f").unwrap(),
+                    one(&first.extensions, "f").unwrap(),
+                )
+            })
             .await;
         assert!(Arc::ptr_eq(&first.listeners["l"], &second.listeners["l"]));
         assert_eq!(
             world.stat("extension_config_discovery.http_filter.f.config_reload"),
             Some(2)
         );
-    }
-}
-
-/// Holds listeners back until told.
-struct Gate(watch::Receiver<Option<Result<(), ConfigError>>>);
-
-impl Admission for Gate {
-    fn admit(
-        &self,
-        candidate: &Candidate,
-    ) -> Option<futures_util::future::BoxFuture<'static, Result<(), ConfigError>>> {
-        let Candidate::Listener(_) = candidate else {
-            return None;
-        };
-        let mut gate = self.0.clone();
-        Some(Box::pin(async move {
-            let verdict = gate.wait_for(Option::is_some).await.unwrap();
-            verdict.clone().unwrap()
-        }))
-    }
-}
-
-#[tokio::test]
-async fn admission_holds_its_response_back_and_nothing_else() {
-    for (verdict, served) in [
-        (Ok(()), true),
-        (
-            Err(ConfigError::invalid("traps").at("http_filters[0]")),
-            false,
-        ),
-    ] {
-        let (open, gate) = watch::channel(None);
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let control_plane = ControlPlane::start(socket).unwrap();
-        let mut world = World::with(Mode::AdsSotw, control_plane, Arc::new(Gate(gate)));
-        world.serve_basics();
-        world.ack(CDS).await;
-        within(world.control_plane.next_request(LDS.type_url())).await;
-        world.serve(CDS, vec![cluster(world.mode, "a", "7s")], "2");
-        world.ack(CDS).await;
-        let unanswered = world.control_plane.events();
-        assert!(
-            !unanswered.iter().any(|event| matches!(event, Event::Answered(answer) if *answer.type_url == *LDS.type_url())),
-            "{unanswered:?}"
-        );
-        open.send_replace(Some(verdict));
-        if served {
-            world.ack(LDS).await;
-            world
-                .until(|snapshot| snapshot.listeners.contains_key("l"))
-                .await;
-        } else {
-            assert_eq!(
-                world.nack(LDS).await,
-                "Error adding/updating listener(s) l: http_filters[0]: traps\n"
-            );
-            assert!(world.snapshots.borrow().listeners.is_empty());
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_burst_of_responses_is_answered_one_by_one() {
-    let world = World::new(Mode::AdsSotw).await;
-    world.serve_basics();
-    world.ready().await;
-    world.ack(CDS).await;
-    for (index, timeout) in ["2s", "3s", "4s"].iter().enumerate() {
-        world.control_plane.push(DiscoveryResponse {
-            version_info: format!("raw-{index}"),
-            nonce: format!("n{index}"),
-            type_url: CDS.type_url().to_owned(),
-            resources: vec![cluster(world.mode, "a", timeout)],
-            ..DiscoveryResponse::default()
-        });
-    }
-    for index in 0..3 {
-        let answer = world.ack(CDS).await;
-        assert_eq!(answer.nonce, format!("n{index}"));
-        assert_eq!(answer.version, format!("raw-{index}"));
-    }
-}
-
-#[tokio::test]
-async fn a_response_that_cannot_be_read_deletes_nothing() {
-    let mut world = World::new(Mode::AdsSotw).await;
-    world.serve_basics();
-    world.ready().await;
-    world.ack(CDS).await;
-    world.control_plane.push(DiscoveryResponse {
-        version_info: "2".to_owned(),
-        type_url: CDS.type_url().to_owned(),
-        resources: vec![endpoints("a", 1)],
-        ..DiscoveryResponse::default()
-    });
-    let text = world.nack(CDS).await;
-    assert!(text.contains("ClusterLoadAssignment"), "{text}");
-    assert_eq!(names(&world.until(|_| true).await.clusters), ["a", "xds"]);
-}
-
-#[tokio::test]
-async fn a_cut_stream_comes_back_and_says_what_it_holds() {
-    let world = World::new(Mode::AdsDelta).await;
-    world.serve_basics();
-    world.ready().await;
-    world.ack(RDS).await;
-    world.control_plane.events();
-    world.control_plane.disconnect();
-    within(world.control_plane.next_stream()).await;
-    let request = within(world.control_plane.next_request(EDS.type_url())).await;
-    let ReceivedRequest::Delta(request) = request else {
-        panic!("{request:?}");
-    };
-    assert_eq!(request.resource_names_subscribe, ["a"]);
-    assert_eq!(request.initial_resource_versions.len(), 1);
-    assert!(request.initial_resource_versions.contains_key("a"));
-}
-
-#[tokio::test]
-async fn files_are_read_and_followed_by_rename() {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let staged = folder.path().join("staged");
-        std::fs::write(&staged, text).unwrap();
-        std::fs::rename(staged, folder.path().join(name)).unwrap();
-    };
-    let clusters = |timeout: &str| {
-        format!(
-            "version_info: v{timeout}\nresources:\n- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  \
-             name: a\n  type: EDS\n  connect_timeout: {timeout}\n  eds_cluster_config: {{eds_config: {{path_config_source: \
-             {{path: {0}/eds.yaml}}}}}}\n",
-            folder.path().display()
-        )
-    };
-    write(
-        "eds.yaml",
-        "{resources: [{'@type': type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment, cluster_name: a}]}",
-    );
-    write("cds.yaml", &clusters("1s"));
-    let source = |file: &str| ConfigSource::Path {
-        path: format!("{}/{file}", folder.path().display()).into(),
-        watched_directory: None,
-        initial_fetch_timeout: Some(Duration::from_secs(15)),
-    };
-    let options = Options {
-        cds: Some(source("cds.yaml")),
-        ..Options::default()
-    };
-    let registry = Registry::new(Shards::for_workers(1));
-    let client =
-        Client::start(options, Arc::new(AnyFilter), Arc::new(AdmitAll), &registry).unwrap();
-    let mut snapshots = client.snapshots();
-    let mut timeout = async |seconds: u64| {
-        within(snapshots.wait_for(|snapshot| {
-            snapshot
-                .clusters
-                .get("a")
-                .is_some_and(|a| a.connect_timeout == Duration::from_secs(seconds))
-        }))
-        .await
-        .unwrap();
-    };
-    timeout(1).await;
-    write("cds.yaml", "{resources: [");
-    write("cds.yaml", &clusters("2s"));
-    timeout(2).await;
-    assert_eq!(client.status().version(CDS), "v2s");
-    let missing = Options {
-        cds: Some(source("none.yaml")),
-        ..Options::default()
-    };
-    let error = Client::start(missing, Arc::new(AnyFilter), Arc::new(AdmitAll), &registry)
-        .expect_err("there is no such file");
-    assert!(
-        error
-            .to_string()
-            .contains("paths must refer to an existing path"),
-        "{error}"
-    );
-}
-
-#[tokio::test]
-async fn initial_metadata_reaches_the_server() {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let rules = Rules {
-        record: true,
-        metadata: Some(("x-token".to_owned(), "secret".to_owned())),
-        ..Rules::default()
-    };
-    let control_plane = ControlPlane::start_with(socket, rules).unwrap();
-    let world = World::with(Mode::AdsSotw, control_plane, Arc::new(AdmitAll));
-    world.serve_basics();
-    world.ready().await;
-}
-
-#[tokio::test]
-async fn a_served_folder_prints_what_becomes_of_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let cluster = |timeout: &str| {
-        format!(
-            "'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a\ntype: STATIC\nconnect_timeout: {timeout}\n"
-        )
-    };
-    std::fs::write(folder.path().join("a.yaml"), cluster("1s")).unwrap();
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (lines, mut printed) = tokio::sync::mpsc::unbounded_channel();
-    let served = ServedFolder::start(folder.path(), socket, move |line| {
-        let _ = lines.send(line.to_owned());
-    })
-    .unwrap();
-    let registry = Registry::new(Shards::for_workers(1));
-    let mut options = options(Mode::AdsDelta, served.address().port());
-    options.lds = None;
-    let client =
-        Client::start(options, Arc::new(AnyFilter), Arc::new(AdmitAll), &registry).unwrap();
-    let mut line = async |what: &str| {
-        within(async {
-            loop {
-                let line = printed.recv().await.unwrap();
-                if line.contains(what) {
-                    return line;
-                }
-            }
-        })
-        .await
-    };
-    line("connected node=test").await;
-    line("ACK cds").await;
-    std::fs::write(folder.path().join("a.yaml"), cluster("nonsense")).unwrap();
-    line("a.yaml").await;
-    std::fs::write(folder.path().join("a.yaml"), cluster("3s")).unwrap();
-    line("ACK cds").await;
-    let snapshot = Arc::clone(&client.snapshots().borrow());
-    assert_eq!(
-        snapshot.clusters["a"].connect_timeout,
-        Duration::from_secs(3)
-    );
-}
-
-#[tokio::test]
-async fn a_name_that_is_let_go_and_asked_for_again_is_answered_again() {
-    for mode in MODES {
-        let mut world = World::new(mode).await;
-        world.serve_basics();
-        world.serve(RDS, vec![routes("r", "a"), routes("r2", "a")], "1");
-        world.ready().await;
-        for (version, table) in [("2", "r2"), ("3", "r"), ("4", "r2")] {
-            world.serve(LDS, vec![listener(mode, "l", table, "")], version);
-            world
-                .until(|snapshot| names(&snapshot.routes) == [table])
-                .await;
-        }
     }
 }

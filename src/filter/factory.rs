@@ -98,7 +98,7 @@ pub struct Warmth(Mutex<WarmthState>);
 #[derive(Debug, Default)]
 struct WarmthState {
     slots: Vec<Box<str>>,
-    cold: bool,
+    cold: usize,
 }
 
 impl Warmth {
@@ -109,11 +109,16 @@ impl Warmth {
 
     /// A plugin has no version that could serve, and one is still loading.
     pub fn wait(&self) {
-        self.0.lock().cold = true;
+        self.0.lock().cold += 1;
     }
 
     /// True where a plugin is waited for.
     pub fn is_cold(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    /// How many plugins are waited for.
+    pub fn waiting(&self) -> usize {
         self.0.lock().cold
     }
 
@@ -128,7 +133,7 @@ impl Warmth {
         slots.extend(other.slots());
         slots.sort_unstable();
         slots.dedup();
-        let cold = self.is_cold();
+        let cold = self.waiting();
         Self(Mutex::new(WarmthState { slots, cold }))
     }
 

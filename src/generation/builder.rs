@@ -70,6 +70,18 @@ impl Builder {
         }
     }
 
+    /// Makes the clusters of `snapshot` ahead of the first Generation, which takes them over.
+    pub fn prime(&mut self, snapshot: &Snapshot) {
+        self.clusters(snapshot);
+    }
+
+    fn clusters(&mut self, snapshot: &Snapshot) -> Arc<ClusterMap> {
+        let known = self.parts.cluster_map.load_full();
+        let clusters = Arc::new(ClusterMap::next(&known, snapshot, &self.parts.clusters));
+        self.parts.cluster_map.store(Arc::clone(&clusters));
+        clusters
+    }
+
     /// Builds the successor of what is current; does not swap it in.
     ///
     /// Plugins are asked for anew: a version that has become ready goes live with this Generation. A listener with a
@@ -85,19 +97,14 @@ impl Builder {
             previous.clusters.apply_endpoints(&snapshot);
             Arc::clone(&previous.clusters)
         } else {
-            Arc::new(ClusterMap::next(
-                &previous.clusters,
-                &snapshot,
-                &self.parts.clusters,
-            ))
+            self.clusters(&snapshot)
         };
-        self.parts.cluster_map.store(Arc::clone(&clusters));
         let mut next = Generation {
             number: self.number,
             snapshot: Arc::clone(&snapshot),
             clusters: Arc::clone(&clusters),
             listeners: BTreeMap::new(),
-            warming: Vec::new(),
+            warming: BTreeMap::new(),
         };
         let world = World {
             snapshot: &snapshot,
@@ -109,8 +116,9 @@ impl Builder {
             let known = previous.listeners.get(name);
             let mut live = self.listener(config, known, false, &world);
             slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
-            if live.chains.iter().any(|chain| chain.warmth.is_cold()) {
-                next.warming.push(Arc::clone(name));
+            let waiting: usize = live.chains.iter().map(|chain| chain.warmth.waiting()).sum();
+            if waiting > 0 {
+                next.warming.insert(Arc::clone(name), waiting);
                 let Some(known) = known else { continue };
                 // The predecessor goes on as it was, with the routes and clusters of now, and with its own of before
                 // where nobody asks for those any more.
@@ -195,10 +203,10 @@ impl Builder {
         let manager = &chain.http;
         let mut routes = match &manager.routes {
             RouteSource::Inline(config) => Some(self.table(config)),
-            RouteSource::Rds { name, .. } => world
+            RouteSource::Rds { name, source } => world
                 .snapshot
                 .routes
-                .get(name)
+                .get(&source.specifier, name)
                 .map(|config| self.table(config))
                 .or_else(|| kept?.hcm.stream.routes.clone()),
         };
@@ -419,11 +427,13 @@ fn discovered(
         .iter()
         .filter_map(|filter| match &filter.config {
             FilterSource::Inline(_) => None,
-            FilterSource::Discovered { type_urls, .. } => Some((&filter.name, type_urls)),
+            FilterSource::Discovered {
+                source, type_urls, ..
+            } => Some((&filter.name, source, type_urls)),
         })
         .enumerate()
-        .map(|(index, (name, type_urls))| {
-            let now = snapshot.extensions.get(&**name);
+        .map(|(index, (name, source, type_urls))| {
+            let now = snapshot.extensions.get(&source.specifier, name);
             now.or_else(|| kept?.get(index)?.as_ref())
                 .filter(|config| allows(type_urls, &config.type_url))
                 .cloned()

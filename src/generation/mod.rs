@@ -43,8 +43,9 @@ pub struct Generation {
     pub clusters: Arc<ClusterMap>,
     /// The listeners that are active, by name.
     pub listeners: BTreeMap<Arc<str>, Arc<LiveListener>>,
-    /// The listeners that wait for a plugin's first version; their predecessors, if any, are in `listeners`.
-    pub warming: Vec<Arc<str>>,
+    /// The listeners that wait for plugins' first versions, and for how many; their predecessors, if any, are in
+    /// `listeners`.
+    pub warming: BTreeMap<Arc<str>, usize>,
 }
 
 /// A listener with its chains.
@@ -159,7 +160,7 @@ impl Generation {
             snapshot: Arc::default(),
             clusters: Arc::default(),
             listeners: BTreeMap::new(),
-            warming: Vec::new(),
+            warming: BTreeMap::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A listener whose addresses did not change keeps its sockets, so that no connection is refused or lost; one that
 //! moved is bound at its new place before the old one closes; one that is gone stops accepting and drains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct ListenerManager {
     workers: WorkerHandles,
     bound: BTreeMap<Arc<str>, Bound>,
     stopped: Stopped,
+    /// The workers accept.
+    started: bool,
     stats: Arc<StatSet>,
     bound_tx: tokio::sync::watch::Sender<Vec<BoundListener>>,
 }
@@ -106,6 +108,7 @@ impl ListenerManager {
             workers,
             bound: BTreeMap::new(),
             stopped: Stopped::No,
+            started: false,
             stats,
             bound_tx: tokio::sync::watch::channel(Vec::new()).0,
         }
@@ -122,7 +125,8 @@ impl ListenerManager {
     }
 
     /// Says that the workers have begun to accept (`listener_manager.workers_started`, which readiness probes read).
-    pub fn workers_started(&self) {
+    pub fn workers_started(&mut self) {
+        self.started = true;
         self.stats.set(stats::listener_manager::WORKERS_STARTED, 1);
     }
 
@@ -163,12 +167,26 @@ impl ListenerManager {
             }
             wanted
         });
-        self.stats.set(
-            stats::listener_manager::TOTAL_LISTENERS_ACTIVE,
-            generation.listeners.len() as u64,
-        );
         self.publish();
         failed
+    }
+
+    /// Counts the listeners that serve and those that wait: for a plugin, or, as `waiting` says, for what the control
+    /// plane has not sent. Before the workers accept, all count as active, as in Envoy.
+    pub fn count(&self, generation: &Generation, waiting: &BTreeSet<Arc<str>>) {
+        let active = generation.listeners.keys();
+        let warming: BTreeSet<_> = generation.warming.keys().chain(waiting).collect();
+        let (active, warming) = if self.started {
+            (active.len(), warming.len())
+        } else {
+            (active.chain(warming).collect::<BTreeSet<_>>().len(), 0)
+        };
+        for (gauge, size) in [
+            (stats::listener_manager::TOTAL_LISTENERS_ACTIVE, active),
+            (stats::listener_manager::TOTAL_LISTENERS_WARMING, warming),
+        ] {
+            self.stats.set(gauge, size as u64);
+        }
     }
 
     /// Stops accepting on the listeners of `generation`, or on its inbound ones (`/drain_listeners`), for good: no later

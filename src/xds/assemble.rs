@@ -11,11 +11,12 @@ use super::ResourceType;
 use super::cache::{Accepted, Cache};
 use super::resource::Value;
 use super::status::Unready;
-use crate::config::cluster::{ConfigSource, Discovery};
+use crate::config::cluster::{ConfigSource, Discovery, SourceSpecifier};
 use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, RouteSource};
 use crate::config::route::{Action, ClusterSpecifier};
-use crate::config::{Cluster, Endpoints, Listener, RouteConfig, Snapshot};
+use crate::config::snapshot::Sourced;
+use crate::config::{Cluster, Listener, RouteConfig, Snapshot};
 
 /// How a subscription to one name stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,7 @@ pub(super) struct Assembled {
     /// Accepted clusters that are not served yet.
     pub(super) warming_clusters: usize,
     /// Accepted or static listeners that are not served yet.
-    pub(super) warming_listeners: usize,
+    pub(super) warming_listeners: BTreeSet<Arc<str>>,
     pub(super) unready: Vec<Unready>,
     /// Something that was served was replaced: what only it referred to is no longer needed.
     pub(super) replaced: bool,
@@ -123,7 +124,7 @@ pub(super) fn assemble(
     statics: &Statics,
     previous: &Snapshot,
     with_listeners: bool,
-    answered: impl Fn(ResourceType, &str) -> Answered,
+    answered: impl Fn(ResourceType, &SourceSpecifier, &str) -> Answered,
 ) -> Assembled {
     let mut assembled = Assembled::default();
     clusters(cache, statics, &mut assembled, &answered);
@@ -139,12 +140,12 @@ fn clusters(
     cache: &mut Cache,
     statics: &Statics,
     assembled: &mut Assembled,
-    answered: &impl Fn(ResourceType, &str) -> Answered,
+    answered: &impl Fn(ResourceType, &SourceSpecifier, &str) -> Answered,
 ) {
     let waiting = |cluster: &Cluster, has_predecessor: bool| {
-        let (name, _) = cluster_reference(cluster)?;
-        is_waiting(answered(ResourceType::Endpoints, name), has_predecessor)
-            .then(|| Arc::clone(name))
+        let (name, source) = cluster_reference(cluster)?;
+        let answered = answered(ResourceType::Endpoints, &source.specifier, name);
+        is_waiting(answered, has_predecessor).then(|| Arc::clone(name))
     };
     let mut served: Vec<(Arc<str>, Arc<Cluster>)> = Vec::new();
     for (name, cluster) in &statics.clusters {
@@ -153,8 +154,8 @@ fn clusters(
             Some(endpoints) => assembled.wait_for_cluster(name, &endpoints),
         }
     }
-    let table = cache.table_mut(ResourceType::Cluster);
-    for (name, entry) in &mut table.entries {
+    let tables = cache.tables_mut(ResourceType::Cluster).values_mut();
+    for (name, entry) in tables.flat_map(|table| &mut table.entries) {
         if let Some(Accepted {
             value: Value::Cluster(cluster),
             ..
@@ -185,44 +186,50 @@ fn clusters(
 
 /// Endpoints belong to every cluster that is served or warming: those of a warming one are simply not used yet.
 fn endpoints(cache: &mut Cache, snapshot: &mut Snapshot) {
-    let table = cache.table_mut(ResourceType::Endpoints);
-    snapshot.endpoints = table
-        .entries
-        .iter_mut()
-        .filter_map(|(name, entry)| {
+    for (source, table) in cache.tables_mut(ResourceType::Endpoints) {
+        for (name, entry) in &mut table.entries {
             if entry.warming().is_some() {
                 entry.active.clone_from(&entry.current);
             }
-            match &entry.active.as_ref()?.value {
-                Value::Endpoints(endpoints) => Some((Arc::clone(name), Arc::clone(endpoints))),
-                _ => None,
+            if let Some(Accepted {
+                value: Value::Endpoints(endpoints),
+                ..
+            }) = entry.active.as_deref()
+            {
+                let (name, endpoints) = (Arc::clone(name), Arc::clone(endpoints));
+                snapshot.endpoints.insert(source, name, endpoints);
             }
-        })
-        .collect::<BTreeMap<Arc<str>, Arc<Endpoints>>>();
+        }
+    }
 }
 
 fn listeners(
     cache: &mut Cache,
     statics: &Statics,
     assembled: &mut Assembled,
-    answered: &impl Fn(ResourceType, &str) -> Answered,
+    answered: &impl Fn(ResourceType, &SourceSpecifier, &str) -> Answered,
 ) {
     let waiting = |listener: &Listener, has_predecessor: bool| -> Vec<String> {
         listener_references(listener)
             .filter_map(|reference| match reference {
-                Reference::Route { name, .. } => {
-                    is_waiting(answered(ResourceType::Route, name), has_predecessor).then(|| {
+                Reference::Route { name, source, .. } => {
+                    let answered = answered(ResourceType::Route, &source.specifier, name);
+                    is_waiting(answered, has_predecessor).then(|| {
                         format!("shared target RdsRouteConfigSubscription RDS init {name}")
                     })
                 }
                 Reference::Extension {
                     name,
+                    source,
                     default,
                     default_without_warming,
                     ..
-                } => (is_waiting(answered(ResourceType::Extension, name), has_predecessor)
-                    && !(default.is_some() && default_without_warming))
-                    .then(|| format!("shared target FilterConfigSubscription init {name}")),
+                } => {
+                    let answered = answered(ResourceType::Extension, &source.specifier, name);
+                    (is_waiting(answered, has_predecessor)
+                        && !(default.is_some() && default_without_warming))
+                        .then(|| format!("shared target FilterConfigSubscription init {name}"))
+                }
             })
             .collect()
     };
@@ -234,12 +241,11 @@ fn listeners(
                 .listeners
                 .insert(Arc::clone(name), Arc::clone(listener));
         } else {
-            assembled.warming_listeners += 1;
-            assembled.unready.push(listener_unready(name, targets));
+            assembled.wait_for_listener(name, targets);
         }
     }
-    let table = cache.table_mut(ResourceType::Listener);
-    for (name, entry) in &mut table.entries {
+    let tables = cache.tables_mut(ResourceType::Listener).values_mut();
+    for (name, entry) in tables.flat_map(|table| &mut table.entries) {
         if let Some(Accepted {
             value: Value::Listener(listener),
             ..
@@ -248,10 +254,9 @@ fn listeners(
             let targets = waiting(listener, entry.active.is_some());
             if targets.is_empty() {
                 assembled.replaced |= entry.active.is_some();
-                entry.active.clone_from(&entry.current);
+                entry.replace_active();
             } else {
-                assembled.warming_listeners += 1;
-                assembled.unready.push(listener_unready(name, targets));
+                assembled.wait_for_listener(name, targets);
             }
         }
         if let Some(Accepted {
@@ -273,31 +278,32 @@ fn referred(
     cache: &mut Cache,
     snapshot: &mut Snapshot,
     previous: &Snapshot,
-    answered: &impl Fn(ResourceType, &str) -> Answered,
+    answered: &impl Fn(ResourceType, &SourceSpecifier, &str) -> Answered,
 ) {
     for kind in [ResourceType::Route, ResourceType::Extension] {
-        for entry in cache.table_mut(kind).entries.values_mut() {
-            entry.active.clone_from(&entry.current);
+        for table in cache.tables_mut(kind).values_mut() {
+            for entry in table.entries.values_mut() {
+                entry.active.clone_from(&entry.current);
+            }
         }
     }
     let warming: BTreeSet<Arc<str>> = cache
-        .table_mut(ResourceType::Cluster)
-        .entries
-        .iter()
+        .entries(ResourceType::Cluster)
         .filter(|(_, entry)| entry.active.is_none() && entry.warming().is_some())
         .map(|(name, _)| Arc::clone(name))
         .collect();
-    let mut routes: BTreeMap<Arc<str>, Arc<RouteConfig>> = BTreeMap::new();
-    let mut extensions: BTreeMap<Arc<str>, Arc<HttpFilterConfig>> = BTreeMap::new();
+    let mut routes: Sourced<RouteConfig> = Sourced::default();
+    let mut extensions: Sourced<HttpFilterConfig> = Sourced::default();
     for listener in snapshot.listeners.values() {
         for reference in listener_references(listener) {
             match reference {
-                Reference::Route { name, .. } => {
-                    if let Some(accepted) = cache.current(ResourceType::Route, name)
+                Reference::Route { name, source, .. } => {
+                    let source = &source.specifier;
+                    if let Some(accepted) = cache.current(ResourceType::Route, source, name)
                         && let Value::Route(route) = &accepted.value
                     {
                         // Make before break: routes wait for the clusters that came with them.
-                        let route = match previous.routes.get(name) {
+                        let route = match previous.routes.get(source, name) {
                             Some(known)
                                 if !Arc::ptr_eq(known, route) && names_any(route, &warming) =>
                             {
@@ -305,29 +311,33 @@ fn referred(
                             }
                             _ => route,
                         };
-                        routes.insert(Arc::clone(name), Arc::clone(route));
+                        routes.insert(source, Arc::clone(name), Arc::clone(route));
                     }
                 }
                 Reference::Extension {
                     name,
+                    source,
                     default,
                     default_without_warming,
                     ..
                 } => {
-                    if let Some(accepted) = cache.current(ResourceType::Extension, name)
+                    let source = &source.specifier;
+                    if let Some(accepted) = cache.current(ResourceType::Extension, source, name)
                         && let Value::Extension(config) = &accepted.value
                     {
-                        extensions.insert(name.into(), Arc::clone(config));
+                        extensions.insert(source, name.into(), Arc::clone(config));
                     } else if let Some(default) = default
                         && (default_without_warming
-                            || answered(ResourceType::Extension, name) != Answered::Waiting)
+                            || answered(ResourceType::Extension, source, name) != Answered::Waiting)
                     {
-                        let known = previous.extensions.get(name);
+                        let known = previous.extensions.get(source, name);
                         let config = match known.filter(|known| ***known == *default) {
                             Some(known) => Arc::clone(known),
                             None => Arc::new(default.clone()),
                         };
-                        extensions.entry(name.into()).or_insert(config);
+                        if extensions.get(source, name).is_none() {
+                            extensions.insert(source, name.into(), config);
+                        }
                     }
                 }
             }
@@ -366,14 +376,12 @@ fn is_waiting(answered: Answered, has_predecessor: bool) -> bool {
     }
 }
 
-fn listener_unready(name: &str, targets: Vec<String>) -> Unready {
-    Unready {
-        name: format!("init manager Listener-local-init-manager {name}"),
-        targets,
-    }
-}
-
 impl Assembled {
+    fn wait_for_listener(&mut self, name: &Arc<str>, targets: Vec<String>) {
+        self.warming_listeners.insert(Arc::clone(name));
+        self.unready.push(Unready::listener(name, targets));
+    }
+
     fn wait_for_cluster(&mut self, cluster: &str, endpoints: &str) {
         // One line is enough to say that clusters are waited for; ten thousand would not help.
         const SHOWN: usize = 100;

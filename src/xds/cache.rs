@@ -15,16 +15,17 @@ use super::ads::{Received, Update};
 use super::resource::Value;
 use super::status::Unready;
 use crate::config::ConfigError;
+use crate::config::cluster::SourceSpecifier;
 
-/// All types.
+/// All types. One name from two sources is two resources.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    tables: [Table; ResourceType::ALL.len()],
+    tables: [BTreeMap<SourceSpecifier, Table>; ResourceType::ALL.len()],
     /// Kept here for [`super::Status`].
     pub(super) unready: Vec<Unready>,
 }
 
-/// One type.
+/// One type of one source.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// By name.
@@ -40,11 +41,25 @@ pub(super) struct Entry {
     pub(super) current: Option<Arc<Accepted>>,
     /// The last one that was warm: what the snapshot holds.
     pub(super) active: Option<Arc<Accepted>>,
+    /// Listeners that were active and may still be served, since their successors wait for plugins.
+    pub(super) replaced: Vec<Arc<Accepted>>,
     /// The last refusal, where nothing was accepted since.
     pub(super) rejection: Option<Arc<Rejected>>,
 }
 
 impl Entry {
+    /// Makes the current value active, and keeps those before it that somebody holds.
+    pub(super) fn replace_active(&mut self) {
+        self.forget_replaced();
+        self.replaced.extend(self.active.take());
+        self.active.clone_from(&self.current);
+    }
+
+    /// Lets go of what was replaced and is held by nobody else.
+    pub(super) fn forget_replaced(&mut self) {
+        self.replaced.retain(|accepted| accepted.value.is_held());
+    }
+
     /// What waits to become active.
     pub(super) fn warming(&self) -> Option<&Arc<Accepted>> {
         self.current.as_ref().filter(|current| {
@@ -79,6 +94,7 @@ pub(super) struct Rejected {
 #[derive(Debug)]
 pub(super) struct Judgement {
     pub(super) kind: ResourceType,
+    pub(super) source: SourceSpecifier,
     pub(super) version: Arc<str>,
     /// New or changed, and good.
     pub(super) fresh: Vec<Fresh>,
@@ -169,31 +185,67 @@ impl Judgement {
 }
 
 impl Cache {
-    pub(super) fn table(&self, kind: ResourceType) -> &Table {
+    /// The tables of a type. There is one of clusters and one of listeners: the bootstrap names one source of each.
+    pub(super) fn tables(&self, kind: ResourceType) -> &BTreeMap<SourceSpecifier, Table> {
         &self.tables[kind.index()]
     }
 
-    pub(super) fn table_mut(&mut self, kind: ResourceType) -> &mut Table {
+    pub(super) fn tables_mut(
+        &mut self,
+        kind: ResourceType,
+    ) -> &mut BTreeMap<SourceSpecifier, Table> {
         &mut self.tables[kind.index()]
     }
 
-    /// The last accepted value.
-    pub(super) fn current(&self, kind: ResourceType, name: &str) -> Option<&Arc<Accepted>> {
-        self.table(kind).entries.get(name)?.current.as_ref()
+    /// All names of a type, source by source.
+    pub(super) fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+        let tables = self.tables(kind).values();
+        tables.flat_map(|table| &table.entries)
     }
 
-    /// Decides what of a response is good. `wanted` says which names were asked for; others are ignored. `parse`
+    /// The name of a type whose tables are one.
+    pub(super) fn sole(&self, kind: ResourceType, name: &str) -> Option<&Entry> {
+        let mut tables = self.tables(kind).values();
+        tables.find_map(|table| table.entries.get(name))
+    }
+
+    /// The last accepted value.
+    pub(super) fn current(
+        &self,
+        kind: ResourceType,
+        source: &SourceSpecifier,
+        name: &str,
+    ) -> Option<&Arc<Accepted>> {
+        let table = self.tables(kind).get(source)?;
+        table.entries.get(name)?.current.as_ref()
+    }
+
+    /// Forgets a name.
+    pub(super) fn remove(&mut self, kind: ResourceType, source: &SourceSpecifier, name: &str) {
+        let tables = self.tables_mut(kind);
+        let Some(table) = tables.get_mut(source) else {
+            return;
+        };
+        table.entries.remove(name);
+        if table.entries.is_empty() && !kind.is_full_state() {
+            tables.remove(source);
+        }
+    }
+
+    /// Decides what of a response of `source` is good. `wanted` says which names were asked for; others are ignored. `parse`
     /// makes a value of bytes, and collects unknown fields.
     pub(super) fn judge(
         &self,
         update: Update,
+        source: &SourceSpecifier,
         at: SystemTime,
         wanted: impl Fn(&str) -> bool,
         parse: impl Fn(&str, &Bytes, &mut Vec<String>) -> Result<Value, ConfigError>,
     ) -> Judgement {
-        let table = self.table(update.kind);
+        let known = self.tables(update.kind).get(source);
         let mut judgement = Judgement {
             kind: update.kind,
+            source: source.clone(),
             version: update.version,
             fresh: Vec::new(),
             confirmed: Vec::new(),
@@ -223,9 +275,8 @@ impl Cache {
             if !wanted(&name) {
                 continue;
             }
-            let current = table
-                .entries
-                .get(&name)
+            let current = known
+                .and_then(|table| table.entries.get(&name))
                 .and_then(|entry| entry.current.as_ref());
             let Some(body) = body else {
                 judgement.confirmed.push(name);
@@ -263,7 +314,7 @@ impl Cache {
     /// Makes a judgement true.
     pub(super) fn commit(&mut self, judgement: Judgement, at: SystemTime) -> Committed {
         let kind = judgement.kind;
-        let table = self.table_mut(kind);
+        let table = self.tables_mut(kind).entry(judgement.source).or_default();
         let mut committed = Committed::default();
         table.entries.remove("");
         if judgement.rejected.is_empty() {

@@ -1,5 +1,6 @@
 //! The task that moves bytes and keeps time; see the module's figure.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -87,6 +88,7 @@ pub enum Progress {
 pub struct Client {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     progress: watch::Receiver<Progress>,
+    warming: watch::Receiver<BTreeSet<Arc<str>>>,
     status: Status,
     _task: OwnedTask,
 }
@@ -113,6 +115,7 @@ impl Client {
         let (snapshots, snapshots_watch) =
             watch::channel(effects.snapshot.clone().unwrap_or_default());
         let (progress, progress_watch) = watch::channel(engine.progress());
+        let (warming, warming_watch) = watch::channel(engine.warming_listeners().clone());
         let status = engine.status();
         let (events, inbox) = mpsc::channel(EVENTS);
         let driver = Driver {
@@ -125,10 +128,12 @@ impl Client {
             inbox,
             snapshots,
             progress,
+            warming,
         };
         Ok(Self {
             snapshots: snapshots_watch,
             progress: progress_watch,
+            warming: warming_watch,
             status,
             _task: OwnedTask::spawn("xds", driver.run(effects)),
         })
@@ -142,6 +147,11 @@ impl Client {
     /// How far the initial configuration has come.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// The listeners that wait for routes or discovered filters.
+    pub fn warming_listeners(&self) -> watch::Receiver<BTreeSet<Arc<str>>> {
+        self.warming.clone()
     }
 
     /// For the admin endpoints.
@@ -182,6 +192,7 @@ struct Driver {
     inbox: mpsc::Receiver<Event>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     progress: watch::Sender<Progress>,
+    warming: watch::Sender<BTreeSet<Arc<str>>>,
 }
 
 impl Driver {
@@ -267,6 +278,14 @@ impl Driver {
         let now = self.engine.progress();
         self.progress
             .send_if_modified(|progress| std::mem::replace(progress, now) != now);
+        let warming = self.engine.warming_listeners();
+        self.warming.send_if_modified(|known| {
+            let changed = known != warming;
+            if changed {
+                known.clone_from(warming);
+            }
+            changed
+        });
     }
 
     fn open(&mut self, id: ChannelId, origin: Origin) {

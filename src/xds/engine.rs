@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
-use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::admission::Admission;
@@ -18,13 +17,16 @@ use super::assemble::{Answered, Statics, cluster_reference};
 use super::cache::{Cache, Committed, Judgement};
 use super::client::{ApiSource, Options, Progress, UnknownFields};
 use super::resource::{ResourceType, Value};
-use super::stats::{StreamStats, SubscriptionStats, cluster_manager};
+use super::stats::{StreamStats, cluster_manager};
 use super::status::Status;
+use crate::config::cluster::SourceSpecifier;
 use crate::config::context::{ParseContext, Source};
 use crate::config::{ConfigError, Extensions, Snapshot};
 use crate::pb;
 use crate::telemetry::metrics::{Registry, StatSet};
+use subscriptions::Subscriptions;
 
+mod subscriptions;
 mod sync;
 
 /// A stream or a file. Never reused.
@@ -67,7 +69,9 @@ pub(super) struct Question {
 
 struct Channel {
     id: ChannelId,
-    origin: Origin,
+    /// `None` on the aggregated stream, which is for all types.
+    kind: Option<ResourceType>,
+    source: SourceSpecifier,
     line: Line,
     /// Who answers on it.
     identifier: Box<str>,
@@ -79,28 +83,6 @@ enum Line {
         queue: VecDeque<Update>,
         judging: bool,
     },
-}
-
-struct Subscription {
-    channel: ChannelId,
-    answered: Answered,
-    /// When waiting ends. A deadline in the heap that differs is that of a predecessor.
-    deadline: Option<Instant>,
-    stats: SubscriptionStats,
-}
-
-impl Subscription {
-    /// Takes an answer in; true where the state is another now. What had a value once has had its answer.
-    fn answer(&mut self, answered: Answered) -> bool {
-        let better = match answered {
-            Answered::Value => self.answered != Answered::Value,
-            _ => self.answered == Answered::Waiting,
-        };
-        if better {
-            self.answered = answered;
-        }
-        better
-    }
 }
 
 /// A judgement that waits for admission.
@@ -123,14 +105,14 @@ pub(super) struct Engine {
     ads_stats: Option<StreamStats>,
     cache: Arc<RwLock<Cache>>,
     channels: Vec<Channel>,
-    subscriptions: [FxHashMap<Arc<str>, Subscription>; ResourceType::ALL.len()],
+    subscriptions: [Subscriptions; ResourceType::ALL.len()],
     /// When to stop waiting; entries whose subscription has been answered are skipped.
-    deadlines: BinaryHeap<Reverse<(Instant, ResourceType, Arc<str>)>>,
+    deadlines: BinaryHeap<Reverse<(Instant, ResourceType, ChannelId, Arc<str>)>>,
     pending: Vec<Pending>,
     last_id: u64,
     progress: Progress,
     snapshot: Arc<Snapshot>,
-    warming_listeners: usize,
+    warming_listeners: BTreeSet<Arc<str>>,
     /// What is wanted has changed since the streams were told.
     wants_changed: bool,
     /// Something may have become warm, or gone.
@@ -147,6 +129,7 @@ impl Engine {
         registry: &Registry,
         now: Instant,
     ) -> Result<Self, ConfigError> {
+        options.check()?;
         let statics = Statics {
             clusters: options
                 .static_clusters
@@ -189,12 +172,11 @@ impl Engine {
             last_id: 0,
             progress: Progress::Clusters,
             snapshot: Arc::default(),
-            warming_listeners: 0,
+            warming_listeners: BTreeSet::new(),
             wants_changed: false,
             dirty: true,
             effects: Effects::default(),
         };
-        engine.check_options()?;
         if let Some(source) = engine.options.cds.clone() {
             engine.subscribe(ResourceType::Cluster, WILDCARD.into(), &source, "", now);
         }
@@ -213,6 +195,11 @@ impl Engine {
         self.progress
     }
 
+    /// The listeners that wait for routes or discovered filters.
+    pub(super) fn warming_listeners(&self) -> &BTreeSet<Arc<str>> {
+        &self.warming_listeners
+    }
+
     /// When [`Engine::settle`] is to be called even if nothing happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadlines.peek().map(|Reverse((at, ..))| *at)
@@ -220,10 +207,15 @@ impl Engine {
 
     /// The stream of a channel is open.
     pub(super) fn opened(&mut self, id: ChannelId) {
-        let cache = Arc::clone(&self.cache);
-        if let Some(Line::Stream(conversation)) = self.line(id) {
-            let cache = cache.read();
-            conversation.opened(|kind, name| cache.current(kind, name).is_some());
+        let channel = self.channels.iter_mut().find(|channel| channel.id == id);
+        if let Some(Channel {
+            source,
+            line: Line::Stream(conversation),
+            ..
+        }) = channel
+        {
+            let cache = self.cache.read();
+            conversation.opened(|kind, name| cache.current(kind, source, name).is_some());
         }
         self.each_stream(id, |stream| stream.set_connected(true));
         self.collect(id);
@@ -238,10 +230,8 @@ impl Engine {
         self.pending.retain(|pending| pending.channel != id);
         self.effects.requests.retain(|(channel, _)| *channel != id);
         for subscriptions in &self.subscriptions {
-            for subscription in subscriptions.values() {
-                if subscription.channel == id {
-                    subscription.stats.failure();
-                }
+            for subscription in subscriptions.of(id) {
+                subscription.stats.failure();
             }
         }
     }
@@ -267,15 +257,15 @@ impl Engine {
 
     /// The statistics of a channel's stream: the aggregated one's, or those of each subscription.
     fn each_stream(&self, id: ChannelId, act: impl Fn(&StreamStats)) {
-        let origin = self.channels.iter().find(|channel| channel.id == id);
-        match origin.map(|channel| &channel.origin) {
-            Some(Origin::Ads(_)) => self.ads_stats.iter().for_each(act),
-            Some(Origin::Grpc(kind, _)) => self.subscriptions[kind.index()]
-                .values()
-                .filter(|subscription| subscription.channel == id)
+        let Some(channel) = self.channels.iter().find(|channel| channel.id == id) else {
+            return;
+        };
+        match channel.kind {
+            None => self.ads_stats.iter().for_each(act),
+            Some(kind) => self.subscriptions[kind.index()]
+                .of(id)
                 .filter_map(|subscription| subscription.stats.stream())
                 .for_each(act),
-            Some(Origin::File(..)) | None => {}
         }
     }
 
@@ -288,21 +278,20 @@ impl Engine {
         let Some(channel) = self.channels.iter_mut().find(|channel| channel.id == id) else {
             return;
         };
-        let Origin::File(kind, path, _) = &channel.origin else {
+        let (Some(kind), SourceSpecifier::Path { path, .. }) = (channel.kind, &channel.source)
+        else {
             return;
         };
         match (file, &mut channel.line) {
             (Ok(response), Line::File { queue, .. }) => {
-                queue.push_back(Update::of_sotw(*kind, response));
+                queue.push_back(Update::of_sotw(kind, response));
             }
             (Err(error), _) => {
                 // As Envoy: a failure ends the first wait, and what was good stays.
                 tracing::warn!(%path, %error, "configuration file refused; the last good one stays");
-                for subscription in self.subscriptions[kind.index()].values_mut() {
-                    if subscription.channel == id {
-                        self.dirty |= subscription.answer(Answered::Nothing);
-                        subscription.stats.failure();
-                    }
+                for subscription in self.subscriptions[kind.index()].of_mut(id) {
+                    self.dirty |= subscription.answer(Answered::Nothing);
+                    subscription.stats.failure();
                 }
             }
             (Ok(_), Line::Stream(_)) => {}
@@ -368,10 +357,10 @@ impl Engine {
         while let Some(Reverse((at, ..))) = self.deadlines.peek()
             && *at <= now
         {
-            let Some(Reverse((at, kind, name))) = self.deadlines.pop() else {
+            let Some(Reverse((at, kind, channel, name))) = self.deadlines.pop() else {
                 return;
             };
-            if let Some(subscription) = self.subscriptions[kind.index()].get_mut(&name)
+            if let Some(subscription) = self.subscriptions[kind.index()].get_mut(channel, &name)
                 && subscription.answered == Answered::Waiting
                 && subscription.deadline == Some(at)
             {
@@ -409,27 +398,29 @@ impl Engine {
     fn judge(&mut self, id: ChannelId, update: Update, now: Instant) {
         let began = Instant::now();
         let kind = update.kind;
+        let channel = self.channels.iter().find(|channel| channel.id == id);
+        let Some(source) = channel.map(|channel| &channel.source) else {
+            return;
+        };
         let judgement = {
             let cache = self.cache.read();
             let subscriptions = &self.subscriptions[kind.index()];
             let wildcard = kind.is_full_state();
-            let wanted = |name: &str| {
-                wildcard
-                    || subscriptions
-                        .get(name)
-                        .is_some_and(|known| known.channel == id)
-            };
+            let wanted = |name: &str| wildcard || subscriptions.get(id, name).is_some();
             let known_cluster = |name: &str| {
                 self.statics.clusters.contains_key(name)
-                    || cache.current(ResourceType::Cluster, name).is_some()
+                    || cache
+                        .sole(ResourceType::Cluster, name)
+                        .is_some_and(|entry| entry.current.is_some())
             };
             let context =
                 ParseContext::new(&*self.extensions, Source::Dynamic).with_clusters(&known_cluster);
-            cache.judge(update, SystemTime::now(), wanted, |name, body, unknown| {
-                let previous = cache.current(kind, name);
+            let parse = |name: &str, body: &Bytes, unknown: &mut Vec<String>| {
+                let previous = cache.current(kind, source, name);
                 let previous = previous.map(|accepted| (&accepted.body, &accepted.value));
-                self.parse((kind, name), body, previous, unknown, &context)
-            })
+                self.parse((kind, source, name), body, previous, unknown, &context)
+            };
+            cache.judge(update, source, SystemTime::now(), wanted, parse)
         };
         if !judgement.unknown_fields.is_empty() {
             if let Some((set, stat)) = &self.options.unknown_fields_stat {
@@ -469,7 +460,7 @@ impl Engine {
     /// Bytes to value: unknown fields by the policy, the model's own checks, and what only the client knows.
     fn parse(
         &self,
-        (kind, name): (ResourceType, &str),
+        (kind, source, name): (ResourceType, &SourceSpecifier, &str),
         body: &Bytes,
         previous: Option<(&Bytes, &Value)>,
         unknown: &mut Vec<String>,
@@ -491,12 +482,13 @@ impl Engine {
         match &value {
             Value::Cluster(cluster) => {
                 if let Some((_, source)) = cluster_reference(cluster) {
-                    self.check_source(source)
+                    self.options
+                        .check_source(source)
                         .map_err(|error| error.at("eds_cluster_config.eds_config"))?;
                 }
             }
-            Value::Listener(listener) => self.check_listener(listener)?,
-            Value::Extension(config) => self.check_extension(name, config)?,
+            Value::Listener(listener) => self.options.check_listener(listener)?,
+            Value::Extension(config) => self.check_extension(source, name, config)?,
             Value::Endpoints(_) | Value::Route(_) => {}
         }
         Ok(value)
@@ -509,16 +501,16 @@ impl Engine {
             began,
             ..
         } = pending;
+        // Where nobody needs its source any more, there is nobody to answer, and nobody who would ever clean up.
+        if !self.channels.iter().any(|known| known.id == channel) {
+            return;
+        }
         let kind = judgement.kind;
         let refusal = judgement.refusal();
         if !kind.is_full_state() {
             // What was let go while it was being judged has nobody who would ever remove it.
             let subscriptions = &self.subscriptions[kind.index()];
-            judgement.keep(|name| {
-                subscriptions
-                    .get(name)
-                    .is_some_and(|known| known.channel == channel)
-            });
+            judgement.keep(|name| subscriptions.get(channel, name).is_some());
         }
         let version = Arc::clone(&judgement.version);
         let rejected: Vec<Arc<str>> = named(judgement.rejected.iter().map(|(name, _)| name));
@@ -531,7 +523,7 @@ impl Engine {
         let committed = self.cache.write().commit(judgement, SystemTime::now());
         self.dirty |= !committed.is_empty();
         self.record(
-            kind,
+            (kind, channel),
             &version,
             began.elapsed(),
             &committed,
@@ -571,10 +563,8 @@ impl Engine {
             Some(Line::File { judging, .. }) => {
                 *judging = false;
                 // A file says all that it will say: what it does not hold is not waited for.
-                for subscription in self.subscriptions[kind.index()].values_mut() {
-                    if subscription.channel == channel {
-                        self.dirty |= subscription.answer(Answered::Nothing);
-                    }
+                for subscription in self.subscriptions[kind.index()].of_mut(channel) {
+                    self.dirty |= subscription.answer(Answered::Nothing);
                 }
             }
             None => {}
@@ -585,7 +575,7 @@ impl Engine {
     /// Subscriptions learn what came of an update.
     fn record(
         &mut self,
-        kind: ResourceType,
+        (kind, channel): (ResourceType, ChannelId),
         version: &str,
         took: Duration,
         committed: &Committed,
@@ -594,7 +584,7 @@ impl Engine {
     ) {
         let subscriptions = &mut self.subscriptions[kind.index()];
         if kind.is_full_state() {
-            let Some(subscription) = subscriptions.get_mut(WILDCARD) else {
+            let Some(subscription) = subscriptions.get_mut(channel, WILDCARD) else {
                 return;
             };
             if subscription.answered == Answered::Waiting {
@@ -613,7 +603,7 @@ impl Engine {
         let changed: BTreeSet<&Arc<str>> =
             committed.added.iter().chain(&committed.modified).collect();
         for name in good {
-            if let Some(subscription) = subscriptions.get_mut(name) {
+            if let Some(subscription) = subscriptions.get_mut(channel, name) {
                 self.dirty |= subscription.answer(Answered::Value);
                 subscription
                     .stats
@@ -621,13 +611,13 @@ impl Engine {
             }
         }
         for name in rejected {
-            if let Some(subscription) = subscriptions.get_mut(name) {
+            if let Some(subscription) = subscriptions.get_mut(channel, name) {
                 self.dirty |= subscription.answer(Answered::Rejected);
                 subscription.stats.rejected();
             }
         }
         for name in &committed.absent {
-            if let Some(subscription) = subscriptions.get_mut(name) {
+            if let Some(subscription) = subscriptions.get_mut(channel, name) {
                 self.dirty |= subscription.answer(Answered::Nothing);
             }
         }

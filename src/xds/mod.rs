@@ -7,6 +7,7 @@
 //! * `ads`: one stream as a pure machine, in both encodings.
 //! * `cache`: what was accepted and what was refused, per type and name; who refers to whom.
 //! * `engine`: which streams there are, what each asks for, what is judged next, when the world is warm. No IO either.
+//! * `check`: can every source be reached?
 //! * [`client`]: the task that moves bytes and keeps time.
 //! * [`status`]: what the admin endpoints read.
 //!
@@ -21,6 +22,7 @@ pub mod status;
 mod ads;
 mod assemble;
 mod cache;
+mod check;
 mod engine;
 mod file;
 mod stats;

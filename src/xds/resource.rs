@@ -207,6 +207,17 @@ impl Value {
         }
     }
 
+    /// True where something holds the value besides this.
+    pub(super) fn is_held(&self) -> bool {
+        match self {
+            Self::Cluster(value) => Arc::strong_count(value) > 1,
+            Self::Endpoints(value) => Arc::strong_count(value) > 1,
+            Self::Listener(value) => Arc::strong_count(value) > 1,
+            Self::Extension(value) => Arc::strong_count(value) > 1,
+            Self::Route(value) => Arc::strong_count(value) > 1,
+        }
+    }
+
     /// What admission is asked about; endpoints are always admitted.
     pub(super) fn candidate(&self, name: &Arc<str>) -> Option<Candidate> {
         Some(match self {

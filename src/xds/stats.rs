@@ -135,6 +135,13 @@ impl StreamStats {
         stats
     }
 
+    fn share(&self) -> Self {
+        Self {
+            set: Arc::clone(&self.set),
+            registry: self.registry.clone(),
+        }
+    }
+
     /// The stream has opened or broken.
     pub(super) fn set_connected(&self, connected: bool) {
         self.set
@@ -155,19 +162,22 @@ impl StreamStats {
 
 impl Drop for StreamStats {
     fn drop(&mut self) {
-        self.registry.remove_text(&self.text());
+        if Arc::strong_count(&self.set) == 1 {
+            self.registry.remove_text(&self.text());
+        }
     }
 }
 
 impl SubscriptionStats {
     /// Counts the first attempt. `owner` is the name asked for; `stat_prefix` that of the connection manager (RDS);
-    /// `own_stream` where it is not on the aggregated stream, nor a file.
-    pub(super) fn new(
+    /// `own_stream` where it is not on the aggregated stream, nor a file. `others` are those of the same name from
+    /// other sources: what is called the same is one number, as in Envoy.
+    pub(super) fn new<'a>(
         registry: &Registry,
         kind: ResourceType,
-        owner: &str,
-        stat_prefix: &str,
+        (owner, stat_prefix): (&str, &str),
         own_stream: bool,
+        others: impl Iterator<Item = &'a Self> + Clone,
     ) -> Self {
         type Labels = Vec<(&'static str, Box<str>)>;
         let (table, prefix, family, labels): (&'static StatTable, String, &'static str, Labels) =
@@ -206,8 +216,15 @@ impl SubscriptionStats {
                     vec![("envoy_extension_config_name", owner.into())],
                 ),
             };
-        let stream = own_stream.then(|| StreamStats::new(registry, &prefix));
-        let set = registry.set(table, prefix, family, labels);
+        let mut others = others.filter(|other| *other.set.prefix() == *prefix);
+        let stream = own_stream.then(|| {
+            let known = others.clone().find_map(Self::stream);
+            known.map_or_else(|| StreamStats::new(registry, &prefix), StreamStats::share)
+        });
+        let set = match others.next() {
+            Some(known) => Arc::clone(&known.set),
+            None => registry.set(table, prefix, family, labels),
+        };
         set.inc(common::UPDATE_ATTEMPT);
         Self {
             kind,
@@ -282,11 +299,13 @@ impl SubscriptionStats {
 
 impl Drop for SubscriptionStats {
     fn drop(&mut self) {
-        self.registry.remove_text(&self.text());
+        if Arc::strong_count(&self.set) == 1 {
+            self.registry.remove_text(&self.text());
+        }
     }
 }
 
-/// Sets a gauge to a size; a write only where it differs.
+/// Sets a gauge to a size. What was never written stays so while it is zero: `?usedonly` leaves it out.
 pub(super) fn set_size(set: &StatSet, stat: Stat, size: usize) {
     let size = size as u64;
     if set.value(stat) != size {
@@ -318,7 +337,12 @@ mod tests {
     #[test]
     fn every_outcome_is_an_attempt() {
         let registry = Registry::new(Shards::for_workers(1));
-        let stats = SubscriptionStats::new(&registry, ResourceType::Route, "r", "in", true);
+        let new = |others: &[&SubscriptionStats]| {
+            let kind = ResourceType::Route;
+            let others = others.iter().copied();
+            SubscriptionStats::new(&registry, kind, ("r", "in"), true, others)
+        };
+        let stats = new(&[]);
         stats.success("v1", Duration::from_millis(3), true);
         stats.rejected();
         stats.failure();
@@ -343,7 +367,13 @@ mod tests {
                 ("http.in.rds.r.version_text".into(), "v1".to_owned())
             ]
         );
+        // From another source: the same numbers, until the last is gone.
+        let other = new(&[&stats]);
+        assert_eq!(registry.sets().len(), 2);
         drop(stats);
+        assert_eq!(other.set.value(common::UPDATE_ATTEMPT), 6);
+        assert_eq!(registry.texts().len(), 2);
+        drop(other);
         assert!(registry.texts().is_empty(), "no reader is told of the dead");
     }
 }

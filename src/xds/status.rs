@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use parking_lot::RwLock;
 
 use super::ResourceType;
-use super::cache::{Accepted, Cache};
+use super::cache::{Accepted, Cache, Entry};
+use super::resource::Value;
+use crate::config::Listener;
 use crate::pb;
 
 /// A handle on the state of the control side. Cheap to clone.
@@ -52,37 +54,54 @@ pub struct ErrorState {
     pub details: String,
 }
 
-/// What `/init_dump` shows: who waits, and for what.
+/// What `/init_dump` shows: who waits, and for what. The names are Envoy's, without the hashes that it puts behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unready {
     /// `init manager Listener-local-init-manager NAME`, or `cluster NAME`.
     pub name: String,
-    /// `shared target RdsRouteConfigSubscription RDS init NAME`, `shared target FilterConfigSubscription init NAME`, or
-    /// `EDS NAME`.
+    /// Of a listener `shared target RdsRouteConfigSubscription RDS init NAME`, `shared target FilterConfigSubscription
+    /// init NAME` or, for a plugin's code, `target RemoteAsyncDataProvider`; of a cluster `EDS NAME`.
     pub targets: Vec<String>,
 }
 
-impl Status {
-    /// The version of the type's last fully accepted response; empty before one.
-    pub fn version(&self, kind: ResourceType) -> String {
-        self.0.read().table(kind).version.clone()
+impl Unready {
+    /// A listener that waits.
+    pub fn listener(name: &str, targets: Vec<String>) -> Self {
+        Self {
+            name: format!("init manager Listener-local-init-manager {name}"),
+            targets,
+        }
     }
+}
 
-    /// Every resource of a type, by name.
-    pub fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
-        let state = |accepted: &Arc<Accepted>| ResourceState {
+impl ResourceState {
+    fn of(kind: ResourceType, accepted: &Accepted) -> Self {
+        Self {
             version: Arc::clone(&accepted.version),
             last_updated: accepted.updated,
             resource: pb::Any {
                 type_url: kind.type_url().to_owned(),
                 value: accepted.body.to_vec(),
             },
-        };
+        }
+    }
+}
+
+impl Status {
+    /// The version of the last fully accepted response of a type that has one source (clusters, listeners); empty before
+    /// one.
+    pub fn version(&self, kind: ResourceType) -> String {
         let cache = self.0.read();
-        cache
-            .table(kind)
-            .entries
-            .iter()
+        let table = cache.tables(kind).values().next();
+        table.map_or_else(String::new, |table| table.version.clone())
+    }
+
+    /// Every resource of a type, by name.
+    pub fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
+        let state = |accepted: &Arc<Accepted>| ResourceState::of(kind, accepted);
+        let cache = self.0.read();
+        let mut resources: Vec<_> = cache
+            .entries(kind)
             .map(|(name, entry)| ResourceStatus {
                 name: Arc::clone(name),
                 active: entry.active.as_ref().map(state),
@@ -97,7 +116,27 @@ impl Status {
                     details: rejection.details.clone(),
                 }),
             })
-            .collect()
+            .collect();
+        // They are sorted within their sources.
+        resources.sort_by(|a, b| a.name.cmp(&b.name));
+        resources
+    }
+
+    /// How a listener came that was active once, and that is still served as `listener` while what replaced it waits.
+    pub fn replaced_listener(&self, name: &str, listener: &Arc<Listener>) -> Option<ResourceState> {
+        let kind = ResourceType::Listener;
+        let cache = self.0.read();
+        let replaced = &cache.sole(kind, name)?.replaced;
+        let is_it = |accepted: &&Arc<Accepted>| matches!(&accepted.value, Value::Listener(known) if Arc::ptr_eq(known, listener));
+        Some(ResourceState::of(kind, replaced.iter().find(is_it)?))
+    }
+
+    /// Lets go of replaced listeners that are served no more.
+    pub fn forget_replaced(&self) {
+        let mut cache = self.0.write();
+        for table in cache.tables_mut(ResourceType::Listener).values_mut() {
+            table.entries.values_mut().for_each(Entry::forget_replaced);
+        }
     }
 
     /// What is still waited for.

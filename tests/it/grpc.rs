@@ -259,7 +259,7 @@ async fn a_cluster_that_there_is_not_is_told_twice_or_once() {
     assert_eq!(world.callouts(), 0);
 }
 
-/// The first VM is configured before there is a cluster to call.
+/// What a VM calls then starts when it goes to work.
 #[tokio::test]
 async fn what_is_called_while_a_vm_is_configured_starts_with_it() {
     let configuration = "configuration: {'@type': type.googleapis.com/google.protobuf.StringValue, value: /c/hello},";

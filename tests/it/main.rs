@@ -23,6 +23,7 @@ mod plugins;
 mod requests;
 mod rollout;
 mod services;
+mod start;
 mod support;
 mod updates;
 #[cfg(feature = "wasm")]

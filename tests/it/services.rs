@@ -5,7 +5,7 @@ use std::time::Duration;
 use plenipo::wasm::PluginStatus;
 use plenipo::wasm::status::State;
 
-use crate::support::{FakeUpstream, TestProxy};
+use crate::support::{Client, FakeUpstream, TestProxy};
 
 const SERVICE: &str = "type.googleapis.com/envoy.extensions.wasm.v3.WasmService";
 const SINK: &str = "type.googleapis.com/envoy.extensions.stat_sinks.wasm.v3.Wasm";
@@ -276,4 +276,32 @@ async fn a_sink_is_told_of_statistics_at_each_flush() {
     let status = status(&proxy);
     assert_eq!(status.slots, ["stats_sinks[0]"]);
     assert_eq!(status.vms.len(), 1);
+}
+
+#[tokio::test]
+async fn a_sink_is_told_when_admin_asks_where_that_is_wanted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plugin = plugin(&guest(folder.path()), "");
+    let bootstrap = format!(
+        "stats_flush_on_admin: true\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
+         stats_sinks: [{{name: s, typed_config: {{'@type': {SINK}, config: {plugin}}}}}]\n"
+    );
+    let proxy = TestProxy::start(&bootstrap).await;
+    let mut admin = Client::connect(proxy.admin()).await;
+    // The guest ticks meanwhile; no other clock tells it anything.
+    kept(&proxy, "message", |_| true).await;
+    admin.get("admin", "/server_info").await;
+    let server = &proxy.running.server;
+    assert_eq!(server.plugins.shared_value("vm", b"stats"), None);
+    let page = admin.get("admin", "/stats?filter=^server.live").await.body;
+    assert_eq!(page, "server.live: 1\n");
+    let told = kept(&proxy, "stats", |_| true).await;
+    let (counters, next) = block(&told, 0, true);
+    let (gauges, _) = block(&told, next, false);
+    assert!(!counters.is_empty());
+    assert!(
+        gauges
+            .iter()
+            .any(|(name, value, _)| name == "server.live" && *value == 1)
+    );
 }

@@ -392,6 +392,119 @@ async fn what_filters_are_built_with_reaches_them_when_it_changes() {
 }
 
 #[tokio::test]
+async fn filters_are_rebuilt_when_what_they_see_of_their_listener_changes_and_only_then() {
+    let World { plane, proxy, .. } = world(false).await;
+    let filters = || {
+        let now = proxy.running.server.current.load_full();
+        Arc::clone(&now.listeners["web"].chains[0].hcm.filters)
+    };
+    let mut update = 1;
+    let mut change = async |extra: &str| {
+        update += 1;
+        let before = proxy.generation_number();
+        let listener = any(&format!("{}{extra}\n", listener_yaml("web", RDS, "")));
+        plane.set_resources(LISTENER, vec![listener], &update.to_string());
+        proxy.generation(before + 1).await;
+    };
+    let first = filters();
+    change("per_connection_buffer_limit_bytes: 4096").await;
+    assert!(Arc::ptr_eq(&filters(), &first), "nothing that they see");
+    change("traffic_direction: INBOUND").await;
+    let inbound = filters();
+    assert!(!Arc::ptr_eq(&inbound, &first));
+    let metadata = "metadata: {filter_metadata: {a: {b: c}}}";
+    change(&format!("traffic_direction: INBOUND\n{metadata}")).await;
+    let with_metadata = filters();
+    assert!(!Arc::ptr_eq(&with_metadata, &inbound));
+    change(&format!(
+        "traffic_direction: INBOUND\n{metadata}\nper_connection_buffer_limit_bytes: 4096"
+    ))
+    .await;
+    assert!(Arc::ptr_eq(&filters(), &with_metadata));
+}
+
+#[tokio::test]
+async fn one_name_from_two_sources_is_two_resources() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, resource: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("resources: [{resource}]")).expect("a file");
+        format!(
+            "{{path_config_source: {{path: '{}'}}, resource_api_version: V3}}",
+            path.display()
+        )
+    };
+    let upstreams = [
+        FakeUpstream::start("a").await,
+        FakeUpstream::start("b").await,
+    ];
+    let mut clusters = String::new();
+    let mut listeners = String::new();
+    for (name, upstream, status) in [("a", &upstreams[0], 418), ("b", &upstreams[1], 421)] {
+        let assignment = format!(
+            "{{'@type': {ENDPOINTS}, cluster_name: s, endpoints: [{{lb_endpoints: [{}]}}]}}",
+            upstream.endpoint()
+        );
+        let eds = file(&format!("eds-{name}.yaml"), &assignment);
+        clusters += &format!(
+            "\n  - {{name: {name}, type: EDS, connect_timeout: 1s, eds_cluster_config: {{service_name: s, eds_config: {eds}}}}}"
+        );
+        let table = format!(
+            "{{'@type': {ROUTES}, name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, \
+             route: {{cluster: {name}}}}}]}}]}}"
+        );
+        let rds = file(&format!("rds-{name}.yaml"), &table);
+        let fault = format!(
+            "{{'@type': type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig, name: f, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, headers: [{{name: x-fault, \
+             present_match: true}}], abort: {{http_status: {status}, percentage: {{numerator: 100}}}}}}}}"
+        );
+        let ecds = file(&format!("ecds-{name}.yaml"), &fault);
+        let listener = listener_yaml(
+            name,
+            &format!("rds: {{route_config_name: r, config_source: {rds}}}"),
+            &format!(
+                "- {{name: f, config_discovery: {{config_source: {ecds}, type_urls: \
+                 [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault]}}}}"
+            ),
+        );
+        let listener = listener
+            .trim()
+            .lines()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join("\n    ");
+        listeners += &format!("\n  - {listener}");
+    }
+    let bootstrap = format!("static_resources:\n  clusters:{clusters}\n  listeners:{listeners}\n");
+    let proxy = TestProxy::start(&bootstrap).await;
+    for (name, status) in [("a", 418), ("b", 421)] {
+        let mut client = Client::connect(proxy.address(name).await).await;
+        assert_eq!(client.get("test", "/").await.body, name);
+        let faulty = client
+            .send("GET / HTTP/1.1\r\nhost: test\r\nx-fault: 1\r\n\r\n")
+            .await;
+        assert_eq!(faulty.status, status, "{name}");
+    }
+}
+
+/// A filter whose code is at a server that takes connections and says nothing, and the cluster of that server.
+fn never_there(silent: &TcpListener) -> (plenipo::pb::Any, String) {
+    let port = silent.local_addr().expect("an address").port();
+    let code = any(&format!(
+        "'@type': {CLUSTER}\nname: code\ntype: STATIC\nload_assignment: {{cluster_name: code, endpoints: [{{lb_endpoints: \
+         [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}\n"
+    ));
+    let plugin = format!(
+        "- {{name: plugin, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: \
+         {{name: p, vm_config: {{vm_id: v, code: {{remote: {{http_uri: {{uri: 'http://127.0.0.1/p.wasm', cluster: code, \
+         timeout: 60s}}, sha256: {}}}}}}}}}}}}}",
+        "0".repeat(64)
+    );
+    (code, plugin)
+}
+
+#[tokio::test]
 async fn a_listener_whose_successor_waits_for_a_plugin_keeps_its_routes() {
     let World {
         plane,
@@ -400,30 +513,25 @@ async fn a_listener_whose_successor_waits_for_a_plugin_keeps_its_routes() {
     } = world(false).await;
     let mut client = Client::connect(proxy.address("web").await).await;
     await_version(&mut client, "1").await;
-    // Takes connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let port = silent.local_addr().expect("an address").port();
-    let code = any(&format!(
-        "'@type': {CLUSTER}\nname: code\ntype: STATIC\nload_assignment: {{cluster_name: code, endpoints: [{{lb_endpoints: \
-         [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}\n"
-    ));
+    let (code, plugin) = never_there(&silent);
     plane.set_resources(CLUSTER, vec![cluster("a"), code], "2");
     let other = any(&format!(
         "'@type': {ROUTES}\nname: other\nvirtual_hosts: []\n"
     ));
     plane.set_resources(ROUTES, vec![routes("a", "1"), other], "2");
-    let plugin = format!(
-        "- {{name: plugin, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: \
-         {{name: p, vm_config: {{vm_id: v, code: {{remote: {{http_uri: {{uri: 'http://127.0.0.1/p.wasm', cluster: code, \
-         timeout: 60s}}, sha256: {}}}}}}}}}}}}}",
-        "0".repeat(64)
-    );
     let listener = listener_yaml("web", &RDS.replace("name: routes", "name: other"), &plugin);
     plane.set_resources(LISTENER, vec![any(&listener)], "2");
     let let_go = async {
         loop {
             let now = proxy.running.server.current.load_full();
-            if !now.warming.is_empty() && !now.snapshot.routes.contains_key("routes") {
+            if !now.warming.is_empty()
+                && now
+                    .snapshot
+                    .routes
+                    .iter()
+                    .all(|(_, name, _)| &**name != "routes")
+            {
                 return;
             }
             tokio::task::yield_now().await;
@@ -434,4 +542,117 @@ async fn a_listener_whose_successor_waits_for_a_plugin_keeps_its_routes() {
         .expect("the routes of before are asked for no more");
     let response = client.get("test", "/").await;
     assert_eq!((response.status, response.header("x-version")), (200, "1"));
+}
+
+#[tokio::test]
+async fn listeners_that_wait_are_shown_to_wait() {
+    let plane = plane().await;
+    plane.set_resources(CLUSTER, vec![cluster("a")], "1");
+    let no_hosts = any(&format!("'@type': {ENDPOINTS}\ncluster_name: a\n"));
+    plane.set_resources(ENDPOINTS, vec![no_hosts], "1");
+    plane.set_resources(LISTENER, vec![any(&listener_yaml("web", RDS, ""))], "1");
+    let bootstrap = format!(
+        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n{}",
+        ads_bootstrap(plane.address(), false)
+    );
+    let proxy = TestProxy::start_cold(&bootstrap, 2).await;
+    let mut admin = Client::connect(proxy.admin()).await;
+    // Until its workers accept, Envoy counts all as active.
+    assert_eq!(
+        await_listeners(&mut admin, ["1", "0"]).await,
+        vec!["web - 1".to_owned()]
+    );
+    plane.set_resources(ROUTES, vec![routes("a", "1")], "1");
+    proxy.running.live().await.expect("bound");
+    assert_eq!(
+        await_listeners(&mut admin, ["1", "0"]).await,
+        vec!["web 1 -".to_owned()]
+    );
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (code, plugin) = never_there(&silent);
+    plane.set_resources(CLUSTER, vec![cluster("a"), code], "2");
+    let nowhere = RDS.replace("name: routes", "name: nowhere");
+    plane.set_resources(
+        LISTENER,
+        vec![
+            any(&listener_yaml("web", RDS, &plugin)),
+            any(&listener_yaml("new", RDS, &plugin)),
+            any(&listener_yaml("late", &nowhere, "")),
+        ],
+        "2",
+    );
+    let expected = ["late - 2", "new - 2", "web 1 2"].map(str::to_owned);
+    assert_eq!(
+        await_listeners(&mut admin, ["1", "3"]).await,
+        expected.to_vec()
+    );
+    let dump = admin.get("admin", "/init_dump").await.body;
+    let dump: serde_json::Value = serde_json::from_str(&dump).expect("JSON");
+    let mut waits: Vec<_> = dump["unready_targets_dumps"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| format!("{} {}", entry["name"], entry["target_names"]))
+        .collect();
+    waits.sort_unstable();
+    assert_eq!(
+        waits,
+        [
+            r#""init manager Listener-local-init-manager late" ["shared target RdsRouteConfigSubscription RDS init nowhere"]"#,
+            r#""init manager Listener-local-init-manager new" ["target RemoteAsyncDataProvider"]"#,
+            r#""init manager Listener-local-init-manager web" ["target RemoteAsyncDataProvider"]"#,
+        ]
+    );
+    // What is called off waits no more, and what serves is what was served all the time.
+    plane.set_resources(LISTENER, vec![any(&listener_yaml("web", RDS, ""))], "3");
+    assert_eq!(
+        await_listeners(&mut admin, ["1", "0"]).await,
+        vec!["web 3 -".to_owned()]
+    );
+    assert_eq!(admin.get("admin", "/init_dump").await.body, "{}\n");
+}
+
+/// Every dynamic listener with the versions of its active and its warming state, once so many count as active and as
+/// warming.
+async fn await_listeners(admin: &mut Client, counts: [&str; 2]) -> Vec<String> {
+    let find = async {
+        loop {
+            let stats = "/stats?filter=total_listeners_(active|warming)";
+            let stats = admin.get("admin", stats).await.body;
+            let value = |name: &str| {
+                let line = stats.lines().find_map(|line| line.split_once(name));
+                line.map(|(_, value)| value.trim_start_matches(": ").to_owned())
+            };
+            let dump = "/config_dump?resource=dynamic_listeners";
+            let dump = admin.get("admin", dump).await.body;
+            let dump: serde_json::Value = serde_json::from_str(&dump).expect("JSON");
+            let listeners: Vec<_> = dump["configs"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|listener| {
+                    let version = |state: &str| {
+                        let version = listener[state]["version_info"].as_str();
+                        version.unwrap_or("-").to_owned()
+                    };
+                    let name = listener["name"].as_str().unwrap_or_default();
+                    format!(
+                        "{name} {} {}",
+                        version("active_state"),
+                        version("warming_state")
+                    )
+                })
+                .collect();
+            let counted = [value("active"), value("warming")];
+            if counted.each_ref().map(Option::as_deref) == counts.map(Some) && !listeners.is_empty()
+            {
+                return listeners;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), find)
+        .await
+        .expect("they are counted")
 }

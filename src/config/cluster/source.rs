@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{ConfigSource, GrpcService};
+use super::{ConfigSource, GrpcService, SourceSpecifier};
 use crate::config::ConfigError;
 use crate::config::error::At;
 use crate::config::field::{duration, each, enumeration, non_empty, refuse, required, timeout};
@@ -72,45 +72,44 @@ impl ConfigSource {
             Some(DEFAULT_FETCH_TIMEOUT),
             "initial_fetch_timeout",
         )?;
-        match required(config_source_specifier, "config_source_specifier")? {
+        let specifier = match required(config_source_specifier, "config_source_specifier")? {
             ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {})
             | ConfigSourceSpecifier::Self_(core::SelfConfigSource {
                 transport_api_version: _,
-            }) => Ok(Self::Ads {
-                initial_fetch_timeout,
-            }),
+            }) => SourceSpecifier::Ads,
             ConfigSourceSpecifier::ApiConfigSource(api) => {
-                Self::parse_api(api, initial_fetch_timeout).at("api_config_source")
+                SourceSpecifier::parse_api(api).at("api_config_source")?
             }
-            ConfigSourceSpecifier::Path(path) => Ok(Self::Path {
+            ConfigSourceSpecifier::Path(path) => SourceSpecifier::Path {
                 path: non_empty(path, "path")?.into(),
                 watched_directory: None,
-                initial_fetch_timeout,
-            }),
+            },
             ConfigSourceSpecifier::PathConfigSource(core::PathConfigSource {
                 path,
                 watched_directory,
                 poll_interval: _,
-            }) => Ok(Self::Path {
+            }) => SourceSpecifier::Path {
                 path: non_empty(path, "path").at("path_config_source")?.into(),
                 watched_directory: watched_directory
                     .map(watched)
                     .transpose()
                     .at("watched_directory")
                     .at("path_config_source")?,
-                initial_fetch_timeout,
-            }),
-        }
+            },
+        };
+        Ok(Self {
+            specifier,
+            initial_fetch_timeout,
+        })
     }
+}
 
+impl SourceSpecifier {
     /// Validates an `ApiConfigSource`.
     ///
     /// # Errors
     /// As [`ConfigSource::parse`].
-    pub fn parse_api(
-        proto: core::ApiConfigSource,
-        initial_fetch_timeout: Option<Duration>,
-    ) -> Result<Self, ConfigError> {
+    pub fn parse_api(proto: core::ApiConfigSource) -> Result<Self, ConfigError> {
         let (api_type, service, node_on_first_message_only) = api(proto)?;
         let delta = match api_type {
             ApiType::Grpc => false,
@@ -123,28 +122,6 @@ impl ConfigSource {
         Ok(Self::Grpc {
             delta,
             service,
-            initial_fetch_timeout,
-            node_on_first_message_only,
-        })
-    }
-
-    /// Validates the bootstrap's `ads_config`, where the aggregated types of an API stand for the plain ones.
-    ///
-    /// # Errors
-    /// As [`ConfigSource::parse`].
-    pub fn parse_ads(proto: core::ApiConfigSource) -> Result<Self, ConfigError> {
-        let (api_type, service, node_on_first_message_only) = api(proto)?;
-        let delta = match api_type {
-            ApiType::Grpc | ApiType::AggregatedGrpc => false,
-            ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => true,
-            ApiType::Rest | ApiType::DeprecatedAndUnavailableDoNotUse => {
-                return Err(unsupported(api_type));
-            }
-        };
-        Ok(Self::Grpc {
-            delta,
-            service,
-            initial_fetch_timeout: Some(DEFAULT_FETCH_TIMEOUT),
             node_on_first_message_only,
         })
     }
@@ -331,7 +308,8 @@ mod tests {
 
     #[test]
     fn the_aggregated_stream_is_found_by_both_names() {
-        let ads = Ok(ConfigSource::Ads {
+        let ads = Ok(ConfigSource {
+            specifier: SourceSpecifier::Ads,
             initial_fetch_timeout: Some(Duration::from_secs(15)),
         });
         assert_eq!(source("{ads: {}, resource_api_version: V3}"), ads);
@@ -339,7 +317,8 @@ mod tests {
         // As Istio, Envoy Gateway and Consul send it.
         assert_eq!(
             source("{ads: {}, initial_fetch_timeout: 0s}"),
-            Ok(ConfigSource::Ads {
+            Ok(ConfigSource {
+                specifier: SourceSpecifier::Ads,
                 initial_fetch_timeout: None
             })
         );
@@ -352,19 +331,21 @@ mod tests {
         );
         assert_eq!(
             read,
-            Ok(ConfigSource::Grpc {
-                delta: true,
-                service: GrpcService {
-                    cluster: "xds".into(),
-                    target_uri: None,
-                    authority: Some("a.test".into()),
-                    metadata: vec![("x-token".into(), "t".into())],
-                    timeout: Some(Duration::from_secs(3)),
-                    max_message: None,
-                    skip_envoy_headers: false,
+            Ok(ConfigSource {
+                specifier: SourceSpecifier::Grpc {
+                    delta: true,
+                    service: GrpcService {
+                        cluster: "xds".into(),
+                        target_uri: None,
+                        authority: Some("a.test".into()),
+                        metadata: vec![("x-token".into(), "t".into())],
+                        timeout: Some(Duration::from_secs(3)),
+                        max_message: None,
+                        skip_envoy_headers: false,
+                    },
+                    node_on_first_message_only: true,
                 },
                 initial_fetch_timeout: Some(Duration::from_secs(15)),
-                node_on_first_message_only: true,
             })
         );
     }
@@ -373,12 +354,12 @@ mod tests {
     fn files_are_found_by_both_names() {
         for yaml in ["path: /a", "path_config_source: {path: /a}"] {
             assert!(
-                source(yaml).is_ok_and(|s| matches!(s, ConfigSource::Path { path, watched_directory: None, .. } if &*path == "/a"))
+                source(yaml).is_ok_and(|s| matches!(s.specifier, SourceSpecifier::Path { path, watched_directory: None } if &*path == "/a"))
             );
         }
         assert!(
             source("path_config_source: {path: /a, watched_directory: {path: /b}}").is_ok_and(
-                |s| matches!(s, ConfigSource::Path { watched_directory: Some(d), .. } if &*d == "/b")
+                |s| matches!(s.specifier, SourceSpecifier::Path { watched_directory: Some(d), .. } if &*d == "/b")
             )
         );
     }

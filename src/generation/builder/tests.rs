@@ -1,7 +1,7 @@
 //! What discovered filters are made of.
 
 use super::*;
-use crate::config::cluster::ConfigSource;
+use crate::config::cluster::{ConfigSource, SourceSpecifier};
 
 fn config(type_name: &str) -> Arc<HttpFilterConfig> {
     let type_url = format!("type.googleapis.com/{type_name}");
@@ -19,7 +19,8 @@ fn filter(type_name: &str) -> HttpFilter {
     HttpFilter {
         name: "f".into(),
         config: FilterSource::Discovered {
-            source: ConfigSource::Ads {
+            source: ConfigSource {
+                specifier: SourceSpecifier::Ads,
                 initial_fetch_timeout: None,
             },
             type_urls: vec![format!("type.googleapis.com/{type_name}").into()],
@@ -34,12 +35,15 @@ fn filter(type_name: &str) -> HttpFilter {
 fn a_discovered_filter_is_of_a_type_that_its_own_chain_allows_and_may_be_kept() {
     let (a, b) = (config("test.A"), config("test.B"));
     let filters = [filter("test.A"), filter("test.B")];
-    let snapshot = |value: Option<&Arc<HttpFilterConfig>>| Snapshot {
-        extensions: value
-            .map(|value| (Arc::from("f"), Arc::clone(value)))
-            .into_iter()
-            .collect(),
-        ..Snapshot::default()
+    let snapshot = |value: Option<&Arc<HttpFilterConfig>>| {
+        let mut snapshot = Snapshot::default();
+        if let Some(value) = value {
+            let source = SourceSpecifier::Ads;
+            snapshot
+                .extensions
+                .insert(&source, "f".into(), Arc::clone(value));
+        }
+        snapshot
     };
     let kept = vec![Some(Arc::clone(&a)), None];
     let types = |found: Discovered| -> Vec<Option<String>> {

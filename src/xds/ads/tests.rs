@@ -2,10 +2,14 @@
 
 use super::*;
 use pb::envoy::config::cluster::v3::Cluster;
+use pb::envoy::config::core::v3::TypedExtensionConfig;
 use pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use pb::envoy::config::route::v3::RouteConfiguration;
 
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoints;
+const RDS: ResourceType = ResourceType::Route;
+const ECDS: ResourceType = ResourceType::Extension;
 
 fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
     names.iter().map(|name| Arc::from(*name)).collect()
@@ -16,6 +20,14 @@ fn any_of(kind: ResourceType, name: &str) -> pb::Any {
         CDS => pb::pack(&Cluster {
             name: name.to_owned(),
             ..Cluster::default()
+        }),
+        RDS => pb::pack(&RouteConfiguration {
+            name: name.to_owned(),
+            ..RouteConfiguration::default()
+        }),
+        ECDS => pb::pack(&TypedExtensionConfig {
+            name: name.to_owned(),
+            ..TypedExtensionConfig::default()
         }),
         _ => pb::pack(&ClusterLoadAssignment {
             cluster_name: name.to_owned(),
@@ -461,6 +473,20 @@ fn a_wrapper_does_not_rename_what_it_wraps() {
             "inner",
             None,
             Some("Unexpected EDS cluster (expecting outer): inner"),
+        ),
+        (RDS, "outer", Some("outer"), None),
+        (
+            RDS,
+            "inner",
+            None,
+            Some("Unexpected RDS configuration (expecting outer): inner"),
+        ),
+        (ECDS, "outer", Some("outer"), None),
+        (
+            ECDS,
+            "inner",
+            None,
+            Some("Unexpected resource name in ExtensionConfigDS response: inner"),
         ),
     ] {
         let wrapped = Resource {

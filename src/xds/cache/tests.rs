@@ -6,6 +6,7 @@ use crate::pb;
 use crate::pb::envoy::service::discovery::v3::DiscoveryResponse;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+const SOURCE: SourceSpecifier = SourceSpecifier::Ads;
 
 /// A value that depends on the weight alone; `bad…` is refused.
 fn parse(name: &str, body: &Bytes, _: &mut Vec<String>) -> Result<Value, ConfigError> {
@@ -42,12 +43,12 @@ fn update(kind: ResourceType, version: &str, resources: &[&str]) -> Update {
 }
 
 fn apply(cache: &mut Cache, update: Update) -> (Option<String>, Committed) {
-    let judgement = cache.judge(update, NOW, |_| true, parse);
+    let judgement = cache.judge(update, &SOURCE, NOW, |_| true, parse);
     (judgement.refusal(), cache.commit(judgement, NOW))
 }
 
 fn held(cache: &Cache, kind: ResourceType) -> Vec<(&str, &str)> {
-    let entries = cache.table(kind).entries.iter();
+    let entries = cache.entries(kind);
     entries
         .filter_map(|(name, entry)| Some((&**name, &*entry.current.as_ref()?.version)))
         .collect()
@@ -58,7 +59,6 @@ fn a_refused_resource_keeps_its_value_and_spares_its_neighbours() {
     let kind = ResourceType::Cluster;
     let mut cache = Cache::default();
     apply(&mut cache, update(kind, "1", &["a", "bad-was-good", "c"]));
-    cache.table_mut(kind).entries.get_mut("a").unwrap();
     let (refusal, committed) = apply(&mut cache, update(kind, "2", &["a:x", "bad", "d"]));
     assert_eq!(
         refusal.as_deref(),
@@ -68,18 +68,21 @@ fn a_refused_resource_keeps_its_value_and_spares_its_neighbours() {
     assert_eq!(committed.removed, [Arc::from("c")]);
     assert_eq!(held(&cache, kind), [("a", "2"), ("d", "2")]);
     assert_eq!(
-        cache.table(kind).version,
+        cache.tables(kind)[&SOURCE].version,
         "",
         "neither response was accepted in full"
     );
-    let rejection = cache.table(kind).entries["bad"].rejection.as_ref().unwrap();
+    let rejection = cache.tables(kind)[&SOURCE].entries["bad"]
+        .rejection
+        .as_ref()
+        .unwrap();
     assert_eq!(rejection.details, "field: is bad");
     apply(&mut cache, update(kind, "3", &["a:x", "d"]));
     assert!(
-        !cache.table(kind).entries.contains_key("bad"),
+        !cache.tables(kind)[&SOURCE].entries.contains_key("bad"),
         "forgotten with its name"
     );
-    assert_eq!(cache.table(kind).version, "3");
+    assert_eq!(cache.tables(kind)[&SOURCE].version, "3");
 }
 
 #[test]
@@ -87,11 +90,12 @@ fn equal_bytes_are_not_parsed_and_equal_values_keep_their_identity() {
     let kind = ResourceType::Endpoints;
     let mut cache = Cache::default();
     apply(&mut cache, update(kind, "1", &["a", "b"]));
-    let value = |cache: &Cache, name| cache.current(kind, name).unwrap().value.clone();
+    let value = |cache: &Cache, name| cache.current(kind, &SOURCE, name).unwrap().value.clone();
     let before = value(&cache, "b");
     let parsed = std::cell::RefCell::new(Vec::new());
     let judgement = cache.judge(
         update(kind, "2", &["a", "b:x"]),
+        &SOURCE,
         NOW,
         |_| true,
         |name, body, unknown| {
@@ -123,6 +127,7 @@ fn what_was_not_asked_for_is_accepted_and_ignored() {
     let mut cache = Cache::default();
     let judgement = cache.judge(
         update(kind, "1", &["a", "bad"]),
+        &SOURCE,
         NOW,
         |name| name == "a",
         parse,
@@ -158,7 +163,13 @@ fn endpoints_outlive_their_removal_and_discovered_filters_do_not() {
 fn what_is_not_admitted_is_refused_alone() {
     let kind = ResourceType::Listener;
     let mut cache = Cache::default();
-    let mut judgement = cache.judge(update(kind, "1", &["a", "b"]), NOW, |_| true, parse);
+    let mut judgement = cache.judge(
+        update(kind, "1", &["a", "b"]),
+        &SOURCE,
+        NOW,
+        |_| true,
+        parse,
+    );
     judgement.refuse(
         "b",
         &ConfigError::invalid("traps").at("http_filters[0]"),
@@ -170,5 +181,5 @@ fn what_is_not_admitted_is_refused_alone() {
     );
     cache.commit(judgement, NOW);
     assert_eq!(held(&cache, kind), [("a", "1")]);
-    assert!(cache.table(kind).entries["b"].rejection.is_some());
+    assert!(cache.tables(kind)[&SOURCE].entries["b"].rejection.is_some());
 }

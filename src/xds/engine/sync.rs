@@ -1,16 +1,14 @@
 //! From who refers to whom to what is asked for, and from what is warm to what is served.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::time::Instant;
 
-use super::{Channel, ChannelId, Engine, Line, Origin, Subscription};
-use crate::config::cluster::{ConfigSource, GrpcService};
-use crate::config::error::At as _;
+use super::subscriptions::{Subscription, Subscriptions};
+use super::{Channel, ChannelId, Engine, Line, Origin};
+use crate::config::cluster::{ConfigSource, SourceSpecifier};
 use crate::config::extension::{HttpFilterConfig, allows, check_type};
 use crate::config::{Cluster, ConfigError, Listener};
 use crate::xds::ads::{Conversation, Encoding, WILDCARD};
@@ -28,81 +26,11 @@ struct Missing {
 }
 
 impl Engine {
-    /// Every source in the options can be reached by construction.
-    pub(super) fn check_options(&self) -> Result<(), ConfigError> {
-        if let Some(ads) = &self.options.ads {
-            self.check_service(&ads.service)
-                .at("dynamic_resources.ads_config")?;
-        }
-        for (source, field) in [
-            (&self.options.cds, "dynamic_resources.cds_config"),
-            (&self.options.lds, "dynamic_resources.lds_config"),
-        ] {
-            if let Some(source) = source {
-                self.check_source(source).at(field)?;
-            }
-        }
-        for (index, cluster) in self.options.static_clusters.iter().enumerate() {
-            if let Some((_, source)) = cluster_reference(cluster) {
-                self.check_source(source)
-                    .at("eds_cluster_config.eds_config")
-                    .at_index("static_resources.clusters", index)?;
-            }
-        }
-        for (index, listener) in self.options.static_listeners.iter().enumerate() {
-            self.check_listener(listener)
-                .at_index("static_resources.listeners", index)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn check_listener(&self, listener: &Listener) -> Result<(), ConfigError> {
-        listener_references(listener).try_for_each(|reference| match reference {
-            Reference::Route { source, .. } => self.check_source(source).at("rds.config_source"),
-            Reference::Extension { source, .. } => self
-                .check_source(source)
-                .at("http_filters.config_discovery.config_source"),
-        })
-    }
-
-    pub(super) fn check_source(&self, source: &ConfigSource) -> Result<(), ConfigError> {
-        match source {
-            ConfigSource::Ads { .. } if self.options.ads.is_none() => Err(ConfigError::invalid(
-                "ADS must be configured to support an ADS config source",
-            )),
-            ConfigSource::Ads { .. } => Ok(()),
-            ConfigSource::Grpc { service, .. } => {
-                self.check_service(service).at("api_config_source")
-            }
-            ConfigSource::Path { path, .. } if !Path::new(&**path).exists() => {
-                Err(ConfigError::invalid(format!(
-                    "paths must refer to an existing path in the system: '{path}' does not exist"
-                ))
-                .at("path_config_source.path"))
-            }
-            ConfigSource::Path { .. } => Ok(()),
-        }
-    }
-
-    fn check_service(&self, service: &GrpcService) -> Result<(), ConfigError> {
-        if service.target_uri.is_some() {
-            return Ok(());
-        }
-        let name = &service.cluster;
-        let error = |reason: String| Err(ConfigError::invalid(reason).at("grpc_services"));
-        match self.statics.clusters.get(&**name) {
-            None => error(format!("Unknown gRPC client cluster '{name}'")),
-            Some(cluster) if cluster_reference(cluster).is_some() => error(format!(
-                "the cluster '{name}' of a control plane must not be an EDS cluster"
-            )),
-            Some(_) => Ok(()),
-        }
-    }
-
     /// A discovered filter has one of the types that those who refer to it allow, and hides no filter behind it: what
     /// is discovered is never the last of its chain.
     pub(super) fn check_extension(
         &self,
+        source: &SourceSpecifier,
         name: &str,
         config: &HttpFilterConfig,
     ) -> Result<(), ConfigError> {
@@ -113,22 +41,21 @@ impl Engine {
             )));
         }
         let cache = self.cache.read();
-        let dynamic = cache
-            .table(ResourceType::Listener)
-            .entries
-            .values()
-            .filter_map(|entry| match &entry.current.as_ref()?.value {
-                Value::Listener(listener) => Some(listener),
-                _ => None,
-            });
+        let dynamic = cache.entries(ResourceType::Listener);
+        let dynamic = dynamic.filter_map(|(_, entry)| match &entry.current.as_ref()?.value {
+            Value::Listener(listener) => Some(listener),
+            _ => None,
+        });
         for listener in self.statics.listeners.values().chain(dynamic) {
             for reference in listener_references(listener) {
                 if let Reference::Extension {
                     name: referred,
+                    source: from,
                     type_urls,
                     ..
                 } = reference
                     && referred == name
+                    && from.specifier == *source
                 {
                     check_type(type_urls, &config.type_url)?;
                 }
@@ -142,21 +69,26 @@ impl Engine {
     pub(super) fn count_conflicts<'a>(&self, listeners: impl Iterator<Item = &'a Arc<str>>) {
         let cache = self.cache.read();
         for name in listeners {
-            let Some(Value::Listener(listener)) = cache
-                .current(ResourceType::Listener, name)
+            let entry = cache.sole(ResourceType::Listener, name);
+            let Some(Value::Listener(listener)) = entry
+                .and_then(|entry| entry.current.as_ref())
                 .map(|accepted| &accepted.value)
             else {
                 continue;
             };
             for reference in listener_references(listener) {
+                let kind = ResourceType::Extension;
                 if let Reference::Extension {
-                    name, type_urls, ..
+                    name,
+                    source,
+                    type_urls,
+                    ..
                 } = reference
-                    && let Some(accepted) = cache.current(ResourceType::Extension, name)
+                    && let Some(accepted) = cache.current(kind, &source.specifier, name)
                     && let Value::Extension(config) = &accepted.value
                     && !allows(type_urls, &config.type_url)
-                    && let Some(subscription) =
-                        self.subscriptions[ResourceType::Extension.index()].get(name)
+                    && let Some(channel) = channel_of(&self.channels, kind, &source.specifier)
+                    && let Some(subscription) = self.subscriptions[kind.index()].get(channel, name)
                 {
                     subscription.stats.conflict();
                 }
@@ -173,115 +105,134 @@ impl Engine {
         stat_prefix: &str,
         now: Instant,
     ) {
-        let Some(origin) = self.origin(kind, source) else {
+        let Some(channel) = self.channel(kind, &source.specifier) else {
             return;
         };
-        let known = self
-            .channels
-            .iter()
-            .find(|channel| channel.origin == origin)
-            .map(|channel| channel.id);
-        let channel = known.unwrap_or_else(|| {
-            self.last_id += 1;
-            let line = match &origin {
-                Origin::Ads(api) | Origin::Grpc(_, api) => {
-                    Line::Stream(Box::new(Conversation::new(
-                        if api.delta {
-                            Encoding::Delta
-                        } else {
-                            Encoding::Sotw
-                        },
-                        self.options.node.clone(),
-                        api.node_on_first_message_only,
-                    )))
-                }
-                Origin::File(..) => Line::File {
-                    queue: Default::default(),
-                    judging: false,
-                },
-            };
-            self.channels.push(Channel {
-                id: self.last_id,
-                origin: origin.clone(),
-                line,
-                identifier: Box::default(),
-            });
-            self.last_id
-        });
-        if known.is_none() || matches!(origin, Origin::File(..)) {
-            self.effects.open.push((channel, origin));
-        }
-        let answered = match self.cache.read().current(kind, &name) {
+        let answered = match self.cache.read().current(kind, &source.specifier, &name) {
             Some(_) => Answered::Value,
             None => Answered::Waiting,
         };
-        let deadline = initial_fetch_timeout(source)
+        let deadline = source
+            .initial_fetch_timeout
             .filter(|_| answered == Answered::Waiting)
             .map(|timeout| now + timeout);
         if let Some(at) = deadline {
             self.deadlines
-                .push(std::cmp::Reverse((at, kind, Arc::clone(&name))));
+                .push(Reverse((at, kind, channel, Arc::clone(&name))));
         }
         self.wants_changed = true;
-        let origin = self.channels.iter().find(|known| known.id == channel);
-        let own_stream = origin.is_some_and(|known| matches!(known.origin, Origin::Grpc(..)));
-        let stats = SubscriptionStats::new(&self.registry, kind, &name, stat_prefix, own_stream);
+        let known = self.channels.iter().find(|known| known.id == channel);
+        let own_stream = matches!(source.specifier, SourceSpecifier::Grpc { .. });
+        let others = self.subscriptions[kind.index()].named(&name);
+        let stats = SubscriptionStats::new(
+            &self.registry,
+            kind,
+            (&name, stat_prefix),
+            own_stream,
+            others.map(|other| &other.stats),
+        );
         if let Some(Channel {
             line: Line::Stream(conversation),
             identifier,
             ..
-        }) = origin
+        }) = known
             && let Some(stream) = stats.stream()
         {
             stream.set_connected(conversation.is_open());
             stream.set_identifier(identifier);
         }
-        self.subscriptions[kind.index()].insert(
-            name,
-            Subscription {
-                channel,
-                answered,
-                deadline,
-                stats,
-            },
-        );
+        let subscription = Subscription {
+            answered,
+            deadline,
+            stats,
+        };
+        self.subscriptions[kind.index()].insert(channel, name, subscription);
     }
 
-    fn origin(&self, kind: ResourceType, source: &ConfigSource) -> Option<Origin> {
-        Some(match source {
-            ConfigSource::Ads { .. } => Origin::Ads(self.options.ads.clone()?),
-            ConfigSource::Grpc {
+    /// The channel that leads to a source; opened where there is none.
+    fn channel(&mut self, kind: ResourceType, source: &SourceSpecifier) -> Option<ChannelId> {
+        let known = channel_of(&self.channels, kind, source);
+        let is_file = matches!(source, SourceSpecifier::Path { .. });
+        if known.is_some() && !is_file {
+            return known;
+        }
+        let (origin, api) = match source {
+            SourceSpecifier::Ads => {
+                let api = self.options.ads.clone()?;
+                (Origin::Ads(api.clone()), Some(api))
+            }
+            SourceSpecifier::Grpc {
                 delta,
                 service,
-                initial_fetch_timeout: _,
                 node_on_first_message_only,
-            } => Origin::Grpc(
-                kind,
-                ApiSource {
+            } => {
+                let api = ApiSource {
                     delta: *delta,
                     service: service.clone(),
                     node_on_first_message_only: *node_on_first_message_only,
-                },
-            ),
-            ConfigSource::Path {
+                };
+                (Origin::Grpc(kind, api.clone()), Some(api))
+            }
+            SourceSpecifier::Path {
                 path,
                 watched_directory,
-                initial_fetch_timeout: _,
-            } => Origin::File(kind, path.clone(), watched_directory.clone()),
-        })
+            } => (
+                Origin::File(kind, path.clone(), watched_directory.clone()),
+                None,
+            ),
+        };
+        if let Some(known) = known {
+            // It is to be read again: it may hold the name.
+            self.effects.open.push((known, origin));
+            return Some(known);
+        }
+        self.last_id += 1;
+        let line = match api {
+            Some(api) => {
+                let encoding = if api.delta {
+                    Encoding::Delta
+                } else {
+                    Encoding::Sotw
+                };
+                let node = self.options.node.clone();
+                Line::Stream(Box::new(Conversation::new(
+                    encoding,
+                    node,
+                    api.node_on_first_message_only,
+                )))
+            }
+            None => Line::File {
+                queue: Default::default(),
+                judging: false,
+            },
+        };
+        self.channels.push(Channel {
+            id: self.last_id,
+            kind: (*source != SourceSpecifier::Ads).then_some(kind),
+            source: source.clone(),
+            line,
+            identifier: Box::default(),
+        });
+        self.effects.open.push((self.last_id, origin));
+        Some(self.last_id)
     }
 
     /// Makes subscriptions out of who refers to whom, and lets go of those that nobody needs.
     pub(super) fn sync(&mut self, now: Instant) {
         let mut missing = Vec::new();
-        let mut needed: [FxHashSet<Arc<str>>; ResourceType::ALL.len()] = Default::default();
+        let mut needed: [FxHashMap<ChannelId, FxHashSet<Arc<str>>>; ResourceType::ALL.len()] =
+            Default::default();
         let mut refer =
             |kind: ResourceType, name: &Arc<str>, source: &ConfigSource, prefix: &str| {
-                if !needed[kind.index()].insert(Arc::clone(name)) {
-                    return;
+                let channel = channel_of(&self.channels, kind, &source.specifier);
+                if let Some(channel) = channel {
+                    let needed = needed[kind.index()].entry(channel).or_default();
+                    if !needed.insert(Arc::clone(name)) {
+                        return;
+                    }
                 }
-                let subscription = self.subscriptions[kind.index()].get(name);
-                if subscription.is_none_or(|known| !self.leads_to(known.channel, source)) {
+                let subscriptions = &self.subscriptions[kind.index()];
+                if channel.is_none_or(|channel| subscriptions.get(channel, name).is_none()) {
                     missing.push(Missing {
                         kind,
                         name: Arc::clone(name),
@@ -300,8 +251,7 @@ impl Engine {
             for cluster in self.statics.clusters.values() {
                 refer_cluster(cluster);
             }
-            // The newest first: where two disagree on a source, it decides.
-            for entry in cache.table(ResourceType::Cluster).entries.values() {
+            for (_, entry) in cache.entries(ResourceType::Cluster) {
                 for accepted in entry
                     .current
                     .iter()
@@ -330,7 +280,7 @@ impl Engine {
                 for listener in self.statics.listeners.values() {
                     refer_listener(listener);
                 }
-                for entry in cache.table(ResourceType::Listener).entries.values() {
+                for (_, entry) in cache.entries(ResourceType::Listener) {
                     for accepted in entry
                         .current
                         .iter()
@@ -351,14 +301,17 @@ impl Engine {
         ] {
             let needed = &needed[kind.index()];
             let subscriptions = &mut self.subscriptions[kind.index()];
-            if subscriptions.len() == needed.len() && missing.is_empty() {
+            let wanted: usize = needed.values().map(FxHashSet::len).sum();
+            if subscriptions.len() == wanted && missing.is_empty() {
                 continue;
             }
             let mut cache = self.cache.write();
-            subscriptions.retain(|name, _| {
-                let keep = needed.contains(name);
-                if !keep {
-                    cache.table_mut(kind).entries.remove(name);
+            subscriptions.retain(|id, name| {
+                let keep = needed.get(&id).is_some_and(|known| known.contains(name));
+                if !keep
+                    && let Some(channel) = self.channels.iter().find(|channel| channel.id == id)
+                {
+                    cache.remove(kind, &channel.source, name);
                     let_go = true;
                 }
                 keep
@@ -371,8 +324,12 @@ impl Engine {
             stat_prefix,
         } in missing
         {
-            let_go |= self.subscriptions[kind.index()].contains_key(&name);
-            self.subscribe(kind, name, &source, &stat_prefix, now);
+            // Two may have asked for a name before there was a channel to its source.
+            let known = channel_of(&self.channels, kind, &source.specifier)
+                .is_some_and(|id| self.subscriptions[kind.index()].get(id, &name).is_some());
+            if !known {
+                self.subscribe(kind, name, &source, &stat_prefix, now);
+            }
         }
         if let_go {
             self.dirty = true;
@@ -381,47 +338,21 @@ impl Engine {
         }
     }
 
-    fn leads_to(&self, channel: ChannelId, source: &ConfigSource) -> bool {
-        let origin = self.channels.iter().find(|known| known.id == channel);
-        match (origin.map(|channel| &channel.origin), source) {
-            (Some(Origin::Ads(_)), ConfigSource::Ads { .. }) => true,
-            (
-                Some(Origin::Grpc(_, api)),
-                ConfigSource::Grpc {
-                    delta,
-                    service,
-                    initial_fetch_timeout: _,
-                    node_on_first_message_only,
-                },
-            ) => {
-                api.delta == *delta
-                    && api.service == *service
-                    && api.node_on_first_message_only == *node_on_first_message_only
-            }
-            (
-                Some(Origin::File(_, known, directory)),
-                ConfigSource::Path {
-                    path,
-                    watched_directory,
-                    initial_fetch_timeout: _,
-                },
-            ) => known == path && directory == watched_directory,
-            _ => false,
-        }
-    }
-
     fn close_unused(&mut self) {
         let used: FxHashSet<ChannelId> = self
             .subscriptions
             .iter()
-            .flat_map(|subscriptions| subscriptions.values())
-            .map(|subscription| subscription.channel)
+            .flat_map(Subscriptions::channels)
             .collect();
         let close = &mut self.effects.close;
+        let mut cache = self.cache.write();
         self.channels.retain(|channel| {
-            let keep = used.contains(&channel.id) || matches!(channel.origin, Origin::Ads(_));
+            let keep = used.contains(&channel.id) || channel.source == SourceSpecifier::Ads;
             if !keep {
                 close.push(channel.id);
+                if let Some(kind) = channel.kind {
+                    cache.tables_mut(kind).remove(&channel.source);
+                }
             }
             keep
         });
@@ -441,14 +372,10 @@ impl Engine {
                 let Line::Stream(conversation) = &mut channel.line else {
                     continue;
                 };
-                if matches!(channel.origin, Origin::Grpc(of, _) if of != kind) {
+                if channel.kind.is_some_and(|of| of != kind) {
                     continue;
                 }
-                let names: BTreeSet<Arc<str>> = subscriptions
-                    .iter()
-                    .filter(|(_, subscription)| subscription.channel == channel.id)
-                    .map(|(name, _)| Arc::clone(name))
-                    .collect();
+                let names = subscriptions.names(channel.id).cloned().collect();
                 conversation.want(kind, names);
                 let requests = conversation.take_requests();
                 self.effects
@@ -462,16 +389,16 @@ impl Engine {
     pub(super) fn assemble(&mut self, now: Instant) {
         if self.dirty {
             self.dirty = false;
-            let subscriptions = &self.subscriptions;
+            let (channels, subscriptions) = (&self.channels, &self.subscriptions);
             let mut cache = self.cache.write();
             let assembled = assemble(
                 &mut cache,
                 &self.statics,
                 &self.snapshot,
                 self.progress >= Progress::Listeners,
-                |kind, name| {
-                    subscriptions[kind.index()]
-                        .get(name)
+                |kind, source, name| {
+                    channel_of(channels, kind, source)
+                        .and_then(|channel| subscriptions[kind.index()].get(channel, name))
                         .map_or(Answered::Nothing, |subscription| subscription.answered)
                 },
             );
@@ -503,27 +430,27 @@ impl Engine {
         let endpoints = &self.subscriptions[ResourceType::Endpoints.index()];
         let warm = |cluster: &Cluster| {
             !cluster.wait_for_warm_on_init
-                || cluster_reference(cluster).is_none_or(|(name, _)| {
-                    endpoints
-                        .get(name)
+                || cluster_reference(cluster).is_none_or(|(name, source)| {
+                    channel_of(&self.channels, ResourceType::Endpoints, &source.specifier)
+                        .and_then(|channel| endpoints.get(channel, name))
                         .is_none_or(|subscription| subscription.answered != Answered::Waiting)
                 })
         };
         let cache = self.cache.read();
-        let entries = cache.table(ResourceType::Cluster).entries.values();
+        let mut entries = cache.entries(ResourceType::Cluster);
         self.statics.clusters.values().all(|cluster| warm(cluster))
-            && entries
-                .filter_map(|entry| entry.current.as_ref())
-                .all(|accepted| match &accepted.value {
-                    Value::Cluster(cluster) => warm(cluster),
+            && entries.all(|(_, entry)| {
+                match entry.current.as_ref().map(|current| &current.value) {
+                    Some(Value::Cluster(cluster)) => warm(cluster),
                     _ => true,
-                })
+                }
+            })
     }
 
     fn advance(&mut self, now: Instant) {
         let answered = |kind: ResourceType| {
             self.subscriptions[kind.index()]
-                .get(WILDCARD)
+                .wildcard()
                 .is_none_or(|subscription| subscription.answered != Answered::Waiting)
         };
         match self.progress {
@@ -539,7 +466,7 @@ impl Engine {
                 }
             }
             Progress::Listeners => {
-                if answered(ResourceType::Listener) && self.warming_listeners == 0 {
+                if answered(ResourceType::Listener) && self.warming_listeners.is_empty() {
                     self.progress = Progress::Ready;
                 }
             }
@@ -548,18 +475,13 @@ impl Engine {
     }
 }
 
-fn initial_fetch_timeout(source: &ConfigSource) -> Option<Duration> {
-    match source {
-        ConfigSource::Ads {
-            initial_fetch_timeout,
-        }
-        | ConfigSource::Grpc {
-            initial_fetch_timeout,
-            ..
-        }
-        | ConfigSource::Path {
-            initial_fetch_timeout,
-            ..
-        } => *initial_fetch_timeout,
-    }
+/// The channel that leads to a source of a type.
+fn channel_of(
+    channels: &[Channel],
+    kind: ResourceType,
+    source: &SourceSpecifier,
+) -> Option<ChannelId> {
+    let leads_there =
+        |channel: &&Channel| channel.source == *source && channel.kind.is_none_or(|of| of == kind);
+    channels.iter().find(leads_there).map(|channel| channel.id)
 }

@@ -9,11 +9,17 @@ use crate::pb::envoy::service::discovery::v3::{
 };
 use crate::xds::admission::AdmitAll;
 
+mod extensions;
+mod sources;
+mod waiting;
+
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoints;
 const LDS: ResourceType = ResourceType::Listener;
 const RDS: ResourceType = ResourceType::Route;
 const ECDS: ResourceType = ResourceType::Extension;
+
+const ADS: &SourceSpecifier = &SourceSpecifier::Ads;
 
 struct AnyFilter;
 
@@ -99,7 +105,8 @@ fn parse_listener(text: &str) -> Arc<Listener> {
 }
 
 fn ads(timeout: u64) -> ConfigSource {
-    ConfigSource::Ads {
+    ConfigSource {
+        specifier: SourceSpecifier::Ads,
         initial_fetch_timeout: Some(Duration::from_secs(timeout)).filter(|t| !t.is_zero()),
     }
 }
@@ -284,78 +291,6 @@ impl Side {
     }
 }
 
-#[tokio::test]
-async fn listeners_are_asked_for_once_the_clusters_are_warm() {
-    let mut side = Side::new(options(false));
-    assert_eq!(side.said(), ["cds []"]);
-    side.respond(CDS, &[cluster("a", "e", 15), cluster("b", "f", 15)]);
-    assert_eq!(
-        side.said(),
-        ["eds [e,f]", "cds [] ok"],
-        "all names at once, and first"
-    );
-    assert_eq!(side.clusters(), [] as [&str; 0]);
-    assert_eq!(side.stat("cluster_manager.warming_clusters"), 2);
-    side.respond(EDS, &["{cluster_name: e}".to_owned()]);
-    assert_eq!(side.said(), ["eds [e,f] ok"]);
-    assert_eq!(side.clusters(), ["a"], "each as it becomes warm");
-    assert_eq!(side.engine.progress(), Progress::Clusters);
-    side.respond(EDS, &["{cluster_name: f}".to_owned()]);
-    assert_eq!(side.said(), ["eds [e,f] ok", "lds []"]);
-    assert_eq!(side.engine.progress(), Progress::Listeners);
-    side.respond(LDS, &[listener("l", "r", "")]);
-    assert_eq!(side.said(), ["rds [r]", "lds [] ok"]);
-    assert_eq!(side.listeners(), [] as [&str; 0]);
-    assert_eq!(side.engine.status().unready().len(), 1);
-    side.respond(RDS, &[route("r")]);
-    assert_eq!(side.listeners(), ["l"]);
-    assert_eq!(side.engine.progress(), Progress::Ready);
-    assert!(side.engine.status().unready().is_empty());
-    side.respond(CDS, &[cluster("a", "e", 15), cluster("c", "g", 15)]);
-    assert_eq!(
-        side.said(),
-        ["rds [r] ok", "eds [e,g] ok", "cds [] ok"],
-        "what was let go and what is new, in one request"
-    );
-    assert_eq!(side.clusters(), ["a"]);
-    assert_eq!(
-        side.engine.progress(),
-        Progress::Ready,
-        "it never goes back"
-    );
-}
-
-#[tokio::test]
-async fn waiting_ends_with_its_time_and_no_time_is_for_ever() {
-    let mut side = Side::new(options(false));
-    side.after(14);
-    assert_eq!(side.engine.progress(), Progress::Clusters);
-    side.after(1);
-    assert_eq!(side.stat("cluster_manager.cds.init_fetch_timeout"), 1);
-    assert_eq!(
-        side.said(),
-        ["cds []", "lds []"],
-        "CDS was given up for now"
-    );
-    side.after(15);
-    assert_eq!(side.engine.progress(), Progress::Ready);
-    side.respond(CDS, &[cluster("patient", "p", 0), cluster("hasty", "h", 3)]);
-    side.after(3);
-    assert_eq!(side.clusters(), ["hasty"]);
-    assert_eq!(side.stat("cluster.h.init_fetch_timeout"), 1);
-    side.after(3600);
-    assert_eq!(side.clusters(), ["hasty"]);
-    side.respond(EDS, &["{cluster_name: p}".to_owned()]);
-    assert_eq!(side.clusters(), ["hasty", "patient"]);
-
-    let mut side = Side::new(Options {
-        cds: Some(ads(0)),
-        ..options(false)
-    });
-    side.after(100_000);
-    assert_eq!(side.engine.progress(), Progress::Clusters);
-}
-
 /// A side whose clusters are out of the way.
 fn at_listeners(delta: bool) -> Side {
     let mut side = Side::new(Options {
@@ -368,65 +303,6 @@ fn at_listeners(delta: bool) -> Side {
 }
 
 #[tokio::test]
-async fn a_listener_whose_routes_never_come_goes_without() {
-    let mut side = at_listeners(false);
-    side.respond(LDS, &[listener("l", "r", "")]);
-    side.after(5);
-    assert_eq!(side.listeners(), ["l"]);
-    assert!(side.snapshot.routes.is_empty());
-    assert_eq!(side.stat("http.in.rds.r.init_fetch_timeout"), 1);
-}
-
-#[tokio::test]
-async fn refused_routes_end_the_first_wait_but_replace_nothing() {
-    let bad = "{name: r, virtual_hosts: [{name: a, domains: ['*']}, {name: b, domains: ['*']}]}";
-    let mut side = at_listeners(false);
-    side.respond(LDS, &[listener("l", "r", "")]);
-    side.respond(RDS, &[bad.to_owned()]);
-    assert!(side.said().last().unwrap().contains("!r: "));
-    assert_eq!(side.listeners(), ["l"], "as in Envoy");
-    side.respond(RDS, &[route("r")]);
-    let served = Arc::clone(&side.snapshot.listeners["l"]);
-    side.respond(LDS, &[listener("l", "s", "")]);
-    side.respond(RDS, &[bad.replace("name: r", "name: s")]);
-    assert!(Arc::ptr_eq(&side.snapshot.listeners["l"], &served));
-    assert!(
-        side.snapshot.routes.contains_key("r"),
-        "what it serves stays"
-    );
-    side.respond(RDS, &[route("s")]);
-    assert!(!Arc::ptr_eq(&side.snapshot.listeners["l"], &served));
-    assert_eq!(side.snapshot.routes.len(), 1);
-    assert_eq!(
-        side.said().last().unwrap(),
-        "rds [s] ok",
-        "and the old ones are let go"
-    );
-}
-
-#[tokio::test]
-async fn what_does_not_exist_is_not_waited_for() {
-    let mut side = Side::new(options(true));
-    side.respond(CDS, &[cluster("a", "e", 0)]);
-    side.remove(EDS, "e");
-    assert_eq!(side.clusters(), ["a"]);
-    assert!(side.snapshot.endpoints.is_empty());
-    assert_eq!(side.engine.progress(), Progress::Listeners);
-    side.respond(EDS, &["{cluster_name: e}".to_owned()]);
-    assert_eq!(side.snapshot.endpoints.len(), 1);
-    side.remove(EDS, "e");
-    assert_eq!(
-        side.snapshot.endpoints.len(),
-        1,
-        "endpoints in use outlive their removal"
-    );
-    side.remove(CDS, "a");
-    assert!(side.clusters().is_empty());
-    assert!(side.snapshot.endpoints.is_empty());
-    assert_eq!(side.said().last().unwrap(), "cds +[] -[]");
-}
-
-#[tokio::test]
 async fn a_moved_cluster_keeps_its_endpoints_until_the_new_ones_are_there() {
     let mut side = Side::new(options(false));
     side.respond(CDS, &[cluster("a", "e", 15)]);
@@ -436,57 +312,11 @@ async fn a_moved_cluster_keeps_its_endpoints_until_the_new_ones_are_there() {
     assert_eq!(side.said(), ["eds [e,f] ok", "cds [] ok"]);
     let dump = side.engine.status().resources(CDS);
     assert!(dump[0].active.is_some() && dump[0].warming.is_some());
-    assert!(side.snapshot.endpoints.contains_key("e"));
+    assert!(side.snapshot.endpoints.get(ADS, "e").is_some());
     side.respond(EDS, &["{cluster_name: f}".to_owned()]);
     assert_eq!(side.said(), ["eds [e,f] ok", "eds [f] ok"]);
     assert!(side.engine.status().resources(CDS)[0].warming.is_none());
     assert_eq!(side.stat("cluster_manager.cluster_modified"), 1);
-}
-
-#[tokio::test]
-async fn a_discovered_filter_may_have_a_default() {
-    let filter = |extra: &str| {
-        format!(
-            r#"{{name: f, config_discovery: {{config_source: {{ads: {{}}, initial_fetch_timeout: 5s}},
-            type_urls: [type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors]{extra}}}}},"#
-        )
-    };
-    let default = r#", default_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}"#;
-    for (extra, at_once, at_last) in [
-        (String::new(), false, false),
-        (default.to_owned(), true, true),
-        (
-            format!("{default}, apply_default_config_without_warming: true"),
-            true,
-            true,
-        ),
-    ] {
-        let waits = extra.is_empty() || !extra.contains("without_warming");
-        let mut side = at_listeners(true);
-        side.respond(LDS, &[listener("l", "r", &filter(&extra))]);
-        side.respond(RDS, &[route("r")]);
-        assert_eq!(side.listeners().is_empty(), waits, "{extra}");
-        side.after(5);
-        assert_eq!(side.listeners(), ["l"], "{extra}");
-        assert_eq!(
-            side.snapshot.extensions.contains_key("f"),
-            at_last,
-            "{extra}"
-        );
-        let before = side.snapshot.extensions.get("f").cloned();
-        side.respond(
-            ECDS,
-            &["{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}".to_owned()],
-        );
-        assert!(side.snapshot.extensions.contains_key("f"));
-        side.remove(ECDS, "f");
-        assert_eq!(
-            side.snapshot.extensions.contains_key("f"),
-            at_once,
-            "{extra}"
-        );
-        assert_eq!(side.snapshot.extensions.contains_key("f"), before.is_some());
-    }
 }
 
 #[tokio::test]
@@ -520,19 +350,6 @@ async fn the_bootstrap_wins_its_names_and_may_refer() {
 }
 
 #[tokio::test]
-async fn a_cluster_may_say_not_to_wait_for_it() {
-    let eager =
-        cluster("s", "e", 0).replace("type: EDS", "type: EDS, wait_for_warm_on_init: false");
-    let side = Side::new(Options {
-        cds: None,
-        static_clusters: vec![parse_cluster(&eager)],
-        ..options(false)
-    });
-    assert_eq!(side.engine.progress(), Progress::Listeners);
-    assert!(side.clusters().is_empty());
-}
-
-#[tokio::test]
 async fn sources_that_cannot_be_are_refused() {
     let nowhere = "{name: a, type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC, \
         transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: nope}}]}}}}";
@@ -540,7 +357,11 @@ async fn sources_that_cannot_be_are_refused() {
     side.respond(CDS, &[nowhere.to_owned()]);
     let said = side.said();
     assert!(
-        said[1].ends_with("!Error adding/updating cluster(s) a: eds_cluster_config.eds_config.api_config_source.grpc_services: Unknown gRPC client cluster 'nope'"),
+        said[1].ends_with(
+            "!Error adding/updating cluster(s) a: eds_cluster_config.eds_config.api_config_source.grpc_services: \
+             envoy.config.core.v3.ApiConfigSource must have a statically defined non-EDS cluster: 'nope' does not exist, \
+             was added via api, or is an EDS cluster"
+        ),
         "{said:?}"
     );
     for (options, reason) in [
@@ -646,80 +467,6 @@ async fn the_same_again_makes_no_new_world() {
     ));
 }
 
-fn discovered(type_name: &str) -> String {
-    format!(
-        "{{name: f, config_discovery: {{config_source: {{ads: {{}}, initial_fetch_timeout: 5s}}, \
-         type_urls: [type.googleapis.com/envoy.extensions.filters.http.{type_name}]}}}},"
-    )
-}
-
-fn extension(type_name: &str) -> String {
-    format!(
-        "{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.{type_name}}}}}"
-    )
-}
-
-const CORS: &str = "cors.v3.Cors";
-const ROUTER: &str = "router.v3.Router";
-
-#[tokio::test]
-async fn a_discovered_filter_cannot_be_the_end_of_a_chain() {
-    for delta in [false, true] {
-        let mut side = at_listeners(delta);
-        // Its type is allowed; what is wrong is where it stands: the filters behind it would never run.
-        side.respond(LDS, &[listener("l", "r", &discovered(ROUTER))]);
-        side.respond(RDS, &[route("r")]);
-        side.said();
-        side.respond(ECDS, &[extension(ROUTER)]);
-        assert_eq!(side.listeners(), ["l"], "a refusal ends the wait");
-        assert!(side.snapshot.extensions.is_empty());
-        let rejection = side.engine.status().resources(ECDS);
-        assert_eq!(
-            rejection[0].error.as_ref().unwrap().details,
-            "Error: terminal filter named f of type envoy.filters.http.router must be the last filter in a http filter \
-             chain."
-        );
-        assert_eq!(
-            side.stat("extension_config_discovery.http_filter.f.config_fail"),
-            1
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_listener_that_does_not_allow_a_filter_that_is_there_counts_a_conflict() {
-    let mut side = at_listeners(false);
-    side.respond(LDS, &[listener("l", "r", &discovered(CORS))]);
-    side.respond(RDS, &[route("r")]);
-    side.respond(ECDS, &[extension(CORS)]);
-    let conflicts = "extension_config_discovery.http_filter.f.config_conflict";
-    assert_eq!(side.stat(conflicts), 0);
-    side.respond(
-        LDS,
-        &[
-            listener("l", "r", &discovered(CORS)),
-            listener("m", "r", &discovered("buffer.v3.Buffer")),
-        ],
-    );
-    assert_eq!(side.listeners(), ["l", "m"]);
-    assert_eq!(side.stat(conflicts), 1);
-}
-
-#[tokio::test]
-async fn a_deadline_is_that_of_its_own_subscription() {
-    let mut side = at_listeners(false);
-    side.respond(LDS, &[listener("l", "r", "")]);
-    side.after(3);
-    side.respond(LDS, &[listener("l", "r2", "")]);
-    side.respond(LDS, &[listener("l", "r", "")]);
-    side.after(3);
-    assert_eq!(side.stat("http.in.rds.r.init_fetch_timeout"), 0);
-    assert!(side.listeners().is_empty());
-    side.after(2);
-    assert_eq!(side.stat("http.in.rds.r.init_fetch_timeout"), 1);
-    assert_eq!(side.listeners(), ["l"]);
-}
-
 #[tokio::test]
 async fn what_is_let_go_while_it_is_judged_is_not_kept() {
     for delta in [false, true] {
@@ -738,46 +485,4 @@ async fn what_is_let_go_while_it_is_judged_is_not_kept() {
         assert_eq!(side.said().len(), 1, "it is answered");
         assert!(side.engine.status().resources(RDS).is_empty());
     }
-}
-
-fn file() -> ConfigSource {
-    ConfigSource::Path {
-        path: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
-        watched_directory: None,
-        initial_fetch_timeout: Some(Duration::from_secs(15)),
-    }
-}
-
-#[tokio::test]
-async fn a_file_that_cannot_be_read_or_lacks_a_name_is_not_waited_for() {
-    let mut side = Side::new(Options {
-        cds: Some(file()),
-        ..Options::default()
-    });
-    assert_eq!(side.engine.progress(), Progress::Clusters);
-    side.engine.loaded(side.channel, Err("no YAML".to_owned()));
-    side.settle();
-    assert_eq!(side.engine.progress(), Progress::Ready);
-    assert_eq!(side.stat("cluster_manager.cds.update_failure"), 1);
-    assert_eq!(side.stat("cluster_manager.cds.update_rejected"), 0);
-
-    let mut eds = (*parse_cluster(&cluster("a", "e", 15))).clone();
-    eds.discovery = crate::config::cluster::Discovery::Eds {
-        service_name: "e".into(),
-        source: file(),
-    };
-    let mut side = Side::new(Options {
-        static_clusters: vec![Arc::new(eds)],
-        ..Options::default()
-    });
-    assert_eq!(side.engine.progress(), Progress::Clusters);
-    let response = DiscoveryResponse {
-        resources: vec![any(EDS, "{cluster_name: other}")],
-        ..DiscoveryResponse::default()
-    };
-    side.engine.loaded(side.channel, Ok(response));
-    side.settle();
-    assert_eq!(side.engine.progress(), Progress::Ready);
-    assert_eq!(side.clusters(), ["a"]);
-    assert_eq!(side.stat("cluster.e.init_fetch_timeout"), 0);
 }

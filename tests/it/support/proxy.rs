@@ -39,6 +39,14 @@ impl TestProxy {
 
     /// As [`TestProxy::start_cold`]; an error is why it did not start.
     pub async fn try_start(bootstrap: &str, workers: usize) -> anyhow::Result<Self> {
+        let prepared = Self::prepare(bootstrap, workers).expect("a valid bootstrap");
+        Ok(Self {
+            running: prepared.start().await?,
+        })
+    }
+
+    /// A proxy that is to be started, or validated.
+    pub fn prepare(bootstrap: &str, workers: usize) -> anyhow::Result<Prepared> {
         let workers = workers.to_string();
         let argv = [
             "plenipo",
@@ -52,10 +60,7 @@ impl TestProxy {
         let Ok(Command::Proxy(options)) = cli::parse(argv.iter().map(Into::into)) else {
             panic!("a command line for a proxy");
         };
-        let prepared = Prepared::load(*options, |_, _| Ok(None)).expect("a valid bootstrap");
-        Ok(Self {
-            running: prepared.start().await?,
-        })
+        Prepared::load(*options, |_, _| Ok(None))
     }
 
     /// Where the admin interface really listens.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::{Balancer, ConfigSource, Discovery, DnsFamily, UpstreamProtocol};
+use super::super::{
+    Balancer, ConfigSource, Discovery, DnsFamily, SourceSpecifier, UpstreamProtocol,
+};
 use super::*;
 use crate::config::stub;
 use crate::pb;
@@ -103,7 +105,8 @@ fn hosts_come_from_five_kinds_of_discovery() {
         ))
         .map(|cluster| cluster.discovery)
     };
-    let source = ConfigSource::Ads {
+    let source = ConfigSource {
+        specifier: SourceSpecifier::Ads,
         initial_fetch_timeout: Some(Duration::from_secs(15)),
     };
     for (rest, name) in [("", "c"), ("service_name: s", "s")] {

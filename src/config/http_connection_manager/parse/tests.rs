@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::{FilterSource, HeadersWithUnderscores, HttpFilter};
 use super::*;
+use crate::config::cluster::SourceSpecifier;
 use crate::config::stub::{self, BROKEN, CORS, ROUTER};
 
 const ROUTES: &str = "route_config: {name: r}";
@@ -162,7 +163,7 @@ http_filters:
     );
     assert!(matches!(
         &manager.http_filters[1].config,
-        FilterSource::Discovered { source: ConfigSource::Ads { initial_fetch_timeout: None }, type_urls, default: None, apply_default_without_warming: false }
+        FilterSource::Discovered { source: ConfigSource { specifier: SourceSpecifier::Ads, initial_fetch_timeout: None }, type_urls, default: None, apply_default_without_warming: false }
             if type_urls.len() == 2
     ));
 }

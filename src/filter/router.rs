@@ -196,17 +196,12 @@ impl Router {
             }
             return Err(Box::new(reply));
         };
-        if action.host_rewrite == HostRewrite::Auto
-            && !host.hostname.is_empty()
-            && let Ok(authority) = HeaderValue::from_str(&host.hostname)
-        {
-            rewrite::set_authority(
-                &mut stream.request.lock(),
-                authority,
-                action.append_x_forwarded_host,
-                !self.config.suppress_envoy_headers,
-            );
-        }
+        let authority = match action.host_rewrite {
+            HostRewrite::Auto if !host.hostname.is_empty() => {
+                HeaderValue::from_str(&host.hostname).ok()
+            }
+            _ => None,
+        };
         let attempts = {
             let mut info = stream.info.lock();
             info.upstream.host = Some(Arc::clone(&host));
@@ -217,6 +212,7 @@ impl Router {
             route: Arc::clone(route),
             cluster: Arc::clone(cluster),
             host,
+            authority,
             config: Arc::clone(&self.config),
             origin,
             attempts,
@@ -321,17 +317,34 @@ struct Attempt {
     route: Arc<SelectedRoute>,
     cluster: Arc<Cluster>,
     host: Arc<Host>,
+    /// Of `auto_host_rewrite`.
+    authority: Option<HeaderValue>,
     config: Arc<Config>,
     origin: Origin,
     attempts: u32,
 }
 
-/// Notes the connection while there is no answer yet: a log of a timeout shows it.
-struct Connected(Arc<Stream>);
+/// What is done once there is a connection.
+struct Connected {
+    stream: Arc<Stream>,
+    /// Of `auto_host_rewrite`: a request that never reaches the host keeps its own.
+    authority: Option<HeaderValue>,
+    append_forwarded_host: bool,
+    keep_original: bool,
+}
 
 impl cluster::Observer for Connected {
+    /// Notes it while there is no answer yet: a log of a timeout shows it.
     fn connected(&mut self, connection: &UpstreamConnection) {
-        note(&self.0, connection);
+        note(&self.stream, connection);
+        if let Some(authority) = self.authority.take() {
+            rewrite::set_authority(
+                &mut self.stream.request.lock(),
+                authority,
+                self.append_forwarded_host,
+                self.keep_original,
+            );
+        }
     }
 }
 
@@ -347,9 +360,18 @@ fn note(stream: &Stream, connection: &UpstreamConnection) {
 }
 
 impl Attempt {
-    async fn run(self, body: Body) -> Step<Body> {
+    async fn run(mut self, body: Body) -> Step<Body> {
+        let append = self
+            .route
+            .forward()
+            .is_some_and(|to| to.append_x_forwarded_host);
         let options = SendOptions {
-            observer: Connected(Arc::clone(&self.stream)),
+            observer: Connected {
+                stream: Arc::clone(&self.stream),
+                authority: self.authority.take(),
+                append_forwarded_host: append,
+                keep_original: !self.config.suppress_envoy_headers,
+            },
         };
         match self
             .cluster

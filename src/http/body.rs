@@ -64,6 +64,15 @@ impl Body {
         Self(Kind::Unsized(data))
     }
 
+    /// How much it is, where all of it is in memory.
+    pub fn in_memory(&self) -> Option<usize> {
+        match &self.0 {
+            Kind::Empty => Some(0),
+            Kind::Full(data) | Kind::Unsized(data) => Some(data.len()),
+            Kind::Request(_) | Kind::Response(_) | Kind::Http2(_) | Kind::Boxed(_) => None,
+        }
+    }
+
     pub(in crate::http) fn request(body: RequestBody) -> Self {
         Self(Kind::Request(body))
     }

@@ -2,9 +2,11 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-/// `http` or `https`.
+/// `http` or `https`, once it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
+    /// An HTTP/1 target names none: the listener finds it. A head that is refused before then has none.
+    Unknown,
     /// Plain text.
     Http,
     /// TLS.
@@ -12,9 +14,10 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// As in a URL.
+    /// As in a URL; empty where there is none.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Unknown => "",
             Self::Http => "http",
             Self::Https => "https",
         }

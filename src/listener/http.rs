@@ -3,6 +3,7 @@
 //! Every request takes the Generation of its moment. A connection itself holds names, numbers and a weak reference to
 //! the manager it saw last, so that an idle connection pins no old configuration.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -262,9 +263,19 @@ impl Handler for HttpConnection {
             };
             let filters = Arc::clone(&manager.filters);
             drop(manager);
-            let body = filters
-                .run(Arc::clone(&stream), exchange.body, observer)
-                .await?;
+            let mut held = exchange.body.in_memory().filter(|length| *length > 0);
+            let run = filters.run(Arc::clone(&stream), exchange.body, observer);
+            let mut run = std::pin::pin!(run);
+            let body = poll_fn(|cx| {
+                let polled = run.as_mut().poll(cx);
+                if polled.is_pending()
+                    && let Some(length) = held.take()
+                {
+                    stream.info.lock().held = Some(length as u64);
+                }
+                polled
+            })
+            .await?;
             Ok(reply(stream, body))
         }
     }
@@ -363,15 +374,23 @@ impl Observer for Inner {
     fn head(&self, stream: &Arc<Stream>) {
         let options = &stream.config.options;
         let closing = self.is_closing();
-        let (start, mut close) = {
+        let (start, mut close, held) = {
             let single = stream.request.lock().version < http::Version::HTTP_2;
             let mut info = stream.info.lock();
+            let unread = info.local_reply && info.request_end.is_none();
+            let held = info.held.filter(|_| unread);
+            if let Some(length) = held {
+                info.bytes_received = length;
+            }
             // Nobody waits for the rest of a request that we have answered already.
-            info.close |= info.local_reply && info.request_end.is_none();
+            info.close |= unread && held.is_none();
             // A stream of HTTP/2 ends without its connection.
             info.close &= single;
-            (info.start, info.close)
+            (info.start, info.close, held)
         };
+        if held.is_some() {
+            stream.request_ended();
+        }
         close |= closing;
         let mut response = stream.response.lock();
         let Some(response) = &mut *response else {

@@ -1,5 +1,6 @@
 //! What the connection manager does to a request head before filters see it, as Envoy's
-//! `ConnectionManagerUtility::mutateRequestHeaders`: trust, forwarding headers, request id, path and host clean-up.
+//! `ConnectionManagerUtility`: path and host clean-up, then trust, forwarding headers and request id. A head that is
+//! refused on the way keeps what it had until then.
 //!
 //! The headers are walked once; most requests carry none that must go.
 
@@ -76,7 +77,10 @@ impl Present {
                 "te" => present.te = true,
                 "x-forwarded-for" => present.forwarded_for = true,
                 "x-forwarded-proto" => present.forwarded_proto = true,
-                "x-request-id" => present.request_id = true,
+                // An empty one is none.
+                "x-request-id" => {
+                    present.request_id = headers.get(name).is_some_and(|value| !value.is_empty());
+                }
                 "user-agent" => present.user_agent = true,
                 other => present.envoy |= other.starts_with("x-envoy-"),
             }
@@ -122,6 +126,8 @@ pub(super) fn prepare(
     facts: &Facts<'_>,
 ) -> Result<Seen, LocalReply> {
     check_path(head)?;
+    clean_path(head, options)?;
+    clean_host(head, options, facts);
     let present = Present::of(&head.headers);
     for name in &present.remove {
         if !(options.keep_client_cert_header && name.as_str() == "x-forwarded-client-cert") {
@@ -135,9 +141,12 @@ pub(super) fn prepare(
     let remote_ip = facts.remote.map(|address| address.ip().to_canonical());
     let single = !present.forwarded_for;
     let mut client = remote_ip;
-    let mut may_be_internal = true;
+    let may_be_internal;
+    // What the hop before says of its own client counts where it is trusted.
+    let mut trusted = true;
     if options.use_remote_address {
-        if options.xff_num_trusted_hops > 0
+        trusted = options.xff_num_trusted_hops > 0;
+        if trusted
             && let Some(address) =
                 last_forwarded(&head.headers, options.xff_num_trusted_hops as usize - 1)
         {
@@ -156,42 +165,20 @@ pub(super) fn prepare(
                 },
             );
         }
-        if options.xff_num_trusted_hops == 0 || !present.forwarded_proto {
-            head.headers
-                .insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        }
-        if options.append_x_forwarded_port
-            && let Some(local) = facts.local
-            && (options.xff_num_trusted_hops == 0 || !head.headers.contains_key(X_FORWARDED_PORT))
-        {
-            head.headers
-                .insert(X_FORWARDED_PORT, HeaderValue::from(local.port()));
-        }
     } else {
-        if present.forwarded_for
-            && let Some((address, only)) =
-                last_forwarded(&head.headers, options.xff_num_trusted_hops as usize)
-        {
-            client = Some(address);
-            may_be_internal = only;
-        }
-        if !present.forwarded_proto {
-            head.headers
-                .insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        }
+        let told = last_forwarded(&head.headers, options.xff_num_trusted_hops as usize);
+        // Whom nobody vouches for is external, wherever it connects from.
+        may_be_internal = told.is_some_and(|(_, only)| only);
+        client = told.map(|(address, _)| address).or(client);
     }
-    head.scheme = match &options.scheme_to_overwrite {
-        Some(scheme) if &**scheme == "https" => Scheme::Https,
-        Some(_) => Scheme::Http,
-        None => match head
-            .headers
-            .get(X_FORWARDED_PROTO)
-            .map(HeaderValue::as_bytes)
-        {
-            Some(b"https") => Scheme::Https,
-            _ => Scheme::Http,
-        },
-    };
+    set_scheme(head, options, trusted && present.forwarded_proto);
+    if options.append_x_forwarded_port
+        && let Some(local) = facts.local
+        && !(trusted && head.headers.contains_key(X_FORWARDED_PORT))
+    {
+        head.headers
+            .insert(X_FORWARDED_PORT, HeaderValue::from(local.port()));
+    }
 
     let internal = match client {
         Some(ip) => may_be_internal && options.is_internal(ip),
@@ -235,9 +222,30 @@ pub(super) fn prepare(
     {
         head.headers.insert(X_REQUEST_ID, new_request_id());
     }
-    clean_path(head, options)?;
-    clean_host(head, options, facts);
     Ok(Seen { client, internal })
+}
+
+/// `x-forwarded-proto`, and the scheme after it where the target named none. `keep`: the hop before says it.
+fn set_scheme(head: &mut RequestHead, options: &Options, keep: bool) {
+    if let Some(scheme) = &options.scheme_to_overwrite {
+        set(&mut head.headers, X_FORWARDED_PROTO, scheme);
+        head.scheme = match &**scheme {
+            "https" => Scheme::Https,
+            _ => Scheme::Http,
+        };
+        return;
+    }
+    if !keep {
+        head.headers
+            .insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if head.scheme == Scheme::Unknown {
+        let told = head.headers.get(X_FORWARDED_PROTO);
+        head.scheme = match told {
+            Some(told) if told.as_bytes().eq_ignore_ascii_case(b"https") => Scheme::Https,
+            _ => Scheme::Http,
+        };
+    }
 }
 
 /// `127.0.0.1` and `::1`; the rest of 127/8 is an address as any other to Envoy.
@@ -254,11 +262,11 @@ fn check_path(head: &RequestHead) -> Result<(), LocalReply> {
     if path == b"*" && head.method == Method::OPTIONS {
         return Err(ReplyReason::AbsolutePathRejected.into());
     }
-    if memchr::memchr(b'#', path).is_some() {
-        return Err(ReplyReason::PathNormalizationFailed.into());
-    }
     if head.method != Method::CONNECT && !path.starts_with(b"/") {
         return Err(ReplyReason::AbsolutePathRejected.into());
+    }
+    if memchr::memchr(b'#', path).is_some() {
+        return Err(ReplyReason::PathNormalizationFailed.into());
     }
     Ok(())
 }
@@ -340,12 +348,13 @@ fn clean_path(head: &mut RequestHead, options: &Options) -> Result<(), LocalRepl
     if options.escaped_slashes != EscapedSlashes::Keep {
         let (path, query) = split_query(head.path.as_bytes());
         if let Some(unescaped) = unescape_slashes(path) {
+            // The log of what is refused shows the path as it would have gone on.
+            set_path(head, &[&unescaped, query].concat())?;
             match options.escaped_slashes {
                 EscapedSlashes::Reject => return Err(ReplyReason::PathNormalizationFailed.into()),
                 EscapedSlashes::UnescapeAndRedirect => redirect = true,
                 EscapedSlashes::Keep | EscapedSlashes::UnescapeAndForward => {}
             }
-            set_path(head, &[&unescaped, query].concat())?;
         }
     }
     if options.normalize_path {
@@ -359,24 +368,33 @@ fn clean_path(head: &mut RequestHead, options: &Options) -> Result<(), LocalRepl
     }
     if options.merge_slashes {
         let (path, query) = split_query(head.path.as_bytes());
-        if memchr::memmem::find(path, b"//").is_some() {
-            let mut merged = path.to_vec();
-            merged.dedup_by(|b, a| *a == b'/' && *b == b'/');
+        if let Some(mut merged) = merge_slashes(path) {
             merged.extend_from_slice(query);
             set_path(head, &merged)?;
         }
     }
-    if redirect {
-        let mut reply = LocalReply::new(
-            http::StatusCode::TEMPORARY_REDIRECT,
-            "",
-            "path_normalization_failed",
-        );
-        reply.headers.insert(header::LOCATION, head.path.clone());
-        reply.details = "redirected_with_normalized_path".into();
-        return Err(reply);
+    if !redirect {
+        return Ok(());
     }
-    Ok(())
+    // A gRPC client does not follow redirects.
+    if head.is_grpc() {
+        return Err(ReplyReason::PathNormalizationFailed.into());
+    }
+    let details = "path_normalization_failed";
+    let mut reply = LocalReply::new(http::StatusCode::TEMPORARY_REDIRECT, "", details);
+    reply.headers.insert(header::LOCATION, head.path.clone());
+    Err(reply)
+}
+
+/// Runs of slashes as one, but for a path of nothing else, of which two stay, as in Envoy. `None` where there are no runs.
+fn merge_slashes(path: &[u8]) -> Option<Vec<u8>> {
+    memchr::memmem::find(path, b"//")?;
+    let mut merged = path.to_vec();
+    merged.dedup_by(|b, a| *a == b'/' && *b == b'/');
+    if merged == b"/" {
+        merged.push(b'/');
+    }
+    Some(merged)
 }
 
 fn set_path(head: &mut RequestHead, path: &[u8]) -> Result<(), LocalReply> {
@@ -480,9 +498,10 @@ fn normalize(path: &[u8]) -> Option<Vec<u8>> {
 fn clean_host(head: &mut RequestHead, options: &Options, facts: &Facts<'_>) {
     let mut host = head.authority.as_bytes();
     if options.strip_trailing_host_dot {
-        let (name, port) = split_port(host);
-        if let Some(stripped) = name.strip_suffix(b".") {
-            let joined = [stripped, port.map_or(&b""[..], |_| &host[name.len()..])].concat();
+        // Before a colon it can only be before a port: no address has a dot there.
+        let dot = memchr::memrchr(b'.', host);
+        if let Some(dot) = dot.filter(|dot| matches!(host.get(dot + 1), None | Some(b':'))) {
+            let joined = [&host[..dot], &host[dot + 1..]].concat();
             if let Ok(value) = HeaderValue::from_bytes(&joined) {
                 head.authority = value;
             }
@@ -523,49 +542,4 @@ fn split_port(host: &[u8]) -> (&[u8], Option<u16>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_normalised_as_envoy_does() {
-        for (path, normal) in [
-            ("/a/../echo", "/echo"),
-            ("//a//b", "//a//b"),
-            ("/a%2e%2e/b", "/a../b"),
-            ("/a/./b", "/a/b"),
-            ("/../../x", "/x"),
-            ("/a%41", "/aA"),
-            ("/a;b", "/a;b"),
-            ("/a\\b", "/a/b"),
-            ("/%zz", "/%zz"),
-            ("/a/..", "/"),
-            ("/a/b/..", "/a/"),
-            ("/a/.", "/a/"),
-            ("/", "/"),
-        ] {
-            assert_eq!(
-                normalize(path.as_bytes()).map(|path| String::from_utf8_lossy(&path).into_owned()),
-                Some(normal.to_owned()),
-                "{path}"
-            );
-        }
-        assert_eq!(normalize(b"/a%00b"), None);
-    }
-
-    #[test]
-    fn escaped_slashes_are_found_in_either_case() {
-        assert_eq!(
-            unescape_slashes(b"/a%2Fb%5cc").as_deref(),
-            Some(&b"/a/b\\c"[..])
-        );
-        assert_eq!(unescape_slashes(b"/a%2"), None);
-    }
-
-    #[test]
-    fn the_port_of_an_authority_is_after_the_brackets() {
-        assert_eq!(split_port(b"a.test:80"), (&b"a.test"[..], Some(80)));
-        assert_eq!(split_port(b"[::1]"), (&b"[::1]"[..], None));
-        assert_eq!(split_port(b"[::1]:8"), (&b"[::1]"[..], Some(8)));
-        assert_eq!(split_port(b"a:x"), (&b"a:x"[..], None));
-    }
-}
+mod tests;

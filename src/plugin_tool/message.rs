@@ -179,7 +179,7 @@ impl Message {
         let path = shown(&head.path);
         let mut headers = Vec::new();
         let target = match head.scheme {
-            Scheme::Http => {
+            Scheme::Http | Scheme::Unknown => {
                 if head.has_host {
                     headers.push(("host".to_owned(), shown(&head.authority)));
                 }

@@ -58,7 +58,10 @@ pub fn header_matches(matcher: &HeaderMatcher, head: &RequestHead) -> bool {
         MatchedHeader::Header(name) => named_matches(matcher, &head.headers, name),
         MatchedHeader::Method => values_match(matcher, [head.method.as_str().as_bytes()]),
         MatchedHeader::Path => values_match(matcher, present(head.path.as_bytes())),
-        MatchedHeader::Authority => values_match(matcher, present(head.authority.as_bytes())),
+        MatchedHeader::Authority => {
+            let there = head.has_host.then(|| head.authority.as_bytes());
+            values_match(matcher, there)
+        }
         MatchedHeader::Scheme => values_match(matcher, [head.scheme.as_str().as_bytes()]),
     }
 }

@@ -21,7 +21,7 @@ use crate::config::route::{
     Action, ClusterSpecifier, ForwardAction, PathMatch, RedirectAction, RedirectPath, RequireTls,
     Route, RouteMatch, VirtualHost, WeightedCluster,
 };
-use crate::http::{RequestHead, Scheme};
+use crate::http::RequestHead;
 
 use domains::Domains;
 pub use domains::port_start;
@@ -106,7 +106,9 @@ impl RouteTable {
 }
 
 fn needs_tls(required: RequireTls, request: &RequestHead) -> bool {
-    let plain = request.scheme != Scheme::Https;
+    // Not the scheme: the two may differ, and Envoy compares letter by letter here.
+    let proto = request.headers.get("x-forwarded-proto");
+    let plain = proto.is_none_or(|proto| proto != "https");
     match required {
         RequireTls::None => false,
         RequireTls::All => plain,

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use super::SelectedRoute;
-use super::rewrite::{path_end, replace_prefix, replace_regex};
+use super::rewrite::{replace_prefix, replace_regex};
 use crate::config::route::{RedirectAction, RedirectPath};
 use crate::http::{RequestHead, Scheme};
 
@@ -28,7 +28,11 @@ pub fn location(
     if let Some(port) = redirect.port {
         out.extend_from_slice(format!(":{port}").as_bytes());
     }
-    out.extend_from_slice(&path(redirect, head.path.as_bytes()));
+    let path = path(redirect, head.path.as_bytes());
+    if !path.starts_with(b"/") {
+        out.push(b'/');
+    }
+    out.extend_from_slice(&path);
     HeaderValue::from_bytes(&out).ok()
 }
 
@@ -81,7 +85,7 @@ fn path(redirect: &RedirectAction, request: &[u8]) -> Vec<u8> {
         }
     };
     if redirect.strip_query {
-        path.truncate(path_end(&path));
+        path.truncate(memchr::memchr(b'?', &path).unwrap_or(path.len()));
     }
     path
 }
@@ -98,7 +102,7 @@ fn request_host<'a>(head: &'a RequestHead, scheme: &str, new_port: bool) -> &'a 
     };
     let default_port = scheme != head.scheme.as_str()
         && match head.scheme {
-            Scheme::Http => &host[colon..] == b":80",
+            Scheme::Http | Scheme::Unknown => &host[colon..] == b":80",
             Scheme::Https => &host[colon..] == b":443",
         };
     if new_port || default_port {

@@ -20,7 +20,7 @@ pub fn set_authority(
     if append && !head.authority.is_empty() {
         append_forwarded_host(head);
     }
-    if keep_original {
+    if keep_original && !head.authority.is_empty() {
         head.headers.insert(ORIGINAL_HOST, head.authority.clone());
     }
     head.authority = authority;

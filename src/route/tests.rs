@@ -453,6 +453,13 @@ fn redirects_compute_their_location() {
             "http://h.test/p?y=1",
         ),
         (
+            "path_redirect: p, port_redirect: 81",
+            "h.test",
+            "/x?y=1",
+            false,
+            "http://h.test:81/p?y=1",
+        ),
+        (
             "path_redirect: '/p?own=1', strip_query: true",
             "h.test",
             "/x?y=1",
@@ -564,9 +571,10 @@ fn plain_requests_are_sent_to_tls_where_it_is_required() {
     assert_eq!(location.expect("a location"), "https://h.test:80/x");
     let internal = with(get("h.test", "/x"), &[("x-envoy-internal", "true")]);
     assert_eq!(name(table.select(&internal, 0)), "r");
-    let mut secure = get("h.test", "/x");
-    secure.scheme = Scheme::Https;
+    let secure = with(get("h.test", "/x"), &[("x-forwarded-proto", "https")]);
     assert_eq!(name(table.select(&secure, 0)), "r");
+    let shouted = with(get("h.test", "/x"), &[("x-forwarded-proto", "HTTPS")]);
+    assert!(table.select(&shouted, 0).expect("a route").tls_redirect);
 }
 
 #[test]

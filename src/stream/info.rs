@@ -97,6 +97,9 @@ pub struct StreamInfo {
     pub reached_router: bool,
     /// The response is one of our own.
     pub local_reply: bool,
+    /// Bytes of a request's body that came whole with its head, once something was waited for: Envoy reads on then, so that
+    /// the request counts as complete, whoever answers it.
+    pub held: Option<u64>,
     /// The local reply asked for the connection to be closed after it (HTTP/1).
     pub close: bool,
 }
@@ -175,6 +178,7 @@ impl StreamInfo {
             without_head: false,
             reached_router: false,
             local_reply: false,
+            held: None,
             close: false,
         }
     }

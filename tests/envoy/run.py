@@ -29,6 +29,9 @@ from upstream import Upstream
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent))
+
+from ports import reserve
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -45,8 +48,7 @@ class Ports:
 
     def get(self, name):
         if name not in self.numbers:
-            held = socket.socket()
-            held.bind(("127.0.0.1", 0))
+            held = reserve()
             self.held[name] = held
             self.numbers[name] = held.getsockname()[1]
         return self.numbers[name]

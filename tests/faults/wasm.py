@@ -23,6 +23,9 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from ports import free_port
 GUESTS = ROOT / "target" / "tmp" / "guests"
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 WASM = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
@@ -39,12 +42,6 @@ NOISE = 0.010
 # ---------------------------------------------------------------------------------------------------------------------
 # The world around the proxy
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def free_port():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
 
 
 async def serve(reader, writer, code, hits):

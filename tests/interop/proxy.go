@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -37,13 +38,16 @@ type proxy struct {
 	log     *os.File
 }
 
+// freePort gives a port below those that the system gives to connections, so that no client takes it before the proxy does.
 func freePort() uint32 {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
+	for {
+		port := 10_000 + rand.IntN(22_000)
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			listener.Close()
+			return uint32(port)
+		}
 	}
-	defer listener.Close()
-	return uint32(listener.Addr().(*net.TCPAddr).Port)
 }
 
 func (m mode) bootstrap(xdsPort, adminPort uint32, folder string) string {

@@ -5,6 +5,7 @@
     reason = "Envoy still honours its deprecated fields, and control planes send them"
 )]
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::config::field::{
     non_empty, percent, refuse, required, timeout, uint32,
 };
 use crate::config::ignored::Ignored;
-use crate::config::listener::DEFAULT_DRAIN_TIMEOUT;
+use crate::config::listener::{DEFAULT_DRAIN_TIMEOUT, IpRange};
 use crate::config::protocol::{CommonOptions, scheme_to_overwrite};
 use crate::config::route::RouteConfig;
 use crate::config::{ConfigError, ParseContext};
@@ -401,14 +402,42 @@ fn max_headers(kilobytes: Option<u32>) -> Result<usize, ConfigError> {
     }
 }
 
+/// No address is internal without a configuration, those of private networks and of this machine with an empty one.
 fn internal_addresses(
     proto: Option<InternalAddressConfig>,
-) -> Result<(Vec<crate::config::listener::IpRange>, bool), ConfigError> {
-    let InternalAddressConfig {
+) -> Result<(Vec<IpRange>, bool), ConfigError> {
+    let Some(InternalAddressConfig {
         unix_sockets,
         cidr_ranges,
-    } = proto.unwrap_or_default();
-    let ranges = each(cidr_ranges, "cidr_ranges", cidr).at("internal_address_config")?;
+    }) = proto
+    else {
+        return Ok((Vec::new(), false));
+    };
+    let mut ranges = each(cidr_ranges, "cidr_ranges", cidr).at("internal_address_config")?;
+    if ranges.is_empty() {
+        let v4 = |a, b, prefix_len| IpRange {
+            address: Ipv4Addr::new(a, b, 0, 0).into(),
+            prefix_len,
+        };
+        let v6 = |first, prefix_len| IpRange {
+            address: Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0).into(),
+            prefix_len,
+        };
+        ranges.extend([
+            v4(10, 0, 8),
+            v4(172, 16, 12),
+            v4(192, 168, 16),
+            v6(0xfd00, 8),
+        ]);
+        ranges.push(IpRange {
+            address: Ipv4Addr::LOCALHOST.into(),
+            prefix_len: 32,
+        });
+        ranges.push(IpRange {
+            address: Ipv6Addr::LOCALHOST.into(),
+            prefix_len: 128,
+        });
+    }
     Ok((ranges, unix_sockets))
 }
 

@@ -17,7 +17,7 @@ use crate::config::access_log::{
     DurationUnit, FormatHeader, GrpcStatusFormat, HeaderChoice, MaskableAddress, MetadataSource,
     Operator, PathSource, ServerNameChoice, TimePoint,
 };
-use crate::http::RequestHead;
+use crate::http::{RequestHead, Scheme};
 use crate::pb;
 use crate::pb::google::protobuf::value::Kind;
 use crate::stream::state::with_object;
@@ -117,8 +117,14 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
         Operator::RequestedServerName(choice) => match choice {
             // There is no TLS server name in this build: only the host can be told.
             ServerNameChoice::SniOnly => Written::Missing,
+            // Envoy asks for the host when the head has been accepted.
+            ServerNameChoice::SniFirst | ServerNameChoice::HostFirst
+                if scope.info.without_head || scope.request.scheme == Scheme::Unknown =>
+            {
+                Written::Missing
+            }
             ServerNameChoice::SniFirst | ServerNameChoice::HostFirst => {
-                non_empty(scope.request.authority.as_bytes(), out)
+                bytes(scope.request.authority.as_bytes(), out)
             }
         },
         Operator::Hostname(name) => text(name, out),
@@ -202,7 +208,7 @@ fn request_header(header: &FormatHeader, head: &RequestHead, out: &mut Vec<u8>) 
         FormatHeader::Authority => Written::Missing,
         FormatHeader::Method => text(head.method.as_str(), out),
         FormatHeader::Path => non_empty(head.path.as_bytes(), out),
-        FormatHeader::Scheme => text(head.scheme.as_str(), out),
+        FormatHeader::Scheme => non_empty(head.scheme.as_str().as_bytes(), out),
         FormatHeader::Protocol => head
             .upgrade
             .as_ref()
@@ -255,7 +261,7 @@ fn query_param(name: &str, head: &RequestHead, out: &mut Vec<u8>) -> Written {
 }
 
 fn query_params(decoded: bool, head: &RequestHead, out: &mut Vec<u8>) -> Written {
-    let Some(query) = head.query().filter(|query| !query.is_empty()) else {
+    let Some(query) = head.query() else {
         return Written::Missing;
     };
     if !decoded {

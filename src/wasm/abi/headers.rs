@@ -93,7 +93,7 @@ impl Map<'_> {
                 if !removed.method {
                     f(b":method", head.method.as_str().as_bytes());
                 }
-                if !removed.scheme {
+                if !removed.scheme && head.scheme != Scheme::Unknown {
                     f(b":scheme", head.scheme.as_str().as_bytes());
                 }
             }
@@ -116,7 +116,7 @@ impl Map<'_> {
                 !removed.authority && head.has_host,
                 !removed.path && !head.path.is_empty(),
                 !removed.method,
-                !removed.scheme,
+                !removed.scheme && head.scheme != Scheme::Unknown,
             ]
             .into_iter()
             .map(usize::from)
@@ -142,7 +142,8 @@ impl Map<'_> {
                     return (!removed.method).then(|| head.method.as_str().as_bytes());
                 }
                 b":scheme" => {
-                    return (!removed.scheme).then(|| head.scheme.as_str().as_bytes());
+                    let shown = !removed.scheme && head.scheme != Scheme::Unknown;
+                    return shown.then(|| head.scheme.as_str().as_bytes());
                 }
                 _ => {}
             },

@@ -409,3 +409,42 @@ fn what_changes_trust_and_is_not_done_is_refused() {
             .is_ok_and(|m| m.options.keep_client_cert_header)
     );
 }
+
+#[test]
+fn nobody_is_internal_unless_ranges_say_so_and_an_empty_list_means_private_networks() {
+    let internal = |fields: &str, address: &str| {
+        let manager = with(fields).expect("accepted");
+        manager
+            .options
+            .is_internal(address.parse().expect("an address"))
+    };
+    for address in [
+        "10.0.0.1",
+        "172.31.0.1",
+        "192.168.1.1",
+        "127.0.0.1",
+        "fd00::1",
+        "::1",
+    ] {
+        assert!(!internal("codec_type: AUTO", address), "{address}");
+        assert!(
+            internal("internal_address_config: {}", address),
+            "{address}"
+        );
+    }
+    for address in [
+        "172.32.0.1",
+        "127.0.0.5",
+        "fc00::1",
+        "169.254.1.1",
+        "1.2.3.4",
+    ] {
+        assert!(
+            !internal("internal_address_config: {}", address),
+            "{address}"
+        );
+    }
+    let own = "internal_address_config: {cidr_ranges: [{address_prefix: 1.2.0.0, prefix_len: 16}]}";
+    assert!(internal(own, "1.2.3.4"));
+    assert!(!internal(own, "10.0.0.1"));
+}

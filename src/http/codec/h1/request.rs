@@ -246,14 +246,14 @@ impl Draft {
         let origin = target.first() == Some(&b'/')
             || (self.method == Method::OPTIONS && target.first() == Some(&b'*'));
         if !connect && (origin || options.http1.refuse_absolute_url) {
-            return Ok((Scheme::Http, self.target.clone()));
+            return Ok((Scheme::Unknown, self.target.clone()));
         }
         if connect {
             if !is_host_and_port(target, true) {
                 return Err(Violation::URL);
             }
             self.host = Some(self.target.clone());
-            return Ok((Scheme::Http, HeaderValue::from_static("")));
+            return Ok((Scheme::Unknown, HeaderValue::from_static("")));
         }
         let colon = memchr::memmem::find(target, b"://").ok_or(Violation::URL)?;
         let (scheme, rest) = (&target[..colon], &target[colon + 3..]);
@@ -379,7 +379,7 @@ fn is_authority(byte: u8) -> bool {
         )
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port`; the host not empty, the port from 1 to 65,535.
+/// `host`, `host:port`, `[v6]`, `[v6]:port`: a host of letters, digits, hyphens and dots, as Envoy takes it in a target.
 fn is_host_and_port(text: &[u8], needs_port: bool) -> bool {
     let host_end = match text.first() {
         Some(b'[') => match memchr::memchr(b']', text) {
@@ -388,10 +388,19 @@ fn is_host_and_port(text: &[u8], needs_port: bool) -> bool {
         },
         _ => memchr::memchr2(b':', b'/', text).unwrap_or(text.len()),
     };
+    let in_literal = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let good = match &text[..host_end] {
+        [b'[', literal @ .., b']'] => literal.iter().all(in_literal),
+        name => name.iter().all(in_name),
+    };
+    if !good {
+        return false;
+    }
     match &text[host_end..] {
         [] => host_end > 0 && !needs_port,
         [b':', port @ ..] => {
-            host_end > 0 && parse::decimal(port).is_some_and(|port| (1..=65_535).contains(&port))
+            host_end > 0 && parse::decimal(port).is_some_and(|port| port <= 65_535)
         }
         _ => false,
     }

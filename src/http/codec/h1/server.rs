@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Buf as _;
 use futures_util::FutureExt as _;
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
 use tokio::time::{Instant, Sleep};
@@ -438,11 +438,15 @@ impl<H: Handler> Server<H> {
     ) -> (Written, bool) {
         let Reply { head, body, .. } = reply;
         let exact = body.size_hint().exact();
+        // Envoy keeps an HTTP/1.0 connection only where the length stands in the head before it is framed.
+        let length_missing = answering.old && body.is_end_stream();
         let http1 = &self.options.http1;
         let mut out = OutBuf::default();
         let (sending, close) = head.lend(|head| {
             let sending = encode::response_framing(head, exact, answering);
-            let close = close || sending == Sending::Raw;
+            let close = close
+                || sending == Sending::Raw
+                || (length_missing && !head.headers.contains_key(header::CONTENT_LENGTH));
             let persistence = match (close, answering.old) {
                 _ if sending == Sending::Raw && answering.connect => Persistence::Implied,
                 (true, _) => Persistence::Close,

@@ -196,7 +196,7 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     parts.authority = Some(authority);
     if head.method != Method::CONNECT || head.upgrade.is_some() {
         parts.scheme = Some(match head.scheme {
-            Scheme::Http => http::uri::Scheme::HTTP,
+            Scheme::Http | Scheme::Unknown => http::uri::Scheme::HTTP,
             Scheme::Https => http::uri::Scheme::HTTPS,
         });
         parts.path_and_query = Some(path(&head.path)?);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::cluster::Cluster;
 use crate::config::access_log::{Field, GrpcStatusFormat};
-use crate::http::{RequestHead, ResponseFlag, ResponseHead};
+use crate::http::{RequestHead, ResponseFlag, ResponseHead, Scheme};
 
 pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
     let (info, connection) = (scope.info, scope.connection);
@@ -144,6 +144,7 @@ pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Writt
         Field::CustomFlags => Written::Text,
         Field::AccessLogType => text(scope.log_type.as_str(), out),
         Field::LocalReplyBody => bytes(scope.local_reply_body, out),
+        Field::RequestHeadersBytes if scope.info.without_head => number(0, out),
         Field::RequestHeadersBytes => number(request_bytes(scope.request), out),
         Field::ResponseHeadersBytes => number(scope.response.map_or(0, response_bytes), out),
         Field::ResponseTrailersBytes => {
@@ -221,15 +222,19 @@ fn header_bytes(headers: &HeaderMap) -> u64 {
 
 fn request_bytes(head: &RequestHead) -> u64 {
     let pseudo = [
-        (":method", head.method.as_str().len()),
-        (":path", head.path.len()),
-        (":authority", head.authority.len()),
-        (":scheme", head.scheme.as_str().len()),
+        (":method", head.method.as_str().len(), true),
+        (":path", head.path.len(), !head.path.is_empty()),
+        (":authority", head.authority.len(), head.has_host),
+        (
+            ":scheme",
+            head.scheme.as_str().len(),
+            head.scheme != Scheme::Unknown,
+        ),
     ];
     let pseudo: usize = pseudo
         .iter()
-        .filter(|(_, length)| *length > 0)
-        .map(|(name, length)| name.len() + length)
+        .filter(|(_, _, there)| *there)
+        .map(|(name, length, _)| name.len() + length)
         .sum();
     pseudo as u64 + header_bytes(&head.headers)
 }

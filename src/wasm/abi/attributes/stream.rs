@@ -8,7 +8,7 @@ use super::message::{locality, metadata};
 use super::{Exchange, Scope, Value, of_object};
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
-use crate::http::ResponseFlag;
+use crate::http::{ResponseFlag, Scheme};
 use crate::pb;
 use crate::stream::Stream;
 use crate::wasm::abi::byte_size;
@@ -106,7 +106,8 @@ impl Exchange {
                 Some(Value::text(&query[..end]))
             }
             b"host" => (!removed.authority).then(|| Value::text(head.authority.as_bytes())),
-            b"scheme" => (!removed.scheme).then(|| Value::text(head.scheme.as_str())),
+            b"scheme" => (!removed.scheme && head.scheme != Scheme::Unknown)
+                .then(|| Value::text(head.scheme.as_str())),
             b"method" => (!removed.method).then(|| Value::text(head.method.as_str())),
             b"referer" => first("referer"),
             b"useragent" => first("user-agent"),
@@ -129,7 +130,11 @@ impl Exchange {
             (":authority", head.authority.as_bytes(), removed.authority),
             (":path", head.path.as_bytes(), removed.path),
             (":method", head.method.as_str().as_bytes(), removed.method),
-            (":scheme", head.scheme.as_str().as_bytes(), removed.scheme),
+            (
+                ":scheme",
+                head.scheme.as_str().as_bytes(),
+                removed.scheme || head.scheme == Scheme::Unknown,
+            ),
         ] {
             if !gone {
                 f(name, value);

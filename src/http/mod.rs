@@ -7,6 +7,6 @@ pub mod head;
 pub mod joined;
 pub mod reply;
 
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, TimedBody};
 pub use head::{Lend, RequestHead, ResponseHead, Scheme};
 pub use reply::{LocalReply, ReplyReason, ResponseFlag, ResponseFlags};

@@ -467,6 +467,11 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
     {
         http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
     }
+    if info.reset {
+        // Envoy hears of its own resets as it hears of the client's.
+        http.inc(stat::DOWNSTREAM_RQ_TX_RESET);
+        http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+    }
     match info.details.as_deref() {
         Some("route_not_found") => http.inc(stat::NO_ROUTE),
         Some("cluster_not_found") => http.inc(stat::NO_CLUSTER),

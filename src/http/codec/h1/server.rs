@@ -467,7 +467,12 @@ impl<H: Handler> Server<H> {
                     Poll::Ready(Sent::Lost) => return Poll::Ready(Written::Gone),
                     Poll::Pending => {}
                 }
-                if stall.poll(cx, self.options.stream_idle_timeout, outgoing.out.left()) {
+                // Until then it is the stream's own deadlines that count.
+                let limit = self
+                    .options
+                    .stream_idle_timeout
+                    .filter(|_| outgoing.is_gathered());
+                if stall.poll(cx, limit, outgoing.out.left()) {
                     return Poll::Ready(Written::Gone);
                 }
                 match shared.lock().poll_client(cx) {
@@ -570,7 +575,7 @@ impl Timers {
     }
 }
 
-/// Notices a client that takes nothing.
+/// Notices a client that takes nothing of the rest of a message, whose stream is over.
 #[derive(Default)]
 struct Stall {
     timer: Option<Pin<Box<Sleep>>>,

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::super::super::server::ConnectionEnd;
 use super::super::super::testing::{
-    Served, describe, listen, reply, serve, serve_http1, talk, value,
+    Endless, Served, describe, listen, reply, serve, serve_http1, talk, value,
 };
 use super::super::super::{Exchange, Reply, Reset};
 use crate::config::http_connection_manager::{CodecType, Options};
@@ -438,6 +438,21 @@ async fn a_client_that_takes_nothing_is_given_up() {
     let before = tokio::time::Instant::now();
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
     assert_eq!(before.elapsed().as_secs(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds_while_the_client_takes_nothing() {
+    let options = Options { stream_idle_timeout: Some(Duration::from_secs(7)), ..Options::default() };
+    let mut served = serve(CodecType::Http1, options, |_| async {
+        let mut answer = reply(200, "");
+        answer.body = Endless::body(Duration::from_secs(9));
+        Ok(answer)
+    });
+    served.client.write_all(GET).await.expect("written");
+    let before = tokio::time::Instant::now();
+    // A body that is not over has deadlines of its own: the codec's is for what comes behind.
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
+    assert_eq!(before.elapsed().as_secs(), 9);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,10 +7,11 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::decode::Framing;
-use super::fields::{self, Side, has_token};
+use super::fields::{self, has_token};
 use super::parse::{self, LineVersion};
 use super::violation::Violation;
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
+use crate::http::joined::{self, Side};
 use crate::http::{RequestHead, Scheme};
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -93,14 +94,14 @@ impl Draft {
     ) -> Result<(), Violation> {
         if name == header::HOST {
             self.host = Some(match self.host.take() {
-                Some(first) => fields::join(&first, &value),
+                Some(first) => joined::join(&first, &value),
                 None => value,
             });
             return Ok(());
         }
         if name == header::TRANSFER_ENCODING {
             self.coding = Some(match self.coding.take() {
-                Some(first) => fields::join(&first, &value),
+                Some(first) => joined::join(&first, &value),
                 None => value,
             });
             return Ok(());
@@ -224,7 +225,10 @@ impl Draft {
             _ if upgrade || connect => Ok(Framing::UntilEnd),
             Some(_) => Ok(Framing::chunked(
                 options.max_request_headers,
-                options.http1.enable_trailers,
+                options
+                    .http1
+                    .enable_trailers
+                    .then_some(Side::RequestTrailers),
             )),
             None => Ok(Framing::length(self.length.unwrap_or(0))),
         }

@@ -367,7 +367,7 @@ impl Observer for Inner {
             let single = stream.request.lock().version < http::Version::HTTP_2;
             let mut info = stream.info.lock();
             // Nobody waits for the rest of a request that we have answered already.
-            info.close |= info.local_reply && info.request_end.is_none();
+            info.close |= info.request_end.is_none();
             // A stream of HTTP/2 ends without its connection.
             info.close &= single;
             (info.start, info.close)

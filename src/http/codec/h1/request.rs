@@ -2,6 +2,8 @@
 //!
 //! The order of the checks is Envoy's, since a head that breaks two rules is answered for the first.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Version};
@@ -156,6 +158,7 @@ impl Draft {
         if expects && !options.proxy_100_continue {
             self.headers.remove(header::EXPECT);
         }
+        let interim = (expects && options.proxy_100_continue).then(Arc::default);
         Ok(Request {
             head: RequestHead {
                 method: self.method,
@@ -170,10 +173,11 @@ impl Draft {
                 },
                 headers: self.headers,
                 upgrade,
+                interim,
             },
             framing,
             keep_alive,
-            expects,
+            expects: expects && !options.proxy_100_continue,
         })
     }
 

@@ -91,6 +91,7 @@ pub(super) fn request_head(
         version: Version::HTTP_2,
         headers,
         upgrade,
+        interim: None,
     };
     Ok((head, body))
 }

@@ -13,8 +13,8 @@ use super::chain::{Ends, poll_after_head};
 use super::router::timeout;
 use super::timer::Timer;
 use crate::config::route::Action;
-use crate::http::{Body, BodyError, LocalReply, ResponseFlag};
-use crate::stream::{Finish, Phase, Stream, Verdict};
+use crate::http::{Body, BodyError, LocalReply, ResponseFlag, TimedBody};
+use crate::stream::{Finish, Phase, Stream, Timeout, Verdict};
 
 /// The request's body as the codec gives it, counted.
 pub(super) struct RequestBody {
@@ -140,7 +140,7 @@ impl ResponseBody {
             let length = head.headers.get(http::header::CONTENT_LENGTH)?;
             length.to_str().ok()?.parse().ok()
         });
-        Body::new(Self {
+        Body::timed(Self {
             finish,
             inner: body,
             timer: None,
@@ -150,10 +150,34 @@ impl ResponseBody {
         })
     }
 
-    fn abort(&mut self, why: &'static str) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Resets the stream.
+    fn abort(&mut self, why: &'static str) -> BodyError {
         self.done = true;
+        self.finish.stream().info.lock().reset = true;
         self.finish.complete();
-        Poll::Ready(Some(Err(BodyError::Aborted(why))))
+        BodyError::Aborted(why)
+    }
+
+    /// Looks at the deadlines; makes the timer where there is none yet.
+    fn poll_timer(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Poll<BodyError> {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(Timer::new(stream)));
+        timer
+            .as_mut()
+            .poll(stream, context)
+            .map(|timeout| self.timed_out(stream, timeout))
+    }
+
+    fn timed_out(&mut self, stream: &Stream, timeout: Timeout) -> BodyError {
+        {
+            let mut info = stream.info.lock();
+            if let Some(flag) = timeout.flag() {
+                info.flags.set(flag);
+            }
+            info.details = Some(timeout.reply(true).details);
+        }
+        self.abort("a timeout")
     }
 
     /// The last byte was handed over.
@@ -187,6 +211,7 @@ impl ResponseBody {
             BodyError::Aborted(_) => return,
         };
         let mut info = self.finish.stream().info.lock();
+        info.reset = true;
         info.flags.set(flag);
         info.details = Some(reason.into());
     }
@@ -209,32 +234,23 @@ impl HttpBody for ResponseBody {
             match poll_after_head(&stream, context) {
                 Ok(()) => {}
                 Err(true) => self.reset = true,
-                Err(false) => return self.abort("the stream was reset"),
+                Err(false) => return Poll::Ready(Some(Err(self.abort("the stream was reset")))),
             }
+        }
+        // A source that is always ready must not outlive its deadlines.
+        if self.timer.as_ref().is_some_and(|timer| timer.went_off())
+            && let Poll::Ready(error) = self.poll_timer(&stream, context)
+        {
+            return Poll::Ready(Some(Err(error)));
         }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         if self.reset && !matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            return self.abort("the stream was reset");
+            return Poll::Ready(Some(Err(self.abort("the stream was reset"))));
         }
         match polled {
-            Poll::Pending => {
-                let timer = self
-                    .timer
-                    .get_or_insert_with(|| Box::pin(Timer::new(&stream)));
-                match timer.as_mut().poll(&stream, context) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(timeout) => {
-                        {
-                            let mut info = stream.info.lock();
-                            if let Some(flag) = timeout.flag() {
-                                info.flags.set(flag);
-                            }
-                            info.details = Some(timeout.reply(true).details);
-                        }
-                        self.abort("a timeout")
-                    }
-                }
-            }
+            Poll::Pending => self
+                .poll_timer(&stream, context)
+                .map(|error| Some(Err(error))),
             Poll::Ready(None) => {
                 self.done = true;
                 self.complete();
@@ -272,6 +288,16 @@ impl HttpBody for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+impl TimedBody for ResponseBody {
+    fn poll_deadline(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<BodyError> {
+        let stream = Arc::clone(self.finish.stream());
+        if self.done || stream.phase() == Phase::Ended {
+            return Poll::Pending;
+        }
+        self.poll_timer(&stream, context)
     }
 }
 

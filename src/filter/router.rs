@@ -50,7 +50,7 @@ pub(super) const UPSTREAM_RQ_PER_TRY_TIMEOUT: HeaderName =
 pub(super) const EXPECTED_RQ_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 /// Wishes of internal clients that end here.
-static FOR_THE_ROUTER: [HeaderName; 7] = [
+static FOR_THE_ROUTER: [HeaderName; 10] = [
     UPSTREAM_RQ_PER_TRY_TIMEOUT,
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
     HeaderName::from_static("x-envoy-max-retries"),
@@ -58,6 +58,9 @@ static FOR_THE_ROUTER: [HeaderName; 7] = [
     HeaderName::from_static("x-envoy-retriable-status-codes"),
     HeaderName::from_static("x-envoy-retry-grpc-on"),
     HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-upstream-stream-duration-ms"),
 ];
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");

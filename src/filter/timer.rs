@@ -28,6 +28,11 @@ impl Timer {
         }
     }
 
+    /// True where it went off since it was last polled. Costs less than a poll.
+    pub(super) fn went_off(&self) -> bool {
+        self.sleep.as_ref().is_some_and(Sleep::is_elapsed)
+    }
+
     /// Ready with the deadline that has passed.
     pub(super) fn poll(
         self: Pin<&mut Self>,

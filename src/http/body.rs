@@ -26,6 +26,13 @@ pub enum BodyError {
     Aborted(&'static str),
 }
 
+/// A body with deadlines that hold whether anybody takes its frames or not.
+pub trait TimedBody: HttpBody {
+    /// Looks at the deadlines alone: for whoever has no room for a frame now. Ready where one has passed: the body has
+    /// failed with this error then, and has ended.
+    fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Error>;
+}
+
 /// A message body: data frames, then perhaps trailers.
 #[derive(Default)]
 pub struct Body(Kind);
@@ -41,6 +48,7 @@ enum Kind {
     Response(ResponseBody),
     Http2(Box<IncomingBody>),
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
+    Timed(Pin<Box<dyn TimedBody<Data = Bytes, Error = BodyError> + Send>>),
 }
 
 impl Body {
@@ -92,6 +100,22 @@ impl Body {
     {
         Self(Kind::Boxed(Box::pin(body)))
     }
+
+    /// A body that watches over deadlines.
+    pub fn timed<B>(body: B) -> Self
+    where
+        B: TimedBody<Data = Bytes, Error = BodyError> + Send + 'static,
+    {
+        Self(Kind::Timed(Box::pin(body)))
+    }
+
+    /// See [`TimedBody::poll_deadline`]; other bodies have no deadline.
+    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match &mut self.0 {
+            Kind::Timed(body) => body.as_mut().poll_deadline(cx),
+            _ => Poll::Pending,
+        }
+    }
 }
 
 impl HttpBody for Body {
@@ -116,6 +140,7 @@ impl HttpBody for Body {
             Kind::Response(body) => body.poll_frame(cx),
             Kind::Http2(body) => body.poll_frame(cx),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
+            Kind::Timed(body) => body.as_mut().poll_frame(cx),
         }
     }
 
@@ -127,6 +152,7 @@ impl HttpBody for Body {
             Kind::Response(body) => body.is_end_stream(),
             Kind::Http2(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Timed(body) => body.is_end_stream(),
         }
     }
 
@@ -139,6 +165,7 @@ impl HttpBody for Body {
             Kind::Response(body) => body.size_hint(),
             Kind::Http2(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Timed(body) => body.size_hint(),
         }
     }
 }
@@ -153,6 +180,7 @@ impl fmt::Debug for Body {
             Kind::Response(_) => f.write_str("Body::Response"),
             Kind::Http2(_) => f.write_str("Body::Http2"),
             Kind::Boxed(_) => f.write_str("Body::Boxed"),
+            Kind::Timed(_) => f.write_str("Body::Timed"),
         }
     }
 }

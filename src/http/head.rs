@@ -1,6 +1,10 @@
 //! Message heads. Pseudo-headers are fields of their own; `headers` never holds `:…` names or `host`.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+
+use super::Interim;
 
 /// `http` or `https`, once it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub struct RequestHead {
     pub headers: HeaderMap,
     /// The `Upgrade` header's value, or `:protocol` of an extended CONNECT: a wish that the route may grant.
     pub upgrade: Option<HeaderValue>,
+    /// Where the client waits for what the upstream says to its `expect: 100-continue`.
+    pub interim: Option<Arc<Interim>>,
 }
 
 impl RequestHead {
@@ -59,6 +65,7 @@ impl RequestHead {
             version: Version::HTTP_11,
             headers: HeaderMap::new(),
             upgrade: None,
+            interim: None,
         }
     }
 

@@ -1,114 +1,152 @@
 //! Headers of which a message has one: Envoy knows them by name, and joins repeated ones with `,` (no space).
 //!
-//! The lists are what Envoy 1.40 was seen to do. All other headers stay as many as they are.
+//! The lists are what Envoy 1.40 was seen to do, header by header. All others stay as many as they are.
 
+use bytes::BytesMut;
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Which message a header is of: the lists differ.
+/// Which part of a message a header is of: the lists differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// A request.
+    /// A request's head.
     Request,
-    /// A response.
+    /// A response's head.
     Response,
+    /// What follows a request's body: nothing is joined.
+    RequestTrailers,
+    /// What follows a response's body: the status of gRPC is joined.
+    ResponseTrailers,
 }
 
 /// True where repeated headers called `name` become one.
 pub fn is_joined(side: Side, name: &HeaderName) -> bool {
+    let name = name.as_str();
     match side {
-        Side::Request => matches!(
-            name.as_str(),
-            "accept"
-                | "accept-encoding"
-                | "access-control-request-headers"
-                | "access-control-request-method"
-                | "access-control-request-private-network"
-                | "authorization"
-                | "cache-control"
-                | "cdn-loop"
-                | "content-encoding"
-                | "content-type"
-                | "expect"
-                | "grpc-accept-encoding"
-                | "grpc-timeout"
-                | "if-match"
-                | "if-modified-since"
-                | "if-none-match"
-                | "if-range"
-                | "if-unmodified-since"
-                | "origin"
-                | "pragma"
-                | "proxy-status"
-                | "referer"
-                | "te"
-                | "user-agent"
-                | "via"
-                | "x-client-trace-id"
-                | "x-envoy-attempt-count"
-                | "x-envoy-decorator-operation"
-                | "x-envoy-downstream-service-cluster"
-                | "x-envoy-downstream-service-node"
-                | "x-envoy-expected-rq-timeout-ms"
-                | "x-envoy-external-address"
-                | "x-envoy-force-trace"
-                | "x-envoy-hedge-on-per-try-timeout"
-                | "x-envoy-internal"
-                | "x-envoy-ip-tags"
-                | "x-envoy-is-timeout-retry"
-                | "x-envoy-max-retries"
-                | "x-envoy-original-host"
-                | "x-envoy-original-path"
-                | "x-envoy-retriable-header-names"
-                | "x-envoy-retriable-status-codes"
-                | "x-envoy-retry-grpc-on"
-                | "x-envoy-retry-on"
-                | "x-envoy-upstream-alt-stat-name"
-                | "x-envoy-upstream-rq-per-try-timeout-ms"
-                | "x-envoy-upstream-rq-timeout-alt-response"
-                | "x-envoy-upstream-rq-timeout-ms"
-                | "x-envoy-upstream-stream-duration-ms"
-                | "x-forwarded-client-cert"
-                | "x-forwarded-for"
-                | "x-forwarded-host"
-                | "x-forwarded-port"
-                | "x-forwarded-proto"
-                | "x-request-id"
-        ),
-        Side::Response => matches!(
-            name.as_str(),
-            "access-control-allow-credentials"
-                | "access-control-allow-headers"
-                | "access-control-allow-methods"
-                | "access-control-allow-origin"
-                | "access-control-allow-private-network"
-                | "access-control-expose-headers"
-                | "access-control-max-age"
-                | "age"
-                | "cache-control"
-                | "content-encoding"
-                | "content-type"
-                | "date"
-                | "etag"
-                | "expires"
-                | "grpc-message"
-                | "grpc-status"
-                | "last-modified"
-                | "location"
-                | "proxy-status"
-                | "server"
-                | "vary"
-                | "via"
-                | "x-envoy-attempt-count"
-                | "x-envoy-decorator-operation"
-                | "x-envoy-degraded"
-                | "x-envoy-immediate-health-check-fail"
-                | "x-envoy-upstream-canary"
-                | "x-envoy-upstream-healthchecked-cluster"
-                | "x-envoy-upstream-service-time"
-                | "x-request-id"
-        ),
+        Side::Request => is_joined_in_both(name) || is_joined_in_requests(name),
+        Side::Response => is_joined_in_both(name) || is_joined_in_responses(name),
+        Side::RequestTrailers => false,
+        Side::ResponseTrailers => matches!(name, "grpc-message" | "grpc-status"),
     }
+}
+
+fn is_joined_in_both(name: &str) -> bool {
+    matches!(
+        name,
+        "cache-control"
+            | "connection"
+            | "content-encoding"
+            | "content-length"
+            | "content-type"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-status"
+            | "transfer-encoding"
+            | "upgrade"
+            | "via"
+            | "x-envoy-attempt-count"
+            | "x-envoy-decorator-operation"
+            | "x-request-id"
+    )
+}
+
+fn is_joined_in_requests(name: &str) -> bool {
+    matches!(
+        name,
+        "accept"
+            | "accept-encoding"
+            | "access-control-request-headers"
+            | "access-control-request-method"
+            | "access-control-request-private-network"
+            | "authorization"
+            | "cdn-loop"
+            | "expect"
+            | "grpc-accept-encoding"
+            | "grpc-timeout"
+            | "if-match"
+            | "if-modified-since"
+            | "if-none-match"
+            | "if-range"
+            | "if-unmodified-since"
+            | "origin"
+            | "pragma"
+            | "referer"
+            | "te"
+            | "user-agent"
+            | "x-client-trace-id"
+            | "x-envoy-downstream-service-cluster"
+            | "x-envoy-downstream-service-node"
+            | "x-envoy-expected-rq-timeout-ms"
+            | "x-envoy-external-address"
+            | "x-envoy-force-trace"
+            | "x-envoy-hedge-on-per-try-timeout"
+            | "x-envoy-internal"
+            | "x-envoy-ip-tags"
+            | "x-envoy-is-timeout-retry"
+            | "x-envoy-max-retries"
+            | "x-envoy-original-host"
+            | "x-envoy-original-path"
+            | "x-envoy-original-url"
+            | "x-envoy-retriable-header-names"
+            | "x-envoy-retriable-status-codes"
+            | "x-envoy-retry-grpc-on"
+            | "x-envoy-retry-on"
+            | "x-envoy-upstream-alt-stat-name"
+            | "x-envoy-upstream-rq-per-try-timeout-ms"
+            | "x-envoy-upstream-rq-timeout-alt-response"
+            | "x-envoy-upstream-rq-timeout-ms"
+            | "x-envoy-upstream-stream-duration-ms"
+            | "x-forwarded-client-cert"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+    )
+}
+
+fn is_joined_in_responses(name: &str) -> bool {
+    matches!(
+        name,
+        "access-control-allow-credentials"
+            | "access-control-allow-headers"
+            | "access-control-allow-methods"
+            | "access-control-allow-origin"
+            | "access-control-allow-private-network"
+            | "access-control-expose-headers"
+            | "access-control-max-age"
+            | "age"
+            | "date"
+            | "etag"
+            | "expires"
+            | "grpc-message"
+            | "grpc-status"
+            | "last-modified"
+            | "location"
+            | "server"
+            | "vary"
+            | "x-envoy-degraded"
+            | "x-envoy-immediate-health-check-fail"
+            | "x-envoy-ratelimited"
+            | "x-envoy-upstream-canary"
+            | "x-envoy-upstream-healthchecked-cluster"
+            | "x-envoy-upstream-service-time"
+    )
+}
+
+/// `first,second`, or the one that is not empty.
+pub fn join(first: &HeaderValue, second: &HeaderValue) -> HeaderValue {
+    // Envoy adds nothing where there is nothing, nor a comma to nothing.
+    if second.is_empty() {
+        return first.clone();
+    }
+    if first.is_empty() {
+        return second.clone();
+    }
+    let mut joined = BytesMut::with_capacity(first.len() + 1 + second.len());
+    joined.extend_from_slice(first.as_bytes());
+    joined.extend_from_slice(b",");
+    joined.extend_from_slice(second.as_bytes());
+    HeaderValue::from_maybe_shared(joined.freeze()).expect("two valid values and a comma")
 }
 
 /// Adds a value, to the one that is there where the header is of those that join.
@@ -116,10 +154,8 @@ pub fn append(side: Side, headers: &mut HeaderMap, name: HeaderName, value: Head
     let joins = is_joined(side, &name);
     match headers.entry(name) {
         Entry::Occupied(mut entry) if joins => {
-            let joined = [entry.get().as_bytes(), b",", value.as_bytes()].concat();
-            if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-                entry.insert(joined);
-            }
+            let joined = join(entry.get(), &value);
+            entry.insert(joined);
         }
         Entry::Occupied(mut entry) => entry.append(value),
         Entry::Vacant(entry) => {
@@ -139,12 +175,12 @@ pub fn join_repeated(side: Side, headers: &mut HeaderMap) {
         .cloned()
         .collect();
     for name in repeated {
-        let values: Vec<&[u8]> = headers
-            .get_all(&name)
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect();
-        if let Ok(joined) = HeaderValue::from_bytes(&values.join(&b","[..])) {
+        let mut values = headers.get_all(&name).iter();
+        let joined = values
+            .next()
+            .cloned()
+            .map(|first| values.fold(first, |joined, value| join(&joined, value)));
+        if let Some(joined) = joined {
             headers.insert(name, joined);
         }
     }
@@ -172,6 +208,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_adds_nothing() {
+        let joined = |first, second| {
+            let value = HeaderValue::from_static;
+            join(&value(first), &value(second))
+        };
+        assert_eq!(joined("a", ""), "a");
+        assert_eq!(joined("", "b"), "b");
+        assert_eq!(joined("", ""), "");
+        assert_eq!(joined("a", "b"), "a,b");
+    }
+
+    #[test]
     fn the_lists_differ_by_side() {
         let vary = HeaderName::from_static("vary");
         assert!(is_joined(Side::Response, &vary));
@@ -190,5 +238,27 @@ mod tests {
             HeaderValue::from_static("b"),
         );
         assert_eq!(headers.get_all(vary).iter().count(), 2);
+    }
+    #[test]
+    fn trailers_are_joined_less() {
+        let name = HeaderName::from_static;
+        for (header, sides) in [
+            ("grpc-status", [false, true, false, true]),
+            ("vary", [false, true, false, false]),
+            ("via", [true, true, false, false]),
+            ("cdn-loop", [true, false, false, false]),
+            ("x-envoy-original-url", [true, false, false, false]),
+            ("x-envoy-ratelimited", [false, true, false, false]),
+            ("x-other", [false; 4]),
+        ] {
+            let found = [
+                Side::Request,
+                Side::Response,
+                Side::RequestTrailers,
+                Side::ResponseTrailers,
+            ]
+            .map(|side| is_joined(side, &name(header)));
+            assert_eq!(found, sides, "{header}");
+        }
     }
 }

@@ -4,9 +4,11 @@ pub mod body;
 pub mod codec;
 pub mod grpc;
 pub mod head;
+mod interim;
 pub mod joined;
 pub mod reply;
 
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, TimedBody};
 pub use head::{Lend, RequestHead, ResponseHead, Scheme};
+pub use interim::Interim;
 pub use reply::{LocalReply, ReplyReason, ResponseFlag, ResponseFlags};

@@ -377,13 +377,14 @@ impl Observer for Inner {
         let (start, mut close, held) = {
             let single = stream.request.lock().version < http::Version::HTTP_2;
             let mut info = stream.info.lock();
-            let unread = info.local_reply && info.request_end.is_none();
+            let unread = info.request_end.is_none();
             let held = info.held.filter(|_| unread);
+            // Nobody waits for the rest of a request that has been answered already.
+            info.close |= unread && held.is_none();
+            let held = held.filter(|_| info.local_reply);
             if let Some(length) = held {
                 info.bytes_received = length;
             }
-            // Nobody waits for the rest of a request that we have answered already.
-            info.close |= unread && held.is_none();
             // A stream of HTTP/2 ends without its connection.
             info.close &= single;
             (info.start, info.close, held)
@@ -484,6 +485,11 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         .contains(ResponseFlag::DownstreamConnectionTermination)
         || info.flags.contains(ResponseFlag::DownstreamRemoteReset)
     {
+        http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+    }
+    if info.reset {
+        // Envoy hears of its own resets as it hears of the client's.
+        http.inc(stat::DOWNSTREAM_RQ_TX_RESET);
         http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
     }
     match info.details.as_deref() {

@@ -89,6 +89,8 @@ pub struct StreamInfo {
     pub filter_state: FilterState,
     /// The client went away: the end is told inside a `Drop`, where no guest may be entered.
     pub abandoned: bool,
+    /// We reset the stream after its head was sent.
+    pub reset: bool,
     /// True for a health check of the health_check filter.
     pub health_check: bool,
     /// The codec understood nothing of the request's head: the stream's is made up.
@@ -174,6 +176,7 @@ impl StreamInfo {
             dynamic_metadata: None,
             filter_state: FilterState::default(),
             abandoned: false,
+            reset: false,
             health_check: false,
             without_head: false,
             reached_router: false,

@@ -147,6 +147,8 @@ async def exchange(reader, writer):
     if path == "/early413":
         await send(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 4\r\n\r\nbig\n")
         return False
+    if path == "/continue":
+        await send(b"HTTP/1.1 100 Continue\r\nx-up: 1\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
     body, trailers = await read_body(reader, fields)
     if path == "/close":
         return False

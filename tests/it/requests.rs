@@ -146,3 +146,24 @@ async fn the_server_name_can_be_changed() {
     .await;
     assert_eq!(response.header("server"), "other");
 }
+
+#[tokio::test]
+async fn a_response_that_stalls_is_reset_and_counted() {
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".to_owned();
+    let upstream = FakeUpstream::answering(half).await;
+    let proxy = TestProxy::start(&bootstrap(&upstream, "stream_idle_timeout: 0.1s")).await;
+    let mut client = Client::connect(proxy.address("web").await).await;
+    client
+        .write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        .await;
+    assert!(client.read().await.is_none(), "cut off");
+    let page = exchange(
+        proxy.admin(),
+        "GET /stats?filter=http.web.downstream_rq HTTP/1.1\r\nHost: a\r\n\r\n",
+    )
+    .await;
+    for name in ["idle_timeout", "tx_reset", "rx_reset"] {
+        let line = format!("http.web.downstream_rq_{name}: 1\n");
+        assert!(page.body.contains(&line), "{line}{}", page.body);
+    }
+}

@@ -2,11 +2,14 @@
 //! more comes" is known at once.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -17,7 +20,7 @@ use super::{ConnectionMeter, Exchange, Handler, Io, Malformed, Reply, Reset};
 use crate::base::drain::{self, DrainTrigger};
 use crate::base::task;
 use crate::config::http_connection_manager::{CodecType, Options};
-use crate::http::{Body, ResponseHead};
+use crate::http::{Body, BodyError, ResponseHead, TimedBody};
 
 /// A handler made of a closure; remembers the details of what was refused.
 pub(crate) struct Scripted<F> {
@@ -160,6 +163,37 @@ pub(crate) async fn listen(stream: &mut DuplexStream) -> (String, bool) {
         }
     };
     (heard.iter().map(|byte| char::from(*byte)).collect(), ended)
+}
+
+/// A body without end whose frames are always there, with a deadline so long after it was made.
+pub(crate) struct Endless(Pin<Box<tokio::time::Sleep>>);
+
+impl Endless {
+    pub(crate) fn body(deadline: Duration) -> Body {
+        Body::timed(Self(Box::pin(tokio::time::sleep(deadline))))
+    }
+}
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let data = Bytes::from_static(&[b'x'; 16 << 10]);
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl TimedBody for Endless {
+    fn poll_deadline(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.0
+            .as_mut()
+            .poll(cx)
+            .map(|()| BodyError::Aborted("the deadline"))
+    }
 }
 
 /// A header value.

@@ -52,7 +52,7 @@ impl MapType {
 pub(super) enum Map<'a> {
     Request(&'a mut RequestHead),
     Response(&'a mut ResponseHead),
-    Fields(&'a mut HeaderMap),
+    Fields(&'a mut HeaderMap, Side),
 }
 
 /// What is not HTTP.
@@ -68,7 +68,7 @@ impl Map<'_> {
         match self {
             Self::Request(head) => &head.headers,
             Self::Response(head) => &head.headers,
-            Self::Fields(fields) => fields,
+            Self::Fields(fields, _) => fields,
         }
     }
 
@@ -76,7 +76,7 @@ impl Map<'_> {
         match self {
             Self::Request(head) => &mut head.headers,
             Self::Response(head) => &mut head.headers,
-            Self::Fields(fields) => fields,
+            Self::Fields(fields, _) => fields,
         }
     }
 
@@ -102,7 +102,7 @@ impl Map<'_> {
                     f(b":status", head.status.as_str().as_bytes());
                 }
             }
-            Self::Fields(_) => {}
+            Self::Fields(..) => {}
         }
         for (name, value) in self.fields() {
             f(name.as_str().as_bytes(), value.as_bytes());
@@ -122,7 +122,7 @@ impl Map<'_> {
             .map(usize::from)
             .sum(),
             Self::Response(_) => usize::from(!removed.status),
-            Self::Fields(_) => 0,
+            Self::Fields(..) => 0,
         };
         pseudo + self.fields().len()
     }
@@ -152,7 +152,7 @@ impl Map<'_> {
                     return (!removed.status).then(|| head.status.as_str().as_bytes());
                 }
             }
-            Self::Fields(_) => {}
+            Self::Fields(..) => {}
         }
         let name = std::str::from_utf8(name).ok()?;
         self.fields().get(name).map(HeaderValue::as_bytes)
@@ -242,12 +242,11 @@ impl Map<'_> {
         if let Some(result) = self.set_pseudo(removed, name, value) {
             return result;
         }
-        let request = matches!(self, Self::Request(_));
         let (name, value) = field(name, value)?;
-        let side = if request {
-            Side::Request
-        } else {
-            Side::Response
+        let side = match self {
+            Self::Request(_) => Side::Request,
+            Self::Response(_) => Side::Response,
+            Self::Fields(_, side) => *side,
         };
         joined::append(side, self.fields_mut(), name, value);
         Ok(())
@@ -299,7 +298,7 @@ impl Map<'_> {
                 removed.scheme = true;
             }
             Self::Response(_) => removed.status = true,
-            Self::Fields(_) => {}
+            Self::Fields(..) => {}
         }
     }
 }
@@ -357,7 +356,10 @@ fn with_view<R>(
         }
         MapType::CallTrailers => {
             let trailers = host.call.as_mut()?.trailers.as_mut()?;
-            return Some(f(Map::Fields(trailers), &mut Removed::default()));
+            return Some(f(
+                Map::Fields(trailers, Side::ResponseTrailers),
+                &mut Removed::default(),
+            ));
         }
         MapType::GrpcInitialMetadata => return metadata(host.grpc.initial.as_mut()?, f),
         MapType::GrpcTrailingMetadata => return metadata(host.grpc.trailing.as_mut()?, f),
@@ -396,14 +398,18 @@ fn with_view<R>(
         }
         MapType::RequestTrailers if visible.request_trailers => {
             let mut trailers = stream.request_trailers.lock();
-            Some(fields(&mut trailers, |map| f(map, &mut context.removed)))
+            Some(fields(&mut trailers, Side::RequestTrailers, |map| {
+                f(map, &mut context.removed)
+            }))
         }
         MapType::ResponseTrailers if visible.response_trailers => {
             let mut trailers = stream.response_trailers.lock();
             if context.logging && !write && trailers.is_none() {
                 return None;
             }
-            Some(fields(&mut trailers, |map| f(map, &mut context.removed)))
+            Some(fields(&mut trailers, Side::ResponseTrailers, |map| {
+                f(map, &mut context.removed)
+            }))
         }
         _ => None,
     }
@@ -412,18 +418,18 @@ fn with_view<R>(
 fn metadata<R>(metadata: &mut Metadata, f: impl FnOnce(Map<'_>, &mut Removed) -> R) -> Option<R> {
     let map = match metadata {
         Metadata::Head(head) => Map::Response(head),
-        Metadata::Fields(fields) => Map::Fields(fields),
+        Metadata::Fields(fields) => Map::Fields(fields, Side::ResponseTrailers),
     };
     Some(f(map, &mut Removed::default()))
 }
 
 /// Trailers come into being when something is added: a plugin may make them at the end of a body.
-fn fields<R>(trailers: &mut Option<HeaderMap>, f: impl FnOnce(Map<'_>) -> R) -> R {
+fn fields<R>(trailers: &mut Option<HeaderMap>, side: Side, f: impl FnOnce(Map<'_>) -> R) -> R {
     match trailers {
-        Some(trailers) => f(Map::Fields(trailers)),
+        Some(trailers) => f(Map::Fields(trailers, side)),
         None => {
             let mut made = HeaderMap::new();
-            let result = f(Map::Fields(&mut made));
+            let result = f(Map::Fields(&mut made, side));
             if !made.is_empty() {
                 *trailers = Some(made);
             }

@@ -28,7 +28,7 @@ use super::response::{self, Asked, MAX_HEAD, Response};
 use super::violation::Violation;
 use crate::base::task::OwnedTask;
 use crate::config::cluster::Http1Options;
-use crate::http::{Body, BodyError, Lend, RequestHead, ResponseHead};
+use crate::http::{Body, BodyError, Interim, Lend, RequestHead, ResponseHead};
 
 /// An HTTP/1 connection that is ready for an exchange.
 #[derive(Debug)]
@@ -99,10 +99,15 @@ impl Http1 {
         let mut conn = self.0;
         let meter = Arc::clone(&conn.wire.meter);
         let mut out = OutBuf::default();
-        let (mut sending, method, upgrade) = head.lend(|head| {
+        let (mut sending, method, upgrade, interim) = head.lend(|head| {
             let sending = encode::request_framing(head, body.size_hint().exact());
             encode::request(out.text(), head, sending, conn.proper_case);
-            (sending, head.method.clone(), head.upgrade.is_some())
+            (
+                sending,
+                head.method.clone(),
+                head.upgrade.is_some(),
+                head.interim.clone(),
+            )
         });
         drop(head);
         let (mut body, mut held) = (body, None);
@@ -137,7 +142,7 @@ impl Http1 {
                     Sent::Lost => unread = true,
                 }
             }
-            conn.poll_response(cx, asked, &mut scanned)
+            conn.poll_response(cx, asked, &mut scanned, interim.as_deref())
         })
         .await
         .inspect_err(|error| {
@@ -232,6 +237,7 @@ impl Conn {
         cx: &mut Context<'_>,
         asked: Asked<'_>,
         scanned: &mut usize,
+        interim: Option<&Interim>,
     ) -> Poll<Result<Response, SendError>> {
         loop {
             let buf = &mut self.wire.buf;
@@ -251,6 +257,9 @@ impl Conn {
                 };
                 let status = response.head.status;
                 if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                    if let Some(interim) = interim {
+                        interim.offer(response.head);
+                    }
                     continue;
                 }
                 return Poll::Ready(Ok(response));

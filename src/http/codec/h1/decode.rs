@@ -6,9 +6,10 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, header};
 
-use super::fields::{self, Side};
+use super::fields;
 use super::parse;
 use super::violation::Violation;
+use crate::http::joined::Side;
 
 /// How many bytes of chunk extensions one body may have.
 const MAX_EXTENSIONS: usize = 16 << 10;
@@ -50,13 +51,13 @@ impl Framing {
         }
     }
 
-    /// `limit`: most bytes of trailers. Without `keep_trailers` they are checked and dropped.
-    pub(super) fn chunked(limit: usize, keep_trailers: bool) -> Self {
+    /// `limit`: most bytes of trailers. `keep`: what they are trailers of; without it they are checked and dropped.
+    pub(super) fn chunked(limit: usize, keep: Option<Side>) -> Self {
         Self::Chunked(Box::new(Chunked {
             state: State::Size,
             limit,
             extensions: 0,
-            keep_trailers,
+            keep,
             trailers: None,
             trailer_count: 0,
         }))
@@ -107,7 +108,7 @@ pub(super) struct Chunked {
     state: State,
     limit: usize,
     extensions: usize,
-    keep_trailers: bool,
+    keep: Option<Side>,
     trailers: Option<HeaderMap>,
     trailer_count: usize,
 }
@@ -261,20 +262,15 @@ impl Chunked {
             return Err(Violation::CODEC);
         }
         let trailers = &mut self.trailers;
-        let (keep, count) = (self.keep_trailers, self.trailer_count);
+        let (keep, count) = (self.keep, self.trailer_count);
         parse::fields(line, 0, |name, value| {
-            if !keep || may_not_trail(&name) {
+            let Some(side) = keep.filter(|_| !may_not_trail(&name)) else {
                 return Ok(());
-            }
+            };
             if count > super::response::MAX_FIELDS {
                 return Err(Violation::TOO_MANY);
             }
-            fields::add(
-                trailers.get_or_insert_default(),
-                Side::Response,
-                name,
-                value,
-            )
+            fields::add(trailers.get_or_insert_default(), side, name, value)
         })
         .map_err(|violation| violation.or_characters(line))
     }

@@ -407,7 +407,7 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8], proper_case: bool) {
 fn reason(status: StatusCode) -> &'static str {
     match status.as_u16() {
         203 => "Non-Authoritative Information",
-        418 => "Unknown",
+        103 | 418 => "Unknown",
         599 => "Last Unassigned Server Error Code",
         _ => status.canonical_reason().unwrap_or("Unknown"),
     }

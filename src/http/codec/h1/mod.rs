@@ -31,6 +31,5 @@ mod violation;
 #[cfg(test)]
 mod tests;
 
-pub(super) use fields::{Side, join_repeated};
 pub(super) use incoming::Wire;
 pub(in crate::http) use incoming::{RequestBody, ResponseBody};

@@ -52,6 +52,11 @@ impl Outgoing {
         }
     }
 
+    /// True once nothing more will come of the body: what is left to write is in the buffer.
+    pub(super) fn is_gathered(&self) -> bool {
+        self.body.is_none()
+    }
+
     /// Goes on as far as body and peer allow. `write` writes all of the buffer; the body is never polled within it.
     pub(super) fn poll(
         &mut self,
@@ -61,7 +66,13 @@ impl Outgoing {
         loop {
             let waits = self.gather(cx).is_pending();
             match write(cx, &mut self.out) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // A body that waits has looked at its deadlines; one that waits for room has not been asked.
+                    return match &mut self.body {
+                        Some(body) if !waits => body.poll_deadline(cx).map(Sent::Broken),
+                        _ => Poll::Pending,
+                    };
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Sent::Lost),
                 Poll::Ready(Ok(())) => {}
             }

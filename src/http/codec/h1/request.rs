@@ -2,15 +2,18 @@
 //!
 //! The order of the checks is Envoy's, since a head that breaks two rules is answered for the first.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::decode::Framing;
-use super::fields::{self, Side, has_token};
+use super::fields::{self, has_token};
 use super::parse::{self, LineVersion};
 use super::violation::Violation;
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
+use crate::http::joined::{self, Side};
 use crate::http::{RequestHead, Scheme};
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -93,14 +96,14 @@ impl Draft {
     ) -> Result<(), Violation> {
         if name == header::HOST {
             self.host = Some(match self.host.take() {
-                Some(first) => fields::join(&first, &value),
+                Some(first) => joined::join(&first, &value),
                 None => value,
             });
             return Ok(());
         }
         if name == header::TRANSFER_ENCODING {
             self.coding = Some(match self.coding.take() {
-                Some(first) => fields::join(&first, &value),
+                Some(first) => joined::join(&first, &value),
                 None => value,
             });
             return Ok(());
@@ -155,6 +158,7 @@ impl Draft {
         if expects && !options.proxy_100_continue {
             self.headers.remove(header::EXPECT);
         }
+        let interim = (expects && options.proxy_100_continue).then(Arc::default);
         Ok(Request {
             head: RequestHead {
                 method: self.method,
@@ -169,10 +173,11 @@ impl Draft {
                 },
                 headers: self.headers,
                 upgrade,
+                interim,
             },
             framing,
             keep_alive,
-            expects,
+            expects: expects && !options.proxy_100_continue,
         })
     }
 
@@ -224,7 +229,10 @@ impl Draft {
             _ if upgrade || connect => Ok(Framing::UntilEnd),
             Some(_) => Ok(Framing::chunked(
                 options.max_request_headers,
-                options.http1.enable_trailers,
+                options
+                    .http1
+                    .enable_trailers
+                    .then_some(Side::RequestTrailers),
             )),
             None => Ok(Framing::length(self.length.unwrap_or(0))),
         }

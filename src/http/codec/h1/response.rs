@@ -5,10 +5,11 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::decode::Framing;
-use super::fields::{self, Side, has_token};
+use super::fields::{self, has_token};
 use super::parse;
 use super::violation::Violation;
 use crate::http::ResponseHead;
+use crate::http::joined::Side;
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -95,7 +96,7 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
     } else if bodiless {
         Framing::Done
     } else if coding.is_some() {
-        Framing::chunked(MAX_HEAD, asked.trailers)
+        Framing::chunked(MAX_HEAD, asked.trailers.then_some(Side::ResponseTrailers))
     } else if let Some(length) = length {
         Framing::length(length)
     } else {

@@ -167,7 +167,7 @@ impl<H: Handler> Server<H> {
         let idle_since = Instant::now();
         let mut scanned = 0;
         let mut head_timer: Option<Pin<Box<Sleep>>> = None;
-        let (limit, too_late) = self.head_limit();
+        let limit = self.head_limit();
         loop {
             let started = match self.take_head(&mut scanned) {
                 Ok(Some(head)) => return head,
@@ -186,7 +186,7 @@ impl<H: Handler> Server<H> {
             .await;
             return match more {
                 More::Read => continue,
-                More::HeadTimeout => Head::Refused(too_late),
+                More::HeadTimeout => Head::Refused(self.head_too_late()),
                 More::Remote => Head::End(ConnectionEnd::Remote),
                 More::Idle => Head::End(ConnectionEnd::Idle),
                 More::Duration => Head::End(ConnectionEnd::Duration),
@@ -195,18 +195,23 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// How long a head may take from its first byte on, and the answer where it takes longer. A head that never ends is
-    /// an idle stream.
-    fn head_limit(&self) -> (Option<Duration>, LocalReply) {
-        let head = self.options.request_headers_timeout;
-        match self.options.stream_idle_timeout {
-            Some(idle) if head.is_none_or(|head| idle < head) => {
-                let mut reply: LocalReply = ReplyReason::StreamIdle.into();
-                reply.status = StatusCode::REQUEST_TIMEOUT;
-                (Some(idle), reply)
-            }
-            _ => (head, ReplyReason::RequestHeaderTimeout.into()),
+    /// How long a head may take from its first byte on. A head that never ends is an idle stream.
+    fn head_limit(&self) -> Option<Duration> {
+        let limits = [
+            self.options.request_headers_timeout,
+            self.options.stream_idle_timeout,
+        ];
+        limits.into_iter().flatten().min()
+    }
+
+    /// The answer where it takes longer.
+    fn head_too_late(&self) -> LocalReply {
+        if self.head_limit() == self.options.request_headers_timeout {
+            return ReplyReason::RequestHeaderTimeout.into();
         }
+        let mut reply: LocalReply = ReplyReason::StreamIdle.into();
+        reply.status = StatusCode::REQUEST_TIMEOUT;
+        reply
     }
 
     /// The head at the front of the buffer, if it is all there.
@@ -327,10 +332,17 @@ impl<H: Handler> Server<H> {
         }
         let body = self.body(framing);
         let request = Exchange { head, body };
-        let answer = match self.answer(request).await {
+        let mut before = OutBuf::default();
+        let answer = match self.answer(request, answering, &mut before).await {
             Some(answer) => answer,
             None => return Some(ConnectionEnd::Remote),
         };
+        if !before.is_empty() {
+            let written = poll_fn(|cx| self.shared.lock().poll_write(cx, &mut before));
+            if written.await.is_err() {
+                return Some(ConnectionEnd::Remote);
+            }
+        }
         let reply = match answer {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => return Some(ConnectionEnd::Local),
@@ -405,8 +417,16 @@ impl<H: Handler> Server<H> {
         Body::request(self.shared.begin(framing))
     }
 
-    /// Polls the handler until it answers. `None`: the client is gone, and the handler's future was dropped.
-    async fn answer(&mut self, request: Exchange) -> Option<Answer<H::Head>> {
+    /// Polls the handler until it answers. `None`: the client is gone, and the handler's future was dropped. An interim
+    /// answer is written meanwhile; what is left of it in `before` comes before the answer.
+    async fn answer(
+        &mut self,
+        request: Exchange,
+        answering: Answering,
+        before: &mut OutBuf,
+    ) -> Option<Answer<H::Head>> {
+        let interim = request.head.interim.clone();
+        let proper_case = self.options.http1.proper_case;
         let begun = std::panic::catch_unwind(AssertUnwindSafe(|| self.handler.request(request)));
         let answer = match begun {
             Ok(answer) => AssertUnwindSafe(answer).catch_unwind(),
@@ -416,8 +436,21 @@ impl<H: Handler> Server<H> {
         poll_fn(|cx| {
             loop {
                 self.shared.lock().served_by(cx);
-                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                let polled = answer.as_mut().poll(cx);
+                if let Some(interim) = &interim
+                    && let Poll::Ready(head) = interim.poll_take(cx)
+                {
+                    let (text, persistence) = (before.text(), Persistence::Implied);
+                    let sending = Sending::Nothing;
+                    encode::response(text, &head, sending, answering, persistence, proper_case);
+                }
+                if let Poll::Ready(answer) = polled {
                     return Poll::Ready(Some(answer));
+                }
+                if !before.is_empty()
+                    && let Poll::Ready(Err(_)) = self.shared.lock().poll_write(cx, before)
+                {
+                    return Poll::Ready(None);
                 }
                 match self.shared.lock().poll_client(cx) {
                     Poll::Ready(Client::Gone) => return Poll::Ready(None),
@@ -471,7 +504,12 @@ impl<H: Handler> Server<H> {
                     Poll::Ready(Sent::Lost) => return Poll::Ready(Written::Gone),
                     Poll::Pending => {}
                 }
-                if stall.poll(cx, self.options.stream_idle_timeout, outgoing.out.left()) {
+                // Until then it is the stream's own deadlines that count.
+                let limit = self
+                    .options
+                    .stream_idle_timeout
+                    .filter(|_| outgoing.is_gathered());
+                if stall.poll(cx, limit, outgoing.out.left()) {
                     return Poll::Ready(Written::Gone);
                 }
                 match shared.lock().poll_client(cx) {
@@ -574,7 +612,7 @@ impl Timers {
     }
 }
 
-/// Notices a client that takes nothing.
+/// Notices a client that takes nothing of the rest of a message, whose stream is over.
 #[derive(Default)]
 struct Stall {
     timer: Option<Pin<Box<Sleep>>>,

@@ -12,6 +12,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::http::BodyError;
+use crate::http::joined::{self, join_repeated};
 
 /// Counts a stream for as long as it lives.
 pub(super) struct StreamGuard(Arc<AtomicUsize>);
@@ -82,7 +83,14 @@ impl IncomingBody {
                 }
                 error => Poll::Ready(Some(Err(error))),
             },
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut()
+                    && self.side == Side::Response
+                {
+                    join_repeated(joined::Side::ResponseTrailers, trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             None => Poll::Ready(None),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use http_body::Body as _;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use tokio::sync::watch;
@@ -126,6 +126,10 @@ impl Http2 {
     ) -> Result<(ResponseHead, Body), SendError> {
         let guard = StreamGuard::new(&self.active);
         let head_request = head.method == Method::HEAD;
+        // The library keeps what the upstream says of it to itself.
+        if let Some(interim) = &head.interim {
+            interim.offer(ResponseHead::new(StatusCode::CONTINUE));
+        }
         let request =
             convert::request(head, body).map_err(|details| SendError::Protocol(details.into()))?;
         let mut requests = self.requests.clone();

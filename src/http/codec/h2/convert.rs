@@ -8,9 +8,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
-use super::super::h1::{Side, join_repeated};
 use super::super::{Refusal, Reset};
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
+use crate::http::joined::{Side, join_repeated};
 use crate::http::{Body, RequestHead, ResponseFlag, ResponseHead, Scheme};
 
 /// Headers that belong to an HTTP/1 connection.
@@ -91,6 +91,7 @@ pub(super) fn request_head(
         version: Version::HTTP_2,
         headers,
         upgrade,
+        interim: None,
     };
     Ok((head, body))
 }
@@ -130,7 +131,7 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
         return Err(INVALID);
     }
     join_cookies(headers);
-    join_repeated(headers, Side::Request);
+    join_repeated(Side::Request, headers);
     Ok(())
 }
 
@@ -239,9 +240,7 @@ fn path(path: &HeaderValue) -> Result<PathAndQuery, &'static str> {
 /// A received response.
 pub(super) fn response_head(parts: http::response::Parts) -> ResponseHead {
     let mut headers = parts.headers;
-    if headers.len() != headers.keys_len() {
-        join_repeated(&mut headers, Side::Response);
-    }
+    join_repeated(Side::Response, &mut headers);
     ResponseHead {
         status: parts.status,
         version: Version::HTTP_2,

@@ -8,7 +8,9 @@ pub(super) mod client;
 mod convert;
 mod io;
 mod runtime;
+mod sending;
 pub(super) mod server;
+mod tails;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! What hyper asks of a runtime: tasks and timers, ours and tokio's.
+//! What hyper asks of a runtime: tasks and timers, ours and tokio's. (Tasks of downstream streams: `sending`.)
 
 use std::future::Future;
 use std::pin::Pin;

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Method, Request, Response};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
@@ -21,10 +19,12 @@ use super::super::{Ending, Exchange, Handler, Malformed, Reset};
 use super::body::{IncomingBody, StreamGuard, http2_error};
 use super::convert;
 use super::io::HyperIo;
-use super::runtime::{Executor, Timer};
+use super::runtime::Timer;
+use super::sending::{Answer, Executor};
+use super::tails::{TailWatch, Tails};
 use crate::base::drain::DrainWatch;
 use crate::config::http_connection_manager::Options;
-use crate::http::{Body, BodyError, Lend as _, ReplyReason};
+use crate::http::{Body, Lend as _, ReplyReason};
 
 /// What the streams of a connection tell it.
 struct Streams {
@@ -49,42 +49,17 @@ impl Drop for Stream {
     }
 }
 
-/// The body of a response; its stream counts as active until that is sent.
-struct Answer {
-    body: Body,
-    _stream: Stream,
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 struct Service<H> {
     handler: Arc<H>,
     options: Arc<Options>,
     streams: Arc<Streams>,
+    executor: Executor,
 }
 
 impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
-    type Response = Response<Answer>;
+    type Response = Response<Answer<Stream>>;
     type Error = h2::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, h2::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer<Stream>>, h2::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let stream = Stream {
@@ -96,6 +71,7 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
         if limit.is_some_and(|limit| begun >= limit) {
             self.streams.close.store(true, Ordering::Relaxed);
         }
+        let watch = self.executor.watch();
         let head_request = request.method() == Method::HEAD;
         let (head, incoming) = match convert::request_head(request, &self.options) {
             Ok(request) => request,
@@ -129,10 +105,8 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
             }
             let response =
                 convert::response(reply.head.lend(Clone::clone), reply.body, head_request);
-            Ok(response.map(|body| Answer {
-                body,
-                _stream: stream,
-            }))
+            // The stream counts as active until hyper has sent the body.
+            Ok(response.map(|body| Answer::new(watch, body, stream)))
         })
     }
 }
@@ -161,18 +135,23 @@ pub(in super::super) async fn serve<H: Handler>(
         close: AtomicBool::new(false),
         idle_since: Mutex::new(Instant::now()),
     });
+    let tails = Arc::new(Tails::new(options.stream_idle_timeout));
+    let executor = Executor::new(Arc::clone(&tails));
     let service = Service {
         handler: Arc::new(handler),
         options: Arc::clone(&options),
         streams: Arc::clone(&streams),
+        executor: executor.clone(),
     };
     let meter = Arc::clone(&wire.meter);
-    let connection = builder(&options).serve_connection(
+    let connection = builder(&options, executor).serve_connection(
         HyperIo::new(wire.io, wire.buf.freeze(), wire.meter),
         service,
     );
     let mut connection = pin!(connection);
     let mut timers = Timers::new(&options, drain);
+    let mut tails = TailWatch::new(tails);
+    let mut stuck = false;
     let mut ending: Option<ConnectionEnd> = None;
     poll_fn(|cx| {
         if ending.is_none()
@@ -201,6 +180,17 @@ pub(in super::super) async fn serve<H: Handler>(
             connection.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();
         }
+        if !stuck && tails.poll(cx).is_ready() {
+            stuck = true;
+            if ending.is_none() {
+                ending = Some(ConnectionEnd::Local);
+                connection.as_mut().graceful_shutdown();
+            }
+            cx.waker().wake_by_ref();
+        } else if stuck && streams.active.load(Ordering::Relaxed) == 0 {
+            // The others are done, and what is left would wait for ever.
+            return Poll::Ready(ending.take().unwrap_or(ConnectionEnd::Local));
+        }
         Poll::Pending
     })
     .await
@@ -215,9 +205,9 @@ fn end_of(error: &hyper::Error) -> ConnectionEnd {
     }
 }
 
-fn builder(options: &Options) -> hyper::server::conn::http2::Builder<Executor> {
+fn builder(options: &Options, executor: Executor) -> hyper::server::conn::http2::Builder<Executor> {
     let http2 = &options.http2;
-    let mut builder = hyper::server::conn::http2::Builder::new(Executor);
+    let mut builder = hyper::server::conn::http2::Builder::new(executor);
     // Twice the limit: below that the stream is ours to reset, as Envoy does.
     let list = u32::try_from(options.max_request_headers.saturating_mul(2)).unwrap_or(u32::MAX);
     builder

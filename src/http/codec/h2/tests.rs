@@ -12,7 +12,7 @@ use tokio::io::DuplexStream;
 
 use super::super::client::{Http2, SendError};
 use super::super::server::ConnectionEnd;
-use super::super::testing::{Served, describe, reply, serve, value};
+use super::super::testing::{Endless, Served, describe, reply, serve, value};
 use super::super::{ConnectionMeter, Exchange, Io, Reply, Reset};
 use crate::config::cluster::Http2Options;
 use crate::config::http_connection_manager::{CodecType, Options};
@@ -295,4 +295,141 @@ async fn a_client_that_resets_within_its_request() {
     // The handler is gone, without an error to answer.
     assert!(seen.try_recv().is_err());
     assert_eq!(seen.sender_strong_count(), 1);
+}
+
+/// A client that grants each stream so much window, and what its first request was answered.
+async fn granting<F, A>(
+    window: u32,
+    options: Options,
+    answer: F,
+) -> (h2::client::SendRequest<Bytes>, h2::RecvStream, Served)
+where
+    F: Fn(Exchange) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<Reply, Reset>> + Send + 'static,
+{
+    let mut served = serve(CodecType::Http2, options, answer);
+    let (spare, _) = tokio::io::duplex(1);
+    let io = std::mem::replace(&mut served.client, spare);
+    let (mut client, connection) = h2::client::Builder::new()
+        .initial_window_size(window)
+        .handshake(io)
+        .await
+        .expect("a connection");
+    crate::base::task::spawn("client", async move {
+        let _ = connection.await;
+    });
+    let body = body_of(&mut client).await;
+    (client, body, served)
+}
+
+async fn body_of(client: &mut h2::client::SendRequest<Bytes>) -> h2::RecvStream {
+    let request = http::Request::get("http://a.test/")
+        .body(())
+        .expect("a request");
+    let (answer, _) = client.send_request(request, true).expect("a stream");
+    answer.await.expect("an answer").into_body()
+}
+
+/// Waits for the end of a body that must not come to a good one.
+async fn reset_of(body: &mut h2::RecvStream) -> Option<h2::Reason> {
+    loop {
+        match body.data().await.expect("no end but a reset") {
+            Ok(_) => {}
+            Err(error) => return error.reason(),
+        }
+    }
+}
+
+fn idle_after(seconds: u64) -> Options {
+    Options {
+        stream_idle_timeout: Some(Duration::from_secs(seconds)),
+        ..Options::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds_without_a_window() {
+    // Without any, hyper waits with the first frame; with a little, the library has one and hyper another.
+    for window in [0, 1, 40_000] {
+        let (mut client, mut body, served) = granting(window, idle_after(99), |_| async {
+            Ok(Reply {
+                body: Endless::body(Duration::from_secs(9)),
+                ..reply(200, "")
+            })
+        })
+        .await;
+        let before = tokio::time::Instant::now();
+        assert_eq!(
+            reset_of(&mut body).await,
+            Some(h2::Reason::CANCEL),
+            "{window}"
+        );
+        assert_eq!(before.elapsed().as_secs(), 9, "{window}");
+        // The connection goes on, and so do its deadlines.
+        body = body_of(&mut client).await;
+        reset_of(&mut body).await;
+        assert_eq!(before.elapsed().as_secs(), 18, "{window}");
+        drop((client, body));
+        assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_body_without_a_window_is_an_idle_stream() {
+    let (mut client, mut body, served) =
+        granting(0, idle_after(5), |_| async { Ok(reply(200, "whole")) }).await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(reset_of(&mut body).await, Some(h2::Reason::CANCEL));
+    assert_eq!(before.elapsed().as_secs(), 5);
+    body = body_of(&mut client).await;
+    reset_of(&mut body).await;
+    drop((client, body));
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tail_without_a_window_ends_the_connection_when_the_others_are_done() {
+    let answers = std::sync::atomic::AtomicU32::new(0);
+    let (mut client, mut body, served) = granting(1, idle_after(5), move |_| {
+        let first = answers.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        async move {
+            if first {
+                return Ok(reply(200, "whole"));
+            }
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            Ok(reply(204, ""))
+        }
+    })
+    .await;
+    let before = tokio::time::Instant::now();
+    let data = body.data().await.expect("data").expect("data");
+    assert_eq!(data, "w");
+    let late = body_of(&mut client).await;
+    assert!(late.is_end_stream());
+    assert_eq!(before.elapsed().as_secs(), 30);
+    assert!(body.data().await.expect("an end").is_err());
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
+    assert_eq!(before.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_tails_keeps_its_connection() {
+    let (mut client, mut body, served) =
+        granting(4, idle_after(5), |_| async { Ok(reply(200, "whole")) }).await;
+    let before = tokio::time::Instant::now();
+    for _ in 0..20 {
+        // Some in each period, taken within the next.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut text = Vec::new();
+        while let Some(data) = body.data().await {
+            let data = data.expect("data");
+            let _ = body.flow_control().release_capacity(data.len());
+            text.extend_from_slice(&data);
+        }
+        assert_eq!(text, b"whole");
+        body = body_of(&mut client).await;
+    }
+    assert_eq!(before.elapsed().as_secs(), 60);
+    drop((client, body));
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
 }

@@ -129,6 +129,10 @@ async fn trailers_are_kept_where_enabled() {
     options.http1.enable_trailers = true;
     let body = b"3\r\nabc\r\n0\r\nX-T: 1\r\ncontent-length: 9\r\nHost: q\r\nx-u: 2\r\n\r\n";
     assert_eq!(chunked(options.clone(), body).await, "<abc> +x-t=1 +x-u=2");
+    // Of those of requests Envoy knows none by name, and joins none.
+    let body = b"0\r\nvia: 1\r\nvia: 2\r\ngrpc-status: 0\r\ngrpc-status: 0\r\n\r\n";
+    let seen = chunked(options.clone(), body).await;
+    assert_eq!(seen, "<> +via=1 +via=2 +grpc-status=0 +grpc-status=0");
     let many: String = (0..101).map(|index| format!("x-{index}: 1\r\n")).collect();
     let body = format!("0\r\n{many}\r\n");
     let seen = chunked(options, body.as_bytes()).await;

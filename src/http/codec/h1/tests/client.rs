@@ -14,7 +14,7 @@ use super::super::super::testing::{listen, talk, value};
 use super::super::super::{ConnectionMeter, Ending, Io};
 use crate::base::task;
 use crate::config::cluster::Http1Options;
-use crate::http::{Body, BodyError, RequestHead, ResponseHead};
+use crate::http::{Body, BodyError, Interim, RequestHead, ResponseHead};
 
 type Answer = Result<(ResponseHead, Body), SendError>;
 
@@ -360,6 +360,30 @@ async fn a_request_body_that_breaks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_interim_answer_is_offered() {
+    let (client, mut upstream, _) = connection(&Http1Options::default());
+    let interim = Arc::<Interim>::default();
+    let mut head = head(Method::POST);
+    head.interim = Some(Arc::clone(&interim));
+    let sent = task::spawn("send", client.send(head, Body::full("x"), drop));
+    let (heard, _) = listen(&mut upstream).await;
+    assert!(heard.starts_with("POST "), "{heard}");
+    let taken = task::spawn("take", async move {
+        std::future::poll_fn(|cx| interim.poll_take(cx)).await
+    });
+    tokio::task::yield_now().await;
+    upstream
+        .write_all(b"HTTP/1.1 100 Continue\r\nx-a: 1\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
+        .await
+        .expect("written");
+    let first = taken.await.expect("no panic");
+    assert_eq!((first.status.as_u16(), &first.headers["x-a"]), (100, &value("1")));
+    upstream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("written");
+    let (head, _) = sent.await.expect("no panic").expect("an answer");
+    assert_eq!(head.status.as_u16(), 204);
+}
+
+#[tokio::test(start_paused = true)]
 async fn trailers() {
     let options = Http1Options { enable_trailers: true, ..Http1Options::default() };
     let (client, mut upstream, _) = connection(&options);
@@ -371,11 +395,15 @@ async fn trailers() {
     let (heard, _) = listen(&mut upstream).await;
     assert!(heard.ends_with("2\r\nok\r\n0\r\nx-t: 1\r\n\r\n"), "{heard}");
     upstream
-        .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-t: 1\r\n\r\n")
+        .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-t: 1\r\nvia: 1\r\nvia: 2\r\ngrpc-message: a\r\ngrpc-message: b\r\n\r\n")
         .await
         .expect("written");
     let (_, body) = sent.await.expect("no panic").expect("an answer");
     let body = body.collect().await.expect("a body");
+    // Of those of responses Envoy knows gRPC's by name alone, and joins them.
+    fields.append("via", value("1"));
+    fields.append("via", value("2"));
+    fields.append("grpc-message", value("a,b"));
     assert_eq!(body.trailers(), Some(&fields));
     assert_eq!(body.to_bytes(), "ok");
 }

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::super::super::server::ConnectionEnd;
 use super::super::super::testing::{
-    Served, describe, listen, reply, serve, serve_http1, talk, value,
+    Endless, Served, describe, listen, reply, serve, serve_http1, talk, value,
 };
 use super::super::super::{Exchange, Reply, Reset};
 use crate::config::http_connection_manager::{CodecType, Options};
@@ -234,6 +234,47 @@ async fn expectations() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_upstream_says_to_an_expectation() {
+    async fn answer(exchange: Exchange) -> Result<Reply, Reset> {
+        let interim = exchange.head.interim.clone().expect("one waits");
+        assert_eq!(exchange.head.headers["expect"], "100-continue");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if exchange.head.path == "/no" {
+            return Ok(reply(417, ""));
+        }
+        let mut early = ResponseHead::new(StatusCode::EARLY_HINTS);
+        early.headers.insert("link", value("a"));
+        early.headers.insert("content-length", value("1"));
+        interim.offer(early);
+        interim.offer(ResponseHead::new(StatusCode::CONTINUE));
+        if exchange.head.path == "/both" {
+            return Ok(reply(200, ""));
+        }
+        describe(exchange).await
+    }
+    let early = "HTTP/1.1 103 Unknown\r\nlink: a\r\n\r\n";
+    for (path, first, last) in [
+        ("/", early, "HTTP/1.1 200 OK\r\n"),
+        ("/both", "HTTP/1.1 103 Unknown\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", ""),
+        ("/no", "HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n", ""),
+    ] {
+        let options = Options { proxy_100_continue: true, ..Options::default() };
+        let mut served = serve(CodecType::Http1, options, answer);
+        let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\ncontent-length: 1\r\n\r\n");
+        let (heard, _) = talk(&mut served.client, request.as_bytes()).await;
+        assert_eq!(heard, "", "{path}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (heard, ended) = listen(&mut served.client).await;
+        assert_eq!(heard, first, "{path}");
+        if !last.is_empty() {
+            assert!(!ended);
+            let (heard, _) = talk(&mut served.client, b"x").await;
+            assert!(heard.starts_with(last) && heard.ends_with(" <x>"), "{heard}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_of_heads() {
     let many: String = (0..100).map(|index| format!("x-{index}: 1\r\n")).collect();
     let rows = [
@@ -438,6 +479,21 @@ async fn a_client_that_takes_nothing_is_given_up() {
     let before = tokio::time::Instant::now();
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
     assert_eq!(before.elapsed().as_secs(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds_while_the_client_takes_nothing() {
+    let options = Options { stream_idle_timeout: Some(Duration::from_secs(7)), ..Options::default() };
+    let mut served = serve(CodecType::Http1, options, |_| async {
+        let mut answer = reply(200, "");
+        answer.body = Endless::body(Duration::from_secs(9));
+        Ok(answer)
+    });
+    served.client.write_all(GET).await.expect("written");
+    let before = tokio::time::Instant::now();
+    // A body that is not over has deadlines of its own: the codec's is for what comes behind.
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
+    assert_eq!(before.elapsed().as_secs(), 9);
 }
 
 #[tokio::test(start_paused = true)]

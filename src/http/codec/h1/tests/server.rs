@@ -14,6 +14,7 @@ use super::super::super::testing::{
     Served, describe, listen, reply, serve, serve_http1, talk, value,
 };
 use super::super::super::{Exchange, Reply, Reset};
+use crate::base::task;
 use crate::config::http_connection_manager::{CodecType, Options};
 use crate::http::{Body, BodyError, ResponseHead};
 
@@ -536,6 +537,61 @@ async fn an_upgrade_becomes_a_tunnel() {
     let (heard, ended) = talk(&mut served.client, request).await;
     assert_eq!(heard, "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     assert!(ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_its_side_ends_a_tunnel() {
+    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    // Another task carries what the client sends to an upstream that says nothing.
+    let (upstream, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let mut served = serve_http1(move |exchange: Exchange| {
+        let upstream = upstream.clone();
+        async move {
+            task::spawn("upload", async move {
+                let _ = upstream.send(exchange.body.collect().await.map(|body| body.to_bytes()));
+            });
+            let body = Body::new(StreamBody::new(futures_util::stream::pending()));
+            Ok(Reply { head: ResponseHead::new(StatusCode::SWITCHING_PROTOCOLS), body, close: false })
+        }
+    });
+    let (heard, ended) = talk(&mut served.client, UPGRADE).await;
+    assert!(heard.starts_with("HTTP/1.1 101 ") && !ended, "{heard}");
+    served.client.write_all(b"last words").await.expect("written");
+    served.client.shutdown().await.expect("shut down");
+    assert_eq!(listen(&mut served.client).await, (String::new(), true), "at once, not with the next write");
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
+    let sent = sent.recv().await.expect("the upload ends");
+    assert_eq!(sent.expect("an end like any other"), "last words");
+
+    // While the upgrade is not answered yet, nobody takes what was sent.
+    let mut served = serve_http1(|exchange: Exchange| async move {
+        let _unread = exchange.body;
+        std::future::pending().await
+    });
+    served.client.write_all(UPGRADE).await.expect("written");
+    assert_eq!(talk(&mut served.client, b"early").await, (String::new(), false));
+    served.client.shutdown().await.expect("shut down");
+    assert_eq!(listen(&mut served.client).await, (String::new(), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_waits_for_any_more_says_so() {
+    let (upstream, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let mut served = serve_http1(move |exchange: Exchange| {
+        let upstream = upstream.clone();
+        async move {
+            task::spawn("upload", async move {
+                let _ = upstream.send(exchange.body.collect().await.map(|_| ()));
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(reply(413, ""))
+        }
+    });
+    let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf";
+    let (heard, _) = talk(&mut served.client, request).await;
+    assert!(heard.starts_with("HTTP/1.1 413 "), "{heard}");
+    let sent = tokio::time::timeout(Duration::from_millis(1), sent.recv()).await;
+    assert!(matches!(sent, Ok(Some(Err(BodyError::Aborted(_))))), "{sent:?}");
 }
 
 #[test]

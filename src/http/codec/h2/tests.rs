@@ -12,7 +12,7 @@ use tokio::io::DuplexStream;
 
 use super::super::client::{Http2, SendError};
 use super::super::server::ConnectionEnd;
-use super::super::testing::{Served, describe, reply, serve, value};
+use super::super::testing::{Served, describe, reply, serve, talk, value};
 use super::super::{ConnectionMeter, Exchange, Io, Reply, Reset};
 use crate::config::cluster::Http2Options;
 use crate::config::http_connection_manager::{CodecType, Options};
@@ -256,6 +256,37 @@ async fn idle_connections_are_closed() {
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Idle);
     assert_eq!(before.elapsed().as_secs(), 10);
     assert!(client.is_closed());
+}
+
+/// What a client sends first, with a `GET`.
+const RAW_GET: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+    \0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a";
+
+#[tokio::test(start_paused = true)]
+async fn a_path_begins_with_a_slash() {
+    for (path, served) in [("*", false), ("?q", false), ("/?q", true)] {
+        let mut connection = serve(CodecType::Http2, Options::default(), describe);
+        let length = u8::try_from(path.len()).expect("short");
+        let mut request = RAW_GET[..RAW_GET.len() - 6].to_vec();
+        request.extend([b'\x82', b'\x86', b'\x04', length]);
+        request.extend(path.as_bytes());
+        request.extend(b"\x41\x01a");
+        let frame = RAW_GET.len() - 15;
+        request[frame + 2] = 7 + length;
+        let (heard, ended) = talk(&mut connection.client, &request).await;
+        assert!(!ended);
+        assert_eq!(heard.contains("GET /?q"), served, "{path}: {heard:?}");
+        let reset = "\0\0\x04\x03\0\0\0\0\x01\0\0\0\x01";
+        assert_eq!(heard.contains(reset), !served, "{path}: {heard:?}");
+    }
+    // OPTIONS may ask of the server as a whole.
+    let mut connection = serve(CodecType::Http2, Options::default(), describe);
+    let mut request = RAW_GET[..RAW_GET.len() - 6].to_vec();
+    request.extend(b"\x02\x07OPTIONS\x86\x04\x01*\x41\x01a");
+    let frame = RAW_GET.len() - 15;
+    request[frame + 2] = 16;
+    let (heard, _) = talk(&mut connection.client, &request).await;
+    assert!(heard.contains("OPTIONS * "), "{heard:?}");
 }
 
 #[tokio::test(start_paused = true)]

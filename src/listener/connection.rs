@@ -168,12 +168,7 @@ pub(super) async fn serve(
     let codec = chain.hcm.chain.http.codec;
     let options = Arc::clone(&chain.hcm.stream.options);
     let (drain, deadline) = (chain.drain.watch(), chain.drain.watch());
-    let handler = HttpConnection::new(
-        Arc::clone(&context),
-        info,
-        chain.identity.clone(),
-        &chain.hcm,
-    );
+    let handler = HttpConnection::new(Arc::clone(&context), info, &chain);
     drop(chain);
     let served = server::serve(io, codec, options, handler, drain, meter);
     let drain_time = context.state.drain_time();

@@ -179,13 +179,11 @@ pub(super) enum Client {
 }
 
 impl Half {
-    /// The task that serves the connection has this waker; true where it had another.
-    pub(super) fn served_by(&mut self, cx: &Context<'_>) -> bool {
-        let moved = !self.task.will_wake(cx.waker());
-        if moved {
+    /// The task that serves the connection has this waker.
+    pub(super) fn served_by(&mut self, cx: &Context<'_>) {
+        if !self.task.will_wake(cx.waker()) {
             self.task = cx.waker().clone();
         }
-        moved
     }
 
     /// Writes all of `out`.

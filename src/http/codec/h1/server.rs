@@ -65,7 +65,6 @@ struct Timers {
     idle: Option<Pin<Box<Sleep>>>,
     life: Option<Pin<Box<Sleep>>>,
     expired: bool,
-    drain: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// What came of waiting for more of a head.
@@ -74,7 +73,6 @@ enum More {
     Remote,
     Idle,
     Duration,
-    Drained,
     HeadTimeout,
 }
 
@@ -190,7 +188,6 @@ impl<H: Handler> Server<H> {
                 More::Remote => Head::End(ConnectionEnd::Remote),
                 More::Idle => Head::End(ConnectionEnd::Idle),
                 More::Duration => Head::End(ConnectionEnd::Duration),
-                More::Drained => Head::End(ConnectionEnd::Drained),
             };
         }
     }
@@ -263,15 +260,15 @@ impl<H: Handler> Server<H> {
         idle_since: Instant,
         head_timer: Option<Pin<&mut Sleep>>,
     ) -> Poll<More> {
-        let moved = {
+        {
             let mut half = self.shared.lock();
-            let moved = half.served_by(cx);
+            half.served_by(cx);
             match half.wire.poll_read(cx) {
                 Poll::Ready(Ok(count)) if count > 0 => return Poll::Ready(More::Read),
                 Poll::Ready(_) => return Poll::Ready(More::Remote),
-                Poll::Pending => moved,
+                Poll::Pending => {}
             }
-        };
+        }
         let timers = &mut self.timers;
         if let Some(life) = &mut timers.life
             && !timers.expired
@@ -286,20 +283,6 @@ impl<H: Handler> Server<H> {
         }
         if timers.expired {
             return Poll::Ready(More::Duration);
-        }
-        // Asking the flag is cheap; waiting is registered once, since the task's waker stays the same.
-        let new = timers.drain.is_none();
-        if new || moved {
-            let mut drain = self.drain.clone();
-            let drain = timers
-                .drain
-                .get_or_insert_with(|| Box::pin(async move { drain.draining().await }));
-            if drain.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(More::Drained);
-            }
-        }
-        if self.drain.is_draining() {
-            return Poll::Ready(More::Drained);
         }
         match self.options.idle_timeout {
             Some(limit) => timers.poll_idle(cx, idle_since + limit),

@@ -297,6 +297,12 @@ fn versioned_text(name: &str, port: u16, chain: &str, version: &str, reuse_port:
     format!("{yaml}enable_reuse_port: {reuse_port}\n")
 }
 
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
 /// Asks on connections that are kept as long as they may be, until told to stop; gives the number of answers.
 async fn keep_asking(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -> usize {
     let mut asked = 0;
@@ -410,6 +416,111 @@ async fn listening(listeners: Vec<plenipo::pb::Any>) -> World {
         upstream,
         proxy,
     }
+}
+
+/// The version that a new connection meets.
+async fn met(address: std::net::SocketAddr) -> String {
+    let response = Client::connect(address).await.get("test", "/").await;
+    assert_eq!(response.status, 200, "{response:?}");
+    response.header("server").to_owned()
+}
+
+/// Asks on a connection of its own each time, until told to stop; gives the number of answers.
+async fn keep_coming(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -> usize {
+    let mut asked = 0;
+    while !stop.load(Relaxed) {
+        met(address).await;
+        asked += 1;
+    }
+    asked
+}
+
+#[tokio::test]
+async fn a_listener_that_is_renamed_keeps_its_sockets_and_loses_no_request() {
+    for reuse_port in [false, true] {
+        let port = free_port();
+        let World {
+            plane,
+            upstream: _upstream,
+            proxy,
+        } = listening(vec![versioned("web1", port, "c", "v1", reuse_port)]).await;
+        let address = proxy.address("web1").await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut load = Vec::new();
+        for _ in 0..4 {
+            load.push(tokio::spawn(keep_coming(address, Arc::clone(&stop))));
+            load.push(tokio::spawn(keep_asking(address, Arc::clone(&stop))));
+        }
+        for update in 2..=12 {
+            let (name, version) = (format!("web{update}"), format!("v{update}"));
+            let before = proxy.generation_number();
+            let renamed = versioned(&name, port, "c", &version, reuse_port);
+            plane.set_resources(LISTENER, vec![renamed], &update.to_string());
+            proxy.generation(before + 1).await;
+            assert_eq!(met(address).await, version);
+            assert_eq!(proxy.address(&name).await, address);
+            assert_eq!(met(address).await, version);
+        }
+        stop.store(true, Relaxed);
+        for task in load {
+            assert!(task.await.expect("no request failed") > 0);
+        }
+        assert!(proxy.running.server.bind_errors().borrow().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn sockets_that_cannot_be_shared_change_hands_one_after_the_other() {
+    let (first, second) = (free_port(), free_port());
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = listening(vec![
+        versioned("a", first, "c", "a1", false),
+        versioned("b", second, "c", "b1", false),
+    ])
+    .await;
+    let (one, two) = (proxy.address("a").await, proxy.address("b").await);
+    assert_eq!((met(one).await, met(two).await), ("a1".into(), "b1".into()));
+    let mut update = 1;
+    let mut set = async |listeners| {
+        update += 1;
+        let before = proxy.generation_number();
+        plane.set_resources(LISTENER, listeners, &update.to_string());
+        proxy.generation(before + 1).await;
+    };
+    // They change places.
+    set(vec![
+        versioned("a", second, "c", "a2", false),
+        versioned("b", first, "c", "b2", false),
+    ])
+    .await;
+    assert_eq!((met(one).await, met(two).await), ("b2".into(), "a2".into()));
+    // Other names, and sockets of another kind.
+    set(vec![
+        versioned("d", first, "c", "d3", true),
+        versioned("e", second, "c", "e3", true),
+    ])
+    .await;
+    assert_eq!(
+        (proxy.address("d").await, proxy.address("e").await),
+        (one, two)
+    );
+    assert_eq!((met(one).await, met(two).await), ("d3".into(), "e3".into()));
+    // And back; one of them has both addresses.
+    let mut both = versioned_text("f", first, "c", "f4", false);
+    both.push_str(&format!(
+        "additional_addresses: [{{address: {{socket_address: {{address: 127.0.0.1, port_value: {second}}}}}}}]\n"
+    ));
+    set(vec![any(&both)]).await;
+    assert_eq!(proxy.address("f").await, one);
+    assert_eq!((met(one).await, met(two).await), ("f4".into(), "f4".into()));
+    // It gives one up.
+    set(vec![versioned("f", second, "c", "f5", false)]).await;
+    assert_eq!(proxy.address("f").await, two);
+    assert_eq!(met(two).await, "f5");
+    assert!(proxy.running.server.bind_errors().borrow().is_empty());
 }
 
 #[tokio::test]

@@ -63,7 +63,9 @@ pub(in super::super) enum Outcome<H> {
 #[derive(Default)]
 struct Timers {
     idle: Option<Pin<Box<Sleep>>>,
+    /// `max_connection_duration`, and `drain_timeout` behind it.
     life: Option<Pin<Box<Sleep>>>,
+    /// The first of these is over.
     expired: bool,
 }
 
@@ -270,10 +272,17 @@ impl<H: Handler> Server<H> {
             }
         }
         let timers = &mut self.timers;
-        if let Some(life) = &mut timers.life
-            && !timers.expired
+        // An old connection is not cut at once: a request may be on its way, and is told that it is the last.
+        while let Some(life) = &mut timers.life
+            && life.as_mut().poll(cx).is_ready()
         {
-            timers.expired = life.as_mut().poll(cx).is_ready();
+            if timers.expired {
+                timers.life = None;
+            } else {
+                timers.expired = true;
+                let grace = self.options.drain_timeout;
+                life.as_mut().reset(Instant::now() + grace);
+            }
         }
         if started {
             return match head_timer {
@@ -281,7 +290,7 @@ impl<H: Handler> Server<H> {
                 None => Poll::Pending,
             };
         }
-        if timers.expired {
+        if timers.expired && timers.life.is_none() {
             return Poll::Ready(More::Duration);
         }
         match self.options.idle_timeout {

@@ -415,9 +415,20 @@ async fn timeouts() {
     assert!(heard.starts_with("HTTP/1.1 408 Request Timeout\r\n") && ended, "{heard}");
     assert!(heard.ends_with("\r\n\r\nstream timeout"), "{heard}");
     // A connection that is old.
-    let old = Options { max_connection_duration: Some(Duration::from_secs(5)), ..options() };
+    let old = Options {
+        max_connection_duration: Some(Duration::from_secs(5)),
+        drain_timeout: Duration::from_secs(3),
+        ..options()
+    };
     let served = serve(CodecType::Http1, old.clone(), describe);
-    assert_eq!(timed(served).await, (ConnectionEnd::Duration, 5));
+    assert_eq!(timed(served).await, (ConnectionEnd::Duration, 8), "and the drain timeout");
+    let mut served = serve(CodecType::Http1, old.clone(), describe);
+    let (heard, _) = talk(&mut served.client, GET).await;
+    assert!(!heard.contains("connection: close\r\n"), "{heard}");
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let (heard, ended) = talk(&mut served.client, GET).await;
+    assert!(heard.starts_with("HTTP/1.1 200 OK\r\nconnection: close\r\n") && ended, "{heard}");
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Duration);
     let mut served = serve(CodecType::Http1, old, |exchange| async {
         tokio::time::sleep(Duration::from_secs(8)).await;
         describe(exchange).await

@@ -395,7 +395,20 @@ async fn kept_connections_lose_no_request_to_the_removal_of_their_listener() {
     while asking.load(Relaxed) < 20 {
         tokio::task::yield_now().await;
     }
+    let mut resting = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(address).await;
+        assert_eq!(client.get("test", "/").await.status, 200);
+        resting.push(client);
+    }
+    let before = proxy.generation_number();
     plane.set_resources(LISTENER, vec![], "2");
+    proxy.generation(before + 1).await;
+    for mut client in resting {
+        let last = client.get("test", "/").await;
+        assert_eq!((last.status, last.header("server")), (200, "v1"));
+        assert_eq!(last.header("connection"), "close");
+    }
     for task in load {
         let announced = tokio::time::timeout(Duration::from_secs(20), task).await;
         assert!(announced.expect("in time").expect("no request failed"));

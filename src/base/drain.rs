@@ -35,9 +35,9 @@ impl DrainTrigger {
         DrainWatch(self.0.subscribe(), Arc::clone(&self.1))
     }
 
-    /// Ends when every watcher is gone.
-    pub async fn drained(&self) {
-        self.0.closed().await;
+    /// True while there are watchers.
+    pub fn is_watched(&self) -> bool {
+        !self.0.is_closed()
     }
 }
 

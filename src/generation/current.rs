@@ -6,7 +6,7 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::Generation;
+use super::{ChainDrain, Generation};
 
 /// Where every request finds the configuration of the moment: one atomic load.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct CurrentGeneration {
     number: watch::Sender<u64>,
     /// Replaced Generations that streams still use. Only the control side touches it.
     retired: Mutex<Vec<Arc<Generation>>>,
+    /// The drains that are not over. Only the control side touches them too.
+    draining: Mutex<Vec<Arc<ChainDrain>>>,
 }
 
 impl Default for CurrentGeneration {
@@ -23,6 +25,7 @@ impl Default for CurrentGeneration {
             current: ArcSwap::from_pointee(Generation::empty()),
             number: watch::channel(0).0,
             retired: Mutex::default(),
+            draining: Mutex::default(),
         }
     }
 }
@@ -43,25 +46,23 @@ impl CurrentGeneration {
         self.number.subscribe()
     }
 
-    /// Makes `next` the Generation of the moment, and drains the chains that it no longer has.
+    /// Drains the chains that `next` no longer has, and makes it the Generation of the moment. One writer calls this.
     pub fn swap(&self, next: Arc<Generation>) {
         let number = next.number;
-        let kept: std::collections::HashSet<*const super::ChainDrain> = next
+        let kept: std::collections::HashSet<*const ChainDrain> = next
             .listeners
             .values()
             .flat_map(|listener| &listener.chains)
             .map(|chain| Arc::as_ptr(&chain.drain))
             .collect();
-        let previous = self.current.swap(next);
-        for chain in previous
-            .listeners
-            .values()
-            .flat_map(|listener| &listener.chains)
-        {
-            if !kept.contains(&Arc::as_ptr(&chain.drain)) {
-                chain.drain.start();
-            }
+        let previous = self.current.load_full();
+        let chains = previous.listeners.values().flat_map(|live| &live.chains);
+        // Before the swap, so that a connection finds its chain in the one place or the other at any time.
+        for chain in chains.filter(|chain| !kept.contains(&Arc::as_ptr(&chain.drain))) {
+            chain.drain.start(&chain.hcm);
+            self.draining.lock().push(Arc::clone(&chain.drain));
         }
+        self.current.store(next);
         self.retired.lock().push(previous);
         self.number.send_replace(number);
         self.sweep();
@@ -69,6 +70,7 @@ impl CurrentGeneration {
 
     /// Drops the replaced Generations that nothing uses any more; gives the number that lives, the current included.
     pub fn sweep(&self) -> usize {
+        self.draining.lock().retain(|drain| !drain.finish());
         let mut retired = self.retired.lock();
         // A reader that loaded the pointer before the swap may still be cloning out of it: its guard counts.
         retired.retain(|generation| Arc::strong_count(generation) > 1 || !generation.is_idle());

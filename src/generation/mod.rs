@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use chain_match::ConnectionFacts;
 
 use crate::base::PerWorker;
@@ -100,21 +101,45 @@ pub struct ChainIdentity {
 }
 
 /// Drains a chain's connections when the last Generation that holds the chain is replaced.
+///
+/// While there are such connections, the connection manager of that Generation is kept: what they still ask is answered
+/// by the configuration that admitted them.
 #[derive(Debug)]
-pub struct ChainDrain(DrainTrigger);
+pub struct ChainDrain {
+    trigger: DrainTrigger,
+    last: ArcSwapOption<HttpConnectionManager>,
+}
 
 impl ChainDrain {
     fn new() -> Self {
-        Self(crate::base::drain::channel().0)
+        Self {
+            trigger: crate::base::drain::channel().0,
+            last: ArcSwapOption::empty(),
+        }
     }
 
     /// Learns of the drain.
     pub fn watch(&self) -> crate::base::drain::DrainWatch {
-        self.0.watch()
+        self.trigger.watch()
     }
 
-    fn start(&self) {
-        self.0.drain();
+    /// The connection manager for what a connection of a chain that drains still asks; `None` where none drains.
+    pub fn last(&self) -> Option<Arc<HttpConnectionManager>> {
+        self.last.load_full()
+    }
+
+    fn start(&self, last: &Arc<HttpConnectionManager>) {
+        self.last.store(Some(Arc::clone(last)));
+        self.trigger.drain();
+    }
+
+    /// Lets go of the connection manager where no connection is left; true where that was so.
+    fn finish(&self) -> bool {
+        let over = !self.trigger.is_watched();
+        if over {
+            self.last.store(None);
+        }
+        over
     }
 }
 

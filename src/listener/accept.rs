@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::connection::{self, ServeContext};
+use super::connection::{self, Entrance, ServeContext};
 use super::socket::StdAcceptor;
 use crate::base::drain::DrainWatch;
 use crate::base::task;
@@ -47,7 +47,7 @@ impl Acceptor {
 /// Where the socket cannot be registered with the worker's runtime.
 pub(super) fn start(
     context: Arc<ServeContext>,
-    listener: Arc<str>,
+    entrance: Arc<Entrance>,
     acceptor: StdAcceptor,
     mut stop: DrainWatch,
 ) -> io::Result<()> {
@@ -66,7 +66,7 @@ pub(super) fn start(
                 Ok((io, remote)) => {
                     task::spawn(
                         "connection",
-                        connection::serve(Arc::clone(&context), Arc::clone(&listener), io, remote),
+                        connection::serve(Arc::clone(&context), Arc::clone(&entrance), io, remote),
                     );
                 }
                 // The client left before it was accepted.
@@ -77,8 +77,10 @@ pub(super) fn start(
                             | io::ErrorKind::ConnectionReset
                             | io::ErrorKind::Interrupted
                     ) => {}
+                // The address was made free for another listener.
+                Err(_) if stop.is_draining() => return,
                 Err(error) => {
-                    tracing::warn!(target: "connection", %listener, %error, "accept failed; resting");
+                    tracing::warn!(target: "connection", listener = %entrance.listener, %error, "accept failed; resting");
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }

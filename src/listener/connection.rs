@@ -14,10 +14,11 @@ use super::http::HttpConnection;
 use super::server_state::ServerState;
 use crate::base::drain::DrainWatch;
 use crate::base::{PerWorker, WorkerCell};
+use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
 use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http, socket, worker};
-use crate::generation::{CurrentGeneration, ListenerStats, LiveChain};
+use crate::generation::{CurrentGeneration, Generation, ListenerStats, LiveChain, LiveListener};
 use crate::http::codec::server::{self, ConnectionEnd};
 use crate::http::codec::{ConnectionMeter, Io};
 use crate::pb;
@@ -134,18 +135,44 @@ impl Drop for Counted {
     }
 }
 
-/// Serves a connection that was accepted for the listener called `listener`, until it ends.
+/// Where connections come in: whose sockets they were accepted from.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    /// The listener's name.
+    pub(super) listener: Arc<str>,
+    /// The address as configured; `None` where the system chose the port.
+    pub(super) place: Option<Address>,
+}
+
+impl Entrance {
+    /// The listener that has the address. Sockets change hands a moment after the Generation does.
+    fn listener<'a>(&self, generation: &'a Generation) -> Option<&'a Arc<LiveListener>> {
+        let named = generation.listeners.get(&self.listener);
+        let Some(place) = &self.place else {
+            return named;
+        };
+        let has_it = |live: &&Arc<LiveListener>| live.config.addresses.contains(place);
+        let heir = || {
+            let mut others = generation.listeners.values();
+            others.find(|live| live.config.bind_to_port && has_it(live))
+        };
+        named.filter(has_it).or_else(heir).or(named)
+    }
+}
+
+/// Serves a connection that was accepted at `entrance`, until it ends.
 pub(super) async fn serve(
     context: Arc<ServeContext>,
-    listener: Arc<str>,
+    entrance: Arc<Entrance>,
     io: Io,
     remote: Option<SocketAddr>,
 ) {
     let local = io.local_addr();
     // Nothing of this Generation is held while the connection idles but what survives updates anyway.
-    let Some((stats, chain)) = admit(&context, &listener, local, remote) else {
+    let Some((listener, stats, chain)) = admit(&context, &entrance, local, remote) else {
         return;
     };
+    drop(entrance);
     let mut counted = Counted::new(stats);
     let Some((chain, direction, metadata)) = chain else {
         counted.listener.set.inc(socket::NO_FILTER_CHAIN_MATCH);
@@ -168,12 +195,7 @@ pub(super) async fn serve(
     let codec = chain.hcm.chain.http.codec;
     let options = Arc::clone(&chain.hcm.stream.options);
     let (drain, deadline) = (chain.drain.watch(), chain.drain.watch());
-    let handler = HttpConnection::new(
-        Arc::clone(&context),
-        info,
-        chain.identity.clone(),
-        &chain.hcm,
-    );
+    let handler = HttpConnection::new(Arc::clone(&context), info, &chain);
     drop(chain);
     let served = server::serve(io, codec, options, handler, drain, meter);
     let drain_time = context.state.drain_time();
@@ -220,19 +242,20 @@ async fn until(
 }
 
 type Admitted = (
+    Arc<str>,
     Arc<ListenerStats>,
     Option<(Arc<LiveChain>, TrafficDirection, Option<Arc<pb::Metadata>>)>,
 );
 
-/// The listener's statistics and the chain that takes the connection, of the Generation of this moment.
+/// The listener's name and statistics, and the chain that takes the connection, of the Generation of this moment.
 fn admit(
     context: &ServeContext,
-    listener: &str,
+    entrance: &Entrance,
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
 ) -> Option<Admitted> {
     let generation = context.current.load();
-    let live = generation.listeners.get(listener)?;
+    let live = entrance.listener(&generation)?;
     let chain = live.select(&ConnectionFacts {
         destination: local,
         source: remote,
@@ -247,5 +270,6 @@ fn admit(
             live.config.metadata.clone(),
         )
     });
-    Some((Arc::clone(&live.stats), chain))
+    let name = Arc::clone(&live.config.name);
+    Some((name, Arc::clone(&live.stats), chain))
 }

@@ -1,7 +1,8 @@
 //! The HTTP connection manager's per-request entry point: from the codec's exchange to the filter chain and back.
 //!
-//! Every request takes the Generation of its moment. A connection itself holds names, numbers and a weak reference to
-//! the manager it saw last, so that an idle connection pins no old configuration.
+//! Every request takes the Generation of its moment; where the chain that admitted its connection drains, the last
+//! Generation that had it. A connection itself holds names, numbers and a weak reference to the manager it saw last, so
+//! that an idle connection pins no old configuration but that of a chain that drains.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::config::http_connection_manager::ServerHeader;
 use crate::filter::Observer;
 use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http as stat, listener_http};
-use crate::generation::{ChainIdentity, HttpConnectionManager};
+use crate::generation::{ChainDrain, ChainIdentity, HttpConnectionManager, LiveChain};
 use crate::http::codec::{Exchange, Handler, Malformed, Refusal, Reply, Reset};
 use crate::http::{Lend, LocalReply, RequestHead, ResponseFlag, ResponseHead};
 use crate::stream::{ConnectionInfo, Stream, Verdict};
@@ -73,6 +74,7 @@ struct Inner {
     context: Arc<ServeContext>,
     info: Arc<ConnectionInfo>,
     identity: ChainIdentity,
+    drain: Arc<ChainDrain>,
     known: WorkerCell<Known>,
     /// Where the connection is counted by its protocol, which the first request shows.
     counted: WorkerCell<Option<(Arc<StatSet>, bool)>>,
@@ -125,18 +127,18 @@ impl HttpConnection {
     pub(super) fn new(
         context: Arc<ServeContext>,
         info: Arc<ConnectionInfo>,
-        identity: ChainIdentity,
-        manager: &Arc<HttpConnectionManager>,
+        chain: &LiveChain,
     ) -> Self {
         let known = Known {
-            generation: manager.stream.generation,
-            manager: Arc::downgrade(manager),
+            generation: chain.hcm.stream.generation,
+            manager: Arc::downgrade(&chain.hcm),
             stale: false,
         };
         Self(Arc::new(Inner {
             context,
             info,
-            identity,
+            identity: chain.identity.clone(),
+            drain: Arc::clone(&chain.drain),
             known: WorkerCell::new(known),
             counted: WorkerCell::default(),
         }))
@@ -216,6 +218,12 @@ impl Inner {
         {
             return Some(manager);
         }
+        if let Some(last) = self.drain.last() {
+            known.generation = generation.number;
+            known.manager = Arc::downgrade(&last);
+            known.stale = true;
+            return Some(last);
+        }
         let taken = generation
             .listeners
             .get(&self.info.listener)
@@ -235,7 +243,7 @@ impl Inner {
                 known.stale = chain.identity != self.identity;
                 Some(Arc::clone(&chain.hcm))
             }
-            // The listener is gone and drains: what was seen last still answers, and closes.
+            // No chain would take it: what was seen last still answers, and closes.
             None => {
                 known.stale = true;
                 known.manager.upgrade()

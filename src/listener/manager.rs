@@ -1,7 +1,8 @@
 //! Reconciles listening sockets with the current Generation.
 //!
-//! A listener whose addresses did not change keeps its sockets, so that no connection is refused or lost; one that
-//! moved is bound at its new place before the old one closes; one that is gone stops accepting and drains.
+//! A listener whose addresses did not change keeps its sockets, and so does an address that goes to a listener of
+//! another name: no connection is refused or lost. One that moved is bound at its new place before the old one closes;
+//! one that is gone stops accepting and drains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::accept;
-use super::connection::ServeContext;
+use super::connection::{Entrance, ServeContext};
 use super::socket::Sockets;
 use crate::base::WorkerHandles;
 use crate::base::drain::{self, DrainTrigger};
@@ -132,7 +133,8 @@ impl ListenerManager {
 
     /// Makes the sockets match `generation`. Listeners that cannot be bound keep what they had, and are named.
     pub fn apply(&mut self, generation: &Generation) -> Vec<BindError> {
-        let mut failed = Vec::new();
+        // All are opened before any closes: sockets may change hands.
+        let (mut opened, mut failed) = (Vec::new(), Vec::new());
         for (name, live) in &generation.listeners {
             let wanted = &live.config;
             if self.stopped.covers(wanted) {
@@ -145,12 +147,11 @@ impl ListenerManager {
             {
                 continue;
             }
-            match self.bind(name, wanted) {
+            match self.bind(name, wanted, generation) {
                 Ok(bound) => {
                     self.stats
                         .inc(stats::listener_manager::LISTENER_CREATE_SUCCESS);
-                    // The predecessor, if any, stops accepting only now.
-                    self.bound.insert(Arc::clone(name), bound);
+                    opened.push((Arc::clone(name), bound));
                 }
                 Err(error) => {
                     self.stats
@@ -160,6 +161,16 @@ impl ListenerManager {
                 }
             }
         }
+        // What cannot move keeps its place, unless that is another's by now.
+        for error in &failed {
+            if let Some(stuck) = self.bound.get(&error.listener)
+                && opened.iter().any(|(_, bound)| bound.meets(stuck))
+            {
+                self.bound.remove(&error.listener);
+            }
+        }
+        // The predecessors, if any, stop accepting only now.
+        self.bound.extend(opened);
         self.bound.retain(|name, _| {
             let wanted = generation.listeners.contains_key(name);
             if !wanted {
@@ -219,40 +230,47 @@ impl ListenerManager {
         self.bound_tx.send_replace(bound);
     }
 
-    fn bind(&self, name: &Arc<str>, listener: &Listener) -> Result<Bound, BindError> {
+    fn bind(
+        &self,
+        name: &Arc<str>,
+        listener: &Listener,
+        generation: &Generation,
+    ) -> Result<Bound, BindError> {
         let (stop, watch) = drain::channel();
         let mut sockets = Vec::new();
         if listener.bind_to_port {
             for address in &listener.addresses {
-                let bound =
-                    Sockets::bind(address, listener, self.workers.count()).map_err(|source| {
-                        BindError {
-                            listener: Arc::clone(name),
-                            address: address.clone(),
-                            source,
-                        }
+                let bound = self
+                    .open(name, address, listener, generation)
+                    .map_err(|source| BindError {
+                        listener: Arc::clone(name),
+                        address: address.clone(),
+                        source,
                     })?;
                 sockets.push(bound);
             }
         }
-        for socket in &sockets {
+        for (address, socket) in listener.addresses.iter().zip(&sockets) {
             for index in 0..self.workers.count() {
                 let acceptor = match socket.duplicate(index) {
                     Ok(acceptor) => acceptor,
                     Err(source) => {
                         stop.drain();
-                        let address = listener.addresses[0].clone();
                         return Err(BindError {
                             listener: Arc::clone(name),
-                            address,
+                            address: address.clone(),
                             source,
                         });
                     }
                 };
-                let (context, name, watch) =
-                    (Arc::clone(&self.context), Arc::clone(name), watch.clone());
+                let entrance = Arc::new(Entrance {
+                    listener: Arc::clone(name),
+                    place: is_fixed(address).then(|| address.clone()),
+                });
+                let (context, watch) = (Arc::clone(&self.context), watch.clone());
                 self.workers.run_on(index, move || {
-                    if let Err(error) = accept::start(context, Arc::clone(&name), acceptor, watch) {
+                    let name = Arc::clone(&entrance.listener);
+                    if let Err(error) = accept::start(context, entrance, acceptor, watch) {
                         tracing::error!(target: "main", listener = %name, %error, "cannot accept on a socket");
                     }
                 });
@@ -264,9 +282,59 @@ impl ListenerManager {
             stop,
         })
     }
+
+    /// The sockets of an address: those that are there, where their listener is this one, or leaves the address.
+    fn open(
+        &self,
+        name: &Arc<str>,
+        address: &Address,
+        listener: &Listener,
+        generation: &Generation,
+    ) -> io::Result<Sockets> {
+        let leaves = |holder: &Arc<str>| {
+            let stays = generation.listeners.get(holder);
+            !stays.is_some_and(|live| live.config.addresses.contains(address))
+        };
+        let there = self
+            .bound
+            .iter()
+            .filter(|(holder, _)| is_fixed(address) && (*holder == name || leaves(holder)))
+            .find_map(|(holder, bound)| {
+                let mut places = bound.addresses.iter().zip(&bound.sockets);
+                let (_, sockets) = places.find(|(place, _)| *place == address)?;
+                Some((holder, bound, sockets))
+            });
+        match there {
+            Some((holder, _, sockets)) if holder == name || sockets.suit(listener) => {
+                sockets.share(listener)
+            }
+            // Sockets of another kind cannot be bound beside these.
+            Some((_, bound, sockets)) => {
+                bound.stop.drain();
+                sockets.stop_listening();
+                Sockets::bind(address, listener, self.workers.count())
+            }
+            None => Sockets::bind(address, listener, self.workers.count()),
+        }
+    }
+}
+
+/// True where it is the configuration that says which address it is, not the system.
+fn is_fixed(address: &Address) -> bool {
+    match address {
+        Address::Socket(address) => address.port() != 0,
+        Address::Pipe(_) => true,
+        Address::Name(..) => false,
+    }
 }
 
 impl Bound {
+    /// True where both listen on one address.
+    fn meets(&self, other: &Self) -> bool {
+        let mut fixed = self.addresses.iter().filter(|address| is_fixed(address));
+        fixed.any(|address| other.addresses.contains(address))
+    }
+
     fn real_addresses(&self) -> Vec<Address> {
         let mut real: Vec<Option<SocketAddr>> = self.sockets.iter().map(Sockets::local).collect();
         real.resize(self.addresses.len(), None);

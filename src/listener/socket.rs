@@ -1,7 +1,8 @@
 //! Opening listening sockets: one a worker with `SO_REUSEPORT`, bound by the control side, which keeps them.
 //!
-//! The kernel spreads connections over the sockets of a port; each worker accepts from a duplicate of its own. Since
-//! the originals stay open on the control side, a listener update loses no connection that waits in a queue.
+//! The kernel spreads connections over the sockets of a port; each worker accepts from a duplicate of its own. The
+//! originals stay open on the control side as long as any listener has the address: no connection that waits in a queue
+//! is lost to an update of the listener, or to its new name.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::Listener;
 use crate::config::endpoint::Address;
@@ -19,42 +20,113 @@ const DEFAULT_BACKLOG: i32 = 4096;
 
 /// The sockets of one address, one a worker.
 #[derive(Debug)]
-pub(super) enum Sockets {
+pub(super) struct Sockets {
+    opened: Opened,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Opened {
     /// TCP, with the address that was bound (its port is never 0).
     Tcp(Vec<std::net::TcpListener>, SocketAddr),
     /// A unix socket: one, shared by the workers.
     Unix(UnixListener),
 }
 
+/// What of a socket is settled when it is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    reuse_port: bool,
+    ipv4_compat: bool,
+    pipe_mode: Option<u32>,
+}
+
+impl Kind {
+    fn of(listener: &Listener) -> Self {
+        Self {
+            reuse_port: listener.reuse_port,
+            ipv4_compat: listener.ipv4_compat,
+            pipe_mode: listener.pipe_mode,
+        }
+    }
+}
+
+fn backlog(listener: &Listener) -> i32 {
+    listener.backlog.map_or(DEFAULT_BACKLOG, |backlog| {
+        i32::try_from(backlog).unwrap_or(i32::MAX)
+    })
+}
+
 impl Sockets {
     /// Binds `address` as `listener` asks, for `workers` workers.
     pub(super) fn bind(address: &Address, listener: &Listener, workers: usize) -> io::Result<Self> {
-        let backlog = listener.backlog.map_or(DEFAULT_BACKLOG, |backlog| {
-            i32::try_from(backlog).unwrap_or(i32::MAX)
-        });
-        match address {
-            Address::Socket(address) => bind_tcp(*address, listener, backlog, workers),
-            Address::Pipe(path) => bind_unix(path, listener.pipe_mode, backlog).map(Self::Unix),
-            Address::Name(name, _) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("malformed IP address: {name}"),
-            )),
+        let backlog = backlog(listener);
+        let opened = match address {
+            Address::Socket(address) => bind_tcp(*address, listener, backlog, workers)?,
+            Address::Pipe(path) => Opened::Unix(bind_unix(path, listener.pipe_mode, backlog)?),
+            Address::Name(name, _) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("malformed IP address: {name}"),
+                ));
+            }
+        };
+        Ok(Self {
+            opened,
+            kind: Kind::of(listener),
+        })
+    }
+
+    /// True where `listener` would bind the same address with sockets like these.
+    pub(super) fn suit(&self, listener: &Listener) -> bool {
+        self.kind == Kind::of(listener)
+    }
+
+    /// The same sockets once more, for `listener`: their queues are shared, and stay when the first are closed.
+    pub(super) fn share(&self, listener: &Listener) -> io::Result<Self> {
+        let opened = match &self.opened {
+            Opened::Tcp(sockets, address) => {
+                let sockets = sockets
+                    .iter()
+                    .map(|socket| {
+                        SockRef::from(socket).listen(backlog(listener))?;
+                        socket.try_clone()
+                    })
+                    .collect::<io::Result<_>>()?;
+                Opened::Tcp(sockets, *address)
+            }
+            Opened::Unix(socket) => Opened::Unix(socket.try_clone()?),
+        };
+        Ok(Self {
+            opened,
+            kind: self.kind,
+        })
+    }
+
+    /// Makes the address free for others at once, though workers may hold duplicates yet.
+    pub(super) fn stop_listening(&self) {
+        if let Opened::Tcp(sockets, _) = &self.opened {
+            for socket in sockets {
+                let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Both);
+            }
         }
     }
 
     /// A duplicate for worker `index`.
     pub(super) fn duplicate(&self, index: usize) -> io::Result<StdAcceptor> {
-        Ok(match self {
-            Self::Tcp(sockets, _) => StdAcceptor::Tcp(sockets[index % sockets.len()].try_clone()?),
-            Self::Unix(socket) => StdAcceptor::Unix(socket.try_clone()?),
+        Ok(match &self.opened {
+            Opened::Tcp(sockets, _) => {
+                StdAcceptor::Tcp(sockets[index % sockets.len()].try_clone()?)
+            }
+            Opened::Unix(socket) => StdAcceptor::Unix(socket.try_clone()?),
         })
     }
 
     /// The address that was bound; `None` for a unix socket.
     pub(super) fn local(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(_, address) => Some(*address),
-            Self::Unix(_) => None,
+        match &self.opened {
+            Opened::Tcp(_, address) => Some(*address),
+            Opened::Unix(_) => None,
         }
     }
 }
@@ -71,7 +143,7 @@ fn bind_tcp(
     listener: &Listener,
     backlog: i32,
     workers: usize,
-) -> io::Result<Sockets> {
+) -> io::Result<Opened> {
     let reuse_port = listener.reuse_port;
     let mut address = address;
     let mut sockets = Vec::new();
@@ -100,7 +172,7 @@ fn bind_tcp(
         socket.listen(backlog)?;
         listening.push(std::net::TcpListener::from(socket));
     }
-    Ok(Sockets::Tcp(listening, address))
+    Ok(Opened::Tcp(listening, address))
 }
 
 fn bind_unix(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<UnixListener> {

@@ -233,10 +233,37 @@ async fn a_listener_that_is_gone_drains_its_connections() {
     let address = proxy.address("web").await;
     let mut client = Client::connect(address).await;
     assert_eq!(client.get("test", "/").await.status, 200);
+    let mut silent = Client::connect(address).await;
+    assert_eq!(silent.get("test", "/").await.status, 200);
     let before = proxy.generation_number();
     plane.set_resources(LISTENER, vec![], "2");
     proxy.generation(before + 1).await;
-    assert!(client.is_closed().await, "an idle connection is closed");
+    let since = tokio::time::Instant::now();
+    // What it was admitted to still answers, and says that it is the last time.
+    let last = client.get("test", "/").await;
+    assert_eq!((last.status, last.header("x-version")), (200, "1"));
+    assert_eq!(last.header("connection"), "close");
+    assert!(client.is_closed().await);
+    assert!(
+        proxy.running.server.current.sweep() > 1,
+        "kept for the silent one"
+    );
+    assert!(
+        silent.is_closed().await,
+        "an idle connection is closed in the end"
+    );
+    assert!(
+        since.elapsed() > Duration::from_millis(900),
+        "after the drain time"
+    );
+    let alive = async {
+        while proxy.running.server.current.sweep() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), alive)
+        .await
+        .expect("nothing is kept for nobody");
     // Each worker closes its socket when it hears of it.
     let refused = async {
         while tokio::net::TcpStream::connect(address).await.is_ok() {
@@ -246,6 +273,267 @@ async fn a_listener_that_is_gone_drains_its_connections() {
     tokio::time::timeout(Duration::from_secs(5), refused)
         .await
         .expect("nobody accepts");
+}
+
+/// A listener at `port` whose one filter chain is called `chain`, and whose answers say `version`.
+fn versioned(
+    name: &str,
+    port: u16,
+    chain: &str,
+    version: &str,
+    reuse_port: bool,
+) -> plenipo::pb::Any {
+    any(&versioned_text(name, port, chain, version, reuse_port))
+}
+
+fn versioned_text(name: &str, port: u16, chain: &str, version: &str, reuse_port: bool) -> String {
+    let routes = format!(
+        "server_name: {version}\n      \
+         route_config: {{virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: a}}}}]}}]}}"
+    );
+    let yaml = listener_yaml(name, &routes, "")
+        .replace("port_value: 0", &format!("port_value: {port}"))
+        .replace("- filters:", &format!("- name: {chain}\n  filters:"));
+    format!("{yaml}enable_reuse_port: {reuse_port}\n")
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Asks on connections that are kept as long as they may be, until told to stop; gives the number of answers.
+async fn keep_asking(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -> usize {
+    let mut asked = 0;
+    while !stop.load(Relaxed) {
+        let mut client = Client::connect(address).await;
+        let mut admitted = None;
+        loop {
+            let response = client.get("test", "/").await;
+            assert_eq!(response.status, 200, "{response:?}");
+            asked += 1;
+            let version = response.header("server").to_owned();
+            assert_eq!(*admitted.get_or_insert(version.clone()), version);
+            if response.header("connection") == "close" {
+                assert!(client.is_closed().await);
+                break;
+            }
+            if stop.load(Relaxed) {
+                break;
+            }
+        }
+    }
+    asked
+}
+
+#[tokio::test]
+async fn kept_connections_lose_no_request_to_a_filter_chain_that_changes() {
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = listening(vec![versioned("web", 0, "c1", "v1", true)]).await;
+    let address = proxy.address("web").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(keep_asking(address, Arc::clone(&stop))))
+        .collect();
+    let mut idle = Vec::new();
+    for update in 2..=20 {
+        let mut client = Client::connect(address).await;
+        let response = client.get("test", "/").await;
+        assert_eq!(response.header("server"), format!("v{}", update - 1));
+        idle.push(client);
+        let before = proxy.generation_number();
+        let (chain, version) = (format!("c{update}"), format!("v{update}"));
+        let changed = versioned("web", 0, &chain, &version, true);
+        plane.set_resources(LISTENER, vec![changed], &update.to_string());
+        proxy.generation(before + 1).await;
+    }
+    stop.store(true, Relaxed);
+    for task in load {
+        assert!(task.await.expect("no request failed") > 0);
+    }
+    // A connection that said nothing all the while is answered by what admitted it, once.
+    for (index, mut client) in idle.into_iter().enumerate() {
+        let last = client.get("test", "/").await;
+        assert_eq!(last.header("server"), format!("v{}", index + 1));
+        assert_eq!((last.status, last.header("connection")), (200, "close"));
+        assert!(client.is_closed().await);
+    }
+}
+
+#[tokio::test]
+async fn kept_connections_lose_no_request_to_the_removal_of_their_listener() {
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = listening(vec![versioned("web", 0, "c", "v1", true)]).await;
+    let address = proxy.address("web").await;
+    let asking = Arc::new(AtomicUsize::new(0));
+    let load: Vec<_> = (0..20)
+        .map(|_| {
+            let asking = Arc::clone(&asking);
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                for round in 0.. {
+                    let response = client.get("test", "/").await;
+                    assert_eq!((response.status, response.header("server")), (200, "v1"));
+                    if round == 0 {
+                        asking.fetch_add(1, Relaxed);
+                    }
+                    if response.header("connection") == "close" {
+                        return client.is_closed().await;
+                    }
+                }
+                false
+            })
+        })
+        .collect();
+    while asking.load(Relaxed) < 20 {
+        tokio::task::yield_now().await;
+    }
+    let mut resting = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(address).await;
+        assert_eq!(client.get("test", "/").await.status, 200);
+        resting.push(client);
+    }
+    let before = proxy.generation_number();
+    plane.set_resources(LISTENER, vec![], "2");
+    proxy.generation(before + 1).await;
+    for mut client in resting {
+        let last = client.get("test", "/").await;
+        assert_eq!((last.status, last.header("server")), (200, "v1"));
+        assert_eq!(last.header("connection"), "close");
+    }
+    for task in load {
+        let announced = tokio::time::timeout(Duration::from_secs(20), task).await;
+        assert!(announced.expect("in time").expect("no request failed"));
+    }
+}
+
+/// A proxy with these listeners, and the means to change them.
+async fn listening(listeners: Vec<plenipo::pb::Any>) -> World {
+    let upstream = FakeUpstream::start("a").await;
+    let plane = plane().await;
+    plane.set_resources(CLUSTER, vec![cluster("a")], "1");
+    plane.set_resources(ENDPOINTS, vec![endpoints("a", &upstream)], "1");
+    plane.set_resources(LISTENER, listeners, "1");
+    let bootstrap = ads_bootstrap(plane.address(), false);
+    let proxy = TestProxy::start_draining_for(&bootstrap, "60").await;
+    World {
+        plane,
+        upstream,
+        proxy,
+    }
+}
+
+/// The version that a new connection meets.
+async fn met(address: std::net::SocketAddr) -> String {
+    let response = Client::connect(address).await.get("test", "/").await;
+    assert_eq!(response.status, 200, "{response:?}");
+    response.header("server").to_owned()
+}
+
+/// Asks on a connection of its own each time, until told to stop; gives the number of answers.
+async fn keep_coming(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -> usize {
+    let mut asked = 0;
+    while !stop.load(Relaxed) {
+        met(address).await;
+        asked += 1;
+    }
+    asked
+}
+
+#[tokio::test]
+async fn a_listener_that_is_renamed_keeps_its_sockets_and_loses_no_request() {
+    for reuse_port in [false, true] {
+        let port = free_port();
+        let World {
+            plane,
+            upstream: _upstream,
+            proxy,
+        } = listening(vec![versioned("web1", port, "c", "v1", reuse_port)]).await;
+        let address = proxy.address("web1").await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut load = Vec::new();
+        for _ in 0..4 {
+            load.push(tokio::spawn(keep_coming(address, Arc::clone(&stop))));
+            load.push(tokio::spawn(keep_asking(address, Arc::clone(&stop))));
+        }
+        for update in 2..=12 {
+            let (name, version) = (format!("web{update}"), format!("v{update}"));
+            let before = proxy.generation_number();
+            let renamed = versioned(&name, port, "c", &version, reuse_port);
+            plane.set_resources(LISTENER, vec![renamed], &update.to_string());
+            proxy.generation(before + 1).await;
+            assert_eq!(met(address).await, version);
+            assert_eq!(proxy.address(&name).await, address);
+            assert_eq!(met(address).await, version);
+        }
+        stop.store(true, Relaxed);
+        for task in load {
+            assert!(task.await.expect("no request failed") > 0);
+        }
+        assert!(proxy.running.server.bind_errors().borrow().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn sockets_that_cannot_be_shared_change_hands_one_after_the_other() {
+    let (first, second) = (free_port(), free_port());
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = listening(vec![
+        versioned("a", first, "c", "a1", false),
+        versioned("b", second, "c", "b1", false),
+    ])
+    .await;
+    let (one, two) = (proxy.address("a").await, proxy.address("b").await);
+    assert_eq!((met(one).await, met(two).await), ("a1".into(), "b1".into()));
+    let mut update = 1;
+    let mut set = async |listeners| {
+        update += 1;
+        let before = proxy.generation_number();
+        plane.set_resources(LISTENER, listeners, &update.to_string());
+        proxy.generation(before + 1).await;
+    };
+    // They change places.
+    set(vec![
+        versioned("a", second, "c", "a2", false),
+        versioned("b", first, "c", "b2", false),
+    ])
+    .await;
+    assert_eq!((met(one).await, met(two).await), ("b2".into(), "a2".into()));
+    // Other names, and sockets of another kind.
+    set(vec![
+        versioned("d", first, "c", "d3", true),
+        versioned("e", second, "c", "e3", true),
+    ])
+    .await;
+    assert_eq!(
+        (proxy.address("d").await, proxy.address("e").await),
+        (one, two)
+    );
+    assert_eq!((met(one).await, met(two).await), ("d3".into(), "e3".into()));
+    // And back; one of them has both addresses.
+    let mut both = versioned_text("f", first, "c", "f4", false);
+    both.push_str(&format!(
+        "additional_addresses: [{{address: {{socket_address: {{address: 127.0.0.1, port_value: {second}}}}}}}]\n"
+    ));
+    set(vec![any(&both)]).await;
+    assert_eq!(proxy.address("f").await, one);
+    assert_eq!((met(one).await, met(two).await), ("f4".into(), "f4".into()));
+    // It gives one up.
+    set(vec![versioned("f", second, "c", "f5", false)]).await;
+    assert_eq!(proxy.address("f").await, two);
+    assert_eq!(met(two).await, "f5");
+    assert!(proxy.running.server.bind_errors().borrow().is_empty());
 }
 
 #[tokio::test]

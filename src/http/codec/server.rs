@@ -31,8 +31,9 @@ pub enum ConnectionEnd {
 
 /// Serves one downstream connection until it ends.
 ///
-/// `drain`: once draining, the next response says `connection: close` (h2: GOAWAY), and an idle connection is
-/// closed. Dropping the future closes the connection at once and drops the handler's futures.
+/// `drain`: once draining, the next response says `connection: close`; until then an idle connection stays, since it
+/// may be about to send a request. HTTP/2 has GOAWAY for that, which is sent at once. Dropping the future closes the
+/// connection and drops the handler's futures.
 pub async fn serve<H: Handler>(
     io: Io,
     codec: CodecType,

@@ -37,9 +37,24 @@ impl TestProxy {
             .expect("the proxy starts")
     }
 
+    /// As [`TestProxy::start`], with this drain time in seconds.
+    pub async fn start_draining_for(bootstrap: &str, seconds: &str) -> Self {
+        let proxy = Self::launch(bootstrap, 2, seconds).await;
+        let proxy = proxy.expect("the proxy starts");
+        tokio::time::timeout(Duration::from_secs(20), proxy.running.live())
+            .await
+            .expect("live within 20 s")
+            .expect("every static listener is bound");
+        proxy
+    }
+
     /// As [`TestProxy::start_cold`]; an error is why it did not start.
     pub async fn try_start(bootstrap: &str, workers: usize) -> anyhow::Result<Self> {
-        let prepared = Self::prepare(bootstrap, workers).expect("a valid bootstrap");
+        Self::launch(bootstrap, workers, "1").await
+    }
+
+    async fn launch(bootstrap: &str, workers: usize, drain_time: &str) -> anyhow::Result<Self> {
+        let prepared = Self::prepared(bootstrap, workers, drain_time).expect("a valid bootstrap");
         Ok(Self {
             running: prepared.start().await?,
         })
@@ -47,6 +62,10 @@ impl TestProxy {
 
     /// A proxy that is to be started, or validated.
     pub fn prepare(bootstrap: &str, workers: usize) -> anyhow::Result<Prepared> {
+        Self::prepared(bootstrap, workers, "1")
+    }
+
+    fn prepared(bootstrap: &str, workers: usize, drain_time: &str) -> anyhow::Result<Prepared> {
         let workers = workers.to_string();
         let argv = [
             "plenipo",
@@ -55,7 +74,7 @@ impl TestProxy {
             "--concurrency",
             &workers,
             "--drain-time-s",
-            "1",
+            drain_time,
         ];
         let Ok(Command::Proxy(options)) = cli::parse(argv.iter().map(Into::into)) else {
             panic!("a command line for a proxy");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite as _;
@@ -158,7 +158,8 @@ impl Http1 {
             framing,
             keep_alive,
         } = response;
-        let agreed = head.status == StatusCode::SWITCHING_PROTOCOLS || head.status.is_success();
+        let agreed = head.status == StatusCode::SWITCHING_PROTOCOLS
+            || (method == Method::CONNECT && head.status.is_success());
         let keep_alive = keep_alive && !unread && !tunnel;
         if tunnel && agreed && matches!(framing, Framing::UntilEnd) {
             let body = held.unwrap_or_default();

@@ -115,6 +115,8 @@ pub(super) struct Half {
     pub(super) framing: Framing,
     /// Number of the request in hand: a body that outlives its exchange reads nothing.
     exchange: u64,
+    /// Its body was asked for.
+    asked: bool,
     failed: Option<BodyError>,
     /// The connection's task: whom the socket wakes.
     task: Waker,
@@ -131,6 +133,7 @@ impl Shared {
             wire,
             framing: Framing::Done,
             exchange: 0,
+            asked: false,
             failed: None,
             task: Waker::noop().clone(),
             reader: None,
@@ -150,6 +153,7 @@ impl Shared {
     pub(super) fn begin(self: &Arc<Self>, framing: Framing) -> RequestBody {
         let mut half = self.lock();
         half.exchange += 1;
+        half.asked = false;
         half.failed = None;
         half.framing = framing;
         RequestBody {
@@ -175,13 +179,11 @@ pub(super) enum Client {
 }
 
 impl Half {
-    /// The task that serves the connection has this waker; true where it had another.
-    pub(super) fn served_by(&mut self, cx: &Context<'_>) -> bool {
-        let moved = !self.task.will_wake(cx.waker());
-        if moved {
+    /// The task that serves the connection has this waker.
+    pub(super) fn served_by(&mut self, cx: &Context<'_>) {
+        if !self.task.will_wake(cx.waker()) {
             self.task = cx.waker().clone();
         }
-        moved
     }
 
     /// Writes all of `out`.
@@ -195,8 +197,7 @@ impl Half {
 
     /// The exchange is over: its body, wherever it is, gives an error. True where all of it was read.
     pub(super) fn finish_exchange(&mut self) -> bool {
-        self.exchange += 1;
-        self.reader = None;
+        self.abandon();
         let complete = self.is_complete() || self.discard();
         self.wire.release();
         complete
@@ -208,8 +209,11 @@ impl Half {
     }
 
     /// Reads ahead of demand, within bounds: what the client does while it waits.
+    ///
+    /// A client that closes its side ends a tunnel too, both ways (Envoy does the same), but not before what it sent is
+    /// on its way to the upstream: the body tells by its end.
     pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Client> {
-        let tunnel = matches!(self.framing, Framing::UntilEnd);
+        let tunnel = self.asked && matches!(self.framing, Framing::UntilEnd);
         let mut more = false;
         let gone = loop {
             if self.wire.eof {
@@ -219,7 +223,6 @@ impl Half {
                 break false;
             }
             match self.wire.poll_read(cx) {
-                Poll::Ready(Ok(0)) => more = true,
                 Poll::Ready(Ok(_)) => more = true,
                 Poll::Ready(Err(_)) => {
                     self.wire.eof = true;
@@ -253,6 +256,7 @@ impl Half {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.asked = true;
         if let Some(error) = &self.failed {
             return Poll::Ready(Some(Err(error.clone())));
         }
@@ -269,6 +273,9 @@ impl Half {
             if self.wire.eof {
                 if matches!(self.framing, Framing::UntilEnd) {
                     self.framing = Framing::Done;
+                    if !self.task.will_wake(cx.waker()) {
+                        self.task.wake_by_ref();
+                    }
                     return Poll::Ready(None);
                 }
                 return self.client_left(cx);
@@ -301,7 +308,7 @@ impl Half {
         Poll::Pending
     }
 
-    /// The client is gone: a body that outlives the exchange tells so.
+    /// The exchange is over: a body that outlives it tells so.
     pub(super) fn abandon(&mut self) {
         self.exchange += 1;
         if let Some(reader) = self.reader.take() {

@@ -63,9 +63,10 @@ pub(in super::super) enum Outcome<H> {
 #[derive(Default)]
 struct Timers {
     idle: Option<Pin<Box<Sleep>>>,
+    /// `max_connection_duration`, and `drain_timeout` behind it.
     life: Option<Pin<Box<Sleep>>>,
+    /// The first of these is over.
     expired: bool,
-    drain: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// What came of waiting for more of a head.
@@ -74,7 +75,6 @@ enum More {
     Remote,
     Idle,
     Duration,
-    Drained,
     HeadTimeout,
 }
 
@@ -190,7 +190,6 @@ impl<H: Handler> Server<H> {
                 More::Remote => Head::End(ConnectionEnd::Remote),
                 More::Idle => Head::End(ConnectionEnd::Idle),
                 More::Duration => Head::End(ConnectionEnd::Duration),
-                More::Drained => Head::End(ConnectionEnd::Drained),
             };
         }
     }
@@ -268,20 +267,27 @@ impl<H: Handler> Server<H> {
         idle_since: Instant,
         head_timer: Option<Pin<&mut Sleep>>,
     ) -> Poll<More> {
-        let moved = {
+        {
             let mut half = self.shared.lock();
-            let moved = half.served_by(cx);
+            half.served_by(cx);
             match half.wire.poll_read(cx) {
                 Poll::Ready(Ok(count)) if count > 0 => return Poll::Ready(More::Read),
                 Poll::Ready(_) => return Poll::Ready(More::Remote),
-                Poll::Pending => moved,
+                Poll::Pending => {}
             }
-        };
+        }
         let timers = &mut self.timers;
-        if let Some(life) = &mut timers.life
-            && !timers.expired
+        // An old connection is not cut at once: a request may be on its way, and is told that it is the last.
+        while let Some(life) = &mut timers.life
+            && life.as_mut().poll(cx).is_ready()
         {
-            timers.expired = life.as_mut().poll(cx).is_ready();
+            if timers.expired {
+                timers.life = None;
+            } else {
+                timers.expired = true;
+                let grace = self.options.drain_timeout;
+                life.as_mut().reset(Instant::now() + grace);
+            }
         }
         if started {
             return match head_timer {
@@ -289,22 +295,8 @@ impl<H: Handler> Server<H> {
                 None => Poll::Pending,
             };
         }
-        if timers.expired {
+        if timers.expired && timers.life.is_none() {
             return Poll::Ready(More::Duration);
-        }
-        // Asking the flag is cheap; waiting is registered once, since the task's waker stays the same.
-        let new = timers.drain.is_none();
-        if new || moved {
-            let mut drain = self.drain.clone();
-            let drain = timers
-                .drain
-                .get_or_insert_with(|| Box::pin(async move { drain.draining().await }));
-            if drain.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(More::Drained);
-            }
-        }
-        if self.drain.is_draining() {
-            return Poll::Ready(More::Drained);
         }
         match self.options.idle_timeout {
             Some(limit) => timers.poll_idle(cx, idle_since + limit),

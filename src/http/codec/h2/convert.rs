@@ -77,6 +77,12 @@ pub(super) fn request_head(
         Some(path) => value(path.as_str())?,
         None => HeaderValue::from_static(""),
     };
+    // RFC 9113 section 8.3.1: a path begins with a slash, but for the asterisk of OPTIONS.
+    let rooted = path.as_bytes().first() == Some(&b'/');
+    let asterisk = parts.method == Method::OPTIONS && path == "*";
+    if !connect && !rooted && !asterisk {
+        return Err(INVALID);
+    }
     tidy(&mut headers, options)?;
     let upgrade = match parts.extensions.get::<Protocol>() {
         Some(protocol) => Some(value(protocol.as_str())?),

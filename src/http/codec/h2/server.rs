@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::{Method, Request, Response};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::super::h1::Wire;
 use super::super::server::ConnectionEnd;
-use super::super::{Ending, Exchange, Handler, Malformed, Reset};
+use super::super::{ConnectionMeter, Ending, Exchange, Handler, Malformed, Reset};
 use super::body::{IncomingBody, StreamGuard, http2_error};
 use super::convert;
 use super::io::HyperIo;
@@ -153,6 +154,7 @@ pub(in super::super) async fn serve<H: Handler>(
     let mut tails = TailWatch::new(tails);
     let mut stuck = false;
     let mut ending: Option<ConnectionEnd> = None;
+    let mut farewell: Option<Farewell> = None;
     poll_fn(|cx| {
         if ending.is_none()
             && let Poll::Ready(end) = timers.poll(cx, &streams, &options)
@@ -191,9 +193,57 @@ pub(in super::super) async fn serve<H: Handler>(
             // The others are done, and what is left would wait for ever.
             return Poll::Ready(ending.take().unwrap_or(ConnectionEnd::Local));
         }
+        if let Some(end) = &ending {
+            let farewell = farewell.get_or_insert_with(|| Farewell::new(&options, &meter));
+            return farewell.poll(cx, &streams, &meter).map(|()| end.clone());
+        }
         Poll::Pending
     })
     .await
+}
+
+/// From the first GOAWAY on. The last one follows the peer's answer to a PING: a peer that is silent is not waited for.
+struct Farewell {
+    timer: Pin<Box<Sleep>>,
+    /// `drain_timeout`.
+    limit: Duration,
+    /// Bytes received when the timer was set. Who still takes a response shows it by these.
+    received: u64,
+}
+
+impl Farewell {
+    fn new(options: &Options, meter: &ConnectionMeter) -> Self {
+        let limit = options.drain_timeout;
+        Self {
+            timer: Box::pin(tokio::time::sleep(limit)),
+            limit,
+            received: meter.received(),
+        }
+    }
+
+    /// Ready where for as long as the limit there was no stream, and nothing came.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        streams: &Streams,
+        meter: &ConnectionMeter,
+    ) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let (now, received) = (Instant::now(), meter.received());
+            let silent = received == self.received && streams.active.load(Ordering::Relaxed) == 0;
+            let since = if silent {
+                *streams.idle_since.lock()
+            } else {
+                now
+            };
+            if silent && since + self.limit <= now {
+                return Poll::Ready(());
+            }
+            self.received = received;
+            self.timer.as_mut().reset(since + self.limit);
+        }
+        Poll::Pending
+    }
 }
 
 fn end_of(error: &hyper::Error) -> ConnectionEnd {
@@ -237,9 +287,8 @@ struct Timers {
 
 impl Timers {
     fn new(options: &Options, mut drain: DrainWatch) -> Self {
-        let timer = |limit: Option<std::time::Duration>| {
-            limit.map(|limit| Box::pin(tokio::time::sleep(limit)))
-        };
+        let timer =
+            |limit: Option<Duration>| limit.map(|limit| Box::pin(tokio::time::sleep(limit)));
         Self {
             idle: timer(options.idle_timeout),
             life: timer(options.max_connection_duration),

@@ -8,11 +8,11 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 use super::super::client::{Http2, SendError};
 use super::super::server::ConnectionEnd;
-use super::super::testing::{Endless, Served, describe, reply, serve, value};
+use super::super::testing::{Endless, Served, describe, listen, reply, serve, talk, value};
 use super::super::{ConnectionMeter, Exchange, Io, Reply, Reset};
 use crate::config::cluster::Http2Options;
 use crate::config::http_connection_manager::{CodecType, Options};
@@ -256,6 +256,87 @@ async fn idle_connections_are_closed() {
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Idle);
     assert_eq!(before.elapsed().as_secs(), 10);
     assert!(client.is_closed());
+}
+
+/// What a client sends first, with a `GET`.
+const RAW_GET: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+    \0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a";
+
+/// A connection whose client asks once, and never answers a PING.
+async fn deaf(options: Options, took: u64) -> Served {
+    let mut served = serve(CodecType::Http2, options, move |_| async move {
+        tokio::time::sleep(Duration::from_secs(took)).await;
+        Ok(reply(200, "late"))
+    });
+    served.client.write_all(RAW_GET).await.expect("written");
+    served
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_not_waited_for() {
+    let begin = tokio::time::Instant::now();
+    let idle = || Options {
+        idle_timeout: Some(Duration::from_secs(10)),
+        drain_timeout: Duration::from_secs(4),
+        ..Options::default()
+    };
+    let served = deaf(idle(), 0).await;
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Idle);
+    assert_eq!(begin.elapsed().as_secs(), 14);
+
+    // A stream is waited for.
+    let begin = tokio::time::Instant::now();
+    let aged = Options {
+        max_connection_duration: Some(Duration::from_secs(10)),
+        drain_timeout: Duration::from_secs(4),
+        ..Options::default()
+    };
+    let mut served = deaf(aged, 30).await;
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Duration);
+    assert_eq!(begin.elapsed().as_secs(), 34);
+    assert!(listen(&mut served.client).await.0.contains("late"));
+
+    // So is a peer that shows signs of life: it may be behind with reading, the PING not yet met.
+    let mut served = deaf(idle(), 0).await;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let update = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01";
+        served.client.write_all(update).await.expect("not closed");
+    }
+    let begin = tokio::time::Instant::now();
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Idle);
+    assert!(
+        (4..=8).contains(&begin.elapsed().as_secs()),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_begins_with_a_slash() {
+    for (path, served) in [("*", false), ("?q", false), ("/?q", true)] {
+        let mut connection = serve(CodecType::Http2, Options::default(), describe);
+        let length = u8::try_from(path.len()).expect("short");
+        let mut request = RAW_GET[..RAW_GET.len() - 6].to_vec();
+        request.extend([b'\x82', b'\x86', b'\x04', length]);
+        request.extend(path.as_bytes());
+        request.extend(b"\x41\x01a");
+        let frame = RAW_GET.len() - 15;
+        request[frame + 2] = 7 + length;
+        let (heard, ended) = talk(&mut connection.client, &request).await;
+        assert!(!ended);
+        assert_eq!(heard.contains("GET /?q"), served, "{path}: {heard:?}");
+        let reset = "\0\0\x04\x03\0\0\0\0\x01\0\0\0\x01";
+        assert_eq!(heard.contains(reset), !served, "{path}: {heard:?}");
+    }
+    // OPTIONS may ask of the server as a whole.
+    let mut connection = serve(CodecType::Http2, Options::default(), describe);
+    let mut request = RAW_GET[..RAW_GET.len() - 6].to_vec();
+    request.extend(b"\x02\x07OPTIONS\x86\x04\x01*\x41\x01a");
+    let frame = RAW_GET.len() - 15;
+    request[frame + 2] = 16;
+    let (heard, _) = talk(&mut connection.client, &request).await;
+    assert!(heard.contains("OPTIONS * "), "{heard:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -432,14 +432,21 @@ async fn an_upgrade_holds_its_payload_back() {
     drop(upstream);
     assert_eq!(body.collect().await.expect("an end").to_bytes(), "bye");
 
-    // Refused: the payload is never sent, and the connection never used again.
-    let (client, mut upstream, _) = connection(&Http1Options::default());
-    let (sender, body) = body_by_hand();
-    sender.send(frame("GET /smuggled HTTP/1.1\r\n\r\n")).expect("open");
-    let sent = task::spawn("send", client.send(upgrade(), body, |_| panic!("not reusable")));
-    listen(&mut upstream).await;
-    assert_eq!(talk(&mut upstream, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await, (String::new(), true));
-    assert_eq!(sent.await.expect("no panic").expect("an answer").0.status, 200);
+    // Refused: the payload is never sent, and the connection never used again. Nothing but a 101 agrees.
+    for refusal in ["content-length: 0\r\n\r\n", "\r\n"] {
+        let (client, mut upstream, _) = connection(&Http1Options::default());
+        let (sender, body) = body_by_hand();
+        sender.send(frame("GET /smuggled HTTP/1.1\r\n\r\n")).expect("open");
+        let sent = task::spawn("send", client.send(upgrade(), body, |_| panic!("not reusable")));
+        listen(&mut upstream).await;
+        let refusal = format!("HTTP/1.1 200 OK\r\n{refusal}");
+        let (heard, _) = talk(&mut upstream, refusal.as_bytes()).await;
+        assert_eq!(heard, "", "the payload is held back");
+        drop(upstream);
+        let (head, body) = sent.await.expect("no panic").expect("an answer");
+        assert_eq!(head.status, 200);
+        assert_eq!(body.collect().await.expect("an end").to_bytes(), "");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use super::super::super::testing::{
     Endless, Served, describe, listen, reply, serve, serve_http1, talk, value,
 };
 use super::super::super::{Exchange, Reply, Reset};
+use crate::base::task;
 use crate::config::http_connection_manager::{CodecType, Options};
 use crate::http::{Body, BodyError, ResponseHead};
 
@@ -455,9 +456,20 @@ async fn timeouts() {
     assert!(heard.starts_with("HTTP/1.1 408 Request Timeout\r\n") && ended, "{heard}");
     assert!(heard.ends_with("\r\n\r\nstream timeout"), "{heard}");
     // A connection that is old.
-    let old = Options { max_connection_duration: Some(Duration::from_secs(5)), ..options() };
+    let old = Options {
+        max_connection_duration: Some(Duration::from_secs(5)),
+        drain_timeout: Duration::from_secs(3),
+        ..options()
+    };
     let served = serve(CodecType::Http1, old.clone(), describe);
-    assert_eq!(timed(served).await, (ConnectionEnd::Duration, 5));
+    assert_eq!(timed(served).await, (ConnectionEnd::Duration, 8), "and the drain timeout");
+    let mut served = serve(CodecType::Http1, old.clone(), describe);
+    let (heard, _) = talk(&mut served.client, GET).await;
+    assert!(!heard.contains("connection: close\r\n"), "{heard}");
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let (heard, ended) = talk(&mut served.client, GET).await;
+    assert!(heard.starts_with("HTTP/1.1 200 OK\r\nconnection: close\r\n") && ended, "{heard}");
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Duration);
     let mut served = serve(CodecType::Http1, old, |exchange| async {
         tokio::time::sleep(Duration::from_secs(8)).await;
         describe(exchange).await
@@ -498,11 +510,14 @@ async fn a_deadline_holds_while_the_client_takes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn drains() {
-    // Idle: at once.
+    // Idle: a request may be on its way, and is answered. Nothing but an answer can say that none may follow.
     let mut served = serve_http1(describe);
     talk(&mut served.client, GET).await;
     served.drain.drain();
-    assert_eq!(listen(&mut served.client).await, (String::new(), true));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(listen(&mut served.client).await, (String::new(), false));
+    let (heard, ended) = talk(&mut served.client, GET).await;
+    assert!(heard.starts_with("HTTP/1.1 200 OK\r\nconnection: close\r\n") && ended, "{heard}");
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Drained);
     // In flight: with the response.
     let mut served = serve_http1(|exchange| async {
@@ -592,6 +607,61 @@ async fn an_upgrade_becomes_a_tunnel() {
     let (heard, ended) = talk(&mut served.client, request).await;
     assert_eq!(heard, "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     assert!(ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_its_side_ends_a_tunnel() {
+    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    // Another task carries what the client sends to an upstream that says nothing.
+    let (upstream, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let mut served = serve_http1(move |exchange: Exchange| {
+        let upstream = upstream.clone();
+        async move {
+            task::spawn("upload", async move {
+                let _ = upstream.send(exchange.body.collect().await.map(|body| body.to_bytes()));
+            });
+            let body = Body::new(StreamBody::new(futures_util::stream::pending()));
+            Ok(Reply { head: ResponseHead::new(StatusCode::SWITCHING_PROTOCOLS), body, close: false })
+        }
+    });
+    let (heard, ended) = talk(&mut served.client, UPGRADE).await;
+    assert!(heard.starts_with("HTTP/1.1 101 ") && !ended, "{heard}");
+    served.client.write_all(b"last words").await.expect("written");
+    served.client.shutdown().await.expect("shut down");
+    assert_eq!(listen(&mut served.client).await, (String::new(), true), "at once, not with the next write");
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
+    let sent = sent.recv().await.expect("the upload ends");
+    assert_eq!(sent.expect("an end like any other"), "last words");
+
+    // While the upgrade is not answered yet, nobody takes what was sent.
+    let mut served = serve_http1(|exchange: Exchange| async move {
+        let _unread = exchange.body;
+        std::future::pending().await
+    });
+    served.client.write_all(UPGRADE).await.expect("written");
+    assert_eq!(talk(&mut served.client, b"early").await, (String::new(), false));
+    served.client.shutdown().await.expect("shut down");
+    assert_eq!(listen(&mut served.client).await, (String::new(), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_waits_for_any_more_says_so() {
+    let (upstream, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let mut served = serve_http1(move |exchange: Exchange| {
+        let upstream = upstream.clone();
+        async move {
+            task::spawn("upload", async move {
+                let _ = upstream.send(exchange.body.collect().await.map(|_| ()));
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(reply(413, ""))
+        }
+    });
+    let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf";
+    let (heard, _) = talk(&mut served.client, request).await;
+    assert!(heard.starts_with("HTTP/1.1 413 "), "{heard}");
+    let sent = tokio::time::timeout(Duration::from_millis(1), sent.recv()).await;
+    assert!(matches!(sent, Ok(Some(Err(BodyError::Aborted(_))))), "{sent:?}");
 }
 
 #[test]

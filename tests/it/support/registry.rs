@@ -231,19 +231,30 @@ impl Drop for FakeRegistry {
     }
 }
 
+/// The next head of a connection, its last line break left out; `buffer` holds what came behind it. `None` at the end.
+pub async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+    let mut chunk = [0; 16384];
+    let end = loop {
+        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end;
+        }
+        match stream.read(&mut chunk).await {
+            Ok(read) if read > 0 => buffer.extend_from_slice(&chunk[..read]),
+            _ => return None,
+        }
+    };
+    let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    buffer.drain(..end + 4);
+    Some(head)
+}
+
 /// One request a connection.
 async fn serve(mut stream: TcpStream, own: SocketAddr, state: Arc<Mutex<State>>) {
-    let mut head = Vec::new();
+    let mut body = Vec::new();
     let mut chunk = [0; 4096];
-    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
-        match stream.read(&mut chunk).await {
-            Ok(read) if read > 0 => head.extend_from_slice(&chunk[..read]),
-            _ => return,
-        }
-    }
-    let end = head.windows(4).position(|window| window == b"\r\n\r\n");
-    let mut body = head.split_off(end.map_or(head.len(), |end| end + 4));
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let Some(head) = read_head(&mut stream, &mut body).await else {
+        return;
+    };
     let length = head.to_lowercase();
     let length = length
         .lines()

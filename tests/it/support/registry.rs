@@ -67,15 +67,17 @@ pub enum Layout {
     Cncf,
     Content,
     Index,
+    Zstd,
 }
 
-pub const LAYOUTS: [Layout; 6] = [
+pub const LAYOUTS: [Layout; 7] = [
     Layout::Docker,
     Layout::Oci,
     Layout::Solo,
     Layout::Cncf,
     Layout::Content,
     Layout::Index,
+    Layout::Zstd,
 ];
 
 pub fn digest(bytes: &[u8]) -> String {
@@ -84,7 +86,7 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{digits}")
 }
 
-fn tar_gzip(name: &str, content: &[u8]) -> Vec<u8> {
+fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
@@ -94,8 +96,12 @@ fn tar_gzip(name: &str, content: &[u8]) -> Vec<u8> {
     header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
     let mut tar = [&header[..], content].concat();
     tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+    tar
+}
+
+fn tar_gzip(name: &str, content: &[u8]) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&tar).expect("into memory");
+    gzip.write_all(&tar(name, content)).expect("into memory");
     gzip.finish().expect("into memory")
 }
 
@@ -185,6 +191,17 @@ impl FakeRegistry {
                 vec![self.blob(
                     "application/vnd.oci.image.layer.v1.tar+gzip",
                     &tar_gzip("./plugin.wasm", module),
+                )],
+            ),
+            Layout::Zstd => (
+                "application/vnd.oci.image.manifest.v1+json",
+                "application/vnd.oci.image.config.v1+json",
+                vec![self.blob(
+                    "application/vnd.oci.image.layer.v1.tar+zstd",
+                    &ruzstd::encoding::compress_to_vec(
+                        &*tar("plugin.wasm", module),
+                        ruzstd::encoding::CompressionLevel::Fastest,
+                    ),
                 )],
             ),
             Layout::Solo => (

@@ -39,7 +39,7 @@ LINE = re.compile(r"^@\w+ wasm log (?:plain )?root-plain plain: ~(\d+)~(.*)$")
 # A context's last line.
 GONE = re.compile(r"Astream delete \|")
 # Seconds: without a word the proxies are at rest; what has not come within so many will not come.
-QUIET, LONGEST = 0.1, 6
+QUIET, LONGEST = 0.15, 6
 HOLD = 1
 R, R1, R2 = Reg(0), Reg(1), Reg(2)
 

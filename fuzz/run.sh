@@ -11,5 +11,5 @@ for target in pairs hostcalls module; do
     echo "=== fuzz $target"
     mkdir -p "fuzz/corpus/$target"
     cargo +nightly fuzz run -s none "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 -max_len=16384 -print_final_stats=1 -verbosity=0
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 -max_len=16384 -print_final_stats=1 -print_funcs=0 -verbosity=0
 done

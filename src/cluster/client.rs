@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-pub use stream::{Answer, Full, Sender, Sent, channel, open};
+pub use stream::{Answer, Full, Sender, Sent, channel, open, refuse};
 
 use super::{Cluster, ClusterMap, Host, Origin, PickContext, SendOptions};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};

@@ -168,11 +168,14 @@ impl Shared {
         })
     }
 
-    fn lease(self: &Arc<Self>) -> Option<Lease> {
-        let free = !self.spent.load(Relaxed)
+    fn has_room(&self) -> bool {
+        !self.spent.load(Relaxed)
             && !self.http2.is_closed()
-            && self.streams.load(Relaxed) < self.http2.max_streams();
-        free.then(|| {
+            && self.streams.load(Relaxed) < self.http2.max_streams()
+    }
+
+    fn lease(self: &Arc<Self>) -> Option<Lease> {
+        self.has_room().then(|| {
             self.streams.fetch_add(1, Relaxed);
             Lease(Arc::clone(self))
         })
@@ -188,6 +191,16 @@ pub(super) enum LeaseOrWait {
 }
 
 impl WorkerPool {
+    /// Whether a request to `host` would have its connection at once.
+    pub(super) fn is_ready(&self, host: &Arc<Host>) -> bool {
+        let mut state = self.state.lock();
+        let Some(pool) = state.hosts.get_mut(&key(host)) else {
+            return false;
+        };
+        pool.idle.iter_mut().any(|idle| idle.http1.is_open())
+            || pool.http2.iter().any(|shared| shared.has_room())
+    }
+
     /// The HTTP/1 connection that came back last and is still open.
     #[inline]
     pub(super) fn take(&self, host: &Arc<Host>) -> Option<(Http1, Box<Connection>)> {

@@ -183,6 +183,30 @@ impl Cluster {
         }
     }
 
+    /// Whether this worker's pool has a connection to `host` for a request.
+    pub fn is_connected(&self, host: &Arc<Host>) -> bool {
+        self.pools.here().is_ready(host)
+    }
+
+    /// Waits for a connection to `host` on which a request could be sent, and leaves it to the pool.
+    ///
+    /// # Errors
+    /// What [`Cluster::send`] would fail with before it sends anything.
+    pub async fn reach(self: &Arc<Self>, host: &Arc<Host>) -> Result<(), UpstreamError> {
+        let pool = self.pools.here();
+        match &self.config.protocol {
+            UpstreamProtocol::Http1(http1) | UpstreamProtocol::Downstream(http1, _) => {
+                let (codec, connection) = match pool.take(host) {
+                    Some(ready) => ready,
+                    None => self.connect_http1(pool, host, http1).await?,
+                };
+                pool.put(codec, connection, self.config.idle_timeout);
+            }
+            UpstreamProtocol::Http2(http2) => drop(self.lease(pool, host, http2).await?),
+        }
+        Ok(())
+    }
+
     async fn send_http1<O: Observer>(
         self: &Arc<Self>,
         host: &Arc<Host>,
@@ -269,27 +293,7 @@ impl Cluster {
         http2: &Http2Options,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let pool = self.pools.here();
-        let lease = match pool.lease(host) {
-            LeaseOrWait::Lease(lease) => lease,
-            LeaseOrWait::Wait(receiver, first) => {
-                let mut pending = Pending::new(&self.live, host);
-                if first {
-                    pool.keep();
-                    let connect = Arc::clone(self).connect_http2(
-                        Arc::clone(pool),
-                        Arc::clone(host),
-                        http2.clone(),
-                    );
-                    // A task of its own: others wait for it too, and must not lose it with this request.
-                    drop(task::spawn("upstream-connect", connect));
-                }
-                let result = receiver.await.unwrap_or(Err(ConnectError::Handshake(
-                    "the connection was given up".into(),
-                )));
-                pending.resolved(result.is_ok());
-                result.map_err(UpstreamError::connecting)?
-            }
-        };
+        let lease = self.lease(pool, host, http2).await?;
         let shared = Arc::clone(lease.shared());
         let facts = shared.connection.lock().begin();
         options.observer.connected(&facts);
@@ -313,6 +317,32 @@ impl Cluster {
                 Err(UpstreamError::sending(error, facts))
             }
         }
+    }
+
+    /// Room for a stream on a connection of the pool, or on a new one.
+    async fn lease(
+        self: &Arc<Self>,
+        pool: &Arc<WorkerPool>,
+        host: &Arc<Host>,
+        http2: &Http2Options,
+    ) -> Result<Lease, UpstreamError> {
+        let (receiver, first) = match pool.lease(host) {
+            LeaseOrWait::Lease(lease) => return Ok(lease),
+            LeaseOrWait::Wait(receiver, first) => (receiver, first),
+        };
+        let mut pending = Pending::new(&self.live, host);
+        if first {
+            pool.keep();
+            let connect =
+                Arc::clone(self).connect_http2(Arc::clone(pool), Arc::clone(host), http2.clone());
+            // A task of its own: others wait for it too, and must not lose it with this request.
+            drop(task::spawn("upstream-connect", connect));
+        }
+        let result = receiver.await.unwrap_or(Err(ConnectError::Handshake(
+            "the connection was given up".into(),
+        )));
+        pending.resolved(result.is_ok());
+        result.map_err(UpstreamError::connecting)
     }
 
     async fn connect_http2(

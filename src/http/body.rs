@@ -77,7 +77,11 @@ impl Body {
         match &self.0 {
             Kind::Empty => Some(0),
             Kind::Full(data) | Kind::Unsized(data) => Some(data.len()),
-            Kind::Request(_) | Kind::Response(_) | Kind::Http2(_) | Kind::Boxed(_) => None,
+            Kind::Request(_)
+            | Kind::Response(_)
+            | Kind::Http2(_)
+            | Kind::Boxed(_)
+            | Kind::Timed(_) => None,
         }
     }
 

@@ -98,11 +98,10 @@ impl Access {
     /// A conversation about the repository of `reference`, with the credentials of the arguments, else with those of this
     /// host's docker configuration.
     pub(super) fn registry(&self, reference: &Reference) -> anyhow::Result<Registry> {
-        let credential = match (&self.credential, credentials::docker_config_of_host()) {
-            (Some(credential), _) => Some(credential.clone()),
-            (None, Some(json)) => credentials::from_docker_config(&json, &reference.registry)
+        let credential = match &self.credential {
+            Some(credential) => Some(credential.clone()),
+            None => credentials::of_host(&reference.registry)
                 .context("the docker configuration cannot be used")?,
-            (None, None) => None,
         };
         let downloader = self.downloader(reference.api_host())?;
         Ok(Registry::new(downloader, reference.clone(), credential))

@@ -1,4 +1,5 @@
-//! The forms that code comes in: bare, in a tar, and either of them compressed with gzip, as Istio's agent takes it.
+//! The forms that code comes in: bare, in a tar, and either of them compressed with gzip, as Istio's agent takes it, or with
+//! zstd, as newer builders of images do.
 //!
 //! No more than [`MAX_CODE`] bytes come out, whatever goes in, and nothing beyond that is decompressed. Which form it
 //! is, the first bytes say; the sum of a source is that of the bytes as they came.
@@ -7,15 +8,18 @@
 //! less than the binding of a library that is made for unpacking to a file system.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::Read as _;
 use std::ops::Range;
 
 use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use super::module::{LoadError, MAX_CODE};
 
 const MODULE: &[u8] = b"\0asm";
 const GZIP: &[u8] = b"\x1f\x8b";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 /// Headers and contents of a tar are padded to this.
 const BLOCK: usize = 512;
 
@@ -44,9 +48,20 @@ fn unpack_within<'a>(
     limit: usize,
     preferred: Option<&[u8]>,
 ) -> Result<Cow<'a, [u8]>, LoadError> {
-    if !bytes.starts_with(GZIP) {
+    let mut plain = if bytes.starts_with(GZIP) {
+        gunzip(bytes, limit)?
+    } else if bytes.starts_with(ZSTD) {
+        unzstd(bytes, limit)?
+    } else {
         return Ok(Cow::Borrowed(&bytes[find(bytes, preferred)?]));
-    }
+    };
+    let found = find(&plain, preferred)?;
+    plain.truncate(found.end);
+    plain.drain(..found.start);
+    Ok(Cow::Owned(plain))
+}
+
+fn gunzip(bytes: &[u8], limit: usize) -> Result<Vec<u8>, LoadError> {
     // The last four bytes tell how much comes out, mostly: growing step by step would hold it twice. Room that is not of
     // use is never touched.
     let told = bytes
@@ -57,15 +72,44 @@ fn unpack_within<'a>(
         .take(limit as u64 + 1)
         .read_to_end(&mut plain)
         .map_err(|error| LoadError::Archive(format!("broken gzip: {error}")))?;
-    if plain.len() > limit {
-        return Err(LoadError::Archive(format!(
-            "more than {limit} bytes come out of its gzip"
-        )));
+    within(plain, limit, "gzip")
+}
+
+/// A file of zstd: frames one behind the other, some of which hold what is not for us.
+fn unzstd(mut bytes: &[u8], limit: usize) -> Result<Vec<u8>, LoadError> {
+    let broken = |error: &dyn fmt::Display| LoadError::Archive(format!("broken zstd: {error}"));
+    let mut decoder = FrameDecoder::new();
+    let mut plain = Vec::new();
+    while !bytes.is_empty() && plain.len() <= limit {
+        if let [0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d, rest @ ..] = bytes {
+            let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            let cut = || broken(&"it ends within a frame");
+            bytes = rest.get(len..).ok_or_else(cut)?;
+            continue;
+        }
+        let left = (limit - plain.len()) as u64 + 1;
+        let frame = StreamingDecoder::new_with_decoder(&mut bytes, &mut decoder);
+        let mut frame = frame.map_err(|error| broken(&error))?;
+        let came = (&mut frame).take(left).read_to_end(&mut plain);
+        came.map_err(|error| broken(&error))?;
+        let (told, found) = (
+            frame.decoder.get_checksum_from_data(),
+            frame.decoder.get_calculated_checksum(),
+        );
+        if plain.len() <= limit && told.is_some() && told != found {
+            return Err(broken(&"a checksum is wrong"));
+        }
     }
-    let found = find(&plain, preferred)?;
-    plain.truncate(found.end);
-    plain.drain(..found.start);
-    Ok(Cow::Owned(plain))
+    within(plain, limit, "zstd")
+}
+
+fn within(plain: Vec<u8>, limit: usize, form: &str) -> Result<Vec<u8>, LoadError> {
+    if plain.len() <= limit {
+        return Ok(plain);
+    }
+    Err(LoadError::Archive(format!(
+        "more than {limit} bytes come out of its {form}"
+    )))
 }
 
 /// Where in `plain` the module is: the file of the name `preferred`, if there is one that is a module, or else the first

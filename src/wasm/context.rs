@@ -166,6 +166,21 @@ pub(crate) struct Root {
 }
 
 impl Root {
+    /// One that has not been configured.
+    pub(crate) fn new(id: u32, made_for: Arc<RootSpec>) -> Self {
+        Self {
+            id,
+            made_for,
+            configuring: false,
+            tick_period: None,
+            next_tick: None,
+            pending_done: None,
+            warned: false,
+            declared: Declared::default(),
+            expressions: Expressions::default(),
+        }
+    }
+
     /// When it is next to be looked after.
     pub(crate) fn due(&self) -> Option<Instant> {
         match (self.next_tick, self.pending_done) {

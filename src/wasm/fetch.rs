@@ -185,7 +185,7 @@ pub(crate) fn check_layer(
     }
 }
 
-/// A conversation with the registry of `reference`. Reads a file: call it on a blocking thread.
+/// A conversation with the registry of `reference`. Reads a file, and may wait for a program: call it on a blocking thread.
 pub(crate) fn registry(
     downloader: Downloader,
     reference: &Reference,
@@ -201,9 +201,6 @@ fn credential(
 ) -> Result<Option<Credential>, CredentialError> {
     match secret {
         Some(Secret(json)) => credentials::from_docker_config(json, registry),
-        None => match credentials::docker_config_of_host() {
-            Some(json) => credentials::from_docker_config(&json, registry),
-            None => Ok(None),
-        },
+        None => credentials::of_host(registry),
     }
 }

@@ -314,17 +314,9 @@ fn prepare(store: &mut Store<Host>, instance: &Instance, shows: u8) -> Option<Ar
         0 => Phase::Open,
         _ => Phase::Start,
     };
-    host.roots.push(Root {
-        id: ROOT,
-        made_for: Arc::new(RootSpec::new(&host.env.vm)),
-        configuring: shows & 0x40 != 0,
-        tick_period: None,
-        next_tick: None,
-        pending_done: None,
-        warned: false,
-        declared: Default::default(),
-        expressions: Default::default(),
-    });
+    let mut root = Root::new(ROOT, Arc::new(RootSpec::new(&host.env.vm)));
+    root.configuring = shows & 0x40 != 0;
+    host.roots.push(root);
     host.last_id = STREAM;
     host.root_id = ROOT;
     host.current = ROOT;

@@ -15,6 +15,8 @@ pub mod download;
 #[cfg(feature = "wasm")]
 mod guard;
 #[cfg(feature = "wasm")]
+mod keeper;
+#[cfg(feature = "wasm")]
 pub mod manifest;
 #[cfg(feature = "wasm")]
 pub mod oci;

@@ -1,5 +1,6 @@
 ;; Makes a gRPC callout as the path says, `/<what>/<method>`, holds the request, and answers with what it was told:
 ;; c  a call, its service a GrpcService of the cluster `grpc`     n  the same by the cluster's name
+;; b  a call whose path no request can have
 ;; u  a call to a cluster that there is not                       p  the same by name
 ;; s  a stream: sends "one", at the first message "two", and closes at the second
 ;; x  a stream that is cancelled when it begins to answer         t  a stream whose first message traps
@@ -77,7 +78,8 @@
     (drop (call $header (i32.const 0) (i32.const 64) (i32.const 5) (i32.const 0) (i32.const 4)))
     (memory.copy (i32.const 1024) (i32.load (i32.const 0)) (i32.load (i32.const 4)))
     (global.set $what (i32.load8_u (i32.const 1025)))
-    (if (call $is (i32.const 0x63)) (then (local.set $status (call $one (i32.const 128) (i32.const 8))))
+    (if (call $is (i32.const 0x62)) (then (i32.store8 (i32.const 1027) (i32.const 10))))
+    (if (i32.or (call $is (i32.const 0x63)) (call $is (i32.const 0x62))) (then (local.set $status (call $one (i32.const 128) (i32.const 8))))
     (else (if (call $is (i32.const 0x6e)) (then (local.set $status (call $one (i32.const 132) (i32.const 4))))
     (else (if (call $is (i32.const 0x75)) (then (local.set $status (call $one (i32.const 144) (i32.const 8))))
     (else (if (call $is (i32.const 0x70)) (then (local.set $status (call $one (i32.const 148) (i32.const 4))))

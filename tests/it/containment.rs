@@ -6,7 +6,7 @@ use std::time::Duration;
 use plenipo::wasm::PluginStatus;
 use plenipo::wasm::status::LiveStatus;
 
-use crate::support::{Client, FakeUpstream, TestProxy};
+use crate::support::{Client, FakeUpstream, TestProxy, guest};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 
@@ -21,9 +21,8 @@ impl World {
     async fn new(settings: &str, fields: &str) -> Self {
         let upstream = FakeUpstream::start("answer").await;
         let files = tempfile::tempdir().expect("a folder");
-        let guest = format!("{}/tests/guests/flood.wat", env!("CARGO_MANIFEST_DIR"));
         let code = files.path().join("flood.wasm");
-        std::fs::write(&code, wat::parse_file(guest).expect("valid text")).expect("a file");
+        std::fs::write(&code, guest("flood")).expect("a file");
         let manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
         let wasm = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
         let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";

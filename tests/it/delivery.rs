@@ -1,9 +1,9 @@
 //! Code from registries of images, as istiod without its agent asks for it: by ECDS, `oci://`, the cluster `_`, `nil` for no
 //! sum, credentials and pull policy in variables. Under load no request fails or goes without a plugin.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +19,7 @@ use plenipo::wasm::status::State;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::support::guests::{RUN, marker};
 use crate::support::registry::{Door, FakeRegistry, Fault, LAYOUTS, Layout, digest};
 use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, listener_yaml};
 
@@ -29,26 +30,6 @@ const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wa
 const SETTINGS: &str = "type.googleapis.com/plenipo.extensions.wasm.v1.WasmSettings";
 const ROUTES: &str = "route_config: {virtual_hosts: [{name: all, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: up}}]}]}";
 const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
-
-/// Nothing of an earlier run is in a cache under this name.
-static RUN: LazyLock<String> = LazyLock::new(|| {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    format!("r{}", now.expect("after 1970").as_nanos())
-});
-
-/// A module that adds `x-guest` with this number to answers; no other test has these bytes.
-fn marker(test: &str, version: u8) -> Vec<u8> {
-    let text = std::fs::read_to_string(format!(
-        "{}/tests/guests/add-header.wat",
-        env!("CARGO_MANIFEST_DIR")
-    ))
-    .expect("the guest is there");
-    let name = format!(
-        "x-guest{version}\") (data (i32.const 4096) \"{test} {}",
-        *RUN
-    );
-    wat::parse_str(text.replace("x-guest1", &name)).expect("valid text")
-}
 
 struct World {
     plane: ControlPlane,

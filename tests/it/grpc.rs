@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::support::{Client, FakeUpstream, TestProxy};
+use crate::support::{Client, FakeUpstream, TestProxy, guest};
 
 /// What the upstream saw, a line each.
 type Seen = mpsc::UnboundedReceiver<String>;
@@ -139,9 +139,8 @@ impl World {
         let (address, seen) = upstream().await;
         let plain = FakeUpstream::start("answer").await;
         let files = tempfile::tempdir().expect("a folder");
-        let guest = format!("{}/tests/guests/grpc.wat", env!("CARGO_MANIFEST_DIR"));
         let code = files.path().join("grpc.wasm");
-        std::fs::write(&code, wat::parse_file(guest).expect("valid text")).expect("a file");
+        std::fs::write(&code, guest("grpc")).expect("a file");
         let bootstrap = format!(
             "
             node: {{id: test, cluster: test}}
@@ -230,6 +229,21 @@ async fn a_call_tells_its_message_or_its_failure() {
     assert_eq!(told, (200, "close 7 no%20way{via_upstream}\n".to_owned()));
     world.saw::<2>().await;
     assert_eq!(world.callouts(), 0);
+}
+
+/// It fails on its connection: at once where there is one.
+#[tokio::test]
+async fn a_call_with_a_path_that_none_is_fails_later() {
+    let mut world = World::new().await;
+    let told = world.told("/b/hello").await;
+    let failed = "close 14 invalid header value for: :path{filter_removed_required_request_headers{invalid_header_value_for:_:path}}\n";
+    assert_eq!(told, (200, failed.to_owned()));
+    let told = world.told("/b/hello").await;
+    assert_eq!(told, (200, format!("status 10\n{failed}")));
+    assert_eq!(world.callouts(), 0);
+    // Nothing of them was sent.
+    assert_eq!(world.told("/c/hello").await.0, 200);
+    assert_eq!(world.saw::<1>().await, [head("hello", "400m")]);
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use plenipo::control_plane::ControlPlane;
 use plenipo::pb;
@@ -17,7 +17,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, listener_yaml};
+use crate::support::guests::marker;
+use crate::support::registry::read_head;
+use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, guest, listener_yaml};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -47,12 +49,6 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         .unwrap_or_else(|_| panic!("not within 30 s: {what}"))
 }
 
-/// A module of `tests/guests`.
-fn guest(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/guests/{name}.wat", env!("CARGO_MANIFEST_DIR"));
-    wat::parse_file(path).expect("valid text")
-}
-
 /// A module of its own: `body` and what every guest needs.
 fn module(body: &str) -> Vec<u8> {
     wat::parse_str(format!(
@@ -60,25 +56,6 @@ fn module(body: &str) -> Vec<u8> {
            (func (export \"malloc\") (param i32) (result i32) (i32.const 1024)))"
     ))
     .expect("valid text")
-}
-
-/// Adds `x-guest: <version>` to responses. It is another module in each test and each run: the proxies of this machine share a
-/// folder of compiled modules.
-fn marker(test: &str, version: u8) -> Vec<u8> {
-    static RUN: LazyLock<u128> = LazyLock::new(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.expect("after 1970").as_nanos()
-    });
-    let text = std::fs::read_to_string(format!(
-        "{}/tests/guests/add-header.wat",
-        env!("CARGO_MANIFEST_DIR")
-    ))
-    .expect("the guest is there");
-    let name = format!(
-        "x-guest{version}\") (data (i32.const 4096) \"{test} {}",
-        *RUN
-    );
-    wat::parse_str(text.replace("x-guest1", &name)).expect("valid text")
 }
 
 /// The filter's configuration: a plugin called `name` of this code.
@@ -604,15 +581,9 @@ impl Drop for CodeServer {
 
 /// One request a connection.
 async fn answer(mut stream: TcpStream, files: Arc<Mutex<HashMap<String, Behaviour>>>) {
-    let mut head = Vec::new();
-    let mut chunk = [0; 4096];
-    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
-        match stream.read(&mut chunk).await {
-            Ok(read) if read > 0 => head.extend_from_slice(&chunk[..read]),
-            _ => return,
-        }
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let Some(head) = read_head(&mut stream, &mut Vec::new()).await else {
+        return;
+    };
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let behaviour = files.lock().expect("no panic").get(&path).cloned();
     let head = |status: &str, length: usize| {
@@ -638,7 +609,7 @@ async fn answer(mut stream: TcpStream, files: Arc<Mutex<HashMap<String, Behaviou
         }
         Some(Behaviour::Silent) => {
             // Until the proxy gives up.
-            while !matches!(stream.read(&mut chunk).await, Ok(0) | Err(_)) {}
+            while !matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)) {}
             return;
         }
         None => bytes = head("404 Not Found", 0),

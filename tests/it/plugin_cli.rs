@@ -834,6 +834,22 @@ fn a_registry_is_told_who_we_are() {
         .output()
         .expect("the binary");
     assert!(output.status.success(), "{}", text(&output.stderr));
+    // By a program that it names.
+    let config = format!(r#"{{"credHelpers": {{"{}": "me"}}}}"#, registry.address);
+    std::fs::write(folder.join("config.json"), config).expect("a file");
+    let by = |path: &Path| {
+        Command::new(env!("CARGO_BIN_EXE_plenipo"))
+            .args(["plugin", "inspect", &image, "--plain-http"])
+            .env("DOCKER_CONFIG", &folder)
+            .env("PATH", path)
+            .output()
+            .expect("the binary")
+    };
+    let output = by(&root().join("tests/it/support/programs"));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = by(&folder);
+    let all = text(&output.stderr);
+    assert!(all.contains("docker-credential-me: No such file"), "{all}");
 }
 
 #[test]

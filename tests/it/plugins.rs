@@ -8,7 +8,7 @@ use plenipo::pb;
 use plenipo::wasm::status::State;
 use tokio::net::TcpListener;
 
-use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, listener_yaml};
+use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, guest, listener_yaml};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -131,9 +131,8 @@ async fn a_route_puts_another_plugin_in_place_and_is_live_with_it() {
 #[tokio::test]
 async fn a_plugin_that_logs_hears_of_the_ends_that_its_filter_lets_pass() {
     let folder = tempfile::tempdir().expect("a folder");
-    let guest = format!("{}/tests/guests/order.wat", env!("CARGO_MANIFEST_DIR"));
     let path = folder.path().join("order.wasm");
-    std::fs::write(&path, wat::parse_file(guest).expect("valid text")).expect("a file");
+    std::fs::write(&path, guest("order")).expect("a file");
     let logger = plugin("logger", &path).replace(
         WASM,
         "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",

@@ -8,7 +8,7 @@ use plenipo::wasm::status::State;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, listener_yaml};
+use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, guest, listener_yaml};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -74,10 +74,9 @@ impl World {
     }
 }
 
-fn push(plane: &ControlPlane, files: &tempfile::TempDir, guest: &str, version: &str) {
-    let path = format!("{}/tests/guests/{guest}.wat", env!("CARGO_MANIFEST_DIR"));
-    let code = files.path().join(format!("{guest}.wasm"));
-    std::fs::write(&code, wat::parse_file(path).expect("valid text")).expect("a file");
+fn push(plane: &ControlPlane, files: &tempfile::TempDir, name: &str, version: &str) {
+    let code = files.path().join(format!("{name}.wasm"));
+    std::fs::write(&code, guest(name)).expect("a file");
     let config = format!(
         "{{\"@type\": {WASM}, config: {{name: p, vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}}}}}",
         code.display()

@@ -5,16 +5,15 @@ use std::time::Duration;
 use plenipo::wasm::PluginStatus;
 use plenipo::wasm::status::State;
 
-use crate::support::{Client, FakeUpstream, TestProxy};
+use crate::support::{Client, FakeUpstream, TestProxy, guest};
 
 const SERVICE: &str = "type.googleapis.com/envoy.extensions.wasm.v3.WasmService";
 const SINK: &str = "type.googleapis.com/envoy.extensions.stat_sinks.wasm.v3.Wasm";
 
 /// The guest, as a file in `folder`.
-fn guest(folder: &std::path::Path) -> std::path::PathBuf {
-    let source = format!("{}/tests/guests/service.wat", env!("CARGO_MANIFEST_DIR"));
+fn code(folder: &std::path::Path) -> std::path::PathBuf {
     let path = folder.join("service.wasm");
-    std::fs::write(&path, wat::parse_file(source).expect("valid text")).expect("a file");
+    std::fs::write(&path, guest("service")).expect("a file");
     path
 }
 
@@ -74,7 +73,7 @@ fn metric(proxy: &TestProxy, name: &str) -> u64 {
 #[tokio::test]
 async fn a_service_is_there_before_the_listeners_and_does_what_roots_do() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = guest(folder.path());
+    let path = code(folder.path());
     let upstream = FakeUpstream::start("answer").await;
     let port = upstream.address.port();
     let bootstrap = format!(
@@ -100,7 +99,7 @@ async fn a_service_is_there_before_the_listeners_and_does_what_roots_do() {
 #[tokio::test]
 async fn without_singleton_every_worker_has_a_vm() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = guest(folder.path());
+    let path = code(folder.path());
     let proxy = TestProxy::start(&service(&plugin(&path, ""), false)).await;
     let plugin = status(&proxy);
     assert_eq!(plugin.vms.len(), 2);
@@ -110,7 +109,7 @@ async fn without_singleton_every_worker_has_a_vm() {
 #[tokio::test]
 async fn code_at_hand_that_does_not_work_is_no_start() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = guest(folder.path());
+    let path = code(folder.path());
     let bad = folder.path().join("bad.wasm");
     std::fs::write(&bad, "nonsense").expect("a file");
     let refuse = plugin(&path, "").replace(
@@ -184,7 +183,7 @@ async fn listeners_wait_for_the_first_attempts_at_remote_code() {
 #[tokio::test]
 async fn a_service_that_trapped_is_back() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = guest(folder.path());
+    let path = code(folder.path());
     let proxy = TestProxy::start(&service(&plugin(&path, "k"), true)).await;
     // A message is only sent by a tick after the one that traps.
     kept(&proxy, "message", |_| true).await;
@@ -199,7 +198,7 @@ async fn a_service_that_trapped_is_back() {
 #[tokio::test]
 async fn a_service_hears_of_its_end() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = guest(folder.path());
+    let path = code(folder.path());
     let plugin = plugin(&path, "");
     let sink = format!(
         "stats_sinks: [{{name: s, typed_config: {{'@type': {SINK}, config: {plugin}}}}}]\n"
@@ -243,7 +242,7 @@ fn block(bytes: &[u8], at: usize, counters: bool) -> (Vec<(String, u64, u64)>, u
 #[tokio::test]
 async fn a_sink_is_told_of_statistics_at_each_flush() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = guest(folder.path());
+    let path = code(folder.path());
     let plugin = plugin(&path, "");
     let bootstrap = format!(
         "stats_flush_interval: 0.05s\nstats_config: {{stats_matcher: {{exclusion_list: {{patterns: [{{prefix: server.con}}]}}}}}}\n\

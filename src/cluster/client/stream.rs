@@ -163,10 +163,7 @@ pub async fn open(
     let response = match until(deadline, sending).await {
         Some(Ok(response)) => response,
         Some(Err(error)) => return Err(failed(cluster, host, error.reason())),
-        None => {
-            cluster.timed_out(Some(host));
-            return Err(failed(cluster, host, ReplyReason::ResponseTimeout));
-        }
+        None => return Err(timed_out(cluster, host)),
     };
     let mut head = response.head;
     cluster.answered(Some(host), head.status.as_u16(), Origin::Internal);
@@ -188,6 +185,26 @@ pub async fn open(
         answer.ended();
     }
     Ok(answer)
+}
+
+/// What is answered in the place of a request that cannot be sent: `reply`, or that there is nothing to send it on. As
+/// Envoy, which looks at a head when it has a connection for it.
+pub async fn refuse(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    reply: LocalReply,
+    deadline: Option<Instant>,
+) -> LocalReply {
+    match until(deadline, cluster.reach(host)).await {
+        Some(Ok(())) => reply,
+        Some(Err(error)) => failed(cluster, host, error.reason()),
+        None => timed_out(cluster, host),
+    }
+}
+
+fn timed_out(cluster: &Cluster, host: &Host) -> LocalReply {
+    cluster.timed_out(Some(host));
+    failed(cluster, host, ReplyReason::ResponseTimeout)
 }
 
 fn failed(cluster: &Cluster, host: &Host, reason: ReplyReason) -> LocalReply {
@@ -244,7 +261,56 @@ async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) ->
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::cluster::testing::{fixed, runtime};
+    use crate::config::cluster::{Http1Options, Http2Options, UpstreamProtocol};
+
+    async fn refused(address: SocketAddr, protocol: UpstreamProtocol) -> (LocalReply, usize) {
+        let mut config = fixed("c", address);
+        config.protocol = protocol;
+        let cluster = Cluster::new(Arc::new(config), &runtime());
+        let host = cluster.pick(&Default::default()).expect("a host");
+        let reply = LocalReply::new(http::StatusCode::IM_A_TEAPOT, "no request", "none");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let reply = refuse(&cluster, &host, reply, Some(deadline)).await;
+        (reply, cluster.stats().set.codes().len())
+    }
+
+    /// As a running Envoy 1.40: a request that cannot be sent is refused when there is a connection, and not before.
+    #[tokio::test]
+    async fn what_cannot_be_sent_is_refused_by_its_connection() {
+        for protocol in [
+            UpstreamProtocol::Http1(Http1Options::default()),
+            UpstreamProtocol::Http2(Http2Options::default()),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let address = listener.local_addr().expect("an address");
+            let (reply, codes) = refused(address, protocol.clone()).await;
+            // A plugin's mistake counts for no host.
+            assert_eq!((&*reply.body, codes), (&b"no request"[..], 0));
+            drop(listener);
+            let (reply, codes) = refused(address, protocol).await;
+            assert_eq!((reply.status.as_u16(), codes), (503, 1));
+            assert!(reply.body.ends_with(b"remote connection failure"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_what_cannot_be_sent_is_limited() {
+        let cluster = Cluster::new(
+            Arc::new(fixed("c", SocketAddr::from(([127, 0, 0, 1], 1)))),
+            &runtime(),
+        );
+        let host = cluster.pick(&Default::default()).expect("a host");
+        let reply = LocalReply::new(http::StatusCode::IM_A_TEAPOT, "no request", "none");
+        let reply = refuse(&cluster, &host, reply, Some(Instant::now())).await;
+        assert_eq!(reply.status, http::StatusCode::GATEWAY_TIMEOUT);
+    }
 
     async fn next(body: &mut Body) -> Option<Result<Bytes, BodyError>> {
         let frame = next_frame(body).await?;

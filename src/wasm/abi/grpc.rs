@@ -103,7 +103,8 @@ enum State {
 struct Request {
     kind: Kind,
     cluster: Box<str>,
-    head: RequestHead,
+    /// Or what is answered in its place: it cannot be sent.
+    head: Result<RequestHead, LocalReply>,
     body: Body,
     sent: Option<Sent>,
     timeout: Duration,
@@ -235,6 +236,15 @@ fn ready(clusters: &ClusterMap, name: &str, kind: Kind) -> Result<Ready, Vec<Eve
     }
 }
 
+/// What a guest is told of a request that cannot be sent and whose connection is at hand. Else that is told when there is
+/// one.
+fn refused((cluster, host): Ready, request: &Request) -> Result<Ready, Vec<Event>> {
+    match &request.head {
+        Err(reply) if cluster.is_connected(&host) => Err(replied(reply.clone(), request.kind)),
+        _ => Ok((cluster, host)),
+    }
+}
+
 type Ready = (Arc<Cluster>, Arc<Endpoint>);
 
 fn start(
@@ -293,7 +303,7 @@ fn service(host: &Host, bytes: &[u8]) -> Result<GrpcService, Status> {
     Ok(service)
 }
 
-/// The head of a request. `Err`: it has no path; with what the guest is told.
+/// The head of a request. `Err`: its path or authority cannot be sent; with what is answered.
 fn head(
     service: &GrpcService,
     name: &[u8],
@@ -359,6 +369,18 @@ fn field(name: &[u8], value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     Some((name, value.ok()?))
 }
 
+/// A place in the guest's memory, and a length.
+type Span = (u32, u32);
+
+/// What the guest gives of a call and of a stream alike.
+struct Target {
+    upstream: Span,
+    name: Span,
+    method: Span,
+    metadata: Span,
+    token_out: u32,
+}
+
 #[allow(clippy::too_many_arguments, reason = "the ABI's")]
 pub(super) fn call(
     guest: &mut Guest<'_>,
@@ -375,34 +397,15 @@ pub(super) fn call(
     timeout: u32,
     token_out: u32,
 ) -> Outcome {
-    let memory = memory(guest)?;
-    let (data, host) = memory.data_and_store_mut(&mut *guest);
-    let data = &*data;
-    let upstream = range(data, upstream, upstream_len)?;
-    let name = range(data, name, name_len)?;
-    let method = range(data, method, method_len)?;
-    let metadata = pairs::read(range(data, metadata, metadata_len)?).unwrap_or_default();
-    let message = range(data, message, message_len)?;
-    // The place of the token is checked before anything happens.
-    range(data, token_out, 4)?;
-    let service = service(host, upstream)?;
+    let target = Target {
+        upstream: (upstream, upstream_len),
+        name: (name, name_len),
+        method: (method, method_len),
+        metadata: (metadata, metadata_len),
+        token_out,
+    };
     let timeout = Duration::from_millis(u64::from(timeout));
-    let head = head(&service, name, method, &metadata, Some(timeout));
-    let frame = grpc::frame(message).ok_or(Status::BadArgument)?;
-    let token = begin(host, &service, head, Kind::Call, |head| {
-        let request = Request {
-            kind: Kind::Call,
-            cluster: (*service.cluster).into(),
-            head,
-            body: Body::of_unknown_length(frame),
-            sent: None,
-            timeout,
-            limit: limit(&service),
-        };
-        (request, None)
-    })?;
-    put_u32(guest, token_out, token)?;
-    Ok(())
+    begin(guest, &target, Some(((message, message_len), timeout)))
 }
 
 #[allow(clippy::too_many_arguments, reason = "the ABI's")]
@@ -418,77 +421,89 @@ pub(super) fn stream(
     metadata_len: u32,
     token_out: u32,
 ) -> Outcome {
+    let target = Target {
+        upstream: (upstream, upstream_len),
+        name: (name, name_len),
+        method: (method, method_len),
+        metadata: (metadata, metadata_len),
+        token_out,
+    };
+    begin(guest, &target, None)
+}
+
+/// Begins a call, of a message with a time limit, or without one a stream.
+fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration)>) -> Outcome {
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let data = &*data;
-    let upstream = range(data, upstream, upstream_len)?;
-    let name = range(data, name, name_len)?;
-    let method = range(data, method, method_len)?;
-    let metadata = pairs::read(range(data, metadata, metadata_len)?).unwrap_or_default();
-    range(data, token_out, 4)?;
+    let part = |(at, len): Span| range(data, at, len);
+    let upstream = part(target.upstream)?;
+    let name = part(target.name)?;
+    let method = part(target.method)?;
+    let metadata = pairs::read(part(target.metadata)?).unwrap_or_default();
+    let message = match message {
+        Some((at, timeout)) => Some((part(at)?, timeout)),
+        None => None,
+    };
+    // The place of the token is checked before anything happens.
+    part((target.token_out, 4))?;
     let service = service(host, upstream)?;
-    let head = head(&service, name, method, &metadata, None);
-    let token = begin(host, &service, head, Kind::Stream, |head| {
-        let (sender, body, sent) = client::channel(MAX_MESSAGE);
-        let request = Request {
-            kind: Kind::Stream,
-            cluster: (*service.cluster).into(),
-            head,
-            body,
-            sent: Some(sent),
-            timeout: Duration::ZERO,
-            limit: limit(&service),
-        };
-        (request, Some(sender))
-    })?;
-    put_u32(guest, token_out, token)?;
+    let timeout = message.map(|(_, timeout)| timeout);
+    let head = head(&service, name, method, &metadata, timeout);
+    let (kind, body, way) = match message {
+        Some((message, _)) => {
+            let frame = grpc::frame(message).ok_or(Status::BadArgument)?;
+            (Kind::Call, Body::of_unknown_length(frame), None)
+        }
+        None => {
+            let (sender, body, sent) = client::channel(MAX_MESSAGE);
+            (Kind::Stream, body, Some((sender, sent)))
+        }
+    };
+    let (sender, sent) = way.unzip();
+    let limit = service
+        .max_message
+        .map_or(MAX_MESSAGE, |limit| MAX_MESSAGE.min(limit as usize));
+    let request = Request {
+        kind,
+        cluster: (*service.cluster).into(),
+        head,
+        body,
+        sent,
+        timeout: timeout.unwrap_or_default(),
+        limit,
+    };
+    let token = admit(host, request, sender)?;
+    put_u32(guest, target.token_out, token)?;
     Ok(())
 }
 
-fn limit(service: &GrpcService) -> usize {
-    service
-        .max_message
-        .map_or(MAX_MESSAGE, |limit| MAX_MESSAGE.min(limit as usize))
-}
-
-/// Starts a call, or has it start with the VM. Where it fails at once the guest learns no token, and is told of the
-/// failure nevertheless when it has returned: as in Envoy.
-fn begin(
-    host: &mut Host,
-    service: &GrpcService,
-    head: Result<RequestHead, LocalReply>,
-    kind: Kind,
-    request: impl FnOnce(RequestHead) -> (Request, Option<Sender>),
-) -> Result<u32, Status> {
+/// Starts a call, or has it start with the VM. Where there is nobody to call, or a connection that will not have the
+/// head, the guest learns no token, and is told of the failure nevertheless when it has returned: as in Envoy.
+fn admit(host: &mut Host, request: Request, sender: Option<Sender>) -> Result<u32, Status> {
     if host.calls.len() >= host.env.policy.quotas.callouts {
         host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure);
     }
-    let token = host.calls.grpc.fresh_token(kind);
+    let token = host.calls.grpc.fresh_token(request.kind);
     let root = host.root_id;
-    let adopted = host.calls.is_adopted();
-    let begun = head.map_err(|reply| replied(reply, kind)).and_then(|head| {
-        // A VM may be configured before there are clusters.
-        let ready = adopted
-            .then(|| ready(&host.env.clusters.load(), &service.cluster, kind))
-            .transpose()?;
-        Ok((head, ready))
-    });
-    let (head, ready) = match begun {
-        Ok(begun) => begun,
-        Err(events) => {
-            host.effects.push(Effect::GrpcFailed {
-                root,
-                token,
-                events,
-            });
-            return Err(Status::InternalFailure);
+    let state = if host.calls.is_adopted() {
+        let clusters = host.env.clusters.load();
+        let ready = ready(&clusters, &request.cluster, request.kind);
+        match ready.and_then(|ready| refused(ready, &request)) {
+            Ok(ready) => start(token, request, Ok(ready), &host.mailbox),
+            Err(events) => {
+                host.effects.push(Effect::GrpcFailed {
+                    root,
+                    token,
+                    events,
+                });
+                return Err(Status::InternalFailure);
+            }
         }
-    };
-    let (request, sender) = request(head);
-    let state = match ready {
-        Some(ready) => start(token, request, Ok(ready), &host.mailbox),
-        None => State::Waiting(Box::new(request)),
+    } else {
+        // A VM may be configured before there are clusters.
+        State::Waiting(Box::new(request))
     };
     let exchange = Exchange {
         root,

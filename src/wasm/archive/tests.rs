@@ -6,10 +6,17 @@ use super::*;
 
 const CODE: &[u8] = b"\0asm\x01\0\0\0 and more";
 
+/// [`CODE`] as the `zstd` program compresses it, with its checksum.
+const BY_ZSTD: &[u8] = b"(\xb5/\xfd\x04X\x89\x00\x00\x00asm\x01\x00\x00\x00 and more\x018\xc6\x5c";
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).expect("into memory");
     encoder.finish().expect("into memory")
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// A member as `tar` writes it.
@@ -58,7 +65,20 @@ fn every_form_gives_the_module() {
     ]
     .concat();
     let halves = [gzip(&CODE[..5]), gzip(&CODE[5..])].concat();
-    for form in [CODE.to_vec(), gzip(CODE), halves, tar.clone(), gzip(&tar)] {
+    // What is not for us: a table of contents, as lazy pullers of images have it.
+    let table = b"\x50\x2a\x4d\x18\x03\0\0\0toc".to_vec();
+    let frames = [zstd(&CODE[..5]), table.clone(), zstd(&CODE[5..]), table].concat();
+    for form in [
+        CODE.to_vec(),
+        gzip(CODE),
+        halves,
+        tar.clone(),
+        gzip(&tar),
+        zstd(CODE),
+        zstd(&tar),
+        frames,
+        BY_ZSTD.to_vec(),
+    ] {
         assert_eq!(unpack(&form).expect("a module"), CODE);
     }
     let old = member(0, &format!("{:o}", CODE.len()), CODE);
@@ -70,6 +90,7 @@ fn what_is_no_module_says_so() {
     for bytes in [&b""[..], b"\0as", b"<html>", &[0; 4096], &[b'x'; 4096]] {
         assert!(error(bytes).contains("not a WebAssembly module"));
         assert!(error(&gzip(bytes)).contains("not a WebAssembly module"));
+        assert!(error(&zstd(bytes)).contains("not a WebAssembly module"));
     }
     // One layer of compression, no more.
     assert!(error(&gzip(&gzip(CODE))).contains("not a WebAssembly module"));
@@ -81,14 +102,18 @@ fn what_is_no_module_says_so() {
 fn a_bomb_is_left_when_it_is_too_large() {
     let bomb = gzip(&vec![0; 64 << 20]);
     assert!(error(&bomb).contains("more than 10000 bytes come out"));
+    let bomb = zstd(&vec![0; 64 << 20]);
+    assert!(error(&bomb).contains("more than 10000 bytes come out"));
     let mut large = CODE.to_vec();
     large.resize(10_001, 0);
-    assert!(error(&gzip(&large)).contains("more than 10000 bytes come out"));
-    large.pop();
-    assert_eq!(
-        unpack_within(&gzip(&large), 10_000, None).expect("just fits"),
-        large
-    );
+    for pack in [gzip, zstd] {
+        assert!(error(&pack(&large)).contains("more than 10000 bytes come out"));
+        let fits = pack(&large[..10_000]);
+        let module = unpack_within(&fits, 10_000, None).expect("just fits");
+        assert_eq!(module, &large[..10_000]);
+    }
+    let many = [zstd(&large[..6000]), zstd(&large[6000..])].concat();
+    assert!(error(&many).contains("more than 10000 bytes come out"));
     // Sizes that the archive does not have, or that no archive has.
     for size in ["00000010000", "77777777777"] {
         assert!(error(&member(b'0', size, CODE)).contains("ends within a file"));
@@ -108,6 +133,17 @@ fn a_piece_is_not_the_whole() {
     let checksum = flipped.len() - 8;
     flipped[checksum] ^= 1;
     assert!(error(&flipped).contains("broken gzip"));
+    for length in 4..BY_ZSTD.len() {
+        assert!(
+            error(&BY_ZSTD[..length]).contains("broken zstd"),
+            "{length}"
+        );
+    }
+    let mut flipped = BY_ZSTD.to_vec();
+    *flipped.last_mut().expect("some") ^= 1;
+    assert!(error(&flipped).contains("broken zstd: a checksum"));
+    assert!(error(&[BY_ZSTD, b"\x50\x2a\x4d\x18\x09\0\0\0toc"].concat()).contains("broken zstd"));
+    assert!(error(&[BY_ZSTD, b"more"].concat()).contains("broken zstd"));
     let tar = file(CODE);
     assert!(error(&tar[..BLOCK + 4]).contains("ends within a file"));
     let mut second = [file(b"text"), tar].concat();

@@ -1,8 +1,8 @@
 //! Docker configurations: what is told to which registry.
 //!
 //! From the configuration's own secret, else from `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, read at each
-//! fetch, so that rotated credentials are taken up. Programs that keep credentials (`credsStore`, `credHelpers`) are not
-//! run.
+//! fetch, so that rotated credentials are taken up. Of these two only the latter has programs run that keep credentials
+//! (`credHelpers`, `credsStore`): a secret comes from whoever configures plugins.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+
+use super::keeper;
 
 /// What a registry, or its token server, is told.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,12 +52,60 @@ pub enum CredentialError {
     /// An entry for the registry that cannot be read.
     #[error("the credentials for {0} are neither name and password nor a token")]
     Entry(String),
+    /// A program that keeps credentials gave none, and did not say that it has none.
+    #[error("{program}: {reason}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What of it failed.
+        reason: String,
+    },
 }
 
 #[derive(Deserialize)]
 struct DockerConfig {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: BTreeMap<String, String>,
+    #[serde(default, rename = "credsStore")]
+    store: String,
+}
+
+impl DockerConfig {
+    fn parse(json: &str) -> Result<Self, CredentialError> {
+        serde_json::from_str(json).map_err(|error| {
+            // Its text would quote the secret.
+            let (line, column) = (error.line(), error.column());
+            CredentialError::Malformed(format!("line {line}, column {column}"))
+        })
+    }
+
+    /// The program that keeps the credentials of `registry`.
+    fn keeper(&self, registry: &str) -> Option<&str> {
+        let helper = of(&self.helpers, registry).map(|(_, helper)| helper);
+        let name = helper.unwrap_or(&self.store);
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// What it has itself.
+    fn entry(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
+        let Some((name, entry)) = of(&self.auths, registry) else {
+            return Ok(None);
+        };
+        credential(entry)
+            .map(Some)
+            .ok_or_else(|| CredentialError::Entry(name.clone()))
+    }
+}
+
+/// The entry of a registry: one of exactly its name comes before one that only means the same.
+fn of<'a, T>(entries: &'a BTreeMap<String, T>, registry: &str) -> Option<(&'a String, &'a T)> {
+    let meaning = || {
+        let mut all = entries.iter();
+        all.find(|(name, _)| host_of(name) == canonical(registry))
+    };
+    entries.get_key_value(registry).or_else(meaning)
 }
 
 #[derive(Deserialize)]
@@ -68,7 +118,7 @@ struct Entry {
     registrytoken: Option<String>,
 }
 
-/// What the docker configuration `json` has for `registry`.
+/// What the docker configuration `json` has for `registry`. No program is run.
 ///
 /// # Errors
 /// Where it is not such a configuration, or its entry says nothing.
@@ -79,38 +129,54 @@ pub fn from_docker_config(
     if json.is_empty() {
         return Err(CredentialError::Missing);
     }
-    let config: DockerConfig = serde_json::from_str(json).map_err(|error| {
-        // Its text would quote the secret.
-        let (line, column) = (error.line(), error.column());
-        CredentialError::Malformed(format!("line {line}, column {column}"))
-    })?;
-    // An exact name comes before one that only means the same.
-    let mut auths: Vec<_> = config
-        .auths
-        .into_iter()
-        .filter(|(name, _)| host_of(name) == canonical(registry))
-        .collect();
-    auths.sort_by_key(|(name, _)| name != registry);
-    let Some((name, entry)) = auths.into_iter().next() else {
-        return Ok(None);
-    };
-    credential(entry)
-        .map(Some)
-        .ok_or(CredentialError::Entry(name))
+    DockerConfig::parse(json)?.entry(registry)
 }
 
-fn credential(entry: Entry) -> Option<Credential> {
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    if let Some(token) = filled(entry.registrytoken) {
+/// What this host's docker configuration has for `registry`: itself, or by the program that it names. Reads a file and
+/// may run a program: call it on a blocking thread.
+///
+/// # Errors
+/// As [`from_docker_config`]; and where a program fails.
+pub fn of_host(registry: &str) -> Result<Option<Credential>, CredentialError> {
+    match docker_config_of_host() {
+        Some(json) => DockerConfig::parse(&json)?.ask(registry, keeper::ask),
+        None => Ok(None),
+    }
+}
+
+impl DockerConfig {
+    /// With a program that keeps credentials entries may say nothing: they tell that there are some.
+    fn ask(
+        &self,
+        registry: &str,
+        keeper: impl FnOnce(&str, &str) -> Result<Option<Credential>, CredentialError>,
+    ) -> Result<Option<Credential>, CredentialError> {
+        let Some(name) = self.keeper(registry) else {
+            return self.entry(registry);
+        };
+        let server = match canonical(registry) {
+            "docker.io" => "https://index.docker.io/v1/",
+            registry => registry,
+        };
+        match keeper(name, server)? {
+            Some(credential) => Ok(Some(credential)),
+            None => Ok(self.entry(registry).unwrap_or_default()),
+        }
+    }
+}
+
+fn credential(entry: &Entry) -> Option<Credential> {
+    let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    if let Some(token) = filled(&entry.registrytoken) {
         return Some(Credential::Bearer(token));
     }
-    if let Some(token) = filled(entry.identitytoken) {
+    if let Some(token) = filled(&entry.identitytoken) {
         return Some(Credential::Identity(token));
     }
-    if let (Some(username), Some(password)) = (filled(entry.username), filled(entry.password)) {
+    if let (Some(username), Some(password)) = (filled(&entry.username), filled(&entry.password)) {
         return Some(Credential::Basic { username, password });
     }
-    let decoded = STANDARD.decode(filled(entry.auth)?.trim()).ok()?;
+    let decoded = STANDARD.decode(filled(&entry.auth)?.trim()).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (username, password) = text.trim_end_matches('\0').split_once(':')?;
     Some(Credential::Basic {
@@ -134,7 +200,7 @@ fn canonical(host: &str) -> &str {
 }
 
 /// The text of this host's docker configuration, if there is one. Reads a file.
-pub fn docker_config_of_host() -> Option<String> {
+fn docker_config_of_host() -> Option<String> {
     let folder = match std::env::var_os("DOCKER_CONFIG") {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
@@ -200,6 +266,45 @@ mod tests {
         }
         let found = from_docker_config(&json("reg.test.evil"), "reg.test").expect("valid");
         assert_eq!(found, None);
+    }
+
+    #[test]
+    fn a_program_is_asked_where_one_is_named() {
+        let asked = |json: &str, registry: &str, has: Option<Credential>| {
+            let config = DockerConfig::parse(json).expect("a configuration");
+            let mut of = String::new();
+            let found = config.ask(registry, |name, server| {
+                of = format!("{name} {server}");
+                Ok(has)
+            });
+            (of, found)
+        };
+        let kept = || Some(Credential::Identity("kept".to_owned()));
+        let own = Some(Credential::Bearer("own".to_owned()));
+        let json = r#"{"auths": {"reg.test": {}, "own.test": {"registrytoken": "own"}}, "credsStore": "pass",
+            "credHelpers": {"ecr.test": "ecr-login", "https://hub.test/v1/": "hub", "plain.test": ""}}"#;
+        for (registry, of) in [
+            ("reg.test", "pass reg.test"),
+            ("own.test", "pass own.test"),
+            ("ecr.test", "ecr-login ecr.test"),
+            ("hub.test", "hub hub.test"),
+            ("docker.io", "pass https://index.docker.io/v1/"),
+        ] {
+            assert_eq!(asked(json, registry, kept()), (of.to_owned(), Ok(kept())));
+            let without = if registry == "own.test" {
+                own.clone()
+            } else {
+                None
+            };
+            assert_eq!(asked(json, registry, None), (of.to_owned(), Ok(without)));
+        }
+        assert_eq!(asked(json, "plain.test", kept()), (String::new(), Ok(None)));
+        let error = || Err(CredentialError::Entry("a.test".to_owned()));
+        let empty = r#"{"auths": {"a.test": {}}}"#;
+        assert_eq!(asked(empty, "a.test", kept()), (String::new(), error()));
+        // A secret has none asked.
+        let secret = r#"{"auths": {"a.test": {}}, "credsStore": "pass"}"#;
+        assert_eq!(from_docker_config(secret, "a.test"), error());
     }
 
     #[test]

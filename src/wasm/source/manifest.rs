@@ -3,7 +3,7 @@
 //! | image | its module |
 //! |---|---|
 //! | a layer that is a module (`application/wasm`, `application/vnd.module.wasm.content.layer.v1+wasm`, `application/vnd.wasm.content.layer.v1+wasm`) | the first such layer |
-//! | layers of files (of Docker or OCI, tar or tar and gzip) | `plugin.wasm` of the last one, in whatever folder |
+//! | layers of files (of Docker or OCI, tar, tar and gzip, tar and zstd) | `plugin.wasm` of the last one, in whatever folder |
 //! | an index | the image for `wasm`, else for Linux on this machine, else for Linux |
 
 use serde::Deserialize;
@@ -29,6 +29,8 @@ const FILES: &[&str] = &[
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
 ];
 
 /// Why a manifest names no module. Where the manifest was asked for by its digest, it never will.
@@ -303,10 +305,10 @@ mod tests {
 
     #[test]
     fn what_holds_no_module_is_told() {
-        let zstd = "application/vnd.oci.image.layer.v1.tar+zstd";
+        let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
         assert_eq!(
-            image(&[layer(zstd, "x")]),
-            Err(ManifestError::NoModule(vec![zstd.to_owned()]))
+            image(&[layer(encrypted, "x")]),
+            Err(ManifestError::NoModule(vec![encrypted.to_owned()]))
         );
         assert_eq!(image(&[]), Err(ManifestError::NoModule(Vec::new())));
         let mut other = layer("application/wasm", "x");

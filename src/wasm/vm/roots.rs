@@ -29,17 +29,7 @@ impl Core {
     pub(super) fn add_root(&mut self, made_for: &Arc<RootSpec>) -> Result<u32, LoadError> {
         let host = self.store.data_mut();
         let id = host.fresh_id();
-        host.roots.push(Root {
-            id,
-            made_for: Arc::clone(made_for),
-            configuring: false,
-            tick_period: None,
-            next_tick: None,
-            pending_done: None,
-            warned: false,
-            declared: Default::default(),
-            expressions: Default::default(),
-        });
+        host.roots.push(Root::new(id, Arc::clone(made_for)));
         self.enter_root(id);
         self.entered = true;
         let result = self.configure(id, &made_for.spec);

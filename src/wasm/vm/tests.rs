@@ -83,17 +83,8 @@ impl Bench {
         host.memory = memory;
         host.allocate = allocate;
         host.phase = Phase::Open;
-        host.roots.push(Root {
-            id: ROOT,
-            made_for: Arc::new(RootSpec::new(&host.env.vm)),
-            configuring: false,
-            tick_period: None,
-            next_tick: None,
-            pending_done: None,
-            warned: false,
-            declared: Default::default(),
-            expressions: Default::default(),
-        });
+        let made_for = Arc::new(RootSpec::new(&host.env.vm));
+        host.roots.push(Root::new(ROOT, made_for));
         host.last_id = ROOT;
         host.current = ROOT;
         host.effective = ROOT;

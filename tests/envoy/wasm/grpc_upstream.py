@@ -1,15 +1,19 @@
-"""A gRPC upstream whose methods are ways to answer, good and bad. Records what it saw; HTTP/2 by hand, as in `h2client.py`."""
+"""A gRPC upstream whose methods are ways to answer, good and bad. Records what it saw of each stream; HTTP/2 by hand, as in
+`h2client.py`. A stream belongs to the case in which it began."""
 
 import asyncio
 import pathlib
 import struct
 import sys
 import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import hpack
 from h2client import ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame
 
+# Seconds that `slow` and `slow_body` take: enough that what happens before comes before it on a busy machine too.
+SLOW = 1.5
 HEAD = [("content-type", "application/grpc"), ("x-init", "a"), ("x-init", "b")]
 
 
@@ -29,6 +33,7 @@ class Connection:
         self.upstream, self.reader, self.writer = upstream, reader, writer
         self.decoder, self.encoder = hpack.Decoder(), hpack.Encoder()
         self.methods = {}
+        self.records = {}
         self.answered = set()
 
     def write(self, kind, flags, stream, payload=b""):
@@ -60,6 +65,20 @@ class Connection:
 
         asyncio.get_running_loop().call_later(seconds, run)
 
+    def say(self, stream, text):
+        self.records[stream].append(text)
+        self.upstream.moved = time.monotonic()
+
+    def left(self, stream):
+        """The proxy has given a stream up. After a whole answer it is a matter of what crossed on the way."""
+        if self.methods.pop(stream, None) and stream not in self.answered:
+            self.say(stream, "reset")
+
+    def ended(self):
+        """The connection has ended, and what was open on it: a proxy may close it rather than reset its last stream."""
+        for stream in list(self.methods):
+            self.left(stream)
+
     async def serve(self):
         await self.reader.readexactly(len(PREFACE))
         self.write(SETTINGS, 0, 0)
@@ -78,17 +97,15 @@ class Connection:
             elif kind == DATA:
                 self.receive(stream, payload)
             elif kind == RST_STREAM:
-                self.methods.pop(stream, None)
-                # After a whole answer it is a matter of what crossed on the way.
-                if stream not in self.answered:
-                    self.upstream.say("reset")
+                self.left(stream)
             if kind in (DATA, HEADERS) and flags & END_STREAM:
-                self.upstream.say("end")
+                self.say(stream, "end")
                 self.finish(stream)
 
     def begin(self, stream, block):
         headers = [(str(name), str(value)) for name, value in self.decoder.decode(block)]
-        self.upstream.say(f"head {sorted(headers)}")
+        self.records[stream] = self.upstream.record()
+        self.say(stream, f"head {sorted(headers)}")
         method = dict(headers)[":path"].rsplit("/", 1)[-1]
         self.methods[stream] = method
         if method == "echo":
@@ -104,7 +121,7 @@ class Connection:
         for_window = struct.pack("!I", len(data))
         self.write(WINDOW_UPDATE, 0, 0, for_window)
         self.write(WINDOW_UPDATE, 0, stream, for_window)
-        self.upstream.say(f"data {data!r}")
+        self.say(stream, f"data {data!r}")
         if self.methods.get(stream) == "echo":
             self.data(stream, data)
 
@@ -135,6 +152,10 @@ class Connection:
         self.data(stream, message(b"one"))
         rest = lambda: (self.data(stream, message(b"two")), self.trailers(stream, trailers()))
         self.later(0.05, stream, rest)
+
+    def on_held(self, stream):
+        self.head(stream)
+        self.data(stream, message(b"one"))
 
     def on_split(self, stream):
         self.head(stream)
@@ -207,22 +228,24 @@ class Connection:
         self.trailers(stream, trailers())
 
     def on_slow(self, stream):
-        self.later(0.4, stream, lambda: self.whole(stream, message(b"late")))
+        self.later(SLOW, stream, lambda: self.whole(stream, message(b"late")))
 
     def on_slow_body(self, stream):
         self.head(stream)
         rest = lambda: (self.data(stream, message(b"late")), self.trailers(stream, trailers()))
-        self.later(0.4, stream, rest)
+        self.later(SLOW, stream, rest)
 
-    def on_close(self, _):
+    def on_close(self, stream):
+        self.answered.add(stream)
         self.writer.close()
 
 
 class GrpcUpstream:
-    """A server on a port and a thread of its own; `seen` is what it saw since it was taken last."""
+    """A server on a port and a thread of its own. `seen` is what it saw of each case, a list a stream; `case` is the one that
+    runs; `moved` when it saw something last."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.case, self.moved = {}, 0, 0.0
         self.loop = asyncio.new_event_loop()
         ready = threading.Event()
         threading.Thread(target=self._run, args=(ready,), daemon=True).start()
@@ -242,16 +265,17 @@ class GrpcUpstream:
         self.loop.run_until_complete(start())
 
     async def serve(self, reader, writer):
+        connection = Connection(self, reader, writer)
         try:
-            await Connection(self, reader, writer).serve()
+            await connection.serve()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            connection.ended()
             writer.close()
 
-    def say(self, text):
-        self.seen.append(text)
-
-    def take(self):
-        seen, self.seen = self.seen, []
-        return seen
+    def record(self):
+        """A new stream's."""
+        record = []
+        self.seen.setdefault(self.case, []).append(record)
+        return record

@@ -67,15 +67,17 @@ pub enum Layout {
     Cncf,
     Content,
     Index,
+    Zstd,
 }
 
-pub const LAYOUTS: [Layout; 6] = [
+pub const LAYOUTS: [Layout; 7] = [
     Layout::Docker,
     Layout::Oci,
     Layout::Solo,
     Layout::Cncf,
     Layout::Content,
     Layout::Index,
+    Layout::Zstd,
 ];
 
 pub fn digest(bytes: &[u8]) -> String {
@@ -84,7 +86,7 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{digits}")
 }
 
-fn tar_gzip(name: &str, content: &[u8]) -> Vec<u8> {
+fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
@@ -94,8 +96,12 @@ fn tar_gzip(name: &str, content: &[u8]) -> Vec<u8> {
     header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
     let mut tar = [&header[..], content].concat();
     tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+    tar
+}
+
+fn tar_gzip(name: &str, content: &[u8]) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&tar).expect("into memory");
+    gzip.write_all(&tar(name, content)).expect("into memory");
     gzip.finish().expect("into memory")
 }
 
@@ -187,6 +193,17 @@ impl FakeRegistry {
                     &tar_gzip("./plugin.wasm", module),
                 )],
             ),
+            Layout::Zstd => (
+                "application/vnd.oci.image.manifest.v1+json",
+                "application/vnd.oci.image.config.v1+json",
+                vec![self.blob(
+                    "application/vnd.oci.image.layer.v1.tar+zstd",
+                    &ruzstd::encoding::compress_to_vec(
+                        &*tar("plugin.wasm", module),
+                        ruzstd::encoding::CompressionLevel::Fastest,
+                    ),
+                )],
+            ),
             Layout::Solo => (
                 "application/vnd.oci.image.manifest.v1+json",
                 "application/vnd.module.wasm.config.v1+json",
@@ -231,19 +248,30 @@ impl Drop for FakeRegistry {
     }
 }
 
+/// The next head of a connection, its last line break left out; `buffer` holds what came behind it. `None` at the end.
+pub async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+    let mut chunk = [0; 16384];
+    let end = loop {
+        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end;
+        }
+        match stream.read(&mut chunk).await {
+            Ok(read) if read > 0 => buffer.extend_from_slice(&chunk[..read]),
+            _ => return None,
+        }
+    };
+    let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    buffer.drain(..end + 4);
+    Some(head)
+}
+
 /// One request a connection.
 async fn serve(mut stream: TcpStream, own: SocketAddr, state: Arc<Mutex<State>>) {
-    let mut head = Vec::new();
+    let mut body = Vec::new();
     let mut chunk = [0; 4096];
-    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
-        match stream.read(&mut chunk).await {
-            Ok(read) if read > 0 => head.extend_from_slice(&chunk[..read]),
-            _ => return,
-        }
-    }
-    let end = head.windows(4).position(|window| window == b"\r\n\r\n");
-    let mut body = head.split_off(end.map_or(head.len(), |end| end + 4));
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let Some(head) = read_head(&mut stream, &mut body).await else {
+        return;
+    };
     let length = head.to_lowercase();
     let length = length
         .lines()

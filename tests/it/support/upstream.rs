@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::registry::read_head;
+
 /// What it saw of one request.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -93,19 +95,7 @@ impl Drop for FakeUpstream {
 
 async fn serve(mut stream: TcpStream, answer: Arc<str>, seen: Arc<Mutex<Vec<Seen>>>) {
     let mut buffer = Vec::new();
-    let mut chunk = [0; 16384];
-    loop {
-        let end = loop {
-            if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                break end;
-            }
-            match stream.read(&mut chunk).await {
-                Ok(read) if read > 0 => buffer.extend_from_slice(&chunk[..read]),
-                _ => return,
-            }
-        };
-        let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
-        buffer.drain(..end + 4);
+    while let Some(head) = read_head(&mut stream, &mut buffer).await {
         let mut lines = head.split("\r\n");
         let line = lines.next().unwrap_or_default().to_owned();
         let headers: Vec<(String, String)> = lines

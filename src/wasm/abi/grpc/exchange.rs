@@ -92,7 +92,11 @@ pub(super) async fn exchange(
     } = request;
     let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
     let mut last = None;
-    let events = match client::open(cluster, host, head, body, sent.as_ref(), deadline).await {
+    let answer = match head {
+        Ok(head) => client::open(cluster, host, head, body, sent.as_ref(), deadline).await,
+        Err(reply) => Err(client::refuse(cluster, host, reply, deadline).await),
+    };
+    let events = match answer {
         Ok(answer) => receive(answer, kind, limit, &mut last, &teller).await,
         Err(reply) => replied(reply, Kind::Stream),
     };

@@ -7,7 +7,7 @@ fn exchange(root: u32) -> Exchange {
     let request = Request {
         kind: Kind::Stream,
         cluster: "c".into(),
-        head: RequestHead::new(Method::POST, "c", "/"),
+        head: Ok(RequestHead::new(Method::POST, "c", "/")),
         body,
         sent: Some(sent),
         timeout: Duration::ZERO,

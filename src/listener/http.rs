@@ -227,14 +227,15 @@ impl Inner {
                     application_protocols: &[],
                 })
             });
-        match taken {
-            Some(chain) => {
+        match taken.and_then(|chain| Some((chain, chain.http()?))) {
+            Some((chain, hcm)) => {
                 known.generation = generation.number;
-                known.manager = Arc::downgrade(&chain.hcm);
+                known.manager = Arc::downgrade(hcm);
                 known.stale = chain.identity != self.identity;
-                Some(Arc::clone(&chain.hcm))
+                Some(Arc::clone(hcm))
             }
-            // The listener is gone and drains: what was seen last still answers, and closes.
+            // The listener is gone and drains, or serves no HTTP here any more: what was seen last still answers, and
+            // closes.
             None => {
                 known.stale = true;
                 known.manager.upgrade()

@@ -5,19 +5,21 @@
 //! side is not read while as much as the buffer limit waits for the other, or is held by a filter. The end of one side's
 //! data is passed on, and the other goes on; a reset of one side resets the other.
 
-use std::collections::VecDeque;
+mod bytes;
+mod closing;
+
 use std::future::Future;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _};
 use tokio::time::{Instant, Sleep};
 
+use self::bytes::{Outgoing, poll_read_all};
+use self::closing::{Closing, Failure};
 use super::connection::ServeContext;
 use crate::base::drain::DrainWatch;
 use crate::cluster::{Cluster, ConnectError, Host, PickContext, TcpConnection};
@@ -30,98 +32,8 @@ use crate::stream::format::LogType;
 use crate::stream::network::Towards;
 use crate::stream::{CloseInfo, CloseType, ConnectionInfo, Stream};
 
-/// What one read takes at most.
-const READ: usize = 16 << 10;
 /// How long what is on its way out may take where nothing else limits it.
 const FLUSH: Duration = Duration::from_secs(3600);
-
-/// Why a connection could not be joined, by the numbers of Envoy's log.
-#[derive(Clone, Copy, Debug)]
-enum Failure {
-    Connect,
-    NoHealthyUpstream,
-    Overload,
-    NoCluster,
-}
-
-impl Failure {
-    /// The word, misspelled, that Envoy's log has.
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Connect => "tcp_initializion_failure:0",
-            Self::NoHealthyUpstream => "tcp_initializion_failure:1",
-            Self::Overload => "tcp_initializion_failure:2",
-            Self::NoCluster => "tcp_initializion_failure:3",
-        }
-    }
-}
-
-/// How the client's connection ends.
-#[derive(Clone, Copy, Debug)]
-struct Closing {
-    peer: Peer,
-    /// Why we close it; empty where that needs no reason.
-    reason: &'static str,
-    /// What is on its way to the client is sent first.
-    flush: bool,
-    /// What is on its way to the host is sent afterwards.
-    flush_upstream: bool,
-    /// The host has closed its connection.
-    by_host: bool,
-    downstream: CloseType,
-    upstream: CloseType,
-}
-
-impl Closing {
-    fn local(reason: &'static str) -> Self {
-        Self {
-            peer: Peer::Local,
-            reason,
-            flush: true,
-            flush_upstream: false,
-            by_host: false,
-            downstream: CloseType::Normal,
-            upstream: CloseType::Normal,
-        }
-    }
-
-    /// At once.
-    fn abrupt(reason: &'static str) -> Self {
-        Self {
-            flush: false,
-            ..Self::local(reason)
-        }
-    }
-
-    /// Both sides have sent all that they had.
-    fn complete(peer: Peer) -> Self {
-        Self {
-            peer,
-            flush_upstream: true,
-            ..Self::local("")
-        }
-    }
-
-    /// The client's connection failed.
-    fn by_client(error: &io::Error) -> Self {
-        let reset = error.kind() == io::ErrorKind::ConnectionReset;
-        Self {
-            peer: Peer::Remote,
-            flush: false,
-            downstream: if reset {
-                CloseType::RemoteReset
-            } else {
-                CloseType::Normal
-            },
-            upstream: if reset {
-                CloseType::LocalReset
-            } else {
-                CloseType::Normal
-            },
-            ..Self::local("")
-        }
-    }
-}
 
 type Connecting = Pin<Box<dyn Future<Output = Result<TcpConnection, ConnectError>> + Send>>;
 
@@ -135,73 +47,6 @@ enum Upstream {
     },
     Connected(TcpConnection),
     Gone,
-}
-
-/// What is on its way out of a connection.
-#[derive(Debug, Default)]
-struct Outgoing {
-    queue: VecDeque<Bytes>,
-    len: usize,
-    /// Nothing follows.
-    end: bool,
-    /// The end was sent.
-    shut: bool,
-}
-
-impl Outgoing {
-    fn push(&mut self, data: Bytes) {
-        if !data.is_empty() {
-            self.len += data.len();
-            self.queue.push_back(data);
-        }
-    }
-
-    /// Writes until all is written.
-    fn poll(
-        &mut self,
-        mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<()>> {
-        while let Some(front) = self.queue.front_mut() {
-            let written = ready!(write(front))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.len -= written;
-            front.advance(written);
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Reads what is there, up to `room` bytes; whether the end was reached. Pending: nothing was there.
-fn poll_read_all(
-    room: usize,
-    mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
-    mut take: impl FnMut(&[u8]),
-) -> Poll<io::Result<bool>> {
-    let mut space = [MaybeUninit::uninit(); READ];
-    let mut total = 0;
-    while total < room {
-        let mut buffer = ReadBuf::uninit(&mut space);
-        match read(&mut buffer) {
-            Poll::Pending if total == 0 => return Poll::Pending,
-            Poll::Pending => break,
-            // What came before a failure is passed on first; the failure stays.
-            Poll::Ready(Err(_)) if total > 0 => break,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => {}
-        }
-        let data = buffer.filled();
-        if data.is_empty() {
-            return Poll::Ready(Ok(true));
-        }
-        total += data.len();
-        take(data);
-    }
-    Poll::Ready(Ok(false))
 }
 
 /// One connection of a client with its counterpart.
@@ -541,6 +386,10 @@ impl Session {
             counts.downstream_wire_sent += len;
         }
         match self.filters.upstream(self.upstream_end) {
+            // Both ways of the upstream connection have ended, and what is held will never go on.
+            Walk::Stopped if self.upstream_end && self.to_upstream.shut => {
+                return Err(Closing::without_upstream());
+            }
             Walk::Stopped => {}
             Walk::Close(reason) => return Err(Closing::local(reason)),
             Walk::Passed => {
@@ -559,10 +408,7 @@ impl Session {
             upstream.closed_by_peer();
         }
         if error.kind() != io::ErrorKind::ConnectionReset {
-            return Closing {
-                by_host: true,
-                ..Closing::local("")
-            };
+            return Closing::without_upstream();
         }
         let mut info = self.stream.info.lock();
         info.flags.set(ResponseFlag::UpstreamRemoteReset);
@@ -594,6 +440,10 @@ impl Session {
         }
         match sent {
             Poll::Ready(Err(error)) => Err(self.by_upstream(&error)),
+            // As where the upstream ends second.
+            Poll::Ready(Ok(())) if out.shut && self.upstream_end && !self.to_client.end => {
+                Err(Closing::without_upstream())
+            }
             Poll::Ready(Ok(())) | Poll::Pending => Ok(moved),
         }
     }
@@ -729,7 +579,3 @@ impl Drop for Session {
         self.log();
     }
 }
-
-#[cfg(test)]
-#[path = "tcp_proxy/tests.rs"]
-mod tests;

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::{Dead, Direction, Vm};
 use crate::stream::Stream;
 use crate::stream::network::{NetworkHandle, Towards};
-use crate::wasm::context::NetworkView;
+use crate::wasm::context::{Effect, NetworkView};
 
 /// `on_upstream_connection_close` is told of no peer: Envoy's filter sees the end of the data alone.
 const UNKNOWN_PEER: u32 = 0;
@@ -86,11 +86,20 @@ impl Core {
         let context = host.streams.get_mut(&id).ok_or(Dead)?;
         context.callback = None;
         let stops = action.unwrap_or(0) != 0;
-        if stops {
+        if stops && !self.asks(id) {
             // Nothing is read meanwhile: the guest is not asked again.
             self.pause(id, Direction::Request, true, true);
         }
         Ok(stops)
+    }
+
+    /// True where the guest has asked for the connection to go on or to be closed, whatever it answers.
+    fn asks(&self, id: u32) -> bool {
+        let mut effects = self.store.data().effects.iter();
+        effects.any(|effect| match effect {
+            Effect::Continue(context, _) | Effect::Close(context, _) => *context == id,
+            _ => false,
+        })
     }
 
     fn data(
@@ -138,7 +147,7 @@ impl Core {
         if let Some(context) = self.store.data_mut().streams.get_mut(&id) {
             context.callback = None;
         }
-        if stops && !closing {
+        if stops && !self.asks(id) {
             self.pause(id, direction, end, end);
         }
         Ok(stops)

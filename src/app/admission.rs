@@ -74,22 +74,31 @@ impl Trial {
         path: &str,
         chain: &FilterChain,
     ) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
-        let filters = chain.http.http_filters.iter().enumerate();
-        let mut trials: Vec<_> = filters
+        let mut trials: Vec<_> = chain
+            .network
+            .iter()
+            .enumerate()
             .filter_map(|(index, filter)| {
-                let config = match &filter.config {
-                    FilterSource::Inline(config) => config,
-                    FilterSource::Discovered { default, .. } => default.as_ref()?,
-                };
-                self.one(config, format!("{path}.http_filters[{index}]"))
+                self.one(&filter.config, format!("{path}.filters[{index}]"))
             })
             .collect();
+        let Some(http) = chain.http() else {
+            return trials;
+        };
+        let filters = http.http_filters.iter().enumerate();
+        trials.extend(filters.filter_map(|(index, filter)| {
+            let config = match &filter.config {
+                FilterSource::Inline(config) => config,
+                FilterSource::Discovered { default, .. } => default.as_ref()?,
+            };
+            self.one(config, format!("{path}.http_filters[{index}]"))
+        }));
         trials.extend(
-            chain.http.plugin_logs.iter().filter_map(|log| {
+            http.plugin_logs.iter().filter_map(|log| {
                 self.one(&log.config, format!("{path}.access_log[{}]", log.index))
             }),
         );
-        if let RouteSource::Inline(routes) = &chain.http.routes {
+        if let RouteSource::Inline(routes) = &http.routes {
             trials.extend(self.routes(&format!("{path}.route_config."), routes));
         }
         trials

@@ -27,19 +27,36 @@ pub(super) struct Connection {
     counted: (u64, u64),
     by_peer: bool,
     with_request: bool,
+    /// It carries requests, which are counted by connection.
+    http: bool,
 }
 
 impl Connection {
-    /// A connection that is about to be tried.
+    /// A connection for requests that is about to be tried.
     pub(super) fn new(live: &Arc<Live>, host: &Arc<Host>, protocol: Version) -> Box<Self> {
         let stats = &live.stats.set;
-        stats.inc(stat::UPSTREAM_CX_TOTAL);
-        stats.inc(stat::UPSTREAM_CX_ACTIVE);
         if protocol == Version::HTTP_2 {
             stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL);
         } else {
             stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
         }
+        // And shows the codec's statistics from the first connection on.
+        if protocol == Version::HTTP_2 {
+            live.stats.http2();
+        } else {
+            live.stats.http1();
+        }
+        let mut connection = Self::tcp(live, host);
+        connection.http = true;
+        connection.facts.protocol = protocol;
+        connection
+    }
+
+    /// A connection for the bytes of another one that is about to be tried.
+    pub(super) fn tcp(live: &Arc<Live>, host: &Arc<Host>) -> Box<Self> {
+        let stats = &live.stats.set;
+        stats.inc(stat::UPSTREAM_CX_TOTAL);
+        stats.inc(stat::UPSTREAM_CX_ACTIVE);
         // Envoy writes these gauges with every connection; nothing opens a circuit yet.
         for open in [
             stat::CIRCUIT_BREAKERS_DEFAULT_CX_OPEN,
@@ -49,12 +66,6 @@ impl Connection {
         ] {
             stats.set(open, 0);
         }
-        // And shows the codec's statistics from the first connection on.
-        if protocol == Version::HTTP_2 {
-            live.stats.http2();
-        } else {
-            live.stats.http1();
-        }
         host.stats.cx_total.fetch_add(1, Relaxed);
         host.stats.cx_active.fetch_add(1, Relaxed);
         Box::new(Self {
@@ -62,7 +73,7 @@ impl Connection {
                 id: live.connection_ids.fetch_add(1, Relaxed),
                 local: None,
                 remote: None,
-                protocol,
+                protocol: Version::HTTP_09,
                 reused: false,
             },
             live: Arc::clone(live),
@@ -74,6 +85,7 @@ impl Connection {
             counted: (0, 0),
             by_peer: false,
             with_request: false,
+            http: false,
         })
     }
 
@@ -150,6 +162,11 @@ impl Connection {
         );
     }
 
+    /// It ends together with the one that it carries the bytes of.
+    pub(super) fn ended_in_use(&mut self) {
+        self.with_request = true;
+    }
+
     /// It served as many requests as it may.
     pub(super) fn used_up(&mut self) {
         self.live.stats.set.inc(stat::UPSTREAM_CX_MAX_REQUESTS);
@@ -209,7 +226,9 @@ impl Drop for Connection {
         }
         stats.record(stat::UPSTREAM_CX_LENGTH_MS, millis(self.begun));
         if self.established {
-            stats.record(stat::UPSTREAM_RQ_PER_CX, self.requests);
+            if self.http {
+                stats.record(stat::UPSTREAM_RQ_PER_CX, self.requests);
+            }
         } else {
             stats.inc(stat::UPSTREAM_CX_CONNECT_FAIL);
             self.host.stats.cx_connect_fail.fetch_add(1, Relaxed);

@@ -19,6 +19,7 @@ mod map;
 mod pool;
 mod send;
 mod status;
+mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use send::{
 };
 pub use stats::{ClusterStats, Origin};
 pub use status::{ClusterStatus, HostStatus};
+pub use tcp::TcpConnection;
 
 use crate::base::Shards;
 use crate::base::task::OwnedTask;

@@ -388,14 +388,14 @@ impl Cluster {
 }
 
 /// A request that waits for a connection.
-struct Pending<'a> {
+pub(super) struct Pending<'a> {
     live: &'a Live,
     host: &'a Host,
     resolved: bool,
 }
 
 impl<'a> Pending<'a> {
-    fn new(live: &'a Live, host: &'a Host) -> Self {
+    pub(super) fn new(live: &'a Live, host: &'a Host) -> Self {
         let stats = &live.stats.set;
         stats.inc(stat::UPSTREAM_RQ_PENDING_TOTAL);
         stats.inc(stat::UPSTREAM_RQ_PENDING_ACTIVE);
@@ -407,7 +407,7 @@ impl<'a> Pending<'a> {
         }
     }
 
-    fn resolved(&mut self, ready: bool) {
+    pub(super) fn resolved(&mut self, ready: bool) {
         self.resolved = true;
         if !ready {
             self.live

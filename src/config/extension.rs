@@ -81,6 +81,19 @@ pub trait Extensions: Send + Sync {
         config: &pb::Any,
     ) -> Result<Option<HttpFilterConfig>, ConfigError>;
 
+    /// Parses the configuration of a network filter that is not terminal. `Ok(None)`: no factory knows the type.
+    ///
+    /// # Errors
+    /// Where it is known and wrong.
+    fn network_filter(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let _ = (name, config);
+        Ok(None)
+    }
+
     /// Parses an access logger that is a plugin. `Ok(None)`: it is none.
     ///
     /// # Errors

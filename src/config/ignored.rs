@@ -3,7 +3,7 @@
 //! A field belongs here only where ignoring it changes neither security nor routing. Everything else that this build
 //! does not do is refused. In the parsers such fields are bound to `_`; a test holds the lists and the parsers together.
 
-use super::{cluster, endpoint, http_connection_manager, listener, protocol, route};
+use super::{cluster, endpoint, http_connection_manager, listener, protocol, route, tcp_proxy};
 
 /// A field's name in its message, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,14 @@ const SHARED: &[Ignored] = &[
 ];
 
 /// The lists by the resource or message that they belong to.
-pub fn all() -> [(&'static str, &'static [Ignored]); 8] {
+pub fn all() -> [(&'static str, &'static [Ignored]); 9] {
     [
         ("Listener", listener::parse::IGNORED),
         (
             "HttpConnectionManager",
             http_connection_manager::parse::IGNORED,
         ),
+        ("TcpProxy", tcp_proxy::parse::IGNORED),
         ("RouteConfiguration", route::parse::IGNORED),
         ("Cluster", cluster::parse::IGNORED),
         ("ClusterLoadAssignment", endpoint::parse::IGNORED),

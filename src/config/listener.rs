@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::access_log::AccessLog;
 use super::endpoint::Address;
+use super::extension::HttpFilterConfig;
 use super::http_connection_manager::HttpConnectionManager;
+use super::tcp_proxy::TcpProxy;
 use crate::pb;
 
 /// A listener.
@@ -59,17 +61,47 @@ pub enum TrafficDirection {
     Outbound,
 }
 
-/// `FilterChain`, in scope: no transport socket but plain text, and one network filter, the connection manager.
+/// `FilterChain`, in scope: no transport socket but plain text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterChain {
     /// `name`; may be empty.
     pub name: Box<str>,
     /// `filter_chain_match`.
     pub matcher: FilterChainMatch,
+    /// The network filters before the terminal one.
+    pub network: Vec<NetworkFilter>,
     /// The terminal network filter.
-    pub http: HttpConnectionManager,
+    pub terminal: Terminal,
     /// `metadata`.
     pub metadata: Option<Arc<pb::Metadata>>,
+}
+
+/// A network filter that is not terminal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkFilter {
+    /// `name`.
+    pub name: Box<str>,
+    /// Its configuration, as its factory made it.
+    pub config: HttpFilterConfig,
+}
+
+/// What serves the connections of a chain.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Terminal {
+    /// HTTP.
+    Http(Arc<HttpConnectionManager>),
+    /// The bytes go to a cluster.
+    Tcp(Arc<TcpProxy>),
+}
+
+impl FilterChain {
+    /// The connection manager, where the chain ends in one.
+    pub fn http(&self) -> Option<&HttpConnectionManager> {
+        match &self.terminal {
+            Terminal::Http(manager) => Some(manager),
+            Terminal::Tcp(_) => None,
+        }
+    }
 }
 
 /// `FilterChainMatch`. Empty lists match everything.

@@ -22,6 +22,7 @@ pub mod route;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod stub;
+pub mod tcp_proxy;
 pub mod wasm_settings;
 
 pub use cluster::Cluster;
@@ -33,4 +34,5 @@ pub use http_connection_manager::HttpConnectionManager;
 pub use listener::Listener;
 pub use route::RouteConfig;
 pub use snapshot::Snapshot;
+pub use tcp_proxy::TcpProxy;
 pub use wasm_settings::WasmSettings;

@@ -16,6 +16,9 @@ pub(crate) const CORS_ROUTE: &str = "envoy.extensions.filters.http.cors.v3.CorsP
 /// A filter whose configuration is always wrong.
 pub(crate) const BROKEN: &str = "envoy.extensions.filters.http.buffer.v3.Buffer";
 
+/// A network filter.
+pub(crate) const NETWORK: &str = "envoy.extensions.filters.network.wasm.v3.Wasm";
+
 /// Knows the constants of this file.
 #[derive(Debug)]
 pub(crate) struct Stub;
@@ -58,6 +61,14 @@ impl Extensions for Stub {
             ))),
             _ => Ok(None),
         }
+    }
+
+    fn network_filter(
+        &self,
+        _name: &str,
+        any: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        Ok((type_name(any) == NETWORK).then(|| config(any)))
     }
 
     fn is_terminal(&self, config: &HttpFilterConfig) -> bool {

@@ -10,6 +10,8 @@
 //! The last filter of a chain is terminal (the [`router`]): its request half gives [`Step::Answer`], never
 //! [`Step::Next`].
 //!
+//! Filters of connections are [`network`].
+//!
 //! To write one: a file here with the type, [`FilterFactory`] and [`HttpFilter`] for it, and a line in [`registry`].
 
 mod body;
@@ -20,6 +22,7 @@ pub mod fault;
 pub mod header_mutation;
 pub mod health_check;
 pub mod local_reply;
+pub mod network;
 pub mod no_op;
 #[cfg(test)]
 mod pump_tests;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use prost::{Message, Name};
 
-use super::factory::{BuildContext, FilterFactory, PerRoute};
+use super::factory::{BuildContext, ChainContext, FilterFactory, PerRoute};
+use super::network::NetworkFilter;
 use super::{BoxFuture, HttpFilter, cors, fault, header_mutation, health_check, no_op, router};
 use crate::config::extension::{ExtensionConfig, HttpFilterConfig};
 use crate::config::{ConfigError, Extensions};
@@ -32,6 +33,46 @@ fn loggers() -> Vec<Registration> {
         #[cfg(feature = "wasm")]
         register::<super::wasm_log::WasmLog>(),
     ]
+}
+
+/// Network filters that are not terminal.
+fn network() -> Vec<NetworkRegistration> {
+    vec![
+        #[cfg(feature = "wasm")]
+        network_wasm(),
+    ]
+}
+
+#[cfg(feature = "wasm")]
+fn network_wasm() -> NetworkRegistration {
+    use super::network::wasm::Wasm;
+    use crate::pb::envoy::extensions::filters::network::wasm::v3 as proto;
+    use crate::wasm::PluginSpec;
+    fn spec(config: &HttpFilterConfig) -> Option<Arc<PluginSpec>> {
+        let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
+        parsed.downcast().ok()
+    }
+    NetworkRegistration {
+        name: Wasm::NAME,
+        message: proto::Wasm::full_name,
+        parse: |bytes, _name| Ok(Arc::new(Wasm::parse(decode(bytes)?)?)),
+        admit: |config, plugins| Wasm::admit(&spec(config)?, plugins),
+        build: |config, context| Some(Arc::new(Wasm::build(&spec(config)?, context))),
+    }
+}
+
+type BuildNetwork = fn(&HttpFilterConfig, &BuildContext<'_>) -> Option<Arc<dyn NetworkFilter>>;
+
+/// One line of the table of network filters.
+#[derive(Clone, Copy)]
+pub struct NetworkRegistration {
+    /// The name that Envoy gives the filter.
+    pub name: &'static str,
+    /// The full name of its message.
+    pub message: fn() -> String,
+    parse: Parse,
+    admit: Admit,
+    build: BuildNetwork,
 }
 
 type Parse = fn(&[u8], &str) -> Result<Arc<dyn ExtensionConfig>, ConfigError>;
@@ -100,6 +141,7 @@ fn decode<M: Message + Name + Default>(bytes: &[u8]) -> Result<M, ConfigError> {
 pub struct Registry {
     entries: Vec<Registration>,
     loggers: Vec<Registration>,
+    network: Vec<NetworkRegistration>,
     by_type: HashMap<String, usize>,
     by_route_type: HashMap<String, usize>,
 }
@@ -120,6 +162,7 @@ impl Registry {
             by_route_type: numbered(&|entry| entry.route_message.map(|name| name())),
             entries,
             loggers: loggers(),
+            network: network(),
         }
     }
 
@@ -155,7 +198,12 @@ impl Registry {
         config: &HttpFilterConfig,
         plugins: &Plugins,
     ) -> Option<BoxFuture<Result<(), ConfigError>>> {
-        (self.find(&config.type_url)?.admit)(config, plugins)
+        let kind = pb::type_name(&config.type_url);
+        let network = self.network.iter().find(|entry| (entry.message)() == kind);
+        match network {
+            Some(entry) => (entry.admit)(config, plugins),
+            None => (self.find(&config.type_url)?.admit)(config, plugins),
+        }
     }
 
     /// Brings a parsed filter to life. `None` where this registry did not parse it.
@@ -168,6 +216,28 @@ impl Registry {
             return Some(no_op::build(ignored));
         }
         (self.find(&config.type_url)?.build)(config, context)
+    }
+
+    /// Brings a parsed network filter to life. `None` where this registry did not parse it.
+    pub fn build_network(
+        &self,
+        config: &HttpFilterConfig,
+        name: &str,
+        slot: usize,
+        chain: &ChainContext<'_>,
+    ) -> Option<Arc<dyn NetworkFilter>> {
+        let kind = pb::type_name(&config.type_url);
+        let entry = self
+            .network
+            .iter()
+            .find(|entry| (entry.message)() == kind)?;
+        let context = BuildContext {
+            slot,
+            name,
+            source: &config.source,
+            chain,
+        };
+        (entry.build)(config, &context)
     }
 
     fn find(&self, type_url: &str) -> Option<&Registration> {
@@ -249,6 +319,19 @@ impl Extensions for Registry {
             None if self.by_type.contains_key(type_name) => Err(ConfigError::invalid(format!(
                 "The filter {name} doesn't support virtual host or route specific configurations"
             ))),
+            None => Ok(None),
+        }
+    }
+
+    fn network_filter(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let any = resolve(config)?;
+        let kind = pb::type_name(&any.type_url);
+        match self.network.iter().find(|entry| (entry.message)() == kind) {
+            Some(entry) => parsed(entry.parse, name, any),
             None => Ok(None),
         }
     }

@@ -55,7 +55,7 @@ pub struct Wasm {
 
 /// One version of one plugin.
 #[derive(Debug)]
-struct Choice {
+pub(super) struct Choice {
     spec: Arc<PluginSpec>,
     /// `None`: no version of it was ever ready.
     plugin: Option<Arc<Plugin>>,
@@ -82,7 +82,7 @@ impl Choice {
     }
 
     /// What serves the place `place` of the configuration now.
-    fn resolve(place: &str, spec: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
+    pub(super) fn resolve(place: &str, spec: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
         let chain = context.chain;
         chain.warmth.slot(place);
         let mut trial = None;
@@ -105,7 +105,7 @@ impl Choice {
 
     /// The version that a stream begins with, and its place on this worker.
     #[inline]
-    fn pick(&self) -> (Option<(&Arc<Plugin>, Place)>, Option<Part>) {
+    pub(super) fn pick(&self) -> (Option<(&Arc<Plugin>, Place)>, Option<Part>) {
         let Some(trial) = &self.trial else {
             let plugin = self.plugin.as_ref();
             let found = plugin.and_then(|plugin| Some((plugin, plugin.place()?)));
@@ -117,6 +117,16 @@ impl Choice {
             }
         }
         (None, None)
+    }
+
+    /// The configuration of what serves, or of what is waited for.
+    pub(super) fn spec(&self) -> &Arc<PluginSpec> {
+        &self.spec
+    }
+
+    /// What serves.
+    pub(super) fn plugin(&self) -> Option<&Arc<Plugin>> {
+        self.plugin.as_ref()
     }
 
     fn hold(&self, vm: Arc<Vm>, id: u32, slot: usize, policy: FailurePolicy) -> Hold {
@@ -154,18 +164,26 @@ impl FilterFactory for Wasm {
         config: &Arc<PluginSpec>,
         plugins: &Plugins,
     ) -> Option<BoxFuture<Result<(), ConfigError>>> {
-        let Code::Local { .. } = config.code else {
-            return None;
-        };
-        let (spec, plugins) = (Arc::clone(config), plugins.clone());
-        Some(Box::pin(async move {
-            plugins.canary(&spec).await.at("vm_config").at("config")
-        }))
+        admit(config, plugins)
     }
 
     fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
         Arc::new(Self::of(config, context))
     }
+}
+
+/// Tries code that is at hand.
+pub(super) fn admit(
+    config: &Arc<PluginSpec>,
+    plugins: &Plugins,
+) -> Option<BoxFuture<Result<(), ConfigError>>> {
+    let Code::Local { .. } = config.code else {
+        return None;
+    };
+    let (spec, plugins) = (Arc::clone(config), plugins.clone());
+    Some(Box::pin(async move {
+        plugins.canary(&spec).await.at("vm_config").at("config")
+    }))
 }
 
 /// What a stream knows of its plugin.
@@ -512,7 +530,7 @@ impl Hold {
 }
 
 /// True where a stream goes on without its plugin.
-fn passes(policy: FailurePolicy, here: bool) -> bool {
+pub(super) fn passes(policy: FailurePolicy, here: bool) -> bool {
     match policy {
         FailurePolicy::Open { crashing } => crashing || !here,
         FailurePolicy::Closed | FailurePolicy::Reload { .. } => false,

@@ -1,19 +1,22 @@
 //! Makes the next [`Generation`] of a snapshot and the one before.
 
+mod tcp;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use super::{
     ChainDrain, ChainIdentity, CurrentGeneration, Generation, HttpConnectionManager, ListenerStats,
-    LiveChain, LiveListener, stats,
+    LiveChain, LiveListener, LiveTerminal, stats,
 };
 use arc_swap::ArcSwap;
 
 use crate::base::{PerWorker, Shard};
 use crate::cluster::{self, ClusterMap};
+use crate::config::access_log::AccessLog;
 use crate::config::extension::{HttpFilterConfig, allows};
 use crate::config::http_connection_manager::{FilterSource, HttpFilter, RouteSource};
-use crate::config::listener::FilterChain;
+use crate::config::listener::{FilterChain, Terminal};
 use crate::config::{Listener, Snapshot};
 use crate::filter::factory::{ChainContext, Warmth, runs_plugin};
 use crate::filter::{HttpFilterChain, Registry};
@@ -55,6 +58,7 @@ pub struct Builder {
     tables: HashMap<usize, Weak<RouteTable>>,
     http_stats: HashMap<Box<str>, Weak<StatSet>>,
     listener_http_stats: HashMap<(Arc<str>, Box<str>), Weak<StatSet>>,
+    tcp_stats: HashMap<Box<str>, Weak<StatSet>>,
 }
 
 impl Builder {
@@ -67,6 +71,7 @@ impl Builder {
             tables: HashMap::new(),
             http_stats: HashMap::new(),
             listener_http_stats: HashMap::new(),
+            tcp_stats: HashMap::new(),
         }
     }
 
@@ -132,6 +137,7 @@ impl Builder {
         self.http_stats.retain(|_, set| set.strong_count() > 0);
         self.listener_http_stats
             .retain(|_, set| set.strong_count() > 0);
+        self.tcp_stats.retain(|_, set| set.strong_count() > 0);
         Arc::new(next)
     }
 
@@ -195,12 +201,27 @@ impl Builder {
         listener_stats: &ListenerStats,
         world: &World<'_>,
     ) -> Arc<LiveChain> {
-        let known = predecessor.as_ref().map(|known| known.chain);
+        let manager = match &chain.terminal {
+            Terminal::Http(manager) => manager,
+            Terminal::Tcp(config) => {
+                return self.tcp_chain(listener, chain, config, identity, predecessor, world);
+            }
+        };
+        let predecessor = predecessor.as_ref().and_then(|known| {
+            let hcm = known.chain.http()?;
+            Some((
+                known,
+                KnownHttp {
+                    chain: known.chain,
+                    hcm,
+                },
+            ))
+        });
+        let known = predecessor.as_ref().map(|(_, known)| known);
         let kept = predecessor
             .as_ref()
-            .filter(|known| known.stays)
-            .map(|known| known.chain);
-        let manager = &chain.http;
+            .filter(|(known, _)| known.stays)
+            .map(|(_, known)| known);
         let mut routes = match &manager.routes {
             RouteSource::Inline(config) => Some(self.table(config)),
             RouteSource::Rds { name, source } => world
@@ -214,27 +235,30 @@ impl Builder {
         let discovered = discovered(
             &manager.http_filters,
             world.snapshot,
-            kept.map(|known| &known.discovered),
+            kept.map(|known| &known.chain.discovered),
         );
         let same_listener = predecessor
             .as_ref()
-            .is_some_and(|known| known.same_listener);
+            .is_some_and(|(known, _)| known.same_listener);
         // All that filters are built with, but for routes and plugins.
         let same = known.filter(|known| {
             same_listener
-                && known.hcm.chain.http.stat_prefix == manager.stat_prefix
-                && known.hcm.chain.http.http_filters == manager.http_filters
-                && known.hcm.chain.http.plugin_logs == manager.plugin_logs
-                && same_discovered(&known.discovered, &discovered)
+                && known.hcm.config.stat_prefix == manager.stat_prefix
+                && known.hcm.config.http_filters == manager.http_filters
+                && known.hcm.config.plugin_logs == manager.plugin_logs
+                && same_discovered(&known.chain.discovered, &discovered)
         });
         let (mut filters, mut warmth) = match same {
             // State that filters keep beyond a stream survives an update that does not touch them.
             Some(known)
                 if same_table(&known.hcm.stream.routes, &routes)
-                    && (known.warmth.is_still() || known.plugins == world.plugins)
-                    || known.warmth.is_still() && !runs_plugins(&routes) =>
+                    && (known.chain.warmth.is_still() || known.chain.plugins == world.plugins)
+                    || known.chain.warmth.is_still() && !runs_plugins(&routes) =>
             {
-                (Arc::clone(&known.hcm.filters), Arc::clone(&known.warmth))
+                (
+                    Arc::clone(&known.hcm.filters),
+                    Arc::clone(&known.chain.warmth),
+                )
             }
             _ => {
                 let warmth = Arc::new(Warmth::default());
@@ -263,21 +287,18 @@ impl Builder {
         };
         if let Some(known) = same
             && warmth.is_cold()
-            && !known.warmth.is_cold()
+            && !known.chain.warmth.is_cold()
         {
             // Routes have plugins that are not ready: the routes before them go on, with their plugins.
-            warmth = Arc::new(known.warmth.with_slots_of(&warmth));
+            warmth = Arc::new(known.chain.warmth.with_slots_of(&warmth));
             filters = Arc::clone(&known.hcm.filters);
             routes.clone_from(&known.hcm.stream.routes);
         }
         let access_log = match known {
-            Some(known) if known.hcm.chain.http.access_log == manager.access_log => {
+            Some(known) if known.hcm.config.access_log == manager.access_log => {
                 Arc::clone(&known.hcm.records.access_log)
             }
-            _ => Arc::new(AccessLogger::new(&manager.access_log, &self.parts.sinks).unwrap_or_else(|error| {
-                tracing::error!(target: "config", listener = %listener.name, %error, "access log not opened; this listener logs nothing");
-                AccessLogger::new(&[], &self.parts.sinks).expect("there is nothing to open")
-            })),
+            _ => self.access_log(listener, &manager.access_log),
         };
         let records = Records {
             access_log,
@@ -292,23 +313,32 @@ impl Builder {
             records: Some(records.clone()),
         });
         let hcm = Arc::new(HttpConnectionManager {
-            chain: Arc::clone(chain),
+            config: Arc::clone(manager),
             stream,
             filters,
             records,
         });
         let drain = known.map_or_else(
             || Arc::new(ChainDrain::new()),
-            |known| Arc::clone(&known.drain),
+            |known| Arc::clone(&known.chain.drain),
         );
         Arc::new(LiveChain {
             identity,
             drain,
-            hcm,
+            network: chain.network.clone(),
+            terminal: LiveTerminal::Http(hcm),
             warmth,
             discovered,
             plugins: world.plugins,
         })
+    }
+
+    fn access_log(&self, listener: &Listener, logs: &[AccessLog]) -> Arc<AccessLogger> {
+        let sinks = &self.parts.sinks;
+        Arc::new(AccessLogger::new(logs, sinks).unwrap_or_else(|error| {
+            tracing::error!(target: "config", listener = %listener.name, %error, "access log not opened; this listener logs nothing");
+            AccessLogger::new(&[], sinks).expect("there is nothing to open")
+        }))
     }
 
     fn table(&mut self, config: &Arc<crate::config::RouteConfig>) -> Arc<RouteTable> {
@@ -410,6 +440,12 @@ struct Predecessor<'a> {
     same_listener: bool,
     /// It goes on in its own right, since its successor waits.
     stays: bool,
+}
+
+/// A predecessor that serves HTTP.
+struct KnownHttp<'a> {
+    chain: &'a LiveChain,
+    hcm: &'a Arc<HttpConnectionManager>,
 }
 
 type Discovered = Vec<Option<Arc<HttpFilterConfig>>>;

@@ -59,7 +59,7 @@ impl CurrentGeneration {
         let chains = previous.listeners.values().flat_map(|live| &live.chains);
         // Before the swap, so that a connection finds its chain in the one place or the other at any time.
         for chain in chains.filter(|chain| !kept.contains(&Arc::as_ptr(&chain.drain))) {
-            chain.drain.start(&chain.hcm);
+            chain.drain.start(chain.http());
             self.draining.lock().push(Arc::clone(&chain.drain));
         }
         self.current.store(next);

@@ -27,9 +27,11 @@ use crate::cluster::ClusterMap;
 use crate::config;
 use crate::config::Snapshot;
 use crate::config::extension::HttpFilterConfig;
-use crate::config::listener::FilterChainMatch;
+use crate::config::listener::{FilterChainMatch, NetworkFilter};
 use crate::filter::HttpFilterChain;
 use crate::filter::factory::Warmth;
+use crate::filter::network::NetworkFilters;
+use crate::stream::access_log::AccessLogger;
 use crate::stream::{Records, StreamConfig};
 use crate::telemetry::metrics::StatSet;
 
@@ -78,8 +80,10 @@ pub struct LiveChain {
     pub identity: ChainIdentity,
     /// Starts when the chain is gone from the listener, or the listener from the configuration.
     pub drain: Arc<ChainDrain>,
-    /// The connection manager.
-    pub hcm: Arc<HttpConnectionManager>,
+    /// The network filters before the terminal one, as they are configured.
+    network: Vec<NetworkFilter>,
+    /// What serves its connections.
+    pub terminal: LiveTerminal,
     /// What its filters said of their plugins when they were built.
     warmth: Arc<Warmth>,
     /// What its discovered filters were configured with.
@@ -90,8 +94,9 @@ pub struct LiveChain {
 
 /// What a filter chain is across updates: its name, else its match.
 ///
-/// A connection goes on with the chain of the same identity and match in the next Generation: what admitted it (no
-/// transport security, no network filter before the connection manager, so far) is then the same. Else it drains.
+/// An HTTP connection goes on with the chain of the same identity and match in the next Generation: what admitted it (no
+/// transport security, no network filter before the connection manager, so far) is then the same. Else it drains. So does a
+/// connection of a TCP proxy where the proxy or a filter before it has changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChainIdentity {
     /// `name`.
@@ -128,8 +133,8 @@ impl ChainDrain {
         self.last.load_full()
     }
 
-    fn start(&self, last: &Arc<HttpConnectionManager>) {
-        self.last.store(Some(Arc::clone(last)));
+    fn start(&self, last: Option<&Arc<HttpConnectionManager>>) {
+        self.last.store(last.cloned());
         self.trigger.drain();
     }
 
@@ -145,8 +150,8 @@ impl ChainDrain {
 
 /// What one filter chain's requests need of *one* Generation: a few pointers, made anew for each.
 pub struct HttpConnectionManager {
-    /// The filter chain's configuration, the manager's within it.
-    pub chain: Arc<config::listener::FilterChain>,
+    /// Its configuration.
+    pub config: Arc<config::HttpConnectionManager>,
     /// What streams pin: routes, clusters, options, the Generation's number.
     pub stream: Arc<StreamConfig>,
     /// The filters.
@@ -158,10 +163,44 @@ pub struct HttpConnectionManager {
 impl fmt::Debug for HttpConnectionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpConnectionManager")
-            .field("stat_prefix", &self.chain.http.stat_prefix)
+            .field("stat_prefix", &self.config.stat_prefix)
             .field("generation", &self.stream.generation)
             .finish_non_exhaustive()
     }
+}
+
+/// What serves the connections of a chain.
+#[derive(Clone, Debug)]
+pub enum LiveTerminal {
+    /// HTTP.
+    Http(Arc<HttpConnectionManager>),
+    /// The bytes go to a cluster.
+    Tcp(Arc<TcpProxy>),
+}
+
+impl LiveChain {
+    /// The connection manager, where the chain ends in one.
+    pub fn http(&self) -> Option<&Arc<HttpConnectionManager>> {
+        match &self.terminal {
+            LiveTerminal::Http(manager) => Some(manager),
+            LiveTerminal::Tcp(_) => None,
+        }
+    }
+}
+
+/// What the connections of a TCP proxy need. It belongs to no Generation: clusters are looked up in that of the moment.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// Its configuration.
+    pub config: Arc<config::TcpProxy>,
+    /// What the streams that stand for connections pin: no routes, no clusters.
+    pub stream: Arc<StreamConfig>,
+    /// The network filters before it.
+    pub filters: NetworkFilters,
+    /// The access logs.
+    pub access_log: Arc<AccessLogger>,
+    /// `tcp.<stat_prefix>.`
+    pub stats: Arc<StatSet>,
 }
 
 impl LiveListener {
@@ -194,8 +233,7 @@ impl Generation {
         self.listeners
             .values()
             .flat_map(|listener| &listener.chains)
-            .all(|chain| {
-                Arc::strong_count(&chain.hcm) == 1 && Arc::strong_count(&chain.hcm.stream) == 1
-            })
+            .filter_map(|chain| chain.http())
+            .all(|hcm| Arc::strong_count(hcm) == 1 && Arc::strong_count(&hcm.stream) == 1)
     }
 }

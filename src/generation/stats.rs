@@ -85,6 +85,28 @@ crate::stats! {
 }
 
 crate::stats! {
+    /// `tcp.<stat_prefix>.`
+    pub mod tcp {
+        DOWNSTREAM_CX_DRAIN_CLOSE: Counter = "downstream_cx_drain_close",
+        DOWNSTREAM_CX_NO_ROUTE: Counter = "downstream_cx_no_route",
+        DOWNSTREAM_CX_OVERLOAD_CLOSE: Counter = "downstream_cx_overload_close",
+        DOWNSTREAM_CX_RX_BYTES_BUFFERED: Gauge = "downstream_cx_rx_bytes_buffered",
+        DOWNSTREAM_CX_RX_BYTES_TOTAL: Counter = "downstream_cx_rx_bytes_total",
+        DOWNSTREAM_CX_TOTAL: Counter = "downstream_cx_total",
+        DOWNSTREAM_CX_TX_BYTES_BUFFERED: Gauge = "downstream_cx_tx_bytes_buffered",
+        DOWNSTREAM_CX_TX_BYTES_TOTAL: Counter = "downstream_cx_tx_bytes_total",
+        DOWNSTREAM_FLOW_CONTROL_PAUSED_READING_TOTAL: Counter = "downstream_flow_control_paused_reading_total",
+        DOWNSTREAM_FLOW_CONTROL_RESUMED_READING_TOTAL: Counter = "downstream_flow_control_resumed_reading_total",
+        EARLY_DATA_RECEIVED_COUNT_TOTAL: Counter = "early_data_received_count_total",
+        IDLE_TIMEOUT: Counter = "idle_timeout",
+        MAX_DOWNSTREAM_CONNECTION_DURATION: Counter = "max_downstream_connection_duration",
+        ROUTE_DELAYED_TOTAL: Counter = "route_delayed_total",
+        UPSTREAM_FLUSH_ACTIVE: Gauge = "upstream_flush_active",
+        UPSTREAM_FLUSH_TOTAL: Counter = "upstream_flush_total",
+    }
+}
+
+crate::stats! {
     /// `listener.<address>.`
     pub mod socket {
         CONNECTIONS_ACCEPTED_PER_SOCKET_EVENT: Histogram = "connections_accepted_per_socket_event",

@@ -12,13 +12,16 @@ use tokio::time::Instant;
 
 use super::http::HttpConnection;
 use super::server_state::ServerState;
+use super::tcp_proxy;
 use crate::base::drain::DrainWatch;
 use crate::base::{PerWorker, WorkerCell};
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
 use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http, socket, worker};
-use crate::generation::{CurrentGeneration, Generation, ListenerStats, LiveChain, LiveListener};
+use crate::generation::{
+    CurrentGeneration, Generation, ListenerStats, LiveChain, LiveListener, LiveTerminal,
+};
 use crate::http::codec::server::{self, ConnectionEnd};
 use crate::http::codec::{ConnectionMeter, Io};
 use crate::pb;
@@ -178,8 +181,10 @@ pub(super) async fn serve(
         counted.listener.set.inc(socket::NO_FILTER_CHAIN_MATCH);
         return;
     };
-    let stats = Arc::clone(&chain.hcm.records.http);
-    let meter = counted.managed(&stats);
+    let meter = match &chain.terminal {
+        LiveTerminal::Http(hcm) => counted.managed(&hcm.records.http),
+        LiveTerminal::Tcp(_) => Arc::default(),
+    };
     let info = Arc::new(ConnectionInfo {
         id: context.connection_ids.fetch_add(1, Relaxed),
         remote,
@@ -192,13 +197,22 @@ pub(super) async fn serve(
         meter: Arc::clone(&meter),
         filter_state: Default::default(),
     });
-    let codec = chain.hcm.chain.http.codec;
-    let options = Arc::clone(&chain.hcm.stream.options);
+    let drain_time = context.state.drain_time();
+    let hcm = match &chain.terminal {
+        LiveTerminal::Http(hcm) => hcm,
+        LiveTerminal::Tcp(proxy) => {
+            let (proxy, drain) = (Arc::clone(proxy), chain.drain.watch());
+            drop(chain);
+            return tcp_proxy::serve(context, proxy, io, info, drain, drain_time).await;
+        }
+    };
+    let stats = Arc::clone(&hcm.records.http);
+    let codec = hcm.config.codec;
+    let options = Arc::clone(&hcm.stream.options);
     let (drain, deadline) = (chain.drain.watch(), chain.drain.watch());
-    let handler = HttpConnection::new(Arc::clone(&context), info, &chain);
+    let handler = HttpConnection::new(Arc::clone(&context), info, &chain, hcm);
     drop(chain);
     let served = server::serve(io, codec, options, handler, drain, meter);
-    let drain_time = context.state.drain_time();
     let end = until(served, deadline, drain_time).await;
     stats.inc(match &end {
         ConnectionEnd::Remote => http::DOWNSTREAM_CX_DESTROY_REMOTE,

@@ -128,10 +128,11 @@ impl HttpConnection {
         context: Arc<ServeContext>,
         info: Arc<ConnectionInfo>,
         chain: &LiveChain,
+        manager: &Arc<HttpConnectionManager>,
     ) -> Self {
         let known = Known {
-            generation: chain.hcm.stream.generation,
-            manager: Arc::downgrade(&chain.hcm),
+            generation: manager.stream.generation,
+            manager: Arc::downgrade(manager),
             stale: false,
         };
         Self(Arc::new(Inner {
@@ -236,14 +237,14 @@ impl Inner {
                     application_protocols: &[],
                 })
             });
-        match taken {
-            Some(chain) => {
+        match taken.and_then(|chain| Some((chain, chain.http()?))) {
+            Some((chain, hcm)) => {
                 known.generation = generation.number;
-                known.manager = Arc::downgrade(&chain.hcm);
+                known.manager = Arc::downgrade(hcm);
                 known.stale = chain.identity != self.identity;
-                Some(Arc::clone(&chain.hcm))
+                Some(Arc::clone(hcm))
             }
-            // No chain would take it: what was seen last still answers, and closes.
+            // No chain would take it, or none that serves HTTP: what was seen last still answers, and closes.
             None => {
                 known.stale = true;
                 known.manager.upgrade()

@@ -10,6 +10,7 @@ pub mod manager;
 mod request_head;
 pub mod server_state;
 mod socket;
+mod tcp_proxy;
 
 pub use connection::ServeContext;
 pub use manager::{BindError, BoundListener, ListenerManager};

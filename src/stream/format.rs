@@ -29,6 +29,8 @@ pub enum LogType {
     DownstreamPeriodic,
     /// It ended.
     DownstreamEnd,
+    /// A connection of a TCP proxy ended.
+    TcpConnectionEnd,
 }
 
 impl LogType {
@@ -39,6 +41,7 @@ impl LogType {
             Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamPeriodic => "DownstreamPeriodic",
             Self::DownstreamEnd => "DownstreamEnd",
+            Self::TcpConnectionEnd => "TcpConnectionEnd",
         }
     }
 }

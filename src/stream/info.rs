@@ -104,6 +104,46 @@ pub struct StreamInfo {
     pub held: Option<u64>,
     /// The local reply asked for the connection to be closed after it (HTTP/1).
     pub close: bool,
+    /// Of a connection that no codec reads: how it ended.
+    pub closed: Option<Box<CloseInfo>>,
+}
+
+/// How a connection of a TCP proxy ended, and its upstream connection.
+#[derive(Debug, Default)]
+pub struct CloseInfo {
+    /// Why we closed it (`%DOWNSTREAM_LOCAL_CLOSE_REASON%`).
+    pub downstream_reason: Option<Box<str>>,
+    /// Why we closed the upstream connection (`%UPSTREAM_LOCAL_CLOSE_REASON%`).
+    pub upstream_reason: Option<Box<str>>,
+    /// `%DOWNSTREAM_DETECTED_CLOSE_TYPE%`.
+    pub downstream: CloseType,
+    /// `%UPSTREAM_DETECTED_CLOSE_TYPE%`.
+    pub upstream: CloseType,
+    /// The hosts that were tried before the last one (`%UPSTREAM_HOSTS_ATTEMPTED%`).
+    pub earlier_hosts: Vec<Arc<Host>>,
+}
+
+/// Whether a connection ended with a reset, and whose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CloseType {
+    /// Without one.
+    #[default]
+    Normal,
+    /// Ours.
+    LocalReset,
+    /// The peer's.
+    RemoteReset,
+}
+
+impl CloseType {
+    /// Envoy's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::LocalReset => "LocalReset",
+            Self::RemoteReset => "RemoteReset",
+        }
+    }
 }
 
 /// Bytes of a stream beside its bodies. What no codec counts stays zero.
@@ -183,6 +223,7 @@ impl StreamInfo {
             local_reply: false,
             held: None,
             close: false,
+            closed: None,
         }
     }
 }

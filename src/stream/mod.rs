@@ -11,6 +11,7 @@ pub mod finish;
 pub mod format;
 pub mod info;
 pub mod local_reply;
+pub mod network;
 pub mod pump;
 pub mod state;
 
@@ -30,7 +31,7 @@ use access_log::AccessLogger;
 
 pub use drive::{Companion, Phase, Progress, Timeout, Timeouts, Verdict};
 pub use finish::{Ending, Finish};
-pub use info::{ByteCounts, ConnectionInfo, StreamInfo, UpstreamInfo};
+pub use info::{ByteCounts, CloseInfo, CloseType, ConnectionInfo, StreamInfo, UpstreamInfo};
 pub use pump::{Flow, PumpHandle, Side, Start, Tap};
 
 /// What a stream pins of one Generation. One instance a connection manager and Generation.

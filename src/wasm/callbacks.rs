@@ -84,6 +84,11 @@ callbacks! {
     grpc_receive: (u32, u32, u32) => () = "proxy_on_grpc_receive";
     grpc_receive_trailing_metadata: (u32, u32, u32) => () = "proxy_on_grpc_receive_trailing_metadata";
     grpc_close: (u32, u32, u32) => () = "proxy_on_grpc_close";
+    new_connection: u32 => u32 = "proxy_on_new_connection";
+    downstream_data: (u32, u32, u32) => u32 = "proxy_on_downstream_data";
+    upstream_data: (u32, u32, u32) => u32 = "proxy_on_upstream_data";
+    downstream_connection_close: (u32, u32) => () = "proxy_on_downstream_connection_close";
+    upstream_connection_close: (u32, u32) => () = "proxy_on_upstream_connection_close";
     queue_ready: (u32, u32) => () = "proxy_on_queue_ready";
     foreign_function: (u32, u32, u32) => () = "proxy_on_foreign_function";
     /// Envoy's own: a sink of statistics.

@@ -35,6 +35,7 @@ use crate::cluster::ClusterMap;
 use crate::config::wasm_settings::PluginPolicy;
 use crate::http::LocalReply;
 use crate::pb;
+use crate::stream::network::NetworkHandle;
 use crate::stream::{PumpHandle, Stream};
 use crate::telemetry::metrics::{Registry, StatSet};
 
@@ -219,6 +220,8 @@ pub(crate) struct StreamContext {
     pub(crate) paused: [Option<Pause>; 2],
     /// Bytes of header names and values that the guest has added.
     pub(crate) added: usize,
+    /// The connection that it stands for, where it is one of a network filter.
+    pub(crate) network: Option<NetworkView>,
     /// Who waits for `continue_stream`, by direction.
     pub(crate) waiting: [Option<oneshot::Sender<()>>; 2],
     /// `continue_stream` was called in the callback that runs, by direction.
@@ -291,6 +294,16 @@ impl fmt::Debug for OnLoss {
     }
 }
 
+/// A connection under the eyes of a network filter.
+pub(crate) struct NetworkView {
+    pub(crate) handle: NetworkHandle,
+    /// Whether the data can be seen, by [`Towards`](crate::stream::network::Towards): in their callback, and afterwards
+    /// while that has stopped them.
+    pub(crate) shown: [bool; 2],
+    /// It was closed in the callback that runs.
+    pub(crate) closing: bool,
+}
+
 /// One half of a stream that a plugin holds back; counted while it lasts.
 pub(crate) struct Pause {
     /// When its limit is reached; `None`: the guest will be asked again, or there is no limit.
@@ -341,6 +354,7 @@ impl StreamContext {
             on_loss: None,
             paused: [None, None],
             added: 0,
+            network: None,
             waiting: [None, None],
             resumed: [false; 2],
             callback: None,
@@ -361,6 +375,10 @@ impl StreamContext {
 impl StreamContext {
     /// What may be read, which may be more than may be written: `on_log` shows all that it knows of.
     pub(crate) fn readable(&self, lenient: bool) -> Visible {
+        if self.network.is_some() {
+            // There is no request.
+            return Visible::default();
+        }
         if self.logging {
             return Visible {
                 request_headers: true,
@@ -394,6 +412,8 @@ pub(crate) enum Effect {
     Reply(u32, LocalReply),
     /// `proxy_close_stream` on a stream whose callback does not run.
     Reset(u32),
+    /// `proxy_close_stream` on a connection, and the reason.
+    Close(u32, &'static str),
     /// The timer changed.
     Wake,
     /// `proxy_done` of a root context.

@@ -9,6 +9,7 @@
 
 mod core;
 mod grpc;
+mod network;
 mod pauses;
 mod roots;
 mod start;
@@ -553,6 +554,9 @@ impl Vm {
                 stream,
                 log,
             } => self.with(|core| {
+                if core.is_connection(id) {
+                    return core.forget_connection(id, &stream);
+                }
                 let id = if log {
                     core.log(root, id, &stream)?
                 } else {

@@ -65,17 +65,16 @@ pub(super) fn listener_references(listener: &Listener) -> impl Iterator<Item = R
         .filter_chains
         .iter()
         .chain(&listener.default_filter_chain);
-    chains.flat_map(|chain| {
-        let routes = match &chain.http.routes {
+    chains.filter_map(|chain| chain.http()).flat_map(|http| {
+        let routes = match &http.routes {
             RouteSource::Inline(_) => None,
             RouteSource::Rds { name, source } => Some(Reference::Route {
                 name,
                 source,
-                stat_prefix: &chain.http.stat_prefix,
+                stat_prefix: &http.stat_prefix,
             }),
         };
-        let filters = chain
-            .http
+        let filters = http
             .http_filters
             .iter()
             .filter_map(|filter| match &filter.config {

@@ -216,7 +216,8 @@ fn every_reference_leads_somewhere() {
                 .iter()
                 .chain(&listener.default_filter_chain);
             for chain in chains {
-                let routes = match &chain.http.routes {
+                let Some(http) = chain.http() else { continue };
+                let routes = match &http.routes {
                     RouteSource::Inline(routes) => routes.as_ref(),
                     RouteSource::Rds { name, .. } => example
                         .routes
@@ -226,7 +227,7 @@ fn every_reference_leads_somewhere() {
                 for cluster in clusters_of(routes) {
                     assert!(known(&cluster), "{at}: no cluster '{cluster}'");
                 }
-                for filter in &chain.http.http_filters {
+                for filter in &http.http_filters {
                     if let FilterSource::Discovered { type_urls, .. } = &filter.config {
                         let found = example.filters.get(&*filter.name);
                         assert!(

@@ -280,7 +280,7 @@ async fn a_sink_is_told_of_statistics_at_each_flush() {
 #[tokio::test]
 async fn a_sink_is_told_when_admin_asks_where_that_is_wanted() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plugin = plugin(&guest(folder.path()), "");
+    let plugin = plugin(&code(folder.path()), "");
     let bootstrap = format!(
         "stats_flush_on_admin: true\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
          stats_sinks: [{{name: s, typed_config: {{'@type': {SINK}, config: {plugin}}}}}]\n"

@@ -684,7 +684,7 @@ async fn filters_are_rebuilt_when_what_they_see_of_their_listener_changes_and_on
     let World { plane, proxy, .. } = world(false).await;
     let filters = || {
         let now = proxy.running.server.current.load_full();
-        Arc::clone(&now.listeners["web"].chains[0].hcm.filters)
+        Arc::clone(&now.listeners["web"].chains[0].http().expect("HTTP").filters)
     };
     let mut update = 1;
     let mut change = async |extra: &str| {

@@ -8,23 +8,26 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{FilterChain, FilterChainMatch, IpRange, SourceType};
+use super::{FilterChain, FilterChainMatch, IpRange, NetworkFilter, SourceType, Terminal};
 use crate::config::any::{
     holds, is_no_op, resolve, type_name, unknown_extension, unpack, unsupported_extension,
 };
 use crate::config::error::At;
 use crate::config::field::{LATER, cidr, each, enumeration, flag, non_empty, refuse, uint32};
 use crate::config::http_connection_manager::HttpConnectionManager;
-use crate::config::{ConfigError, ParseContext};
+use crate::config::{ConfigError, ParseContext, TcpProxy};
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::config::listener::v3 as proto;
 use crate::pb::envoy::config::listener::v3::filter::ConfigType;
 use crate::pb::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as ManagerProto;
+use crate::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy as TcpProto;
 use crate::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 
 /// Envoy's name of the manager, for its own words.
 const MANAGER: &str = "envoy.filters.network.http_connection_manager";
+/// Likewise.
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 
 /// A filter chain with more combinations of alternatives is refused: each is looked at.
 const MAX_COMBINATIONS: usize = 1 << 20;
@@ -46,6 +49,7 @@ pub(super) fn parse(
     } = proto;
     refuse(flag(use_proxy_proto, false), "use_proxy_proto", LATER)?;
     plain_text(transport_socket).at("transport_socket")?;
+    let (network, terminal) = network_filters(filters, buffer_limit, context)?;
     Ok(FilterChain {
         name: name.into(),
         matcher: filter_chain_match
@@ -53,7 +57,8 @@ pub(super) fn parse(
             .transpose()
             .at("filter_chain_match")?
             .unwrap_or_default(),
-        http: manager(filters, buffer_limit, context)?,
+        network,
+        terminal,
         metadata: metadata.map(Arc::new),
     })
 }
@@ -77,24 +82,45 @@ pub(in crate::config) fn plain_text(
     Err(unsupported_extension(&name, &any.type_url))
 }
 
-/// The network filters: the connection manager at the end, and before it only what does nothing.
-fn manager(
+/// The network filters: a terminal one at the end, and before it those that look at bytes, or do nothing.
+fn network_filters(
     filters: Vec<proto::Filter>,
     buffer_limit: usize,
     context: &ParseContext<'_>,
-) -> Result<HttpConnectionManager, ConfigError> {
+) -> Result<(Vec<NetworkFilter>, Terminal), ConfigError> {
     let count = filters.len();
-    let mut manager = None;
+    let mut before = Vec::new();
+    let mut terminal = None;
     for (index, filter) in filters.into_iter().enumerate() {
         let last = index + 1 == count;
-        manager = network_filter(filter, last, buffer_limit, context).at_index("filters", index)?;
+        match network_filter(filter, last, buffer_limit, context).at_index("filters", index)? {
+            Parsed::Terminal(found) => terminal = Some(found),
+            Parsed::Filter(filter) => before.push((index, filter)),
+            Parsed::Nothing => {}
+        }
     }
-    manager.ok_or_else(|| {
+    let terminal = terminal.ok_or_else(|| {
         ConfigError::unsupported(
             "filters",
-            "a filter chain without an HTTP connection manager",
+            "a filter chain without an HTTP connection manager or a TCP proxy",
         )
-    })
+    })?;
+    if let (Some((index, _)), Terminal::Http(_)) = (before.first(), &terminal) {
+        return Err(ConfigError::unsupported(
+            "typed_config",
+            "network filters before an HTTP connection manager are not implemented by this build yet",
+        )
+        .at_index("filters", *index));
+    }
+    let before = before.into_iter().map(|(_, filter)| filter).collect();
+    Ok((before, terminal))
+}
+
+enum Parsed {
+    Terminal(Terminal),
+    Filter(NetworkFilter),
+    /// Accepted without effect.
+    Nothing,
 }
 
 fn network_filter(
@@ -102,7 +128,7 @@ fn network_filter(
     last: bool,
     buffer_limit: usize,
     context: &ParseContext<'_>,
-) -> Result<Option<HttpConnectionManager>, ConfigError> {
+) -> Result<Parsed, ConfigError> {
     let proto::Filter { name, config_type } = filter;
     let name = non_empty(name, "name")?;
     let any = match config_type {
@@ -113,25 +139,39 @@ fn network_filter(
         Some(ConfigType::TypedConfig(any)) => any,
     };
     let any = resolve(&any).at("typed_config")?;
-    if holds::<ManagerProto>(&any) {
+    let manager = holds::<ManagerProto>(&any);
+    if manager || holds::<TcpProto>(&any) {
         if !last {
+            let kind = if manager { MANAGER } else { TCP_PROXY };
             return Err(ConfigError::invalid(format!(
-                "Error: terminal filter named {name} of type {MANAGER} must be the last filter in a network filter chain."
+                "Error: terminal filter named {name} of type {kind} must be the last filter in a network filter chain."
             )));
         }
-        let manager = HttpConnectionManager::parse(unpack(&any)?, buffer_limit, context);
-        return manager.map(Some).at("typed_config");
+        let terminal = if manager {
+            HttpConnectionManager::parse(unpack(&any)?, buffer_limit, context)
+                .map(|manager| Terminal::Http(Arc::new(manager)))
+        } else {
+            TcpProxy::parse(unpack(&any)?, buffer_limit, context)
+                .map(|proxy| Terminal::Tcp(Arc::new(proxy)))
+        };
+        return terminal.map(Parsed::Terminal).at("typed_config");
     }
-    if !is_no_op(&name, &any) {
-        return Err(unsupported_extension(&name, &any.type_url));
-    }
+    let config = context.extensions.network_filter(&name, &any);
+    let parsed = match config.at("typed_config")? {
+        Some(config) => Parsed::Filter(NetworkFilter {
+            name: name.as_str().into(),
+            config,
+        }),
+        None if is_no_op(&name, &any) => Parsed::Nothing,
+        None => return Err(unsupported_extension(&name, &any.type_url)),
+    };
     if last {
         return Err(ConfigError::invalid(format!(
             "Error: non-terminal filter named {name} of type {} is the last filter in a network filter chain.",
             type_name(&any)
         )));
     }
-    Ok(None)
+    Ok(parsed)
 }
 
 fn matching(proto: proto::FilterChainMatch) -> Result<FilterChainMatch, ConfigError> {

@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Guest, Outcome, Status, give, memory, put, range};
 use crate::http::ReplyReason;
-use crate::wasm::context::{Effect, Host};
+use crate::stream::network::Towards;
+use crate::wasm::context::{Effect, Host, NetworkView};
 use crate::wasm::vm::Direction;
 
 /// What a buffer number means now.
@@ -31,8 +32,15 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
                 None => View::Empty,
             }
         }
-        // No network filters are under way: their buffers are empty.
-        2 | 3 => View::Empty,
+        2 | 3 => {
+            let towards = towards(buffer);
+            match network(host, towards) {
+                Some(network) => {
+                    View::Bytes(network.handle.with_buffer(towards, |held| held.clone()))
+                }
+                None => View::Empty,
+            }
+        }
         5 => match &host.grpc.message {
             Some(message) => View::Bytes(message.clone()),
             None => View::Empty,
@@ -50,6 +58,20 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
         }
         _ => return Err(Status::BadArgument),
     })
+}
+
+fn towards(buffer: u32) -> Towards {
+    if buffer == 2 {
+        Towards::Upstream
+    } else {
+        Towards::Downstream
+    }
+}
+
+/// The connection whose data can be seen.
+fn network(host: &Host, towards: Towards) -> Option<&NetworkView> {
+    let network = host.context()?.network.as_ref()?;
+    network.shown[towards as usize].then_some(network)
 }
 
 fn body(host: &mut Host, direction: Direction) -> Option<Bytes> {
@@ -122,6 +144,14 @@ pub(super) fn set(
     let direction = match buffer {
         0 => Direction::Request,
         1 => Direction::Response,
+        2 | 3 => {
+            let limit = host.env.policy.memory;
+            let towards = towards(buffer);
+            let network = network(host, towards).ok_or(Status::BadArgument)?;
+            return Ok(network
+                .handle
+                .with_buffer(towards, |held| splice(held, start, len, value, limit))?);
+        }
         5 => {
             let limit = host.env.policy.memory;
             let message = host.grpc.message.as_mut().ok_or(Status::BadArgument)?;

@@ -21,8 +21,18 @@ pub(super) fn continue_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
     match stream {
         0 => resume(guest, Direction::Request),
         1 => resume(guest, Direction::Response),
-        // There are no network filters of ours to hold a connection back.
-        2 => Ok(()),
+        2 => {
+            let host = guest.data_mut();
+            let effective = host.effective;
+            if host
+                .context()
+                .is_some_and(|context| context.network.is_some())
+            {
+                host.effects
+                    .push(Effect::Continue(effective, Direction::Request));
+            }
+            Ok(())
+        }
         3 => Err(Status::Unimplemented.into()),
         _ => Err(Status::BadArgument.into()),
     }
@@ -39,7 +49,9 @@ pub(super) fn continue_response(guest: &mut Guest<'_>) -> Outcome {
 fn resume(guest: &mut Guest<'_>, direction: Direction) -> Outcome {
     let host = guest.data_mut();
     let (effective, running) = (host.effective, host.effective == host.current);
-    if let Some(context) = host.context_mut() {
+    if let Some(context) = host.context_mut()
+        && context.network.is_none()
+    {
         // As in Envoy, where it is these whichever direction goes on, and never a response's.
         context.visible.request_headers = false;
         context.visible.request_trailers = false;
@@ -56,12 +68,27 @@ fn resume(guest: &mut Guest<'_>, direction: Direction) -> Outcome {
 pub(super) fn close_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
     match stream {
         0 | 1 => {}
-        2 | 3 => return Ok(()),
+        2 | 3 => {
+            let host = guest.data_mut();
+            let effective = host.effective;
+            if let Some(context) = host.context_mut()
+                && let Some(network) = &mut context.network
+            {
+                network.closing = true;
+                let reason = match stream {
+                    2 => "wasm_downstream_close",
+                    _ => "wasm_upstream_close",
+                };
+                host.effects.push(Effect::Close(effective, reason));
+            }
+            return Ok(());
+        }
         _ => return Err(Status::BadArgument.into()),
     }
     let host = guest.data_mut();
     let (effective, running) = (host.effective, host.effective == host.current);
     if let Some(context) = host.context_mut()
+        && context.network.is_none()
         && !context.ended
         && !context.logging
     {
@@ -146,6 +173,10 @@ pub(super) fn send_local_response(
         // Without a stream there is nobody to answer, and Envoy says Ok.
         return Ok(());
     };
+    if context.network.is_some() {
+        // Nor is there a request to answer.
+        return Ok(());
+    }
     if context.logging {
         tracing::warn!(target: "wasm", "plugin {name}: a local reply from on_log is too late");
         return Err(Status::BadArgument.into());

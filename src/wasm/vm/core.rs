@@ -20,7 +20,7 @@ use crate::stream::{Stream, Verdict};
 use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::{self, invalid_request_reply};
 use crate::wasm::callbacks::{Callback, Callbacks};
-use crate::wasm::context::{BodyView, Effect, Host, Removed, StreamContext, Visible};
+use crate::wasm::context::{BodyView, Effect, Host, NetworkView, Removed, StreamContext, Visible};
 use crate::wasm::engine::{Budget, Running};
 use crate::wasm::meter::Quota;
 
@@ -253,6 +253,13 @@ impl Core {
                             });
                         }
                     }
+                    Effect::Close(id, reason) => {
+                        let network = host.streams.get(&id);
+                        if let Some(network) = network.and_then(|context| context.network.as_ref())
+                        {
+                            network.handle.close(reason);
+                        }
+                    }
                     Effect::Wake => {
                         // The task itself listens.
                         let _ = host.mailbox.send(Message::Wake);
@@ -273,10 +280,20 @@ impl Core {
     }
 
     pub(super) fn create_context(&mut self, root: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
+        self.create(root, stream, None)
+    }
+
+    pub(super) fn create(
+        &mut self,
+        root: u32,
+        stream: &Arc<Stream>,
+        network: Option<NetworkView>,
+    ) -> Result<u32, Dead> {
         let host = self.store.data_mut();
         let id = host.fresh_id();
-        host.streams
-            .insert(id, StreamContext::new(Arc::downgrade(stream), root));
+        let mut context = StreamContext::new(Arc::downgrade(stream), root);
+        context.network = network;
+        host.streams.insert(id, context);
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
         self.enter(id, stream);
@@ -508,12 +525,17 @@ impl Core {
         // `on_done` may have turned to another context.
         self.enter(id, stream);
         self.call(|c| c.delete.as_ref(), id)?;
+        self.remove(id);
+        Ok(())
+    }
+
+    /// Forgets the context of a stream whose guest has heard of its end.
+    pub(super) fn remove(&mut self, id: u32) {
         let host = self.leave();
         host.streams.remove(&id);
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
         self.count_memory();
-        Ok(())
     }
 }
 
@@ -538,6 +560,10 @@ fn lose(context: &StreamContext) {
     if context.callback.is_some() {
         return;
     }
+    if let Some(network) = &context.network {
+        network.handle.lose();
+        return;
+    }
     let (Some(on_loss), Some(stream)) = (&context.on_loss, context.stream.upgrade()) else {
         return;
     };
@@ -556,6 +582,10 @@ fn lose(context: &StreamContext) {
 pub(super) fn go_on(context: &mut StreamContext, direction: Direction) {
     context.may_add_trailers[direction as usize] = false;
     context.paused[direction as usize] = None;
+    if let Some(network) = &context.network {
+        network.handle.go_on();
+        return;
+    }
     match context.waiting[direction as usize].take() {
         Some(waiting) => {
             // Nobody waits where the stream has gone on already.

@@ -83,6 +83,8 @@ impl Core {
             if open {
                 hide(&mut context.visible, direction);
                 go_on(context, direction);
+            } else if let Some(network) = &context.network {
+                network.handle.close("wasm_max_pause");
             } else if let Some(stream) = context.stream.upgrade() {
                 context.ended = true;
                 let reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "", "wasm_max_pause");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::super::{FilterChainMatch, SourceType};
 use super::*;
-use crate::config::stub::{self, ROUTER};
+use crate::config::stub::{self, NETWORK, ROUTER};
 use crate::pb;
 
 fn parse(yaml: &str) -> Result<Listener, String> {
@@ -17,6 +17,11 @@ fn manager() -> String {
     format!(
         "{{name: hcm, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: s, route_config: {{}}, http_filters: [{{name: r, typed_config: {{'@type': type.googleapis.com/{ROUTER}}}}}]}}}}"
     )
+}
+
+/// A TCP proxy as a network filter.
+fn tcp() -> String {
+    "{name: tcp, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c}}".to_owned()
 }
 
 fn chain(rest: &str) -> String {
@@ -78,7 +83,10 @@ per_connection_buffer_limit_bytes: 32768
     let chain = listener.default_filter_chain.expect("a default chain");
     assert_eq!(&*chain.name, "default/gateway-1/http");
     assert_eq!(listener.buffer_limit, 32768);
-    assert_eq!(chain.http.options.buffer_limit, 32768);
+    assert_eq!(
+        chain.http().map(|http| http.options.buffer_limit),
+        Some(32768)
+    );
     assert_eq!(
         parse(&format!("{{name: l, {ADDRESS}}}")),
         Err("filter_chains: no filter chains specified".to_owned())
@@ -256,10 +264,11 @@ fn only_the_connection_manager_ends_a_chain() {
         "{{name: x, typed_config: {{'@type': type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, value: {{stat_prefix: s, route_config: {{}}, http_filters: [{{name: r, typed_config: {{'@type': type.googleapis.com/{ROUTER}}}}}]}}}}}}"
     );
     assert_eq!(filters(&[in_struct]), Ok(()));
+    assert_eq!(filters(&[exchange.clone(), typed(NETWORK), tcp()]), Ok(()));
     for (list, error) in [
         (
             vec![],
-            "filters: not supported: a filter chain without an HTTP connection manager",
+            "filters: not supported: a filter chain without an HTTP connection manager or a TCP proxy",
         ),
         (
             vec![manager(), manager()],
@@ -273,7 +282,7 @@ fn only_the_connection_manager_ends_a_chain() {
             vec![typed(
                 "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             )],
-            "filters[0]: not supported: 'x' (envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy) is not implemented by this build yet",
+            "filters[0].typed_config.stat_prefix: value length must be at least 1 characters",
         ),
         (
             vec![
@@ -281,6 +290,18 @@ fn only_the_connection_manager_ends_a_chain() {
                 manager(),
             ],
             "filters[0]: not supported: 'x' (envoy.extensions.filters.network.rbac.v3.RBAC) is not implemented by this build yet",
+        ),
+        (
+            vec![tcp(), manager()],
+            "filters[0]: Error: terminal filter named tcp of type envoy.filters.network.tcp_proxy must be the last filter in a network filter chain.",
+        ),
+        (
+            vec![typed(NETWORK), manager()],
+            "filters[0].typed_config: not supported: network filters before an HTTP connection manager are not implemented by this build yet",
+        ),
+        (
+            vec![typed(NETWORK)],
+            "filters[0]: Error: non-terminal filter named x of type envoy.extensions.filters.network.wasm.v3.Wasm is the last filter in a network filter chain.",
         ),
         (
             vec![typed("google.protobuf.Empty")],

@@ -13,11 +13,13 @@ use super::{
 use crate::cluster::Cluster;
 use crate::config::access_log::{Field, GrpcStatusFormat};
 use crate::http::{RequestHead, ResponseFlag, ResponseHead, Scheme};
+use crate::stream::CloseType;
 
 pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
     let (info, connection) = (scope.info, scope.connection);
     let upstream = &info.upstream;
     let counts = &info.counts;
+    let closed = info.closed.as_deref();
     match field {
         Field::Protocol => version(scope.request.version, out),
         Field::UpstreamProtocol => upstream
@@ -76,9 +78,14 @@ pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Writt
         }
         Field::UpstreamRequestAttemptCount => number(u64::from(info.attempts), out),
         Field::UpstreamConnectionId => number(upstream.connection_id.unwrap_or(0), out),
-        // One attempt is all that is made: the last host is all that were tried.
+        // One attempt is all that is made at a request: the last host is all that were tried.
         Field::UpstreamHostsAttempted => match upstream.connection_id {
-            Some(_) => upstream_host(scope, out),
+            Some(_) => {
+                for host in closed.iter().flat_map(|closed| &closed.earlier_hosts) {
+                    display(format_args!("{},", host.connect_address()), out);
+                }
+                upstream_host(scope, out)
+            }
             None => Written::Missing,
         },
         Field::UpstreamHostsAttemptedWithoutPort => match upstream.connection_id {
@@ -100,11 +107,23 @@ pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Writt
             Some(reason) => underscored(reason, out),
             None => Written::Missing,
         },
-        Field::UpstreamDetectedCloseType => upstream
-            .host
-            .as_ref()
-            .map_or(Written::Missing, |_| text("Normal", out)),
-        Field::DownstreamDetectedCloseType => text("Normal", out),
+        Field::UpstreamDetectedCloseType => match closed {
+            Some(closed) => text(closed.upstream.as_str(), out),
+            None if upstream.host.is_some() => text("Normal", out),
+            None => Written::Missing,
+        },
+        Field::DownstreamDetectedCloseType => {
+            let kind = closed.map_or(CloseType::Normal, |closed| closed.downstream);
+            text(kind.as_str(), out)
+        }
+        Field::UpstreamLocalCloseReason => reason(
+            closed.and_then(|closed| closed.upstream_reason.as_deref()),
+            out,
+        ),
+        Field::DownstreamLocalCloseReason => reason(
+            closed.and_then(|closed| closed.downstream_reason.as_deref()),
+            out,
+        ),
         Field::DownstreamRemoteAddress => address(client(scope), out),
         Field::DownstreamRemoteAddressWithoutPort => ip(client(scope), out),
         Field::DownstreamRemotePort => port(client(scope), out),
@@ -154,8 +173,6 @@ pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Writt
         // TLS, QUIC, tracing, virtual clusters and what the system does not tell.
         Field::DownstreamHandshakeDuration
         | Field::RoundtripDuration
-        | Field::UpstreamLocalCloseReason
-        | Field::DownstreamLocalCloseReason
         | Field::DownstreamTransportFailureReason
         | Field::DownstreamCxRtt
         | Field::TraceId
@@ -170,6 +187,10 @@ pub(super) fn cluster<'a>(scope: &Scope<'a>) -> Option<&'a Arc<Cluster>> {
         let name = scope.route?.cluster.as_deref()?;
         scope.config.clusters.get(name)
     })
+}
+
+fn reason(value: Option<&str>, out: &mut Vec<u8>) -> Written {
+    value.map_or(Written::Missing, |value| underscored(value, out))
 }
 
 fn optional(value: Option<&str>, out: &mut Vec<u8>) -> Written {

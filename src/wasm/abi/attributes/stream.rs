@@ -68,7 +68,9 @@ impl Exchange {
                 return info.end.map(|end| Value::span(end - info.begin));
             }
             b"protocol" => {
-                return Some(Value::text(protocol(stream.request.lock().version)));
+                let version = stream.request.lock().version;
+                // A connection has none.
+                return (version != http::Version::HTTP_09).then(|| Value::text(protocol(version)));
             }
             b"size" => {
                 if shown && let Some(told) = stream.request.lock().headers.get("content-length") {

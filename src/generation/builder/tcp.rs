@@ -1,0 +1,115 @@
+//! The live part of chains that end in a TCP proxy. It belongs to no Generation: a connection that lasts for days pins
+//! none.
+
+use std::sync::Arc;
+
+use super::{Builder, Predecessor, World, stats};
+use crate::config::Listener;
+use crate::config::extension::HttpFilterConfig;
+use crate::config::http_connection_manager::Options;
+use crate::config::listener::FilterChain;
+use crate::config::tcp_proxy::TcpProxy as Config;
+use crate::filter::factory::{ChainContext, Warmth};
+use crate::filter::network::NetworkFilters;
+use crate::generation::{ChainDrain, ChainIdentity, LiveChain, LiveTerminal, TcpProxy};
+use crate::stream::StreamConfig;
+use crate::telemetry::metrics::StatSet;
+
+impl Builder {
+    pub(super) fn tcp_chain(
+        &mut self,
+        listener: &Listener,
+        chain: &FilterChain,
+        config: &Arc<Config>,
+        identity: ChainIdentity,
+        predecessor: Option<Predecessor<'_>>,
+        world: &World<'_>,
+    ) -> Arc<LiveChain> {
+        let known = predecessor
+            .as_ref()
+            .and_then(|known| match &known.chain.terminal {
+                LiveTerminal::Tcp(proxy) => Some((known, proxy)),
+                LiveTerminal::Http(_) => None,
+            });
+        // What a connection was admitted with: with another one, those of before drain, as in Envoy.
+        let same = known.filter(|(known, proxy)| {
+            known.same_listener
+                && (Arc::ptr_eq(&proxy.config, config) || *proxy.config == **config)
+                && known.chain.network == chain.network
+        });
+        if let Some((known, _)) = same
+            && (known.chain.warmth.is_still() || known.chain.plugins == world.plugins)
+        {
+            return Arc::clone(known.chain);
+        }
+        let warmth = Arc::new(Warmth::default());
+        let context = ChainContext {
+            stat_prefix: &config.stat_prefix,
+            listener: &listener.name,
+            filter_chain: &chain.name,
+            direction: listener.direction,
+            listener_metadata: listener.metadata.as_ref(),
+            metrics: &self.parts.metrics,
+            node: &self.parts.node,
+            plugins: Some(&self.parts.plugins),
+            warmth: &warmth,
+            routes: None,
+            health_failed: None,
+        };
+        let filters = NetworkFilters::build(&self.parts.filters, &chain.network, &context);
+        let access_log = match known {
+            Some((_, proxy)) if proxy.config.access_log == config.access_log => {
+                Arc::clone(&proxy.access_log)
+            }
+            _ => self.access_log(listener, &config.access_log),
+        };
+        let stream = Arc::new(StreamConfig {
+            routes: None,
+            clusters: Arc::default(),
+            options: Arc::new(Options {
+                buffer_limit: config.buffer_limit,
+                ..Options::default()
+            }),
+            generation: self.number,
+            records: None,
+        });
+        let proxy = TcpProxy {
+            config: Arc::clone(config),
+            stream,
+            filters,
+            access_log,
+            stats: self.tcp_stats(&config.stat_prefix),
+        };
+        let drain = same.map_or_else(
+            || Arc::new(ChainDrain::new()),
+            |(known, _)| Arc::clone(&known.chain.drain),
+        );
+        Arc::new(LiveChain {
+            identity,
+            drain,
+            network: chain.network.clone(),
+            terminal: LiveTerminal::Tcp(Arc::new(proxy)),
+            warmth,
+            discovered: Vec::<Option<Arc<HttpFilterConfig>>>::new(),
+            plugins: world.plugins,
+        })
+    }
+
+    fn tcp_stats(&mut self, prefix: &str) -> Arc<StatSet> {
+        if let Some(set) = self
+            .tcp_stats
+            .get(prefix)
+            .and_then(std::sync::Weak::upgrade)
+        {
+            return set;
+        }
+        let set = self.parts.metrics.set(
+            &stats::tcp::TABLE,
+            format!("tcp.{prefix}."),
+            "tcp",
+            [("envoy_tcp_prefix", prefix.into())],
+        );
+        self.tcp_stats.insert(prefix.into(), Arc::downgrade(&set));
+        set
+    }
+}

@@ -1,0 +1,83 @@
+//! What is read from one side, and what is on its way out of the other.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::task::{Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::ReadBuf;
+
+/// What one read takes at most.
+const READ: usize = 16 << 10;
+
+/// What is on its way out of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    pub(super) queue: VecDeque<Bytes>,
+    pub(super) len: usize,
+    /// Nothing follows.
+    pub(super) end: bool,
+    /// The end was sent.
+    pub(super) shut: bool,
+}
+
+impl Outgoing {
+    pub(super) fn push(&mut self, data: Bytes) {
+        if !data.is_empty() {
+            self.len += data.len();
+            self.queue.push_back(data);
+        }
+    }
+
+    /// Writes until all is written.
+    pub(super) fn poll(
+        &mut self,
+        mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
+        while let Some(front) = self.queue.front_mut() {
+            let written = ready!(write(front))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.len -= written;
+            front.advance(written);
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Reads what is there, up to `room` bytes; whether the end was reached. Pending: nothing was there.
+pub(super) fn poll_read_all(
+    room: usize,
+    mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+    mut take: impl FnMut(&[u8]),
+) -> Poll<io::Result<bool>> {
+    let mut space = [MaybeUninit::uninit(); READ];
+    let mut total = 0;
+    while total < room {
+        let mut buffer = ReadBuf::uninit(&mut space);
+        match read(&mut buffer) {
+            Poll::Pending if total == 0 => return Poll::Pending,
+            Poll::Pending => break,
+            // What came before a failure is passed on first; the failure stays.
+            Poll::Ready(Err(_)) if total > 0 => break,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {}
+        }
+        let data = buffer.filled();
+        if data.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        total += data.len();
+        take(data);
+    }
+    Poll::Ready(Ok(false))
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,548 @@
+//! Connections that no codec reads: the TCP proxy, and plugins before it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use plenipo::control_plane::ControlPlane;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::support::{Client, TestProxy, ads_bootstrap, any};
+
+const PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+
+/// Sends back what it gets, and its end.
+async fn echo() -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                // Whoever resets the connection wants nothing back.
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    (address, task)
+}
+
+fn cluster(name: &str, address: SocketAddr) -> String {
+    format!(
+        "{{name: {name}, type: STATIC, connect_timeout: 1s, load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: \
+         [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}",
+        address.port()
+    )
+}
+
+/// A listener called `name` with a TCP proxy, configured with `proxy`, and filters before it.
+fn listener(name: &str, filters: &[String], proxy: &str) -> String {
+    let mut list = filters.to_vec();
+    list.push(format!(
+        "{{name: tcp, typed_config: {{'@type': {PROXY}, stat_prefix: {name}, {proxy}}}}}"
+    ));
+    format!(
+        "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [{}]}}]}}",
+        list.join(", ")
+    )
+}
+
+fn access_log(path: &Path) -> String {
+    format!(
+        "access_log: [{{name: a, typed_config: {{'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, \
+         path: '{}', log_format: {{text_format_source: {{inline_string: \"%RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% \
+         %UPSTREAM_CLUSTER% %DOWNSTREAM_LOCAL_CLOSE_REASON% %PROTOCOL% %REQ(:METHOD)% %ACCESS_LOG_TYPE%\\n\"}}}}}}}}]",
+        path.display()
+    )
+}
+
+fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
+    format!(
+        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\nstatic_resources:\n  listeners: [{}]\n  clusters: [{}]\n",
+        listeners.join(", "),
+        clusters.join(", ")
+    )
+}
+
+/// Sends `data` and the end, and reads all.
+async fn exchange(address: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(data).await.expect("sent");
+    stream.shutdown().await.expect("ended");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an end");
+    answer
+}
+
+/// As [`exchange`], with whatever comes before a connection that is closed meanwhile.
+async fn attempt(address: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let mut answer = Vec::new();
+    if stream.write_all(data).await.is_ok() && stream.shutdown().await.is_ok() {
+        // A reset ends it as well.
+        let _ = stream.read_to_end(&mut answer).await;
+    }
+    answer
+}
+
+/// Reads exactly `text`.
+async fn expect(stream: &mut TcpStream, text: &str) {
+    let mut buffer = vec![0; text.len()];
+    stream.read_exact(&mut buffer).await.expect(text);
+    assert_eq!(buffer, text.as_bytes());
+}
+
+/// The lines of a log, once there are `count`.
+async fn lines(path: &Path, count: usize) -> Vec<String> {
+    let find = async {
+        loop {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            if lines.len() >= count {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), find)
+        .await
+        .expect("the log within 20 s")
+}
+
+async fn stat(proxy: &TestProxy, name: &str) -> u64 {
+    let mut admin = Client::connect(proxy.admin()).await;
+    let text = admin.get("admin", "/stats").await.body;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
+    line.unwrap_or_else(|| panic!("no {name}"))
+        .parse()
+        .expect("a number")
+}
+
+async fn wait_for(proxy: &TestProxy, name: &str, value: u64) {
+    let find = async {
+        while stat(proxy, name).await != value {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), find)
+        .await
+        .unwrap_or_else(|_| panic!("{name} is not {value}"));
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_each_side_ends_by_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let (host, _task) = echo().await;
+    let proxy = TestProxy::start(&bootstrap(
+        &[listener(
+            "tcp",
+            &[],
+            &format!("cluster: up, {}", access_log(&log)),
+        )],
+        &[cluster("up", host)],
+    ))
+    .await;
+    let address = proxy.address("tcp").await;
+    // More than all buffers on the way hold, with the client reading only when it has sent.
+    let data: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (mut read, mut write) = stream.into_split();
+    let sent = data.clone();
+    let sender = tokio::spawn(async move {
+        write.write_all(&sent).await.expect("sent");
+        write.shutdown().await.expect("ended");
+    });
+    let mut answer = Vec::new();
+    read.read_to_end(&mut answer).await.expect("an end");
+    sender.await.expect("sent");
+    assert!(answer == data, "{} bytes of {}", answer.len(), data.len());
+    // One side has ended; the other goes on.
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(b"hello").await.expect("sent");
+    expect(&mut stream, "hello").await;
+    stream.write_all(b"more").await.expect("sent");
+    stream.shutdown().await.expect("ended");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.expect("an end");
+    assert_eq!(rest, "more");
+    let lines = lines(&log, 2).await;
+    assert!(
+        lines[0].starts_with("- 3000000 3000000 up - - - TcpConnectionEnd"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[1], "- 9 9 up - - - TcpConnectionEnd");
+    for (name, value) in [
+        ("tcp.tcp.downstream_cx_total", 2),
+        ("tcp.tcp.downstream_cx_rx_bytes_total", 3_000_009),
+        ("tcp.tcp.downstream_cx_tx_bytes_total", 3_000_009),
+        ("cluster.up.upstream_cx_total", 2),
+        ("cluster.up.upstream_cx_active", 0),
+        ("cluster.up.upstream_cx_tx_bytes_total", 3_000_009),
+    ] {
+        assert_eq!(stat(&proxy, name).await, value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_joined_is_closed_and_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let dead = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        listener.local_addr().expect("an address")
+    };
+    let empty = "{name: empty, type: STATIC, load_assignment: {cluster_name: empty}}".to_owned();
+    let log_to = access_log(&log);
+    let proxy = TestProxy::start(&bootstrap(
+        &[
+            listener("missing", &[], &format!("cluster: nobody, {log_to}")),
+            listener("empty", &[], &format!("cluster: empty, {log_to}")),
+            listener(
+                "dead",
+                &[],
+                &format!("cluster: dead, max_connect_attempts: 3, {log_to}"),
+            ),
+        ],
+        &[cluster("dead", dead), empty],
+    ))
+    .await;
+    for (name, line) in [
+        (
+            "missing",
+            "NC 0 0 - tcp_initializion_failure:3 - - TcpConnectionEnd",
+        ),
+        (
+            "empty",
+            "UH 0 0 empty tcp_initializion_failure:1 - - TcpConnectionEnd",
+        ),
+        (
+            "dead",
+            "UF,URX 0 0 dead tcp_initializion_failure:0 - - TcpConnectionEnd",
+        ),
+    ] {
+        let address = proxy.address(name).await;
+        assert_eq!(exchange(address, b"").await, b"");
+        let mut lines = lines(&log, 1).await;
+        assert_eq!(lines.pop().as_deref(), Some(line));
+        std::fs::write(&log, "").expect("emptied");
+    }
+    assert_eq!(stat(&proxy, "tcp.missing.downstream_cx_no_route").await, 1);
+    assert_eq!(
+        stat(&proxy, "cluster.dead.upstream_cx_connect_fail").await,
+        3
+    );
+    assert_eq!(
+        stat(&proxy, "cluster.dead.upstream_cx_connect_attempts_exceeded").await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_reset_of_one_side_resets_the_other() {
+    let listener_socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let host = listener_socket.local_addr().expect("an address");
+    let proxy = TestProxy::start(&bootstrap(
+        &[listener("tcp", &[], "cluster: up")],
+        &[cluster("up", host)],
+    ))
+    .await;
+    let address = proxy.address("tcp").await;
+    for by_client in [true, false] {
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        let (mut server, _) = listener_socket.accept().await.expect("accepted");
+        client.write_all(b"x").await.expect("sent");
+        expect(&mut server, "x").await;
+        let (gone, mut stays) = if by_client {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        gone.set_zero_linger().expect("an option");
+        drop(gone);
+        let error = stays.read(&mut [0]).await.expect_err("a reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_and_one_that_lasts_too_long_are_closed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let (host, _task) = echo().await;
+    let log_to = access_log(&log);
+    let proxy = TestProxy::start(&bootstrap(
+        &[
+            listener(
+                "idle",
+                &[],
+                &format!("cluster: up, idle_timeout: 0.1s, {log_to}"),
+            ),
+            listener(
+                "long",
+                &[],
+                &format!("cluster: up, max_downstream_connection_duration: 0.1s, {log_to}"),
+            ),
+        ],
+        &[cluster("up", host)],
+    ))
+    .await;
+    for (name, reason) in [
+        ("idle", "tcp_session_idle_timeout"),
+        ("long", "max_connection_duration_reached"),
+    ] {
+        let mut stream = TcpStream::connect(proxy.address(name).await)
+            .await
+            .expect("connected");
+        stream.write_all(b"x").await.expect("sent");
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.expect("an end");
+        assert_eq!(all, "x");
+        let lines = lines(&log, 1).await;
+        assert_eq!(lines, [format!("- 1 1 up {reason} - - TcpConnectionEnd")]);
+        std::fs::write(&log, "").expect("emptied");
+    }
+    assert_eq!(stat(&proxy, "tcp.idle.idle_timeout").await, 1);
+}
+
+/// A proxy whose listener and clusters come from the control plane.
+async fn planed(clusters: &[String]) -> (ControlPlane, TestProxy) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let plane = ControlPlane::start(socket).expect("the control plane starts");
+    let clusters = clusters
+        .iter()
+        .map(|yaml| any(&typed(CLUSTER, yaml)))
+        .collect();
+    plane.set_resources(CLUSTER, clusters, "1");
+    let mut bootstrap = ads_bootstrap(plane.address(), false);
+    bootstrap.push_str("admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n");
+    let proxy = TestProxy::start_cold(&bootstrap, 1).await;
+    (plane, proxy)
+}
+
+fn typed(kind: &str, yaml: &str) -> String {
+    yaml.replacen('{', &format!("{{'@type': {kind}, "), 1)
+}
+
+#[tokio::test]
+async fn connections_pin_no_generation_and_drain_when_their_proxy_changes() {
+    let ((one, _one), (two, _two)) = (echo().await, echo().await);
+    let (plane, proxy) = planed(&[cluster("one", one), cluster("two", two)]).await;
+    let set = |to: &str, version: &str| {
+        let listener = listener("tcp", &[], &format!("cluster: {to}"));
+        plane.set_resources(LISTENER, vec![any(&typed(LISTENER, &listener))], version);
+    };
+    set("one", "1");
+    let address = proxy.address("tcp").await;
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(b"a").await.expect("sent");
+    expect(&mut stream, "a").await;
+    let before = proxy.generation_number();
+    // What does not touch the chain leaves the connection alone.
+    plane.set_resources(
+        CLUSTER,
+        vec![any(&typed(CLUSTER, &cluster("one", one)))],
+        "2",
+    );
+    proxy.generation(before + 1).await;
+    stream.write_all(b"b").await.expect("sent");
+    expect(&mut stream, "b").await;
+    assert_eq!(proxy.running.server.current.sweep(), 1, "Generations alive");
+    plane.set_resources(
+        CLUSTER,
+        vec![
+            any(&typed(CLUSTER, &cluster("one", one))),
+            any(&typed(CLUSTER, &cluster("two", two))),
+        ],
+        "3",
+    );
+    proxy.generation(before + 2).await;
+    set("two", "2");
+    proxy.generation(before + 3).await;
+    // It is served until the drain time (1 s) has passed; new ones go to the other cluster.
+    stream.write_all(b"c").await.expect("sent");
+    expect(&mut stream, "c").await;
+    assert_eq!(exchange(address, b"new").await, b"new");
+    assert_eq!(stat(&proxy, "cluster.two.upstream_cx_total").await, 1);
+    let end = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0])).await;
+    assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+}
+
+/// The guest of `tests/guests/network.wat`, compiled.
+fn guest(folder: &Path) -> PathBuf {
+    let path = folder.join("network.wasm");
+    let source = format!("{}/tests/guests/network.wat", env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(&path, wat::parse_file(source).expect("valid text")).expect("a file");
+    path
+}
+
+/// A network filter that runs it, with this configuration; `more` goes into the plugin's.
+fn filter(path: &Path, config: &str, more: &str) -> String {
+    format!(
+        "{{name: plugin, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm, config: {{name: p, \
+         {more} configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{config}'}}, vm_config: {{vm_id: network, \
+         code: {{local: {{filename: '{}'}}}}}}}}}}}}",
+        path.display()
+    )
+}
+
+async fn with_guest(
+    config: &str,
+    more: &str,
+) -> (TestProxy, SocketAddr, JoinHandle<()>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest(folder.path());
+    let (host, task) = echo().await;
+    let bootstrap = bootstrap(
+        &[listener(
+            "tcp",
+            &[filter(&path, config, more)],
+            "cluster: up",
+        )],
+        &[cluster("up", host)],
+    );
+    let proxy = TestProxy::start_on(&bootstrap, 1).await;
+    let address = proxy.address("tcp").await;
+    (proxy, address, task, folder)
+}
+
+#[tokio::test]
+async fn a_plugin_sees_holds_and_changes_what_passes() {
+    let (_proxy, address, _task, _folder) = with_guest("0.", "").await;
+    for (sent, answer) in [
+        ("hello", "hello"),
+        ("=hello", "<replaced>"),
+        ("(hello", "<before>(hello"),
+        // Both ways.
+        (")hello", ")hello<after><after>"),
+        // Held until the end.
+        ("~hello", "~hello"),
+        // Closed: not a byte passes.
+        ("$hello", ""),
+        ("%hello", ""),
+        ("^hello", ""),
+    ] {
+        assert_eq!(
+            String::from_utf8(attempt(address, sent.as_bytes()).await).expect("text"),
+            answer,
+            "{sent}"
+        );
+    }
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(b"~held").await.expect("sent");
+    let early = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0])).await;
+    assert!(early.is_err(), "{early:?}");
+    stream.shutdown().await.expect("ended");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.expect("an end");
+    assert_eq!(rest, "~held");
+}
+
+#[tokio::test]
+async fn a_plugin_lets_a_connection_wait_and_go_on() {
+    // It stops the connection; its tick lets it go on.
+    let (proxy, address, _task, _folder) = with_guest("#&", "").await;
+    assert_eq!(exchange(address, b"hello").await, b"hello");
+    wait_for(&proxy, "wasm.paused_streams", 0).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_traps_closes_its_connections_or_is_left_out_of_them() {
+    for (more, answer) in [
+        ("", &b""[..]),
+        ("failure_policy: FAIL_OPEN,", &b""[..]),
+        // The older switch lets the connection pass in whose callback it failed.
+        ("fail_open: true,", &b"!x"[..]),
+    ] {
+        let (proxy, address, _task, _folder) = with_guest("0.", more).await;
+        assert_eq!(attempt(address, b"!x").await, answer, "{more}");
+        // A fresh VM serves the next ones.
+        let again = async {
+            while attempt(address, b"=x").await != b"<replaced>" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), again)
+            .await
+            .expect("a fresh VM");
+        drop(proxy);
+    }
+}
+
+#[tokio::test]
+async fn contexts_end_with_their_connections() {
+    let (proxy, address, _task, _folder) = with_guest("0.", "").await;
+    let contexts = async || {
+        let mut admin = Client::connect(proxy.admin()).await;
+        let text = admin.get("admin", "/wasm?format=json").await.body;
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        json["plugins"][0]["vms"][0]["contexts"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(b"x").await.expect("sent");
+        expect(&mut stream, "x").await;
+        streams.push(stream);
+    }
+    assert_eq!(contexts().await.as_deref(), Some("3"));
+    // One way or the other.
+    streams[0].set_zero_linger().expect("an option");
+    drop(streams);
+    let gone = async {
+        while contexts().await.as_deref() != Some("0") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone)
+        .await
+        .expect("no context is left");
+}
+
+#[tokio::test]
+async fn a_plugin_is_swapped_and_connections_end_on_the_version_they_began_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest(folder.path());
+    let (host, _task) = echo().await;
+    let (plane, proxy) = planed(&[cluster("up", host)]).await;
+    let set = |filters: &[String], version: &str| {
+        let listener = listener("tcp", filters, "cluster: up");
+        plane.set_resources(LISTENER, vec![any(&typed(LISTENER, &listener))], version);
+    };
+    set(&[filter(&path, "0.", "")], "1");
+    let address = proxy.address("tcp").await;
+    let mut old = TcpStream::connect(address).await.expect("connected");
+    old.write_all(b"=a").await.expect("sent");
+    expect(&mut old, "<replaced>").await;
+    let before = proxy.generation_number();
+    // The next version closes what is new; the old one is still what the old connection meets.
+    set(&[filter(&path, "$.", "")], "2");
+    proxy.generation(before + 1).await;
+    let closed = async {
+        loop {
+            let mut new = TcpStream::connect(address).await.expect("connected");
+            let mut byte = [0];
+            let read = new.read(&mut byte);
+            if let Ok(Ok(0)) = tokio::time::timeout(Duration::from_millis(200), read).await {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), closed)
+        .await
+        .expect("the next version is live");
+    old.write_all(b"=b").await.expect("sent");
+    expect(&mut old, "<replaced>").await;
+    // It drains: the filters that admitted it are no longer those of the chain.
+    let end = tokio::time::timeout(Duration::from_secs(10), old.read(&mut [0])).await;
+    assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+}

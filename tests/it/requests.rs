@@ -151,7 +151,11 @@ async fn the_server_name_can_be_changed() {
 async fn a_response_that_stalls_is_reset_and_counted() {
     let half = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".to_owned();
     let upstream = FakeUpstream::answering(half).await;
-    let proxy = TestProxy::start(&bootstrap(&upstream, "stream_idle_timeout: 0.1s")).await;
+    let proxy = TestProxy::start(&format!(
+        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n{}",
+        bootstrap(&upstream, "stream_idle_timeout: 0.1s")
+    ))
+    .await;
     let mut client = Client::connect(proxy.address("web").await).await;
     client
         .write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")

@@ -1,11 +1,14 @@
 //! A message on its way out: frames are taken from its body while there is room, and written while the peer takes them.
 
+use std::future::Future as _;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body::{Body as _, Frame};
+use tokio::time::Sleep;
 
 use super::encode::{OutBuf, Sending};
 use crate::http::{Body, BodyError};
@@ -137,3 +140,33 @@ impl Outgoing {
 }
 
 const WRONG_LENGTH: BodyError = BodyError::Aborted("the body does not have the announced length");
+
+/// Notices a client that takes nothing of the rest of a message, whose stream is over.
+#[derive(Default)]
+pub(super) struct Stall {
+    timer: Option<Pin<Box<Sleep>>>,
+    left: usize,
+}
+
+impl Stall {
+    /// True once nothing of the bytes that are `left` was taken for `limit`.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: Option<Duration>,
+        left: usize,
+    ) -> bool {
+        if self.left != left {
+            self.left = left;
+            self.timer = None;
+        }
+        let Some(limit) = limit.filter(|_| left > 0) else {
+            return false;
+        };
+        self.timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)))
+            .as_mut()
+            .poll(cx)
+            .is_ready()
+    }
+}

@@ -24,7 +24,7 @@ use super::super::{Exchange, Handler, Malformed, Reply, Reset};
 use super::decode::Framing;
 use super::encode::{self, Answering, OutBuf, Persistence, Sending};
 use super::incoming::{Client, Shared, Wire};
-use super::outgoing::{Outgoing, Sent};
+use super::outgoing::{Outgoing, Sent, Stall};
 use super::parse;
 use super::request::{self, Request};
 use super::violation::Violation;
@@ -601,30 +601,5 @@ impl Timers {
             timer.as_mut().reset(deadline);
         }
         Poll::Pending
-    }
-}
-
-/// Notices a client that takes nothing of the rest of a message, whose stream is over.
-#[derive(Default)]
-struct Stall {
-    timer: Option<Pin<Box<Sleep>>>,
-    left: usize,
-}
-
-impl Stall {
-    /// True once nothing of the bytes that are `left` was taken for `limit`.
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Option<Duration>, left: usize) -> bool {
-        if self.left != left {
-            self.left = left;
-            self.timer = None;
-        }
-        let Some(limit) = limit.filter(|_| left > 0) else {
-            return false;
-        };
-        self.timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)))
-            .as_mut()
-            .poll(cx)
-            .is_ready()
     }
 }

@@ -7,7 +7,7 @@ use cel::ExecutionError;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::common::types::{self, CelBool, CelDouble, CelDuration, CelInt, CelString, CelTimestamp};
 use cel::common::value::{CowVal, Val};
-use cel::parser::{Expression, Parser};
+use cel::parser::{Expression, ParseErrors, Parser};
 
 use super::convert::{self, Attribute, is_empty};
 
@@ -24,6 +24,8 @@ const MILLISECONDS: &str = "@getMilliseconds";
 const MAX_NESTING: u16 = 32;
 /// Most nodes on the way to the innermost of an expression; each takes some stack when it is evaluated.
 const MAX_DEPTH: usize = 96;
+/// Most that is told of what is wrong with a source, in characters.
+const MAX_REASON: usize = 200;
 /// Stack for parsing, of which a level of nesting takes some 100 KiB and a link of a chain some 3 KiB.
 const PARSER_STACK: usize = 64 << 20;
 /// Bytes that a compiled pattern may take.
@@ -65,7 +67,7 @@ pub(super) fn parse(source: &str) -> Result<Expression, String> {
             .max_recursion_depth(MAX_NESTING)
             .enable_ident_escape_syntax(true)
             .parse(source)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| reason(&error))?;
         let mut deepest = 0;
         each(&parsed, 1, &mut |_, depth| deepest = deepest.max(depth));
         if deepest > MAX_DEPTH {
@@ -73,6 +75,16 @@ pub(super) fn parse(source: &str) -> Result<Expression, String> {
         }
         Ok(parsed)
     })
+}
+
+/// The first thing that is wrong. As a text of its own the error would show the whole line again for each byte of it that is
+/// no token.
+fn reason(error: &ParseErrors) -> String {
+    let Some(first) = error.errors.first() else {
+        return "it is no expression".to_owned();
+    };
+    let message: String = first.msg.chars().take(MAX_REASON).collect();
+    format!("{}:{}: {message}", first.pos.0, first.pos.1)
 }
 
 /// What Envoy finds out when it compiles: functions that nobody registered, messages that cannot be made.
@@ -398,5 +410,23 @@ fn library<'b, 'v>(name: &str, arguments: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v
     match environment().find_overload(name, &arguments) {
         Some(function) => function(arguments),
         None => Err(ExecutionError::no_such_overload(name, Vec::new())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Told as the parser tells it, this took 270 MB.
+    #[test]
+    fn a_source_of_errors_has_a_short_reason() {
+        for source in [
+            "#".repeat(16 << 10),
+            "\"".repeat(16 << 10),
+            "a ".repeat(8 << 10),
+        ] {
+            let reason = parse(&source).expect_err("no expression");
+            assert!(reason.starts_with("1:") && reason.len() < 1000, "{reason}");
+        }
     }
 }

@@ -483,6 +483,24 @@ async fn a_plugin_that_traps_closes_its_connections_or_is_left_out_of_them() {
 }
 
 #[tokio::test]
+async fn what_a_failed_plugin_holds_is_closed_or_goes_on_at_once() {
+    for (more, goes_on) in [("", false), ("failure_policy: FAIL_OPEN,", true)] {
+        let (proxy, address, _task, _folder) = with_guest("0.", more).await;
+        let mut held = TcpStream::connect(address).await.expect("connected");
+        held.write_all(b"#held").await.expect("sent");
+        wait_for(&proxy, "tcp.tcp.downstream_cx_rx_bytes_buffered", 5).await;
+        // Another connection's callback ends the VM.
+        assert_eq!(attempt(address, b"!x").await, b"");
+        if goes_on {
+            expect(&mut held, "#held").await;
+        } else {
+            let end = tokio::time::timeout(Duration::from_secs(10), held.read(&mut [0])).await;
+            assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn contexts_end_with_their_connections() {
     let (proxy, address, _task, _folder) = with_guest("0.", "").await;
     let contexts = async || {

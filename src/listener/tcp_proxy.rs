@@ -68,6 +68,8 @@ struct Session {
     paused: bool,
     last_activity: Instant,
     idle: Option<Pin<Box<Sleep>>>,
+    /// What the gauges show of it: bytes that filters hold of the client's, and bytes on their way to it.
+    buffered: (u64, u64),
     logged: bool,
 }
 
@@ -105,6 +107,7 @@ pub(super) async fn serve(
         paused: false,
         last_activity: Instant::now(),
         idle: None,
+        buffered: (0, 0),
         logged: false,
         proxy,
     };
@@ -117,6 +120,9 @@ pub(super) async fn serve(
                 closing = std::future::poll_fn(|cx| session.poll(cx)) => closing,
                 () = after(lifetime) => {
                     session.proxy.stats.inc(stat::MAX_DOWNSTREAM_CONNECTION_DURATION);
+                    let mut info = session.stream.info.lock();
+                    info.flags.set(ResponseFlag::DurationTimeout);
+                    drop(info);
                     Closing::abrupt("max_connection_duration_reached")
                 }
                 () = async {
@@ -152,9 +158,28 @@ impl Session {
         loop {
             match self.advance(cx) {
                 Ok(true) => {}
-                Ok(false) => return self.poll_idle(cx),
+                Ok(false) => {
+                    let held = self.filters.held().len(Towards::Upstream);
+                    self.show((held as u64, self.to_client.len as u64));
+                    return self.poll_idle(cx);
+                }
                 Err(closing) => return Poll::Ready(closing),
             }
+        }
+    }
+
+    fn show(&mut self, buffered: (u64, u64)) {
+        let before = std::mem::replace(&mut self.buffered, buffered);
+        if before != buffered {
+            let stats = &self.proxy.stats;
+            stats.add(
+                stat::DOWNSTREAM_CX_RX_BYTES_BUFFERED,
+                buffered.0.wrapping_sub(before.0),
+            );
+            stats.add(
+                stat::DOWNSTREAM_CX_TX_BYTES_BUFFERED,
+                buffered.1.wrapping_sub(before.1),
+            );
         }
     }
 
@@ -574,8 +599,9 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// The worker is gone, or its task panicked: the record is written all the same.
+    /// Where the worker is gone, or the task panicked, the record is written all the same.
     fn drop(&mut self) {
+        self.show((0, 0));
         self.log();
     }
 }

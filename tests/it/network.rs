@@ -299,9 +299,9 @@ async fn an_idle_connection_and_one_that_lasts_too_long_are_closed() {
     ))
     .await;
     let mut expected = Vec::new();
-    for (name, reason) in [
-        ("idle", "tcp_session_idle_timeout"),
-        ("long", "max_connection_duration_reached"),
+    for (name, flags, reason) in [
+        ("idle", "-", "tcp_session_idle_timeout"),
+        ("long", "DT", "max_connection_duration_reached"),
     ] {
         let mut stream = TcpStream::connect(proxy.address(name).await)
             .await
@@ -310,7 +310,7 @@ async fn an_idle_connection_and_one_that_lasts_too_long_are_closed() {
         let mut all = String::new();
         stream.read_to_string(&mut all).await.expect("an end");
         assert_eq!(all, "x");
-        expected.push(format!("- 1 1 up {reason} - - TcpConnectionEnd"));
+        expected.push(format!("{flags} 1 1 up {reason} - - TcpConnectionEnd"));
     }
     assert_eq!(lines(&proxy, &log, 2).await, expected);
     assert_eq!(stat(&proxy, "tcp.idle.idle_timeout").await, 1);
@@ -419,7 +419,7 @@ async fn with_guest(
 
 #[tokio::test]
 async fn a_plugin_sees_holds_and_changes_what_passes() {
-    let (_proxy, address, _task, _folder) = with_guest("0.", "").await;
+    let (proxy, address, _task, _folder) = with_guest("0.", "").await;
     for (sent, answer) in [
         ("hello", "hello"),
         ("=hello", "<replaced>"),
@@ -443,10 +443,12 @@ async fn a_plugin_sees_holds_and_changes_what_passes() {
     stream.write_all(b"~held").await.expect("sent");
     let early = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0])).await;
     assert!(early.is_err(), "{early:?}");
+    wait_for(&proxy, "tcp.tcp.downstream_cx_rx_bytes_buffered", 5).await;
     stream.shutdown().await.expect("ended");
     let mut rest = String::new();
     stream.read_to_string(&mut rest).await.expect("an end");
     assert_eq!(rest, "~held");
+    wait_for(&proxy, "tcp.tcp.downstream_cx_rx_bytes_buffered", 0).await;
 }
 
 #[tokio::test]
@@ -477,6 +479,24 @@ async fn a_plugin_that_traps_closes_its_connections_or_is_left_out_of_them() {
             .await
             .expect("a fresh VM");
         drop(proxy);
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_plugin_holds_is_closed_or_goes_on_at_once() {
+    for (more, goes_on) in [("", false), ("failure_policy: FAIL_OPEN,", true)] {
+        let (proxy, address, _task, _folder) = with_guest("0.", more).await;
+        let mut held = TcpStream::connect(address).await.expect("connected");
+        held.write_all(b"#held").await.expect("sent");
+        wait_for(&proxy, "tcp.tcp.downstream_cx_rx_bytes_buffered", 5).await;
+        // Another connection's callback ends the VM.
+        assert_eq!(attempt(address, b"!x").await, b"");
+        if goes_on {
+            expect(&mut held, "#held").await;
+        } else {
+            let end = tokio::time::timeout(Duration::from_secs(10), held.read(&mut [0])).await;
+            assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 fn what_is_there_is_read_up_to_the_room_and_with_its_end() {
     // What one read gives; nothing is the end, and after the last nothing is there yet.
     let read = |pieces: &[&'static str], room: usize| {
-        let mut pieces = pieces.to_vec().into_iter();
+        let mut pieces = pieces.iter().copied();
         let mut data = Vec::new();
         let end = poll_read_all(
             room,

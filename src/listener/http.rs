@@ -363,14 +363,14 @@ impl Observer for Inner {
     fn head(&self, stream: &Arc<Stream>) {
         let options = &stream.config.options;
         let closing = self.is_closing();
-        let (start, mut close) = {
+        let (start, single, mut close) = {
             let single = stream.request.lock().version < http::Version::HTTP_2;
             let mut info = stream.info.lock();
             // Nobody waits for the rest of a request that we have answered already.
-            info.close |= info.local_reply && info.request_end.is_none();
+            info.close |= info.local_reply && (info.request_end.is_none() || stream.is_cut());
             // A stream of HTTP/2 ends without its connection.
             info.close &= single;
-            (info.start, info.close)
+            (info.start, single, info.close)
         };
         close |= closing;
         let mut response = stream.response.lock();
@@ -419,6 +419,11 @@ impl Observer for Inner {
                 .insert(HEALTH_CHECK_FAIL, HeaderValue::from_static("true"));
         }
         stream.info.lock().close = close;
+        if close && single && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            // The codec says so by itself; here it is for those who look at the head still, as in Envoy.
+            let value = HeaderValue::from_static("close");
+            response.headers.insert(header::CONNECTION, value);
+        }
     }
 
     fn log(&self, stream: &Arc<Stream>) {

@@ -59,6 +59,46 @@ impl RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    /// Whoever drops it before there is a response answers by himself, most likely: see [`drain`].
+    fn drop(&mut self) {
+        let unseen = !self.inner.is_end_stream() || self.stream.is_cut();
+        if unseen && self.stream.phase() == Phase::Request {
+            self.stream
+                .keep_rest(std::mem::replace(&mut self.inner, Body::empty()));
+        }
+    }
+}
+
+/// Reads on, and throws away, what still comes of a request that was answered here, while its answer is held back: as in
+/// Envoy it counts as received, and where its end comes before the answer's head goes out, the connection can be kept.
+pub(super) fn drain(stream: &Arc<Stream>, context: &mut Context<'_>) {
+    if !stream.info.lock().local_reply {
+        return;
+    }
+    let Some(mut rest) = stream.take_rest() else {
+        return;
+    };
+    loop {
+        match Pin::new(&mut rest).poll_frame(context) {
+            Poll::Pending => return stream.keep_rest(rest),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    stream.info.lock().bytes_received += data.len() as u64;
+                }
+                stream.active();
+            }
+            Poll::Ready(None) => {
+                stream.request_ended();
+                stream.cut(false);
+                return;
+            }
+            // The codec tells by itself what became of the connection.
+            Poll::Ready(Some(Err(_))) => return,
+        }
+    }
+}
+
 impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -248,9 +288,11 @@ impl HttpBody for ResponseBody {
             return Poll::Ready(Some(Err(self.abort("the stream was reset"))));
         }
         match polled {
-            Poll::Pending => self
-                .poll_timer(&stream, context)
-                .map(|error| Some(Err(error))),
+            Poll::Pending => {
+                drain(&stream, context);
+                self.poll_timer(&stream, context)
+                    .map(|error| Some(Err(error)))
+            }
             Poll::Ready(None) => {
                 self.done = true;
                 self.complete();

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use http::{HeaderValue, Method};
 use smallvec::SmallVec;
 
-use super::body::{RequestBody, ResponseBody, set_timeouts};
+use super::body::{RequestBody, ResponseBody, drain, set_timeouts};
 use super::factory::{BuildContext, ChainContext};
 use super::timer::Timer;
 use super::{HttpFilter, Registry, Step, local_reply, router};
@@ -215,6 +215,11 @@ impl HttpFilterChain {
                 Err(Stop::Reply { reply, direct }) => {
                     stream.drop_companions();
                     let direct = direct || stream.phase() >= Phase::Response;
+                    if stream.phase() == Phase::Response {
+                        let before = stream.response.lock().take();
+                        *stream.overwritten.lock() = before;
+                    }
+                    stream.no_upstream_timeout();
                     let body = local_reply::apply(&stream, *reply);
                     stream.set_phase(Phase::Response);
                     outcome = if direct {
@@ -402,15 +407,25 @@ async fn drive(
             return Poll::Ready(Err(stop));
         }
         let result = catch_unwind(AssertUnwindSafe(|| {
+            // Until nothing moves any more: what one event sets off ends before others' turns, as in Envoy.
+            let mut worked = false;
             loop {
                 let moved = stream.poll_companions(context);
                 if let Some(stop) = verdict(stream) {
                     return Poll::Ready(Err(stop));
                 }
+                if worked && !moved {
+                    drain(stream, context);
+                    return Poll::Pending;
+                }
                 let polled = work.as_mut().poll(context);
-                if polled.is_ready() || !moved {
+                if polled.is_ready() {
                     return polled;
                 }
+                if let Some(stop) = verdict(stream) {
+                    return Poll::Ready(Err(stop));
+                }
+                worked = true;
             }
         }));
         match result {

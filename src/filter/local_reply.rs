@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 
 use crate::config::route::Action;
 use crate::http::{Body, LocalReply, ResponseHead, grpc};
-use crate::stream::Stream;
 use crate::stream::finalize::finalize_response;
 use crate::stream::local_reply::map_local_reply;
+use crate::stream::{Phase, Stream};
 
 /// Makes `reply` the stream's response: the head is in `stream.response`, the body is the result.
 ///
@@ -35,7 +35,10 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
         info.close |= reply.close || (upgrade && version < Version::HTTP_2);
         info.local_reply_body = Some(reply.body.clone());
     }
-    *stream.response_trailers.lock() = None;
+    // Where a head was there before, its trailers stay for the log, as in Envoy.
+    if stream.phase() != Phase::Response {
+        *stream.response_trailers.lock() = None;
+    }
     let mut head = ResponseHead::new(reply.status);
     head.version = version;
     let route = stream.resolved_route();

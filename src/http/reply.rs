@@ -362,8 +362,7 @@ impl From<ReplyReason> for LocalReply {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "Payload Too Large",
                 "request_payload_too_large",
-            )
-            .closing(),
+            ),
             ReplyReason::ResponsePayloadTooLarge => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Internal Server Error",

@@ -383,20 +383,21 @@ impl Observer for Inner {
     fn head(&self, stream: &Arc<Stream>) {
         let options = &stream.config.options;
         let closing = self.is_closing();
-        let (start, mut close, held) = {
+        let (start, single, mut close, held) = {
             let single = stream.request.lock().version < http::Version::HTTP_2;
             let mut info = stream.info.lock();
             let unread = info.request_end.is_none();
             let held = info.held.filter(|_| unread);
             // Nobody waits for the rest of a request that has been answered already.
             info.close |= unread && held.is_none();
+            info.close |= info.local_reply && stream.is_cut();
             let held = held.filter(|_| info.local_reply);
             if let Some(length) = held {
                 info.bytes_received = length;
             }
             // A stream of HTTP/2 ends without its connection.
             info.close &= single;
-            (info.start, info.close, held)
+            (info.start, single, info.close, held)
         };
         if held.is_some() {
             stream.request_ended();
@@ -448,6 +449,11 @@ impl Observer for Inner {
                 .insert(HEALTH_CHECK_FAIL, HeaderValue::from_static("true"));
         }
         stream.info.lock().close = close;
+        if close && single && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            // The codec says so by itself; here it is for those who look at the head still, as in Envoy.
+            let value = HeaderValue::from_static("close");
+            response.headers.insert(header::CONNECTION, value);
+        }
     }
 
     fn log(&self, stream: &Arc<Stream>) {

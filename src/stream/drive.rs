@@ -10,7 +10,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{Side, Stream};
-use crate::http::{LocalReply, ReplyReason, ResponseFlag};
+use crate::http::{Body, LocalReply, ReplyReason, ResponseFlag};
 
 /// The end that something decided outside the phase that runs: a callout's answer, a timer, a body callback.
 #[derive(Debug, Default)]
@@ -134,6 +134,10 @@ pub(super) struct Drive {
     /// Who waits for more of the request's body; woken by the end, which nobody else might tell.
     uploader: Option<Waker>,
     companions: Vec<Box<dyn Companion>>,
+    /// What still comes of a request that nobody reads.
+    rest: Option<Body>,
+    /// The filters were shown a part of the request's body, and not yet its end.
+    cut: bool,
     /// Pumps that were made of each body.
     pumps: [usize; 2],
     timeouts: Timeouts,
@@ -262,9 +266,41 @@ impl Stream {
         self.drive.lock().uploader = Some(context.waker().clone());
     }
 
+    /// Says whether filters have seen a part of the request's body and not its end. An answer that they make then is one to
+    /// an unfinished request, though the codec may have all of it.
+    pub fn cut(&self, cut: bool) {
+        self.drive.lock().cut = cut;
+    }
+
+    /// See [`Stream::cut`].
+    pub fn is_cut(&self) -> bool {
+        self.drive.lock().cut
+    }
+
+    /// Keeps what still comes of the request where nobody reads it, until the stream's end.
+    pub fn keep_rest(&self, rest: Body) {
+        let mut drive = self.drive.lock();
+        if drive.phase != Phase::Ended {
+            drive.rest = Some(rest);
+        }
+    }
+
+    /// Takes out what was kept.
+    pub fn take_rest(&self) -> Option<Body> {
+        self.drive.lock().rest.take()
+    }
+
+    /// An unfinished request is answered here: there is no upstream to be waited for.
+    pub fn no_upstream_timeout(&self) {
+        let mut drive = self.drive.lock();
+        if drive.request_end.is_none() {
+            drive.timeouts.response = None;
+        }
+    }
+
     /// Drops the companions and marks the end. `false` where it was marked before.
     pub(super) fn end_drive(&self) -> bool {
-        let (companions, uploader) = {
+        let (companions, uploader, rest) = {
             let mut drive = self.drive.lock();
             if drive.phase == Phase::Ended {
                 return false;
@@ -272,9 +308,13 @@ impl Stream {
             drive.phase = Phase::Ended;
             drive.waker = None;
             drive.verdict = Verdict::None;
-            (std::mem::take(&mut drive.companions), drive.uploader.take())
+            (
+                std::mem::take(&mut drive.companions),
+                drive.uploader.take(),
+                drive.rest.take(),
+            )
         };
-        drop(companions);
+        drop((companions, rest));
         if let Some(uploader) = uploader {
             uploader.wake();
         }

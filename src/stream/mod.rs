@@ -70,6 +70,9 @@ pub struct Stream {
     pub request: WorkerCell<RequestHead>,
     /// The response head, once there is one.
     pub response: WorkerCell<Option<ResponseHead>>,
+    /// The response head in whose place a filter's reply came while it passed the filters: those that hold it back see it
+    /// still, as in Envoy.
+    pub overwritten: WorkerCell<Option<ResponseHead>>,
     /// Trailers: the request's, once they have arrived.
     pub request_trailers: WorkerCell<Option<HeaderMap>>,
     /// The response's.
@@ -105,6 +108,7 @@ impl Stream {
             config: config.into(),
             request: WorkerCell::new(request),
             response: WorkerCell::new(None),
+            overwritten: WorkerCell::new(None),
             request_trailers: WorkerCell::new(None),
             response_trailers: WorkerCell::new(None),
             info: WorkerCell::new(StreamInfo::new()),

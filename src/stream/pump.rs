@@ -351,6 +351,9 @@ impl Pump {
                 _ => (held, data),
             }
         };
+        if self.side == Side::Request && !self.behind_another {
+            stream.cut(self.source.is_some());
+        }
         let flow = self.tap.data(stream, &mut visible, self.end.is_some());
         let mut shared = self.shared.lock();
         shared.running = false;
@@ -400,6 +403,9 @@ impl Pump {
             shared.running = true;
             std::mem::take(&mut shared.held)
         };
+        if self.side == Side::Request && !self.behind_another {
+            stream.cut(false);
+        }
         let flow = self.tap.trailers(stream, &mut visible);
         let mut shared = self.shared.lock();
         shared.running = false;
@@ -459,6 +465,9 @@ impl Pump {
     }
 
     fn overflow(&mut self, stream: &Stream) {
+        if self.side == Side::Request && !self.behind_another && self.source.is_some() {
+            stream.cut(true);
+        }
         self.source = None;
         self.shared
             .lock()

@@ -136,6 +136,8 @@ pub(crate) struct Host {
     pub(crate) metrics: Metrics,
     /// A queue was registered: messages may come.
     pub(crate) listens: bool,
+    /// A local reply was made in the callback that runs, for whatever stream: the callback stops its own.
+    pub(crate) stopped: bool,
     /// Pauses with a limit, in the order in which they end.
     pub(crate) pauses: VecDeque<(Instant, u32, Direction)>,
     /// To be done when the guest has returned.
@@ -454,6 +456,7 @@ impl Host {
             calls: Calls::default(),
             metrics: Metrics::default(),
             listens: false,
+            stopped: false,
             pauses: VecDeque::new(),
             effects: Vec::new(),
             counters: Arc::default(),

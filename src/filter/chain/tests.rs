@@ -11,7 +11,7 @@ use crate::config::extension::PerRouteConfig;
 use crate::filter::testing::{self, FakeUpstream, chain, details};
 use crate::filter::{HttpFilter, Step};
 use crate::http::{Body, BodyError, LocalReply, RequestHead, ResponseFlag};
-use crate::stream::{Phase, Stream, Verdict};
+use crate::stream::{Flow, Phase, Side, Start, Stream, Tap, Verdict};
 
 type Trace = Arc<Mutex<Vec<String>>>;
 
@@ -682,4 +682,112 @@ fn a_request_costs_few_bytes() {
     let size = std::mem::size_of_val(&run);
     assert!(size < 1800, "{size}");
     assert!(std::mem::size_of::<Stream>() < 2500);
+}
+
+/// Answers at once, and holds its answer back until all of the request has come, but not for ever.
+#[derive(Debug)]
+struct HoldsItsReply;
+
+impl HttpFilter for HoldsItsReply {
+    fn request(&self, _: &Arc<Stream>, _: Body) -> Step<Body> {
+        Step::reply(reply())
+    }
+
+    fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        let stream = Arc::clone(stream);
+        Step::Wait(Box::pin(async move {
+            for _ in 0..100 {
+                if stream.info.lock().request_end.is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            Step::Next(body)
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_read_on_while_its_answer_is_held() {
+    let chain = chain![HoldsItsReply];
+    let stream = chain.stream(RequestHead::new(Method::POST, "a.test", "/"));
+    let (sender, body) = testing::body();
+    for text in ["abc", "de"] {
+        sender.send(testing::data(text)).expect("a reader");
+    }
+    drop(sender);
+    let body = chain.run(&stream, body).await.expect("not reset");
+    {
+        let info = stream.info.lock();
+        assert_eq!((info.bytes_received, info.request_end.is_some()), (5, true));
+    }
+    assert!(!stream.is_cut());
+    let answer = testing::read(stream, body).await;
+    assert_eq!((answer.status(), answer.text()), (418, "mine"));
+}
+
+/// Answers when it sees data.
+#[derive(Debug)]
+struct AnswersToData;
+
+impl Tap for AnswersToData {
+    fn data(&mut self, stream: &Arc<Stream>, _: &mut bytes::Bytes, _: bool) -> Flow {
+        stream.decide(Verdict::Reply {
+            reply: Box::new(reply()),
+            direct: false,
+        });
+        Flow::Drop
+    }
+}
+
+impl HttpFilter for AnswersToData {
+    fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        let tap = Box::new(AnswersToData);
+        Step::Next(stream.pump(Side::Request, body, Start::Flowing, tap).0)
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_data_is_one_to_an_unfinished_request() {
+    // All of the body is here, but of its end the filter was not told.
+    let chain = chain![AnswersToData].terminal(Arc::new(Arc::new(FakeUpstream::default())));
+    let stream = chain.stream(RequestHead::new(Method::POST, "a.test", "/"));
+    chain
+        .run(&stream, Body::full("abc"))
+        .await
+        .expect("not reset");
+    assert!(stream.is_cut());
+    // Where the answer is held, the end is seen meanwhile.
+    let chain = chain![AnswersToData, HoldsItsReplyOnly]
+        .terminal(Arc::new(Arc::new(FakeUpstream::default())));
+    let stream = chain.stream(RequestHead::new(Method::POST, "a.test", "/"));
+    chain
+        .run(&stream, Body::full("abc"))
+        .await
+        .expect("not reset");
+    assert!(!stream.is_cut());
+}
+
+/// Holds answers back for a while.
+#[derive(Debug)]
+struct HoldsItsReplyOnly;
+
+impl HttpFilter for HoldsItsReplyOnly {
+    fn response(&self, _: &Arc<Stream>, body: Body) -> Step<Body> {
+        Step::Wait(Box::pin(async move {
+            tokio::task::yield_now().await;
+            Step::Next(body)
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_a_reply_took_the_place_of_is_kept() {
+    let trace = Trace::default();
+    let chain = chain![tracer("a", &trace, At::ReplyInResponse)];
+    let stream = chain.stream(RequestHead::new(Method::GET, "a.test", "/"));
+    let body = chain.run(&stream, Body::empty()).await.expect("not reset");
+    let before = stream.overwritten.lock().as_ref().map(|head| head.status);
+    assert_eq!(before, Some(StatusCode::OK));
+    assert_eq!(testing::read(stream, body).await.status(), 418);
 }

@@ -381,6 +381,29 @@ async fn a_trap_costs_what_envoys_costs_and_the_next_request_is_served() {
 }
 
 #[tokio::test]
+async fn a_callout_outlives_the_vm_that_made_it() {
+    let bench = Bench::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("an address");
+    bench.clusters.store(cluster_map(&bench.registry, address));
+    let chain = bench
+        .chain(config(guest("callout-then-trap"), "orphan"))
+        .await;
+    assert_eq!(chain.get("/").await.status, 200);
+    let (mut upstream, _) = timeout(Duration::from_secs(10), listener.accept())
+        .await
+        .expect("a callout")
+        .expect("a connection");
+    let mut head = [0; 4];
+    tokio::io::AsyncReadExt::read_exact(&mut upstream, &mut head)
+        .await
+        .expect("a request");
+    assert_eq!(&head, b"GET ");
+}
+
+#[tokio::test]
 async fn without_a_vm_the_policy_decides() {
     let bench = Bench::new();
     for (policy, status) in [
@@ -462,6 +485,15 @@ async fn a_local_reply_takes_the_course_of_its_phase() {
         outcome.status == 418 || outcome.body.is_err(),
         "{outcome:?}"
     );
+}
+
+#[tokio::test]
+async fn a_reply_to_nobody_stops_the_callback_that_made_it() {
+    let bench = Bench::new();
+    let chain = bench.chain(config(guest("reply-of-none"), "")).await;
+    let answer = timeout(Duration::from_millis(200), chain.get("/")).await;
+    assert!(answer.is_err(), "{answer:?}");
+    assert!(chain.requests().is_empty());
 }
 
 #[tokio::test]

@@ -109,6 +109,8 @@ struct Exchange {
     stream: Arc<Stream>,
     visible: Visible,
     removed: Removed,
+    /// The context holds a response head that a direct reply has taken the place of.
+    overwritten: bool,
 }
 
 impl Scope {
@@ -137,6 +139,8 @@ impl Scope {
             exchange: stream.map(|stream| {
                 let lenient = host.env.policy.lenient_header_reads;
                 Exchange {
+                    overwritten: context.is_some_and(|context| context.visible.response_headers)
+                        && stream.overwritten.lock().is_some(),
                     stream,
                     visible: context
                         .map(|context| context.readable(lenient))

@@ -1,7 +1,8 @@
 //! Callouts: HTTP requests of a plugin to a cluster. Their answers come to the root context.
 //!
 //! A call starts at once on the VM's worker, or when the VM is adopted if it was made while being configured. It ends
-//! with its answer, its timeout, or its VM; not with the stream that asked for it, as in Envoy.
+//! with its answer or its timeout, or with the root context that hears of it; not with the stream that asked for it, as in
+//! Envoy.
 
 use std::time::Duration;
 
@@ -13,13 +14,15 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::grpc::{self, Exchanges};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
-use crate::base::task::OwnedTask;
+use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Call};
 use crate::http::{RequestHead, Scheme};
 use crate::wasm::context::{Environment, Host};
 use crate::wasm::meter::Quota;
 use crate::wasm::vm::Message;
 
+/// How long callouts go on whose VM has died.
+const ORPHANED: Duration = Duration::from_secs(15);
 /// Largest answer.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -61,9 +64,17 @@ impl Calls {
         self.grpc.cancel_root(root);
     }
 
-    /// Gives all of them up.
-    pub(crate) fn cancel(&mut self) {
-        self.active.clear();
+    /// The VM has died. What it asked for is asked still, as in Envoy, where a dead VM keeps its calls: a report that a
+    /// plugin sends as a stream ends must not depend on what its next callback does. Nobody hears the answers, and
+    /// nobody waits long for them.
+    pub(crate) fn orphan(&mut self) {
+        let active = std::mem::take(&mut self.active);
+        if !active.is_empty() {
+            drop(spawn("wasm orphans", async move {
+                tokio::time::sleep(ORPHANED).await;
+                drop(active);
+            }));
+        }
         self.queued.clear();
         self.grpc.cancel();
     }

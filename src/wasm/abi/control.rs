@@ -169,6 +169,8 @@ pub(super) fn send_local_response(
         .filter(|status| *status <= 16);
     let (effective, running) = (host.effective, host.effective == host.current);
     let name = std::sync::Arc::clone(&host.spec().name);
+    // As in Envoy whatever comes of the reply: also for another stream than the callback's, for none, and a second time.
+    host.stopped = true;
     let Some(context) = host.context_mut() else {
         // Without a stream there is nobody to answer, and Envoy says Ok.
         return Ok(());

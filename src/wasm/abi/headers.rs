@@ -386,12 +386,19 @@ fn with_view<R>(
             Some(f(Map::Request(&mut head), &mut context.removed))
         }
         MapType::ResponseHeaders if visible.response_headers => {
+            // A direct reply takes the head's place in the stream. Who holds the head keeps it; the log reads the reply's.
+            let held = context.visible.response_headers && !(context.logging && !write);
+            if held && context.late_response.is_none() {
+                context.late_response = stream.overwritten.lock().clone().map(Box::new);
+            }
             let mut head = stream.response.lock();
             if write && stream.phase() >= Phase::Sent && context.late_response.is_none() {
                 // It went to the codec, which may have to write it still: what is done to it now is for the plugin alone.
                 context.late_response = head.clone().map(Box::new);
             }
-            if let Some(late) = &mut context.late_response {
+            if let Some(late) = &mut context.late_response
+                && (held || stream.overwritten.lock().is_none())
+            {
                 return Some(f(Map::Response(late), &mut context.removed));
             }
             Some(f(Map::Response(head.as_mut()?), &mut context.removed))

@@ -105,6 +105,7 @@ impl Core {
         host.effective = id;
         host.root_id = id;
         host.stream = None;
+        host.stopped = false;
         host
     }
 
@@ -117,6 +118,7 @@ impl Core {
         host.effective = id;
         host.root_id = context.root;
         host.stream = Some(Arc::clone(stream));
+        host.stopped = false;
         Some(context)
     }
 
@@ -170,7 +172,7 @@ impl Core {
             spec.vm_id,
         );
         let host = self.leave();
-        host.calls.cancel();
+        host.calls.orphan();
         host.effects.clear();
         host.roots.clear();
         host.pauses.clear();
@@ -335,8 +337,10 @@ impl Core {
             Direction::Response => self.call(|c| c.response_headers.as_ref(), (id, count, end))?,
         };
         let host = self.leave();
+        let stopped = host.stopped;
         let context = host.streams.get_mut(&id).ok_or(Dead)?;
         let action = match action.unwrap_or(0) {
+            _ if stopped => HeadersAction::StopAllAndWatermark,
             // Envoy's filter does not end the stream at ContinueAndEndStream.
             0 | 2 => HeadersAction::Continue,
             1 if real_stop => HeadersAction::Stop,
@@ -386,9 +390,11 @@ impl Core {
             Direction::Response => self.call(|c| c.response_body.as_ref(), params)?,
         };
         let host = self.leave();
+        let stopped = host.stopped;
         let context = host.streams.get_mut(&id).ok_or(Dead)?;
         *buffer = context.bodies[side].data.take().unwrap_or_default();
         let action = match action.unwrap_or(0) {
+            _ if stopped => DataAction::Drop,
             0 => DataAction::Continue,
             1 => DataAction::Buffer,
             2 => DataAction::Watermark,
@@ -462,12 +468,13 @@ impl Core {
             Direction::Response => self.call(|c| c.response_trailers.as_ref(), (id, count))?,
         };
         let host = self.leave();
+        let stopped = host.stopped;
         let context = host.streams.get_mut(&id).ok_or(Dead)?;
         if let Some(kept) = context.bodies[side].data.take() {
             *buffer = kept;
         }
         let action = match action.unwrap_or(0) {
-            0 => DataAction::Continue,
+            0 if !stopped => DataAction::Continue,
             _ => DataAction::Watermark,
         };
         let mut answer = take_answer(context, direction, action);

@@ -81,7 +81,7 @@ class Log(threading.Thread):
                         level, prefix, case, said = match.groups()
                         self.last = int(case)
                         self.lines.setdefault(self.last, []).append(f"{level} [{prefix}] {said}")
-                        self.pace.heard(case)
+                        self.pace.heard(case, said)
 
 
 class Proxy(Process):
@@ -153,7 +153,7 @@ def exchange(proxy, case, number, script, script2, port, address):
             return {"answer": f"no connection: {error}", "after": ""}
         for index, piece in enumerate(pieces):
             if index:
-                while not proxy.pace.followed(key, *mark):
+                while not (proxy.pace.followed(key, *mark) and (index > 1 or proxy.pace.arrived(key, mark[1]))):
                     time.sleep(0.005)
             mark = proxy.pace.count(key), time.monotonic()
             client.send(piece)

@@ -4,7 +4,7 @@ Left out is what is known to differ on purpose, or to end an Envoy: replies and 
 (Envoy dies, or writes what no client can read), `continue_stream` in the callback that then continues (Envoy sends the
 request twice), texts that are no HTTP, numbers of statuses that are none, lengths that lie, attributes that only one of
 the two has, changes of a body that is not held any more (Envoy writes where it was), trailers that looking for them makes,
-and a stop of a body that was held with its trailers (which Envoy then shows twice).
+a stop of a body that was held with its trailers (which Envoy then shows twice), and what `without_quirks` says.
 """
 
 import random
@@ -21,6 +21,8 @@ ELSEWHERE = [
     ("response", "total_size"), ("response", "size"), ("response", "backend_latency"), ("response", "headers"),
 ]  # fmt: skip
 ENDS = ["log", "done", "delete"]
+# No value is that old: the numbers count up, over all cases.
+NO_CAS = 0x7FFFFFFF
 
 
 def case(seed, index, without=()):
@@ -60,6 +62,7 @@ def case(seed, index, without=()):
         let_pass(made["script"], made["script2"], "request")
         let_pass(made["script2"], made["script"], "response")
     scripts = [made[name] for name in ("script", "script2") if name in made]
+    without_quirks(made, scripts)
     if any(call[0] == "send_local_response" for one in scripts for _, calls in one.values() for call in calls):
         # A reply says its length, which a plugin would make untrue.
         for one in scripts:
@@ -107,6 +110,61 @@ def let_pass(first, next_one, side):
     if headers in next_one and any(phase.startswith(holds) and made[0] for phase, made in first.items()):
         operations = next_one[headers][1]
         next_one[headers] = 0, [call for call in operations if call[:2] != ("http_call", "callout")]
+
+
+def without_quirks(made, scripts):
+    """Without what Envoy does otherwise for the way in which it is made. After all choices, too."""
+    for side, length in (("request", made.get("length")), ("response", made["answer"].get("length"))):
+        if not length:
+            continue
+        for one in scripts:
+            # What is dropped makes the length a lie.
+            first, last = f"{side}_body#0", f"{side}_body#1"
+            if first in one:
+                one[first] = 0 if one[first][0] == 3 else one[first][0], without_replies_of_none(one[first][1])
+            if last in one and side == "response":
+                # All of the body has gone: the client has its answer, and what is done to the end comes to nothing.
+                # Envoy's log then says that the client left, or the connection stays for a second.
+                ending = ("send_local_response", "close_stream")
+                one[last] = 0, [call for call in one[last][1] if call[0] not in ending]
+    for side, trailers in (("request", made.get("trailers")), ("response", made["answer"].get("trailers"))):
+        held = [one for one in scripts if one.get(f"{side}_headers", (0,))[0] in (1, 3, 4)]
+        for one in scripts:
+            for phase in [phase for phase in one if phase.startswith(side + "_body")]:
+                action, operations = one[phase]
+                if trailers and one in held:
+                    # It shows the trailers twice, and loses the body.
+                    action = 0
+                if held:
+                    # What a reply of no stream drops of a body that was held before is in the buffer still, and goes on.
+                    operations = without_replies_of_none(operations)
+                one[phase] = action, operations
+    if len(scripts) == 2:
+        first, second = scripts
+        for side in ("request", "response"):
+            # Both hold the body in one buffer, and to go on with what went on before, or with the other's, shows it again.
+            ends = (f"{side}_body", f"{side}_trailers")
+            for one, other in ((first, second), (second, first)):
+                if any(other[phase][0] for phase in other if phase.startswith(ends)):
+                    for phase in [phase for phase in one if phase.startswith(ends)]:
+                        if any(call[:2] == ("http_call", "callout") for call in one[phase][1]):
+                            one[phase] = 0, [call for call in one[phase][1] if call[:2] != ("http_call", "callout")]
+        queued = ("register_shared_queue", "enqueue_shared_queue", "dequeue_shared_queue")
+        if all(any(call[0] == queued[0] for _, calls in one.values() for call in calls) for one in scripts):
+            # Which of two VMs is told first of a message depends on what else they do.
+            for phase, (action, calls) in second.items():
+                second[phase] = action, [call for call in calls if call[0] not in queued]
+
+
+def without_replies_of_none(operations):
+    """Without replies that are made with the root context effective."""
+    kept, root = [], False
+    for call in operations:
+        if call[0] == "set_effective_context" and call[1] != 999999:
+            root = call[1] == Root()
+        if not (root and call[0] == "send_local_response"):
+            kept.append(call)
+    return kept
 
 
 def told_apart(made):
@@ -167,7 +225,7 @@ def operation(rng, phase, can_edit_bodies, may_call, without):
         [("get_property", path(*parts), Out(mode))],
         [("set_property", "mine", value), ("get_property", "mine", Out())],
         [("get_shared_data", key, Out(), Out32(CAS, 1))],
-        [("set_shared_data", key, value, rng.choice([0, Reg(1), 77]))],
+        [("set_shared_data", key, value, rng.choice([0, Reg(1), NO_CAS]))],
         [("define_metric", metric, f"c@case@.m{metric}{rng.choice('ab')}", Out32(METRIC, 2)), ("increment_metric", Reg(2), Wide(rng.choice([1, 3]))), ("get_metric", Reg(2), Out64())],
         [("register_shared_queue", key, Out32(QUEUE, 3)), ("enqueue_shared_queue", Reg(3), value), ("dequeue_shared_queue", Reg(3), Out())],
         [("dequeue_shared_queue", 99999999, Out())],

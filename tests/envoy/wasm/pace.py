@@ -11,9 +11,11 @@ import time
 # A line that did not come within this will not come: the guest is not asked, as its stream stands still.
 NOTHING = 0.4
 # How long a proxy may work on what one thing set off.
-SETTLED = 0.012
+SETTLED = 0.03
+# In a guest's line: `enqueue_shared_queue` was Ok.
+ENQUEUED = " 28:0"
 # How long a case at rest has been silent.
-REST = 0.08
+REST = 0.12
 
 
 class Pace:
@@ -22,10 +24,14 @@ class Pace:
         self.lines = {}
         self.busy = {}
         self.last = {}
+        self.owed = {}
+        self.reached = set()
 
-    def heard(self, case):
-        """The guest has said a line."""
+    def heard(self, case, said):
+        """The guest has said a line. A message that it put into a queue is told of in another one."""
         with self.lock:
+            told = said.count(ENQUEUED) - ("queue_ready" in said)
+            self.owed[case] = max(0, self.owed.get(case, 0) + told)
             self.lines[case] = self.lines.get(case, 0) + 1
             self.last[case] = time.monotonic()
 
@@ -58,6 +64,10 @@ class Pace:
 
     def followed(self, case, before, since):
         """Whether the guest has said what it has to say of something that was sent at `since`, after `before` lines."""
-        if self.count(case) > before:
-            return self.silent_for(case) > SETTLED
-        return time.monotonic() - since > NOTHING
+        if time.monotonic() - since > NOTHING:
+            return self.count(case) == before or self.silent_for(case) > SETTLED
+        return self.count(case) > before and not self.owed.get(case) and self.silent_for(case) > SETTLED
+
+    def arrived(self, case, since):
+        """Whether the upstream has the head of a request that was sent at `since`, or will not get it."""
+        return case in self.reached or time.monotonic() - since > NOTHING

@@ -37,6 +37,8 @@ class Recorder(Upstream):
         kind = "call" if "/callout" in line else "seen"
         self.seen.setdefault((fields.get("x-case", "?"), kind), []).append(seen)
         case = fields.get("x-case", "?")
+        if kind == "seen":
+            self.pace.reached.add(case)
         body, seen["trailers"] = await read_body(reader, fields)
         seen["trailers"].sort()
         seen["body"] = body.decode("latin1") if len(body) < 300 else f"{len(body)} of {sorted(set(body))}"

@@ -6,9 +6,10 @@ use http::HeaderMap;
 
 use super::message::{locality, metadata};
 use super::{Exchange, Scope, Value, of_object};
+use crate::base::WorkerCell;
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
-use crate::http::{ResponseFlag, Scheme};
+use crate::http::{ResponseFlag, ResponseHead, Scheme};
 use crate::pb;
 use crate::stream::Stream;
 use crate::wasm::abi::byte_size;
@@ -226,8 +227,17 @@ impl Exchange {
         head.as_ref().map(|head| i64::from(head.status.as_u16()))
     }
 
+    /// The response head that the context sees.
+    fn head(&self) -> &WorkerCell<Option<ResponseHead>> {
+        if self.overwritten {
+            &self.stream.overwritten
+        } else {
+            &self.stream.response
+        }
+    }
+
     fn response_size(&self) -> u64 {
-        let head = self.stream.response.lock();
+        let head = self.head().lock();
         match head.as_ref() {
             Some(head) if self.visible.response_headers => {
                 let status = if self.removed.status {
@@ -242,9 +252,9 @@ impl Exchange {
     }
 
     fn response_headers(&self, rest: &[&[u8]]) -> Option<Value> {
-        let head = self.stream.response.lock();
+        let head = self.head().lock();
         let shown = head.as_ref().filter(|_| self.visible.response_headers);
-        let status = |head: &crate::http::ResponseHead| Value::text(head.status.as_str());
+        let status = |head: &ResponseHead| Value::text(head.status.as_str());
         match rest {
             [] => {
                 let mut entries = Vec::new();
@@ -279,7 +289,7 @@ impl Exchange {
             return Some(status);
         }
         if visible.response_headers
-            && let Some(head) = self.stream.response.lock().as_ref()
+            && let Some(head) = self.head().lock().as_ref()
             && let Some(status) = number(&head.headers)
         {
             return Some(status);

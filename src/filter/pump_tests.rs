@@ -226,7 +226,15 @@ async fn too_much_in_a_request_buffer_is_413() {
     assert!(answer.stream.is_cut());
     assert!(upstream.requests.lock().is_empty());
 
+    // What is added to what is held is too much even where all would go on.
+    let script = [Flow::Buffer, Flow::Continue];
+    let (chain, upstream, _, _) = recording(pumping(Side::Request, &script));
+    let answer = chain.post(frames(&["0123456789", "0123456"])).await;
+    assert_eq!(answer.status(), 413);
+    assert!(upstream.requests.lock().is_empty());
+
     // Exactly the limit is not too much.
+    let script = [Flow::Buffer; 4];
     let (chain, upstream, _, _) = recording(pumping(Side::Request, &script[..2]));
     chain.post(frames(&["0123456789", "012345"])).await;
     assert_eq!(received(&upstream).len(), 16);

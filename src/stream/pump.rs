@@ -342,13 +342,17 @@ impl Pump {
             self.hold(stream, data);
             return;
         }
-        let (before, mut visible) = {
+        let (before, mut visible, overflows) = {
             let mut shared = self.shared.lock();
             shared.running = true;
             let held = std::mem::take(&mut shared.held);
             match shared.stopped {
-                Some(Flow::Buffer) => (Bytes::new(), join(held, data)),
-                _ => (held, data),
+                Some(Flow::Buffer) => {
+                    let all = join(held, data);
+                    let overflows = all.len() > self.limit;
+                    (Bytes::new(), all, overflows)
+                }
+                _ => (held, data, false),
             }
         };
         if self.side == Side::Request && !self.behind_another {
@@ -357,6 +361,12 @@ impl Pump {
         let flow = self.tap.data(stream, &mut visible, self.end.is_some());
         let mut shared = self.shared.lock();
         shared.running = false;
+        if overflows {
+            // As in Envoy, where it is buffered before it is shown: what the tap makes of it comes too late.
+            drop(shared);
+            self.overflow(stream);
+            return;
+        }
         match flow {
             Flow::Continue => {
                 shared.stopped = None;

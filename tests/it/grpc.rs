@@ -86,9 +86,8 @@ async fn answer(
                     if !data.is_empty() {
                         say(format!("data {:?}", String::from_utf8_lossy(&data)));
                     }
-                    if send.send_data(data, false).is_err() {
-                        break;
-                    }
+                    // Where the stream was reset, reading tells it.
+                    let _ = send.send_data(data, false);
                 }
                 Err(error) => {
                     say(format!(

@@ -139,8 +139,22 @@ def without_quirks(made, scripts):
                     # What a reply of no stream drops of a body that was held before is in the buffer still, and goes on.
                     operations = without_replies_of_none(operations)
                 one[phase] = action, operations
+    endless = any(
+        action and (made["listener"] == "small" or not any(call[:2] == ("http_call", "callout") for call in calls))
+        for one in scripts for phase, (action, calls) in one.items() if phase.startswith("request_")
+    )  # fmt: skip
+    if endless:
+        # An answer of the proxy (413, 504) says its length, too.
+        for one in scripts:
+            for phase, (action, calls) in one.items():
+                one[phase] = action, [call for call in calls if call[:2] != ("set_buffer_bytes", 1)]
     if len(scripts) == 2:
         first, second = scripts
+        for one in scripts:
+            # What one plugin empties the next one is shown as nothing; here it is not asked.
+            for phase, (action, calls) in one.items():
+                empties = [call for call in calls if call[0] == "set_buffer_bytes" and call[3] and not call[4]]
+                one[phase] = action, [call for call in calls if call not in empties]
         for side in ("request", "response"):
             # Both hold the body in one buffer, and to go on with what went on before, or with the other's, shows it again.
             ends = (f"{side}_body", f"{side}_trailers")

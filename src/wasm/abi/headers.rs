@@ -387,7 +387,7 @@ fn with_view<R>(
         }
         MapType::ResponseHeaders if visible.response_headers => {
             // A direct reply takes the head's place in the stream. Who holds the head keeps it; the log reads the reply's.
-            let held = context.visible.response_headers && !(context.logging && !write);
+            let held = context.visible.response_headers && (write || !context.logging);
             if held && context.late_response.is_none() {
                 context.late_response = stream.overwritten.lock().clone().map(Box::new);
             }

@@ -153,7 +153,9 @@ def exchange(proxy, case, number, script, script2, port, address):
             return {"answer": f"no connection: {error}", "after": ""}
         for index, piece in enumerate(pieces):
             if index:
-                while not (proxy.pace.followed(key, *mark) and (index > 1 or proxy.pace.arrived(key, mark[1]))):
+                # The fixed list has ticks, which do not wait.
+                at_once = index > 1 or not case.get("id", "").startswith("seed")
+                while not (proxy.pace.followed(key, *mark) and (at_once or proxy.pace.arrived(key, mark[1]))):
                     time.sleep(0.005)
             mark = proxy.pace.count(key), time.monotonic()
             client.send(piece)

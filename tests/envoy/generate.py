@@ -466,9 +466,6 @@ def suite(seed, folder, requests):
         text = text.replace(f'"@{name}@"', f"@{name}@")
     (folder / "envoy.yaml").write_text(text)
     (folder / "cases.json").write_text(json.dumps(cases, indent=1))
-    listed = HERE / "generated.txt"
-    if listed.exists():
-        (folder / "deviations.txt").write_text(listed.read_text())
 
 
 def main():

@@ -6,7 +6,7 @@
 Compared are what client and upstream got and how each connection ended, what the guest logged, the record of the access log,
 and the statistics of proxy and clusters at the end. The guest is tests/guests/network.wat, compiled by `cargo test --test it guests`:
 it logs every callback with what its buffers hold, and does what the first byte of the data says. PLENIPO names the binary
-(target/debug/plenipo). `--self` compares Envoy with itself. The exit status is 1 where there is a difference that is not in `DEVIATIONS`.
+(target/release/plenipo). `--self` compares Envoy with itself. The exit status is 1 where there is a difference that is not in `DEVIATIONS`.
 """
 
 import argparse
@@ -380,7 +380,7 @@ def main():
     if not GUEST.exists():
         sys.exit(f"{GUEST} is not there: cargo test --test it guests")
     envoy = shutil.which("envoy")
-    ours = envoy if args.itself else os.environ.get("PLENIPO", str(ROOT / "target/debug/plenipo"))
+    ours = envoy if args.itself else os.environ.get("PLENIPO", str(ROOT / "target/release/plenipo"))
     cases = [name for name in CASES if fnmatch.fnmatch(name, args.only)]
     wrong = listed = 0
     with tempfile.TemporaryDirectory() as folder:

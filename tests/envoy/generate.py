@@ -21,7 +21,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 TYPE = "type.googleapis.com/envoy.extensions."
 
-SEGMENTS = ["a", "b", "A", "ab", "a.b", "a-b", "1", "22", "a%20b", "a%2Fb", "a%2fb", "%61", "a;b", ".", "..", "", "a b"[:1], "é"[:0]]
+SEGMENTS = ["a", "b", "A", "ab", "a.b", "a-b", "1", "22", "a%20b", "a%2Fb", "a%2fb", "%61", "a;b", ".", "..", "", "a", ""]
 HOSTS = ["a.test", "b.a.test", "c-a.test", "pre.x", "pre.fix.y", "A.Test", "other"]
 NAMES = ["x-a", "x-b", "x-c", "accept", "cookie", "user-agent", "x-forwarded-host", "x-request-id"]
 VALUES = ["", "1", "2", "10", "-3", "one", "ONE", "one,two", "o", "a b", "1.5", "99999999999999999999"]

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use super::SelectedRoute;
-use super::rewrite::{replace_prefix, replace_regex};
+use super::rewrite::{names_something, replace_prefix, replace_regex};
 use crate::config::route::{RedirectAction, RedirectPath};
 use crate::http::{RequestHead, Scheme};
 
@@ -64,7 +64,7 @@ pub fn rewritten_path(
             substitution,
         } => replace_regex(&pattern.regex, substitution, path),
     };
-    (!path.is_empty()).then_some(path)
+    names_something(path)
 }
 
 fn path(redirect: &RedirectAction, request: &[u8]) -> Vec<u8> {

@@ -64,7 +64,7 @@ pub fn rewritten_path(selected: &SelectedRoute, path: &[u8]) -> Option<Vec<u8>> 
             substitution,
         } => replace_regex(&pattern.regex, substitution, path),
     };
-    (!path.is_empty()).then_some(path)
+    names_something(path)
 }
 
 /// `path` with what the route matched replaced: the prefix, or the whole path for the other kinds of match.
@@ -75,6 +75,11 @@ pub(super) fn replace_prefix(selected: &SelectedRoute, path: &[u8], with: &str) 
     };
     let rest = path.get(matched..).unwrap_or_default();
     [with.as_bytes(), rest].concat()
+}
+
+/// `path`, but for one that is nothing, or nothing before its query.
+pub(super) fn names_something(path: Vec<u8>) -> Option<Vec<u8>> {
+    (!matches!(path.first(), None | Some(b'?'))).then_some(path)
 }
 
 /// `path` with every match in its path part replaced; the query stays.

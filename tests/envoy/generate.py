@@ -445,7 +445,7 @@ def request(draw, index, listener, manager):
     version = draw.random()
     if version < 0.05:
         made["version"] = "HTTP/1.0"
-    elif version < 0.08:
+    elif version < 0.08 and "#" not in made["path"]:
         made["path"] = f"{draw.choice(['http', 'http', 'https', 'HTTP', 'ftp'])}://{domain}{made['path']}"
     return made
 

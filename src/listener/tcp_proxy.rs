@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncWrite as _};
 use tokio::time::{Instant, Sleep};
 
-use self::bytes::{Outgoing, poll_read_all};
+use self::bytes::{Outgoing, flush, poll_read_all};
 use self::closing::{Closing, Failure};
 use super::connection::ServeContext;
 use crate::base::drain::DrainWatch;
@@ -93,6 +93,8 @@ pub(super) async fn serve(
         info.without_head = true;
         info.closed = Some(Box::default());
     }
+    // From the start, since nothing else ends a session that a plugin holds up.
+    let idle = proxy.config.idle_timeout;
     let mut session = Session {
         filters: proxy.filters.connection(&stream),
         context,
@@ -106,7 +108,7 @@ pub(super) async fn serve(
         upstream_end: false,
         paused: false,
         last_activity: Instant::now(),
-        idle: None,
+        idle: idle.map(|idle| Box::pin(tokio::time::sleep(idle))),
         buffered: (0, 0),
         logged: false,
         proxy,
@@ -522,19 +524,14 @@ impl Session {
     async fn close(mut self, closing: Closing) {
         let patience = self.proxy.config.idle_timeout.unwrap_or(FLUSH);
         if closing.flush && self.to_client.len > 0 {
-            let flush = std::future::poll_fn(|cx| {
-                // What fails now is closed anyway.
-                let (out, client, meter) = (&mut self.to_client, &mut self.client, &self.meter);
-                out.poll(|data| {
-                    let written = ready!(Pin::new(&mut *client).poll_write(cx, data))?;
-                    meter.add_sent(written);
-                    self.proxy
-                        .stats
-                        .add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, written as u64);
-                    Poll::Ready(Ok(written))
-                })
-            });
-            let _ = tokio::time::timeout(patience, flush).await;
+            let (client, meter, stats) = (&mut self.client, &self.meter, &self.proxy.stats);
+            flush(&mut self.to_client, patience, |cx, data| {
+                let written = ready!(Pin::new(&mut *client).poll_write(cx, data))?;
+                meter.add_sent(written);
+                stats.add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, written as u64);
+                Poll::Ready(Ok(written))
+            })
+            .await;
         }
         if closing.downstream == CloseType::LocalReset {
             self.client.reset_on_close();
@@ -559,8 +556,7 @@ impl Session {
         drop(self);
         stats.inc(stat::UPSTREAM_FLUSH_TOTAL);
         stats.inc(stat::UPSTREAM_FLUSH_ACTIVE);
-        let flush = std::future::poll_fn(|cx| out.poll(|data| upstream.poll_write(cx, data)));
-        let _ = tokio::time::timeout(patience, flush).await;
+        flush(&mut out, patience, |cx, data| upstream.poll_write(cx, data)).await;
         stats.dec(stat::UPSTREAM_FLUSH_ACTIVE);
     }
 

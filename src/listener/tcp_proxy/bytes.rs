@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
@@ -76,6 +77,21 @@ pub(super) fn poll_read_all(
         take(data);
     }
     Poll::Ready(Ok(false))
+}
+
+/// Writes what is left, for as long as the peer takes some of it now and then. What fails now is closed anyway.
+pub(super) async fn flush(
+    out: &mut Outgoing,
+    patience: Duration,
+    mut write: impl FnMut(&mut Context<'_>, &[u8]) -> Poll<io::Result<usize>>,
+) {
+    loop {
+        let before = out.len;
+        let all = std::future::poll_fn(|cx| out.poll(|data| write(cx, data)));
+        if tokio::time::timeout(patience, all).await.is_ok() || out.len == before {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

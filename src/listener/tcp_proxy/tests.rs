@@ -1,5 +1,7 @@
 //! Reading and writing of one side.
 
+use std::future::Future as _;
+
 use super::*;
 
 #[test]
@@ -72,4 +74,26 @@ fn what_is_on_its_way_leaves_in_order_and_in_parts() {
         Poll::Ready(Ok(()))
     ));
     assert_eq!(out.len, 0);
+}
+
+/// How long a flush of five bytes took, where the peer takes one each `pause` seconds; what was left of them.
+async fn flushed(pause: u64) -> (u64, usize) {
+    let begin = tokio::time::Instant::now();
+    let mut out = Outgoing::default();
+    out.push("bytes".into());
+    let mut next = Box::pin(tokio::time::sleep(Duration::from_secs(pause)));
+    flush(&mut out, Duration::from_secs(5), |cx, _| {
+        std::task::ready!(next.as_mut().poll(cx));
+        next.as_mut()
+            .reset(tokio::time::Instant::now() + Duration::from_secs(pause));
+        std::task::Poll::Ready(Ok(1))
+    })
+    .await;
+    (begin.elapsed().as_secs(), out.len)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_some_now_and_then_is_given_the_rest() {
+    assert_eq!(flushed(4).await, (20, 0));
+    assert_eq!(flushed(6).await, (5, 5));
 }

@@ -329,12 +329,6 @@ impl<H: Handler> Server<H> {
             Some(answer) => answer,
             None => return Some(ConnectionEnd::Remote),
         };
-        if !before.is_empty() {
-            let written = poll_fn(|cx| self.shared.lock().poll_write(cx, &mut before));
-            if written.await.is_err() {
-                return Some(ConnectionEnd::Remote);
-            }
-        }
         let reply = match answer {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => return Some(ConnectionEnd::Local),
@@ -354,7 +348,7 @@ impl<H: Handler> Server<H> {
             || limit.is_some_and(|limit| self.served >= limit)
             || answering.upgrade
             || answering.connect;
-        let (written, close) = self.write(reply, answering, close).await;
+        let (written, close) = self.write(reply, answering, close, before).await;
         match written {
             Written::Whole => {}
             Written::Broken => {
@@ -381,9 +375,11 @@ impl<H: Handler> Server<H> {
     async fn interim(&mut self, version: Version) -> bool {
         let mut out = OutBuf::default();
         encode::interim(out.text(), version);
-        poll_fn(|cx| self.shared.lock().poll_write(cx, &mut out))
-            .await
-            .is_ok()
+        let written = poll_fn(|cx| self.shared.lock().poll_write(cx, &mut out));
+        match self.options.stream_idle_timeout {
+            Some(limit) => matches!(tokio::time::timeout(limit, written).await, Ok(Ok(()))),
+            None => written.await.is_ok(),
+        }
     }
 
     /// The body of a request that is framed so; in memory, where all of it is there.
@@ -460,13 +456,13 @@ impl<H: Handler> Server<H> {
         reply: Reply<H::Head>,
         answering: Answering,
         close: bool,
+        mut out: OutBuf,
     ) -> (Written, bool) {
         let Reply { head, body, .. } = reply;
         let exact = body.size_hint().exact();
         // Envoy keeps an HTTP/1.0 connection only where the length stands in the head before it is framed.
         let length_missing = answering.old && body.is_end_stream();
         let http1 = &self.options.http1;
-        let mut out = OutBuf::default();
         let (sending, close) = head.lend(|head| {
             let sending = encode::response_framing(head, exact, answering);
             let close = close
@@ -538,7 +534,7 @@ impl<H: Handler> Server<H> {
             upgrade: false,
             old: false,
         };
-        if let (Written::Whole, _) = self.write(reply, answering, true).await {
+        if let (Written::Whole, _) = self.write(reply, answering, true, OutBuf::default()).await {
             self.close(false).await;
         }
     }

@@ -151,7 +151,7 @@ pub(in super::super) async fn serve<H: Handler>(
     );
     let mut connection = pin!(connection);
     let mut timers = Timers::new(&options, drain);
-    let mut tails = TailWatch::new(tails);
+    let mut tails = TailWatch::new(tails, Arc::clone(&meter));
     let mut stuck = false;
     let mut ending: Option<ConnectionEnd> = None;
     let mut farewell: Option<Farewell> = None;
@@ -189,9 +189,6 @@ pub(in super::super) async fn serve<H: Handler>(
                 connection.as_mut().graceful_shutdown();
             }
             cx.waker().wake_by_ref();
-        } else if stuck && streams.active.load(Ordering::Relaxed) == 0 {
-            // The others are done, and what is left would wait for ever.
-            return Poll::Ready(ending.take().unwrap_or(ConnectionEnd::Local));
         }
         if let Some(end) = &ending {
             let farewell = farewell.get_or_insert_with(|| Farewell::new(&options, &meter));
@@ -207,21 +204,22 @@ struct Farewell {
     timer: Pin<Box<Sleep>>,
     /// `drain_timeout`.
     limit: Duration,
-    /// Bytes received when the timer was set. Who still takes a response shows it by these.
-    received: u64,
+    /// Bytes received and sent when the timer was set: who still takes a response shows it by these.
+    moved: u64,
 }
 
 impl Farewell {
     fn new(options: &Options, meter: &ConnectionMeter) -> Self {
-        let limit = options.drain_timeout;
+        // Who is given no time at all would be looked at without end, and could not answer the PING.
+        let limit = options.drain_timeout.max(Duration::from_secs(1));
         Self {
             timer: Box::pin(tokio::time::sleep(limit)),
             limit,
-            received: meter.received(),
+            moved: meter.received() + meter.sent(),
         }
     }
 
-    /// Ready where for as long as the limit there was no stream, and nothing came.
+    /// Ready where for as long as the limit there was no stream, and nothing came or went.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -229,8 +227,8 @@ impl Farewell {
         meter: &ConnectionMeter,
     ) -> Poll<()> {
         while self.timer.as_mut().poll(cx).is_ready() {
-            let (now, received) = (Instant::now(), meter.received());
-            let silent = received == self.received && streams.active.load(Ordering::Relaxed) == 0;
+            let (now, moved) = (Instant::now(), meter.received() + meter.sent());
+            let silent = moved == self.moved && streams.active.load(Ordering::Relaxed) == 0;
             let since = if silent {
                 *streams.idle_since.lock()
             } else {
@@ -239,7 +237,7 @@ impl Farewell {
             if silent && since + self.limit <= now {
                 return Poll::Ready(());
             }
-            self.received = received;
+            self.moved = moved;
             self.timer.as_mut().reset(since + self.limit);
         }
         Poll::Pending

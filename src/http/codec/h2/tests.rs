@@ -490,7 +490,8 @@ async fn a_tail_without_a_window_ends_the_connection_when_the_others_are_done() 
     assert_eq!(before.elapsed().as_secs(), 30);
     assert!(body.data().await.expect("an end").is_err());
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
-    assert_eq!(before.elapsed().as_secs(), 30);
+    // The other response moved bytes: the drain timeout of 5 s begins after it.
+    assert!((30..=40).contains(&before.elapsed().as_secs()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -446,7 +446,10 @@ def request(draw, index, listener, manager):
     if version < 0.05:
         made["version"] = "HTTP/1.0"
     elif version < 0.08 and "#" not in made["path"]:
-        made["path"] = f"{draw.choice(['http', 'http', 'https', 'HTTP', 'ftp'])}://{domain}{made['path']}"
+        whole = f"{draw.choice(['http', 'http', 'https', 'HTTP', 'ftp'])}://{domain}{made['path']}"
+        # Where such a target is refused for its slashes, the server name in the log differs.
+        if manager.get("path_with_escaped_slashes_action") not in ("REJECT_REQUEST", "UNESCAPE_AND_REDIRECT"):
+            made["path"] = whole
     return made
 
 

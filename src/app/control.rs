@@ -183,28 +183,12 @@ async fn resolved(clusters: &ClusterMap) {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use futures_util::future::BoxFuture;
 
     use super::*;
     use crate::cluster::Cluster;
-    use crate::cluster::dns::{ResolveError, Resolved, Resolver};
+    use crate::cluster::dns::Silent;
     use crate::cluster::testing::{config, eds, endpoint, endpoints, runtime_with};
-    use crate::config::cluster::DnsOptions;
     use crate::config::endpoint::Address;
-
-    /// Answers nothing.
-    #[derive(Debug)]
-    struct Silent;
-
-    impl Resolver for Silent {
-        fn resolve<'a>(
-            &'a self,
-            _: &'a str,
-            _: &'a DnsOptions,
-        ) -> BoxFuture<'a, Result<Resolved, ResolveError>> {
-            Box::pin(std::future::pending())
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_first_opening_waits_for_names_alone_and_not_for_ever() {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use futures_util::future::BoxFuture;
 
 use super::admission::{Trial, callable};
 use super::process::xds_options;
@@ -11,9 +10,8 @@ use super::services::Services;
 use crate::base::Workers;
 use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
-use crate::cluster::dns::{ResolveError, Resolved, Resolver};
+use crate::cluster::dns::Silent;
 use crate::cluster::{self, ClusterMap};
-use crate::config::cluster::DnsOptions;
 use crate::filter;
 use crate::telemetry::metrics::Registry;
 use crate::wasm;
@@ -50,18 +48,4 @@ pub(super) async fn validate(
     trial.listeners(&xds.static_listeners).await?;
     Services::try_out(&plugins, &bootstrap.services).await?;
     Ok(())
-}
-
-/// Asks nobody.
-#[derive(Debug)]
-struct Silent;
-
-impl Resolver for Silent {
-    fn resolve<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a DnsOptions,
-    ) -> BoxFuture<'a, Result<Resolved, ResolveError>> {
-        Box::pin(std::future::pending())
-    }
 }

@@ -56,6 +56,20 @@ pub trait Resolver: fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Resolved, ResolveError>>;
 }
 
+/// Asks nobody: no name is ever answered.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Resolver for Silent {
+    fn resolve<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a DnsOptions,
+    ) -> BoxFuture<'a, Result<Resolved, ResolveError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
 /// What needs no resolver: IP literals, and `localhost` with all below it (RFC 6761).
 fn literal(name: &str, family: DnsFamily) -> Option<Resolved> {
     let (v4, v6) = (

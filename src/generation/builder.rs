@@ -263,17 +263,9 @@ impl Builder {
             _ => {
                 let warmth = Arc::new(Warmth::default());
                 let context = ChainContext {
-                    stat_prefix: &manager.stat_prefix,
-                    listener: &listener.name,
-                    filter_chain: &chain.name,
-                    direction: listener.direction,
-                    listener_metadata: listener.metadata.as_ref(),
-                    metrics: &self.parts.metrics,
-                    node: &self.parts.node,
-                    plugins: Some(&self.parts.plugins),
-                    warmth: &warmth,
                     routes: routes.as_ref().map(|table| &**table.config()),
                     health_failed: Some(&self.parts.health_failed),
+                    ..self.chain_context(listener, chain, &manager.stat_prefix, &warmth)
                 };
                 let filters = HttpFilterChain::build(
                     &self.parts.filters,
@@ -331,6 +323,29 @@ impl Builder {
             discovered,
             plugins: world.plugins,
         })
+    }
+
+    /// What filters of `chain` are built with, but for what HTTP alone has.
+    fn chain_context<'a>(
+        &'a self,
+        listener: &'a Listener,
+        chain: &'a FilterChain,
+        stat_prefix: &'a str,
+        warmth: &'a Warmth,
+    ) -> ChainContext<'a> {
+        ChainContext {
+            stat_prefix,
+            listener: &listener.name,
+            filter_chain: &chain.name,
+            direction: listener.direction,
+            listener_metadata: listener.metadata.as_ref(),
+            metrics: &self.parts.metrics,
+            node: &self.parts.node,
+            plugins: Some(&self.parts.plugins),
+            warmth,
+            routes: None,
+            health_failed: None,
+        }
     }
 
     fn access_log(&self, listener: &Listener, logs: &[AccessLog]) -> Arc<AccessLogger> {

@@ -9,7 +9,7 @@ use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::Options;
 use crate::config::listener::FilterChain;
 use crate::config::tcp_proxy::TcpProxy as Config;
-use crate::filter::factory::{ChainContext, Warmth};
+use crate::filter::factory::Warmth;
 use crate::filter::network::NetworkFilters;
 use crate::generation::{ChainDrain, ChainIdentity, LiveChain, LiveTerminal, TcpProxy};
 use crate::stream::StreamConfig;
@@ -43,19 +43,7 @@ impl Builder {
             return Arc::clone(known.chain);
         }
         let warmth = Arc::new(Warmth::default());
-        let context = ChainContext {
-            stat_prefix: &config.stat_prefix,
-            listener: &listener.name,
-            filter_chain: &chain.name,
-            direction: listener.direction,
-            listener_metadata: listener.metadata.as_ref(),
-            metrics: &self.parts.metrics,
-            node: &self.parts.node,
-            plugins: Some(&self.parts.plugins),
-            warmth: &warmth,
-            routes: None,
-            health_failed: None,
-        };
+        let context = self.chain_context(listener, chain, &config.stat_prefix, &warmth);
         let filters = NetworkFilters::build(&self.parts.filters, &chain.network, &context);
         let access_log = match known {
             Some((_, proxy)) if proxy.config.access_log == config.access_log => {

@@ -331,10 +331,15 @@ def main():
     if not arguments.no_write:
         results = ROOT / "bench/results"
         results.mkdir(exist_ok=True)
-        stamp = time.strftime("%Y-%m-%d")
-        (results / f"{stamp}.md").write_text(
-            f"# Ratios to Envoy 1.40.0, {stamp}\n\nOne worker each, medians of interleaved pairs; `bench/run.py` says how. "
-            f"{os.cpu_count()} cores.\n\n{table}\n")
+        stamp, commit = time.strftime("%Y-%m-%d"), subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        title = f"# Ratios to Envoy 1.40.0, {stamp}\n"
+        # What was written about earlier runs of the day stays below.
+        page = results / f"{stamp}.md"
+        earlier = page.read_text().removeprefix(title) if page.exists() else ""
+        page.write_text(
+            f"{title}\n## {commit}, {time.strftime('%H:%M')}\n\nOne worker each, medians of interleaved pairs; `bench/run.py` "
+            f"says how. {os.cpu_count()} cores.\n\n{table}\n{earlier}")
         (results / "latest.json").write_text(json.dumps(bench.results, indent=1) + "\n")
 
 

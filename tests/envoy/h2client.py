@@ -55,6 +55,7 @@ class Connection:
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.decoder.max_header_list_size = 1 << 24
         self.buffer = b""
+        self.unsent = b""
         self.streams = {}
         self.goaway = None
         self.closed = None
@@ -66,6 +67,11 @@ class Connection:
             self.send(frame(WINDOW_UPDATE, 0, 0, struct.pack("!I", (1 << 30))))
 
     def send(self, data):
+        """Frames go out together when the client next waits: whether the proxy saw a head without its body is no chance."""
+        self.unsent += data
+
+    def flush(self):
+        data, self.unsent = self.unsent, b""
         try:
             self.socket.sendall(data)
         except OSError:
@@ -90,7 +96,8 @@ class Connection:
             self.send(frame(DATA, END_STREAM if end and piece is pieces[-1] else 0, stream, piece))
 
     def read(self, until, limit=None):
-        """Handles frames until `until()` holds, the connection ends, or time is over."""
+        """Sends what is unsent, and handles frames until `until()` holds, the connection ends, or time is over."""
+        self.flush()
         deadline = min(self.deadline, time.monotonic() + limit) if limit else self.deadline
         while not until() and not self.closed:
             while len(self.buffer) >= 9:
@@ -101,6 +108,7 @@ class Connection:
                 stream = int.from_bytes(self.buffer[5:9], "big") & 0x7FFFFFFF
                 payload, self.buffer = self.buffer[9 : 9 + length], self.buffer[9 + length :]
                 self.handle(kind, flags, stream, payload)
+            self.flush()
             if until():
                 return
             left = deadline - time.monotonic()

@@ -145,7 +145,13 @@ async def exchange(reader, writer):
         await writer.drain()
 
     if path == "/early413":
-        await send(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 4\r\n\r\nbig\n")
+        await send(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbig\n")
+        # To close with the body unread would be a reset, and chance which of the two the proxy sees.
+        writer.write_eof()
+        try:
+            await asyncio.wait_for(reader.read(), 1)
+        except (TimeoutError, asyncio.TimeoutError, ConnectionError):
+            pass
         return False
     if path == "/continue":
         await send(b"HTTP/1.1 100 Continue\r\nx-up: 1\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")

@@ -298,6 +298,12 @@ fn static_resources_of(
                     .at_index("listeners", index),
             );
         }
+        if parsed_listeners
+            .iter()
+            .any(|other: &Static<Listener>| Address::meet(&other.value.addresses, &value.addresses))
+        {
+            return Err(value.duplicate_address().at_index("listeners", index));
+        }
         parsed_listeners.push(Static {
             proto,
             value: value.into(),

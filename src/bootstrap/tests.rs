@@ -525,22 +525,19 @@ fn a_control_plane_of_google_grpc_needs_no_cluster() {
 }
 
 #[test]
-fn listeners_without_names_may_share_port_zero() {
-    let listener = |name: &str| {
+fn no_two_listeners_have_one_address_but_port_zero() {
+    let listener = |name: &str, port: u16| {
         format!(
-            "{{{name} address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: \
+            "{{{name} address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, filter_chains: [{{filters: \
              [{{name: hcm, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.\
              http_connection_manager.v3.HttpConnectionManager, stat_prefix: s, route_config: {{}}, http_filters: [{{name: \
              r, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}]}}"
         )
     };
-    let both = |name: &str| {
-        format!(
-            "static_resources: {{listeners: [{}, {}]}}",
-            listener(name),
-            listener(name)
-        )
+    let two = |first: String, second: String| {
+        format!("static_resources: {{listeners: [{first}, {second}]}}")
     };
+    let both = |name: &str| two(listener(name, 0), listener(name, 0));
     let parse =
         |text: &str| Bootstrap::parse(load(&yaml(text)).unwrap().proto, &crate::config::stub::Stub);
     let bootstrap = parse(&both("")).unwrap();
@@ -552,5 +549,13 @@ fn listeners_without_names_may_share_port_zero() {
     assert_eq!(
         parse(&both("name: l,")).unwrap_err().to_string(),
         "static_resources.listeners[1]: duplicate listener 'l'"
+    );
+    let error = parse(&two(listener("name: a,", 81), listener("name: b,", 81))).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.starts_with(
+            "static_resources.listeners[1]: error adding listener: 'b' has duplicate address '127.0.0.1:81' as existing listener"
+        ),
+        "{error}"
     );
 }

@@ -16,6 +16,7 @@ mod grpc;
 mod guests;
 mod hostile;
 mod layering;
+mod listeners;
 mod network;
 mod options;
 #[cfg(feature = "wasm")]

@@ -140,9 +140,14 @@ impl ChainDrain {
 
     /// Lets go of the connection manager where no connection is left; true where that was so.
     fn finish(&self) -> bool {
+        if self.trigger.is_watched() {
+            return false;
+        }
+        let last = self.last.swap(None);
+        // Somebody came meanwhile.
         let over = !self.trigger.is_watched();
-        if over {
-            self.last.store(None);
+        if !over {
+            self.last.store(last);
         }
         over
     }

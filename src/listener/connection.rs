@@ -177,7 +177,7 @@ pub(super) async fn serve(
     };
     drop(entrance);
     let mut counted = Counted::new(stats);
-    let Some((chain, direction, metadata)) = chain else {
+    let Some((chain, drain, direction, metadata)) = chain else {
         counted.listener.set.inc(socket::NO_FILTER_CHAIN_MATCH);
         return;
     };
@@ -201,7 +201,7 @@ pub(super) async fn serve(
     let hcm = match &chain.terminal {
         LiveTerminal::Http(hcm) => hcm,
         LiveTerminal::Tcp(proxy) => {
-            let (proxy, drain) = (Arc::clone(proxy), chain.drain.watch());
+            let proxy = Arc::clone(proxy);
             drop(chain);
             return tcp_proxy::serve(context, proxy, io, info, drain, drain_time).await;
         }
@@ -209,7 +209,7 @@ pub(super) async fn serve(
     let stats = Arc::clone(&hcm.records.http);
     let codec = hcm.config.codec;
     let options = Arc::clone(&hcm.stream.options);
-    let (drain, deadline) = (chain.drain.watch(), chain.drain.watch());
+    let deadline = drain.clone();
     let handler = HttpConnection::new(Arc::clone(&context), info, &chain, hcm);
     drop(chain);
     let served = server::serve(io, codec, options, handler, drain, meter);
@@ -255,10 +255,14 @@ async fn until(
     .await
 }
 
-type Admitted = (
-    Arc<str>,
-    Arc<ListenerStats>,
-    Option<(Arc<LiveChain>, TrafficDirection, Option<Arc<pb::Metadata>>)>,
+type Admitted = (Arc<str>, Arc<ListenerStats>, Option<Chosen>);
+
+/// The chain, the watch of its drain, and what its listener says of itself.
+type Chosen = (
+    Arc<LiveChain>,
+    DrainWatch,
+    TrafficDirection,
+    Option<Arc<pb::Metadata>>,
 );
 
 /// The listener's name and statistics, and the chain that takes the connection, of the Generation of this moment.
@@ -268,22 +272,30 @@ fn admit(
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
 ) -> Option<Admitted> {
-    let generation = context.current.load();
-    let live = entrance.listener(&generation)?;
-    let chain = live.select(&ConnectionFacts {
-        destination: local,
-        source: remote,
-        server_name: "",
-        transport_protocol: "raw_buffer",
-        application_protocols: &[],
-    });
-    let chain = chain.map(|chain| {
-        (
-            Arc::clone(chain),
-            live.config.direction,
-            live.config.metadata.clone(),
-        )
-    });
-    let name = Arc::clone(&live.config.name);
-    Some((name, Arc::clone(&live.stats), chain))
+    loop {
+        let generation = context.current.load();
+        let live = entrance.listener(&generation)?;
+        let chain = live.select(&ConnectionFacts {
+            destination: local,
+            source: remote,
+            server_name: "",
+            transport_protocol: "raw_buffer",
+            application_protocols: &[],
+        });
+        let chain = chain.map(|chain| (Arc::clone(chain), chain.drain.watch()));
+        // Its drain was over before this connection was known: the Generation that ended it is there by now.
+        if let Some((chain, watch)) = &chain
+            && watch.is_draining()
+            && chain.http().is_some()
+            && chain.drain.last().is_none()
+        {
+            continue;
+        }
+        let config = &live.config;
+        let chain = chain.map(|(chain, watch)| {
+            let metadata = config.metadata.clone();
+            (chain, watch, config.direction, metadata)
+        });
+        return Some((Arc::clone(&config.name), Arc::clone(&live.stats), chain));
+    }
 }

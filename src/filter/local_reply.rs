@@ -64,7 +64,9 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
     let mut response = stream.response.lock();
     let head = response.insert(head);
     if is_grpc {
-        grpc::reply(head, reply.status, &reply.body, reply.grpc_status);
+        // As in Envoy, the answer to a HEAD has no message.
+        let message: &[u8] = if is_head { &[] } else { &reply.body };
+        grpc::reply(head, reply.status, message, reply.grpc_status);
         return Body::empty();
     }
     if !reply.body.is_empty() {

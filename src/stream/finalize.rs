@@ -20,8 +20,20 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 /// the `x-envoy-original-…` headers where `keep_original` (the router's `suppress_envoy_headers` is off).
 /// `auto_host_rewrite` is left to the router (`route::rewrite::set_authority`).
 pub fn finalize_request(stream: &Stream, route: &SelectedRoute, keep_original: bool) {
+    let weighted = route.weighted_cluster();
+    let mut host = weighted
+        .and_then(|cluster| cluster.host_rewrite.as_deref())
+        .and_then(|host| HeaderValue::from_str(host).ok());
     for mutations in route.request_mutations() {
+        // Those of the weighted cluster come first. Its host is what the others see.
+        let own = weighted.is_some_and(|cluster| std::ptr::eq(mutations, &cluster.request_headers));
+        if !own && let Some(host) = host.take() {
+            stream.request.lock().authority = host;
+        }
         mutate_request_for(stream, Some(route), mutations);
+    }
+    if let Some(host) = host {
+        stream.request.lock().authority = host;
     }
     let Some(forward) = route.forward() else {
         return;
@@ -37,18 +49,11 @@ pub fn finalize_request(stream: &Stream, route: &SelectedRoute, keep_original: b
         PathRewrite::None | PathRewrite::Prefix(_) | PathRewrite::Regex { .. } => None,
     };
     let mut request = stream.request.lock();
-    // Of the weighted cluster, then the route's own, which sees the path before it is rewritten.
-    let weighted = route
-        .weighted_cluster()
-        .and_then(|cluster| cluster.host_rewrite.as_deref())
-        .and_then(|host| HeaderValue::from_str(host).ok());
+    // The route's own rewrite of the host sees the path before it is rewritten.
     let host = rewrite::rewritten_host(route, &request);
     let path = formatted.or_else(|| rewrite::rewritten_path(route, request.path.as_bytes()));
     if let Some(path) = path.and_then(|path| HeaderValue::from_bytes(&path).ok()) {
         set_path(&mut request, path, keep_original);
-    }
-    if let Some(host) = weighted {
-        request.authority = host;
     }
     if let Some(host) = host {
         rewrite::set_authority(

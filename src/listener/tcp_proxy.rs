@@ -35,6 +35,9 @@ use crate::stream::{CloseInfo, CloseType, ConnectionInfo, Stream};
 /// How long what is on its way out may take where nothing else limits it.
 const FLUSH: Duration = Duration::from_secs(3600);
 
+/// So many requests of filters are met before others have their turn.
+const REQUESTS: u32 = 16;
+
 type Connecting = Pin<Box<dyn Future<Output = Result<TcpConnection, ConnectError>> + Send>>;
 
 enum Upstream {
@@ -64,6 +67,8 @@ struct Session {
     client_end: bool,
     /// The host has sent all.
     upstream_end: bool,
+    /// The client's connection has failed behind what came of it, which goes on first; then the host's likewise.
+    failed: [Option<io::Error>; 2],
     /// The client is not read, since its data are not taken.
     paused: bool,
     last_activity: Instant,
@@ -106,6 +111,7 @@ pub(super) async fn serve(
         to_client: Outgoing::default(),
         client_end: false,
         upstream_end: false,
+        failed: [None, None],
         paused: false,
         last_activity: Instant::now(),
         idle: idle.map(|idle| Box::pin(tokio::time::sleep(idle))),
@@ -157,8 +163,9 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        let mut requests = REQUESTS;
         loop {
-            match self.advance(cx) {
+            match self.advance(cx, &mut requests) {
                 Ok(true) => {}
                 Ok(false) => {
                     let held = self.filters.held().len(Towards::Upstream);
@@ -186,10 +193,14 @@ impl Session {
     }
 
     /// Does what can be done; whether that was anything.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
+    fn advance(&mut self, cx: &mut Context<'_>, requests: &mut u32) -> Result<bool, Closing> {
         let mut moved = false;
-        if let Some(request) = self.filters.poll_request(cx) {
+        if *requests == 0 {
+            // Plugins that keep each other going leave the worker to others now and then.
+            cx.waker().wake_by_ref();
+        } else if let Some(request) = self.filters.poll_request(cx) {
             moved = true;
+            *requests -= 1;
             match request {
                 Request::GoOn(from) => self.walk(from)?,
                 Request::Close(reason) => return Err(Closing::local(reason)),
@@ -339,6 +350,9 @@ impl Session {
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
+        if let Some(error) = self.failed[0].take() {
+            return Err(Closing::by_client(&error));
+        }
         if self.client_end || !matches!(self.upstream, Upstream::Connected(_)) {
             return Ok(false);
         }
@@ -367,7 +381,10 @@ impl Session {
         );
         match read {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(end)) => self.client_end = end,
+            Poll::Ready(Ok(after)) => {
+                self.client_end = after.end;
+                self.failed[0] = after.failure;
+            }
             Poll::Ready(Err(error)) => return Err(Closing::by_client(&error)),
         }
         self.last_activity = Instant::now();
@@ -381,6 +398,9 @@ impl Session {
     }
 
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
+        if let Some(error) = self.failed[1].take() {
+            return Err(self.by_upstream(&error));
+        }
         let Upstream::Connected(upstream) = &mut self.upstream else {
             return Ok(false);
         };
@@ -397,9 +417,10 @@ impl Session {
         );
         match read {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(end)) => {
-                self.upstream_end = end;
-                if end && self.to_upstream.shut {
+            Poll::Ready(Ok(after)) => {
+                self.upstream_end = after.end;
+                self.failed[1] = after.failure;
+                if after.end && self.to_upstream.shut {
                     upstream.closed_by_peer();
                 }
             }

@@ -259,19 +259,24 @@ async fn a_reset_of_one_side_resets_the_other() {
     ))
     .await;
     let address = proxy.address("tcp").await;
-    for by_client in [true, false] {
+    for (by_client, behind_data) in [(true, false), (false, false), (true, true), (false, true)] {
         let mut client = TcpStream::connect(address).await.expect("connected");
         let (mut server, _) = listener_socket.accept().await.expect("accepted");
         client.write_all(b"x").await.expect("sent");
         expect(&mut server, "x").await;
-        let (gone, mut stays) = if by_client {
+        let (mut gone, mut stays) = if by_client {
             (client, server)
         } else {
             (server, client)
         };
+        if behind_data {
+            // Read in one go with what follows.
+            gone.write_all(&[b'x'; 1000]).await.expect("sent");
+        }
         gone.set_zero_linger().expect("an option");
         drop(gone);
-        let error = stays.read(&mut [0]).await.expect_err("a reset");
+        let error = stays.read_to_end(&mut Vec::new()).await;
+        let error = error.expect_err("a reset, not an end");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 }

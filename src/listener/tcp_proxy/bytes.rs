@@ -51,12 +51,22 @@ impl Outgoing {
     }
 }
 
-/// Reads what is there, up to `room` bytes; whether the end was reached. Pending: nothing was there.
+/// What came behind the data of a reading.
+#[derive(Debug, Default)]
+pub(super) struct After {
+    /// There will be no more.
+    pub(super) end: bool,
+    /// The connection has failed. A socket tells that once: whoever forgets it takes the next reading for an end.
+    pub(super) failure: Option<io::Error>,
+}
+
+/// Reads what is there, up to `room` bytes. Pending: nothing was there. Failed: and nothing came before.
 pub(super) fn poll_read_all(
     room: usize,
     mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
     mut take: impl FnMut(&[u8]),
-) -> Poll<io::Result<bool>> {
+) -> Poll<io::Result<After>> {
+    let mut after = After::default();
     let mut space = [MaybeUninit::uninit(); READ];
     let mut total = 0;
     while total < room {
@@ -64,19 +74,22 @@ pub(super) fn poll_read_all(
         match read(&mut buffer) {
             Poll::Pending if total == 0 => return Poll::Pending,
             Poll::Pending => break,
-            // What came before a failure is passed on first; the failure stays.
-            Poll::Ready(Err(_)) if total > 0 => break,
+            Poll::Ready(Err(error)) if total > 0 => {
+                after.failure = Some(error);
+                break;
+            }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) => {}
         }
         let data = buffer.filled();
         if data.is_empty() {
-            return Poll::Ready(Ok(true));
+            after.end = true;
+            break;
         }
         total += data.len();
         take(data);
     }
-    Poll::Ready(Ok(false))
+    Poll::Ready(Ok(after))
 }
 
 /// Writes what is left, for as long as the peer takes some of it now and then. What fails now is closed anyway.

@@ -486,6 +486,7 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         .map(|head| head.status.as_u16());
     let single = stream.request.lock().version < http::Version::HTTP_2;
     let info = stream.info.lock();
+    let malformed = single && info.flags.contains(ResponseFlag::DownstreamProtocolError);
     if let Some(status) = status {
         http.inc(stat::DOWNSTREAM_RQ_COMPLETED);
         listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
@@ -518,8 +519,8 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         // Envoy hears of its own resets as it hears of the client's.
         http.inc(stat::DOWNSTREAM_RQ_TX_RESET);
         http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
-    } else if status.is_some() && info.end.is_some() && info.request_end.is_none() {
-        // It resets what is answered before it has ended.
+    } else if status.is_some() && info.end.is_some() && (info.request_end.is_none() || malformed) {
+        // It resets what is answered before it has ended, and what is no request never ends.
         http.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
         http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
     }

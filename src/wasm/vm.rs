@@ -377,12 +377,17 @@ impl Vm {
         result
     }
 
-    /// Makes the context of a stream below the root context `root`.
+    /// Makes the context of a stream below the root context `root`. `upstream`: for a filter of its attempt.
     ///
     /// # Errors
     /// Where the VM is dead.
-    pub fn create_context(&self, root: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
-        self.with(|core| core.create_context(root, stream))
+    pub fn create_context(
+        &self,
+        root: u32,
+        stream: &Arc<Stream>,
+        upstream: bool,
+    ) -> Result<u32, Dead> {
+        self.with(|core| core.create_context(root, stream, upstream))
     }
 
     /// `on_request_headers`, `on_response_headers`.

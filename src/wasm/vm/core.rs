@@ -242,7 +242,7 @@ impl Core {
                         {
                             stream.decide(Verdict::Reply {
                                 reply: Box::new(reply),
-                                direct: context.responding,
+                                direct: context.replies_directly(),
                             });
                         }
                     }
@@ -281,8 +281,13 @@ impl Core {
         }
     }
 
-    pub(super) fn create_context(&mut self, root: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
-        self.create(root, stream, None)
+    pub(super) fn create_context(
+        &mut self,
+        root: u32,
+        stream: &Arc<Stream>,
+        upstream: bool,
+    ) -> Result<u32, Dead> {
+        self.create(root, stream, None, upstream)
     }
 
     pub(super) fn create(
@@ -290,11 +295,13 @@ impl Core {
         root: u32,
         stream: &Arc<Stream>,
         network: Option<NetworkView>,
+        upstream: bool,
     ) -> Result<u32, Dead> {
         let host = self.store.data_mut();
         let id = host.fresh_id();
         let mut context = StreamContext::new(Arc::downgrade(stream), root);
         context.network = network;
+        context.upstream = upstream;
         host.streams.insert(id, context);
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
@@ -506,7 +513,7 @@ impl Core {
 
     pub(super) fn log(&mut self, root: u32, id: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
         let id = if id == 0 {
-            self.create_context(root, stream)?
+            self.create_context(root, stream, false)?
         } else {
             id
         };

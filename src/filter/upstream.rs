@@ -272,6 +272,3 @@ impl HttpBody for AttemptBody {
         self.body.size_hint()
     }
 }
-
-#[cfg(test)]
-mod tests;

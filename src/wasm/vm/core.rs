@@ -15,7 +15,7 @@ use super::start::{describe, with_words};
 use super::{
     Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath, reset_details,
 };
-use crate::http::LocalReply;
+use crate::http::{LocalReply, ResponseFlag};
 use crate::stream::{Stream, Verdict};
 use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::{self, invalid_request_reply};
@@ -644,7 +644,11 @@ pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<Box
         head.has_host = false;
     }
     let connect = stream.request.lock().method == http::Method::CONNECT;
-    let reply = invalid_request_reply(context, removed, connect)?;
+    let mut reply = invalid_request_reply(context, removed, connect)?;
+    if context.upstream {
+        // There it is Envoy's codec that finds it.
+        reply = reply.flag(ResponseFlag::DownstreamProtocolError);
+    }
     context.ended = true;
     Some(Box::new(reply))
 }

@@ -6,7 +6,8 @@
 //! goes to the client through the listener's filters, and past them. Routes configure them and switch them off by their
 //! names, as they do the listener's. They hear nothing of the stream's log, and end with the attempt.
 //!
-//! Envoy begins to connect before these filters run, and we when the request has passed them.
+//! Envoy begins to connect before these filters run, and we when the request has passed them. Calls of our own
+//! (`cluster::client`) do not come this way.
 
 use std::collections::HashMap;
 use std::future::pending;

@@ -186,7 +186,8 @@ impl Registry {
 
     /// A Markdown table of the filters: what `docs/filters.md` shows.
     pub fn markdown(&self) -> String {
-        let mut text = String::from("| filter | message | per route | upstream |\n|---|---|---|---|\n");
+        let mut text =
+            String::from("| filter | message | per route | upstream |\n|---|---|---|---|\n");
         for entry in &self.entries {
             let route = entry.route_message.map(|name| format!("`{}`", name()));
             let upstream = if entry.upstream { "yes" } else { "–" };

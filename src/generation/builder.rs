@@ -13,6 +13,7 @@ use super::{
 };
 use arc_swap::ArcSwap;
 
+use self::upstream::LiveFilters;
 use crate::base::{PerWorker, Shard};
 use crate::cluster::{self, ClusterMap};
 use crate::config::access_log::AccessLog;
@@ -23,7 +24,6 @@ use crate::config::{Listener, Snapshot};
 use crate::filter::factory::{ChainContext, Warmth, runs_plugin};
 use crate::filter::upstream::UpstreamFilters;
 use crate::filter::{HttpFilterChain, Registry};
-use self::upstream::LiveFilters;
 use crate::pb;
 use crate::route::RouteTable;
 use crate::stream::access_log::{AccessLogger, Sinks};
@@ -246,7 +246,10 @@ impl Builder {
             RouteSource::Rds { name, source } => {
                 let now = world.snapshot.routes.get(&source.specifier, name);
                 let before = known.filter(|known| known.hcm.config.routes == manager.routes);
-                match (now, before.and_then(|known| known.hcm.stream.routes.clone())) {
+                match (
+                    now,
+                    before.and_then(|known| known.hcm.stream.routes.clone()),
+                ) {
                     // Make before break: routes wait for clusters that wait for plugins.
                     (Some(config), Some(before)) if config.names_any(world.absent) => Some(before),
                     (Some(config), _) => Some(self.table(config)),

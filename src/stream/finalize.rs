@@ -6,8 +6,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
-use super::{Phase, Stream};
 use super::format::{LogType, Scope, write_text};
+use super::{Phase, Stream};
 use crate::config::header::{AppendAction, HeaderMutations, HeaderTarget, HeaderValueOption};
 use crate::config::route::{PathRewrite, RedirectAction};
 use crate::http::joined::{self, Side};

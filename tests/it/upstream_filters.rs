@@ -32,7 +32,9 @@ const LONG: Duration = Duration::from_secs(30);
 fn cluster(name: &str, port: u16, filters: &str) -> pb::Any {
     let list = match filters {
         "" => String::new(),
-        filters => format!(", http_filters: [{filters}, {{name: codec, typed_config: {{'@type': {CODEC}}}}}]"),
+        filters => format!(
+            ", http_filters: [{filters}, {{name: codec, typed_config: {{'@type': {CODEC}}}}}]"
+        ),
     };
     any(&format!(
         "'@type': {CLUSTER}\nname: {name}\ntype: STATIC\nconnect_timeout: 1s\nload_assignment: {{cluster_name: {name}, \

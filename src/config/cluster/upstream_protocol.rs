@@ -52,7 +52,9 @@ pub(super) fn parse(
     let mut http = None;
     for (name, any) in extensions {
         if name == HTTP {
-            let options = resolve(&any).and_then(|any| unpack(&any)).and_then(|options| typed(options, known));
+            let options = resolve(&any)
+                .and_then(|any| unpack(&any))
+                .and_then(|options| typed(options, known));
             http = Some(options.at(&format!("typed_extension_protocol_options[{HTTP}]"))?);
         } else if !OTHERS.iter().any(|prefix| name.starts_with(prefix)) {
             return Err(ConfigError::invalid(format!(

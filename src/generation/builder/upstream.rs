@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::Builder;
 use crate::cluster::ClusterMap;
-use crate::config::listener::TrafficDirection;
 use crate::config::http_connection_manager::HttpFilter;
+use crate::config::listener::TrafficDirection;
 use crate::config::{Cluster, Snapshot};
 use crate::filter::HttpFilterChain;
 use crate::filter::factory::{ChainContext, Warmth};
@@ -73,8 +73,7 @@ impl Builder {
             };
             let before = known.remove(name);
             let unchanged = before.as_ref().is_some_and(|before| {
-                before.config == filters
-                    && (before.warmth.is_still() || before.plugins == plugins)
+                before.config == filters && (before.warmth.is_still() || before.plugins == plugins)
             });
             let live = if unchanged {
                 before
@@ -82,7 +81,9 @@ impl Builder {
                 let made = self.live_filters(name, filters, plugins);
                 if made.warmth.is_cold() {
                     upstreams.slots.extend(made.warmth.slots());
-                    let predecessor = previous.get(name).map(|cluster| Arc::clone(&cluster.config));
+                    let predecessor = previous
+                        .get(name)
+                        .map(|cluster| Arc::clone(&cluster.config));
                     if predecessor.is_none() {
                         upstreams.absent.insert(Arc::clone(name));
                     }
@@ -125,9 +126,7 @@ impl Builder {
     }
 
     /// The filters that serve, by cluster.
-    pub(super) fn serving_filters(
-        &self,
-    ) -> impl Iterator<Item = (Arc<str>, Arc<HttpFilterChain>)> {
+    pub(super) fn serving_filters(&self) -> impl Iterator<Item = (Arc<str>, Arc<HttpFilterChain>)> {
         self.upstream_filters
             .iter()
             .map(|(name, live)| (Arc::clone(name), Arc::clone(&live.chain)))

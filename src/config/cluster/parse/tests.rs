@@ -378,7 +378,10 @@ fn the_protocol_is_named_in_two_ways() {
         let cluster = with_http(&format!(
             "explicit_http_config: {{http_protocol_options: {{}}}}, http_filters: [{list}]"
         ));
-        cluster.expect("valid").upstream_filters.map(|filters| filters.len())
+        cluster
+            .expect("valid")
+            .upstream_filters
+            .map(|filters| filters.len())
     };
     let codec = "{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}";
     let mutation = "{name: m, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation}}";

@@ -52,9 +52,7 @@ impl HttpFilter for Spy {
 
     fn end(&self, stream: &Arc<Stream>) {
         let count = stream.take_slot::<u32>(self.slot).map_or(0, |count| *count);
-        self.notes
-            .lock()
-            .push(format!("{} end {count}", self.name));
+        self.notes.lock().push(format!("{} end {count}", self.name));
     }
 }
 
@@ -225,7 +223,9 @@ async fn the_clusters_list_comes_before_the_routers_and_a_route_switches_filters
         notes.lock().clear();
         let status = chain.get("/").await.status();
         let notes = notes.lock();
-        let requests = notes.iter().filter_map(|note| note.strip_suffix(" request"));
+        let requests = notes
+            .iter()
+            .filter_map(|note| note.strip_suffix(" request"));
         (status, requests.collect::<Vec<_>>().join(" "))
     };
     let result = |status: u16, names: &str| (status, names.to_owned());
@@ -233,7 +233,13 @@ async fn the_clusters_list_comes_before_the_routers_and_a_route_switches_filters
     assert_eq!(asked(plain()).await, result(200, ""));
     assert_eq!(asked(behind_router(plain())).await, result(200, "router"));
 
-    let own = || filtered(&upstream, &notes, vec![spy("one", &notes), spy("two", &notes)]);
+    let own = || {
+        filtered(
+            &upstream,
+            &notes,
+            vec![spy("one", &notes), spy("two", &notes)],
+        )
+    };
     let both = behind_router(own());
     assert_eq!(asked(both).await, result(200, "down one two"));
 

@@ -476,10 +476,7 @@ impl Hold {
                 pump.resume();
             }
             match resumed {
-                Ok(())
-                    if direction == Direction::Request
-                        && let Some(reply) = self.vm.refusal(self.id, &stream) =>
-                {
+                Ok(()) if let Some(reply) = self.vm.refusal(self.id, &stream, direction) => {
                     Step::Reply(reply)
                 }
                 Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),

@@ -14,7 +14,7 @@ mod pauses;
 mod roots;
 mod start;
 
-use self::core::{Core, repair};
+use self::core::{Core, repair, without_status};
 use self::start::{describe, start};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -452,11 +452,19 @@ impl Vm {
         }
     }
 
-    /// What must be answered in the place of a request that the guest, in a callback of another, left so that it cannot
-    /// be sent.
-    pub fn refusal(&self, id: u32, stream: &Arc<Stream>) -> Option<Box<LocalReply>> {
+    /// What must be answered in the place of a head that the guest, in a callback of another, left so that it cannot be
+    /// sent.
+    pub fn refusal(
+        &self,
+        id: u32,
+        stream: &Arc<Stream>,
+        direction: Direction,
+    ) -> Option<Box<LocalReply>> {
         let mut core = self.core.lock();
         let context = core.store.data_mut().streams.get_mut(&id)?;
+        if direction == Direction::Response {
+            return without_status(context);
+        }
         let reply = repair(context, stream);
         context.request_gone = true;
         reply

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::time::Instant;
 use wasmtime::{Store, WasmParams, WasmResults};
 
@@ -365,6 +366,9 @@ impl Core {
             answer.reply = repair(context, stream);
             context.request_gone = goes_on;
         }
+        if direction == Direction::Response && goes_on && !ends {
+            answer.reply = without_status(context);
+        }
         if pauses {
             // With the heads alone, the body's callbacks may go on.
             let last = action != HeadersAction::Stop || end_of_stream;
@@ -625,6 +629,19 @@ fn hide_trailers(visible: &mut Visible, direction: Direction) {
         Direction::Request => visible.request_trailers = false,
         Direction::Response => visible.response_trailers = false,
     }
+}
+
+/// What is answered in the place of an upstream's answer whose status a filter of the upstream has removed.
+pub(super) fn without_status(context: &mut StreamContext) -> Option<Box<LocalReply>> {
+    if !(context.upstream && context.removed.status) {
+        return None;
+    }
+    context.ended = true;
+    Some(Box::new(LocalReply::new(
+        StatusCode::BAD_GATEWAY,
+        "missing required header: :status",
+        "filter_removed_required_response_headers{missing_required_header:_:status}",
+    )))
 }
 
 /// Applies what the guest removed of a request's pseudo-headers; the reply where nothing sendable is left.

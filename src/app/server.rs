@@ -158,6 +158,7 @@ impl Server {
         xds.check()?;
         builder.prime(&callable(&xds.static_clusters));
         let trial = Trial::new(Arc::clone(&filters), plugins.clone());
+        trial.clusters(&xds.static_clusters).await?;
         trial.listeners(&xds.static_listeners).await?;
         let client = xds::Client::start(xds, filters, Arc::new(trial), &metrics)
             .map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -16,6 +16,9 @@
 //!
 //! When a VM fails, the streams that it still has traffic callbacks to serve for are answered with 503
 //! (`wasm_fail_stream`) or, after the head, reset; with `FAIL_OPEN` they pass, all but the one whose callback failed.
+//!
+//! As a filter of an upstream it hears of one attempt instead of a stream: what it answers passes the listener's filters, it
+//! cannot have the route chosen anew, and there is no `on_log`, as in Envoy.
 
 mod declared;
 
@@ -35,6 +38,7 @@ use crate::config::ConfigError;
 use crate::config::error::At as _;
 use crate::http::{Body, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
+use crate::stream::attempt::{UPSTREAM_SLOTS, is_upstream};
 use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
 use crate::wasm::rollout::{Part, Trial};
 use crate::wasm::spec::{Code, Digest, FailurePolicy};
@@ -226,9 +230,13 @@ impl Wasm {
     /// Brings it to life.
     pub(super) fn of(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
         let chain = context.chain;
+        let slot = match context.slot.checked_sub(UPSTREAM_SLOTS) {
+            Some(slot) => format!("upstream {slot}"),
+            None => context.slot.to_string(),
+        };
         let place = format!(
-            "{}/{}/{}/{}/{}",
-            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
+            "{}/{}/{}/{slot}/{}",
+            chain.listener, chain.filter_chain, chain.stat_prefix, context.name
         );
         let own = Choice::resolve(&place, config, context);
         let mut by_route = HashMap::new();
@@ -320,7 +328,7 @@ impl HttpFilter for Wasm {
             return self.without_vm(choice, stream, body);
         };
         let vm = Arc::clone(&place.vm);
-        let Ok(id) = vm.create_context(place.root, stream) else {
+        let Ok(id) = vm.create_context(place.root, stream, is_upstream(self.slot)) else {
             return self.without_vm(choice, stream, body);
         };
         let policy = plugin.spec().failure;
@@ -383,7 +391,13 @@ impl HttpFilter for Wasm {
             let info = stream.info.lock();
             (info.abandoned, info.begin.elapsed())
         };
+        let upstream = is_upstream(self.slot);
         let (place, id, logged) = self.with_state(stream, |state| {
+            if upstream {
+                // There is no log. What still comes of the request's body passes unseen.
+                state.failed = true;
+                state.logged = true;
+            }
             if abandoned && state.place.is_none() && !state.failed {
                 let choice = self.choose(stream);
                 state.place = choice.plugin.as_ref().and_then(|plugin| plugin.place());
@@ -399,7 +413,7 @@ impl HttpFilter for Wasm {
             return;
         };
         // A guest is never entered from a drop, nor twice: then the VM's own task tells it, if it wants to hear.
-        let told = logged || !vm.wants_end();
+        let told = (logged && !abandoned) || !vm.wants_end();
         if vm.is_dead() || (told && vm.end(id, stream)) {
             return;
         }
@@ -408,6 +422,11 @@ impl HttpFilter for Wasm {
 }
 
 impl Hold {
+    /// True where an answer to this half goes past the filters. That of an upstream filter never does.
+    fn replies_directly(&self, direction: Direction) -> bool {
+        replies_directly(self.slot, direction)
+    }
+
     fn head(self, stream: &Arc<Stream>, direction: Direction, body: Body) -> Step<Body> {
         if self.vm.is_dead() {
             return self.dead(stream, body, false);
@@ -457,10 +476,7 @@ impl Hold {
                 pump.resume();
             }
             match resumed {
-                Ok(())
-                    if direction == Direction::Request
-                        && let Some(reply) = self.vm.refusal(self.id, &stream) =>
-                {
+                Ok(()) if let Some(reply) = self.vm.refusal(self.id, &stream, direction) => {
                     Step::Reply(reply)
                 }
                 Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),
@@ -537,6 +553,10 @@ pub(super) fn passes(policy: FailurePolicy, here: bool) -> bool {
     }
 }
 
+fn replies_directly(slot: usize, direction: Direction) -> bool {
+    direction == Direction::Response && !is_upstream(slot)
+}
+
 /// The VM has died while it held a body back.
 fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHandle) {
     let policy = stream.with_slot(slot, State::default, |state| {
@@ -549,7 +569,7 @@ fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHand
     } else {
         stream.decide(Verdict::Reply {
             reply: Box::new(fail_stream()),
-            direct: direction == Direction::Response,
+            direct: replies_directly(slot, direction),
         });
     }
 }
@@ -571,7 +591,7 @@ impl GuestTap {
         }
         stream.decide(Verdict::Reply {
             reply: Box::new(fail_stream()),
-            direct: self.direction == Direction::Response,
+            direct: self.hold.replies_directly(self.direction),
         });
         Flow::Drop
     }
@@ -581,7 +601,7 @@ impl GuestTap {
             self.hold.judge(stream, &reply);
             stream.decide(Verdict::Reply {
                 reply,
-                direct: self.direction == Direction::Response,
+                direct: self.hold.replies_directly(self.direction),
             });
             return Flow::Drop;
         }

@@ -14,7 +14,7 @@ pub mod stats;
 pub use builder::{Builder, Parts};
 pub use current::CurrentGeneration;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub struct Generation {
     /// The listeners that wait for plugins' first versions, and for how many; their predecessors, if any, are in
     /// `listeners`.
     pub warming: BTreeMap<Arc<str>, usize>,
+    /// The clusters that wait for plugins' first versions; what serves of their predecessors is in `clusters`.
+    pub warming_clusters: BTreeSet<Arc<str>>,
 }
 
 /// A listener with its chains.
@@ -230,6 +232,7 @@ impl Generation {
             clusters: Arc::default(),
             listeners: BTreeMap::new(),
             warming: BTreeMap::new(),
+            warming_clusters: BTreeSet::new(),
         }
     }
 

@@ -173,6 +173,11 @@ impl Stream {
         }
     }
 
+    /// True where something was decided that the root driver has not acted on.
+    pub fn is_decided(&self) -> bool {
+        !matches!(self.drive.lock().verdict, Verdict::None)
+    }
+
     /// Takes the decision, if any. For the root driver.
     pub fn take_verdict(&self) -> Verdict {
         std::mem::take(&mut self.drive.lock().verdict)

@@ -6,8 +6,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
-use super::Stream;
 use super::format::{LogType, Scope, write_text};
+use super::{Phase, Stream};
 use crate::config::header::{AppendAction, HeaderMutations, HeaderTarget, HeaderValueOption};
 use crate::config::route::{PathRewrite, RedirectAction};
 use crate::http::joined::{self, Side};
@@ -106,7 +106,9 @@ pub fn mutate_request(stream: &Stream, mutations: &HeaderMutations) {
 /// Applies `mutations` to the response head in `stream`, if there is one.
 pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
     let route = stream.resolved_route();
-    mutate_response_for(stream, route.as_deref(), None, mutations);
+    // Before the router has it, the status is none of the stream's yet: an upstream filter sees 0, as in Envoy.
+    let status = (stream.phase() == Phase::Request).then_some(0);
+    mutate_response_for(stream, route.as_deref(), status, mutations);
 }
 
 fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations: &HeaderMutations) {

@@ -102,5 +102,6 @@ impl Stream {
         if catch_unwind(AssertUnwindSafe(|| ending.end(self))).is_err() {
             tracing::error!("a stream's end panicked");
         }
+        self.end_attempt();
     }
 }

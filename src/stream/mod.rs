@@ -5,6 +5,7 @@
 //! [`WorkerCell`]s, locked for the length of a statement and never across a call into a filter.
 
 pub mod access_log;
+pub mod attempt;
 pub mod drive;
 pub mod finalize;
 pub mod finish;
@@ -41,6 +42,8 @@ pub struct StreamConfig {
     pub routes: Option<Arc<RouteTable>>,
     /// All clusters.
     pub clusters: Arc<ClusterMap>,
+    /// The live HTTP filters of clusters that have any (`filter::upstream` knows the type).
+    pub upstream_filters: Option<Arc<dyn Any + Send + Sync>>,
     /// The connection manager's settings.
     pub options: Arc<Options>,
     /// The number of the Generation.
@@ -81,7 +84,8 @@ pub struct Stream {
     pub info: WorkerCell<StreamInfo>,
     drive: WorkerCell<drive::Drive>,
     route: WorkerCell<RouteState>,
-    slots: WorkerCell<Vec<Option<Box<dyn Any + Send>>>>,
+    slots: WorkerCell<Vec<attempt::Slot>>,
+    attempt: WorkerCell<Option<Box<attempt::Attempt>>>,
 }
 
 #[derive(Debug, Default)]
@@ -115,6 +119,7 @@ impl Stream {
             drive: WorkerCell::default(),
             route: WorkerCell::default(),
             slots: WorkerCell::new(slots),
+            attempt: WorkerCell::new(None),
         })
     }
 
@@ -165,13 +170,13 @@ impl Stream {
         init: impl FnOnce() -> T,
         f: impl FnOnce(&mut T) -> R,
     ) -> R {
-        let mut value = self.slots.lock()[slot]
-            .take()
+        let mut value = self
+            .slot(slot, Option::take)
             .unwrap_or_else(|| Box::new(init()));
         let result = f(value
             .downcast_mut::<T>()
             .expect("a slot belongs to one filter"));
-        self.slots.lock()[slot] = Some(value);
+        self.slot(slot, |slot| *slot = Some(value));
         result
     }
 }
@@ -186,11 +191,11 @@ impl Stream {
         slot: usize,
         f: impl FnOnce(&mut T) -> R,
     ) -> Option<R> {
-        let mut value = self.slots.lock()[slot].take()?;
+        let mut value = self.slot(slot, Option::take)?;
         let result = f(value
             .downcast_mut::<T>()
             .expect("a slot belongs to one filter"));
-        self.slots.lock()[slot] = Some(value);
+        self.slot(slot, |slot| *slot = Some(value));
         Some(result)
     }
 
@@ -199,7 +204,7 @@ impl Stream {
     /// # Panics
     /// As [`Stream::with_slot`].
     pub fn take_slot<T: Any + Send>(&self, slot: usize) -> Option<Box<T>> {
-        let value = self.slots.lock()[slot].take()?;
+        let value = self.slot(slot, Option::take)?;
         Some(value.downcast().expect("a slot belongs to one filter"))
     }
 }

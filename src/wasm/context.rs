@@ -236,6 +236,8 @@ pub(crate) struct StreamContext {
     pub(crate) reply: Option<Box<LocalReply>>,
     /// A reset made in the callback that runs.
     pub(crate) reset: bool,
+    /// It is one of an upstream filter.
+    pub(crate) upstream: bool,
     /// The response's headers have been shown: replies are direct from now on.
     pub(crate) responding: bool,
     /// `on_log` runs.
@@ -363,6 +365,7 @@ impl StreamContext {
             ended: false,
             reply: None,
             reset: false,
+            upstream: false,
             responding: false,
             logging: false,
             invalid: None,
@@ -375,6 +378,11 @@ impl StreamContext {
 }
 
 impl StreamContext {
+    /// True where a reply goes past the filters. That of an upstream filter passes those of its listener, as in Envoy.
+    pub(crate) fn replies_directly(&self) -> bool {
+        self.responding && !self.upstream
+    }
+
     /// What may be read, which may be more than may be written: `on_log` shows all that it knows of.
     pub(crate) fn readable(&self, lenient: bool) -> Visible {
         if self.network.is_some() {
@@ -498,6 +506,15 @@ impl Host {
     #[inline]
     pub(crate) fn context_mut(&mut self) -> Option<&mut StreamContext> {
         self.streams.get_mut(&self.effective)
+    }
+
+    /// Has the route of the effective context's stream chosen anew. An upstream filter comes too late for that.
+    pub(crate) fn clear_route(&self) {
+        if let Some(stream) = &self.stream
+            && !self.context().is_some_and(|context| context.upstream)
+        {
+            stream.clear_route();
+        }
     }
 
     /// The root of the effective context.

@@ -366,6 +366,7 @@ fn stream() -> Arc<Stream> {
     let config = StreamConfig {
         routes: None,
         clusters: Arc::default(),
+        upstream_filters: None,
         options: Arc::default(),
         generation: 0,
         records: None,

@@ -14,7 +14,7 @@ mod pauses;
 mod roots;
 mod start;
 
-use self::core::{Core, repair};
+use self::core::{Core, repair, without_status};
 use self::start::{describe, start};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -377,12 +377,17 @@ impl Vm {
         result
     }
 
-    /// Makes the context of a stream below the root context `root`.
+    /// Makes the context of a stream below the root context `root`. `upstream`: for a filter of its attempt.
     ///
     /// # Errors
     /// Where the VM is dead.
-    pub fn create_context(&self, root: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
-        self.with(|core| core.create_context(root, stream))
+    pub fn create_context(
+        &self,
+        root: u32,
+        stream: &Arc<Stream>,
+        upstream: bool,
+    ) -> Result<u32, Dead> {
+        self.with(|core| core.create_context(root, stream, upstream))
     }
 
     /// `on_request_headers`, `on_response_headers`.
@@ -447,11 +452,19 @@ impl Vm {
         }
     }
 
-    /// What must be answered in the place of a request that the guest, in a callback of another, left so that it cannot
-    /// be sent.
-    pub fn refusal(&self, id: u32, stream: &Arc<Stream>) -> Option<Box<LocalReply>> {
+    /// What must be answered in the place of a head that the guest, in a callback of another, left so that it cannot be
+    /// sent.
+    pub fn refusal(
+        &self,
+        id: u32,
+        stream: &Arc<Stream>,
+        direction: Direction,
+    ) -> Option<Box<LocalReply>> {
         let mut core = self.core.lock();
         let context = core.store.data_mut().streams.get_mut(&id)?;
+        if direction == Direction::Response {
+            return without_status(context);
+        }
         let reply = repair(context, stream);
         context.request_gone = true;
         reply

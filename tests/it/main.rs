@@ -28,6 +28,7 @@ mod services;
 mod start;
 mod support;
 mod updates;
+mod upstream_filters;
 #[cfg(feature = "wasm")]
 mod usecases;
 mod verdicts;

@@ -54,6 +54,7 @@ impl Builder {
         let stream = Arc::new(StreamConfig {
             routes: None,
             clusters: Arc::default(),
+            upstream_filters: None,
             options: Arc::new(Options {
                 buffer_limit: config.buffer_limit,
                 ..Options::default()

@@ -50,6 +50,7 @@ fn stream() -> Arc<Stream> {
     let config = StreamConfig {
         routes: None,
         clusters: Arc::new(ClusterMap::default()),
+        upstream_filters: None,
         options: Arc::default(),
         generation: 1,
         records: None,

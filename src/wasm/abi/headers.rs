@@ -566,10 +566,8 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
     if let Some(context) = host.context_mut() {
         context.added = added;
     }
-    if map == MapType::RequestHeaders
-        && let Some(stream) = &host.stream
-    {
-        stream.clear_route();
+    if map == MapType::RequestHeaders {
+        host.clear_route();
     }
     if let Err(reason) = result {
         let name = match edit {

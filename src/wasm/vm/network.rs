@@ -75,7 +75,7 @@ impl Core {
             shown: [false; 2],
             closing: false,
         };
-        self.create(root, stream, Some(network))
+        self.create(root, stream, Some(network), false)
     }
 
     fn new_connection(&mut self, id: u32, stream: &Arc<Stream>) -> Result<bool, Dead> {

@@ -90,7 +90,7 @@ impl Core {
                 let reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "", "wasm_max_pause");
                 stream.decide(Verdict::Reply {
                     reply: Box::new(reply),
-                    direct: context.responding,
+                    direct: context.replies_directly(),
                 });
             }
         }

@@ -1,6 +1,7 @@
 //! What needs no VM: tokens, heads. Callbacks and statuses are tested with a guest, in `tests/it/grpc.rs`.
 
 use super::*;
+use crate::wasm::payload::Payloads;
 
 fn exchange(root: u32) -> Exchange {
     let (sender, body, sent) = client::channel(MAX_MESSAGE);
@@ -12,6 +13,7 @@ fn exchange(root: u32) -> Exchange {
         sent: Some(sent),
         timeout: Duration::ZERO,
         limit: 0,
+        charge: Payloads::new(0).charge(0).expect("nothing is asked for"),
     };
     Exchange {
         root,

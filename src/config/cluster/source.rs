@@ -229,7 +229,10 @@ impl GrpcService {
             };
             Ok((key.into_boxed_str(), value.into_boxed_str()))
         })?;
-        let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes: usize = metadata
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
         if bytes > MAX_METADATA_BYTES {
             let reason = format!("more than {MAX_METADATA_BYTES} bytes");
             return Err(ConfigError::invalid(reason).at("initial_metadata"));

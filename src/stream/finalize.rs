@@ -269,7 +269,7 @@ fn set(side: Side, headers: &mut HeaderMap, name: &HeaderName, value: HeaderValu
     if append {
         joined::append(side, headers, name.clone(), value);
     } else {
-        headers.insert(name, value);
+        joined::set(headers, name.clone(), value);
     }
 }
 

@@ -17,14 +17,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wasmtime::{Memory, TypedFunc};
 
+use super::abi::Status;
 use super::abi::calls::Calls;
 use super::abi::expressions::Expressions;
 use super::abi::grpc;
 use super::abi::metrics::Metrics;
 use super::abi::properties::Declared;
 use super::engine::{Budget, Limits};
-use super::meter::Meter;
+use super::meter::{Meter, Quota};
 use super::module::Abi;
+use super::payload::{Charge, Payloads};
 use super::probe::Probe;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
@@ -133,6 +135,8 @@ pub(crate) struct Host {
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
     pub(crate) last_words: String,
     pub(crate) calls: Calls,
+    /// What these hold.
+    pub(crate) payloads: Payloads,
     pub(crate) metrics: Metrics,
     /// A queue was registered: messages may come.
     pub(crate) listens: bool,
@@ -429,11 +433,7 @@ pub(crate) enum Effect {
     /// `proxy_done` of a root context.
     Done(u32),
     /// A gRPC callout failed as it was made.
-    GrpcFailed {
-        root: u32,
-        token: u32,
-        events: Vec<grpc::Event>,
-    },
+    GrpcFailed(grpc::Failed),
 }
 
 impl Host {
@@ -445,6 +445,7 @@ impl Host {
                 refused: 0,
             },
             budget: Budget::new(env.policy.start, env.policy.start),
+            payloads: Payloads::new(env.policy.quotas.callout_bytes),
             env,
             memory: None,
             allocate: None,
@@ -483,6 +484,18 @@ impl Host {
     /// Callouts have begun or ended.
     pub(crate) fn count_calls(&self) {
         self.meter().callouts.set(self.calls.len() as u64);
+        for _ in 0..self.payloads.take_refused() {
+            self.meter().refuse(Quota::Callouts);
+        }
+    }
+
+    /// Room for the bytes that a callout copies out of the guest.
+    pub(crate) fn charge_call(&self, bytes: usize) -> Result<Charge, Status> {
+        let charge = self.payloads.charge(bytes);
+        charge.ok_or_else(|| {
+            self.count_calls();
+            Status::InternalFailure
+        })
     }
 
     /// Keeps what the guest says as its end may be near.

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use wasmtime::{InstancePre, Store};
 
 use super::abi::calls;
-use super::abi::grpc::Event;
+use super::abi::grpc::{Event, Failed};
 use super::callbacks::Callbacks;
 use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
 use super::engine::{Budget, Runtime, thread_cpu_time};
@@ -113,6 +113,8 @@ pub(crate) enum Message {
         event: Event,
         handled: oneshot::Sender<()>,
     },
+    /// A gRPC callout has failed as it was made.
+    GrpcFailed(Failed),
     /// A queue has a message.
     QueueReady { root: u32, token: u32 },
     /// A stream has ended, perhaps in a `Drop`.
@@ -560,6 +562,7 @@ impl Vm {
                 drop(handled);
                 result
             }
+            Message::GrpcFailed(failed) => self.with(|core| core.grpc_failed(failed)),
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
             Message::End {
                 root,

@@ -575,3 +575,78 @@ async fn a_plugin_is_swapped_and_connections_end_on_the_version_they_began_with(
     let end = tokio::time::timeout(Duration::from_secs(10), old.read(&mut [0])).await;
     assert!(matches!(end, Ok(Ok(0))), "{end:?}");
 }
+
+/// A proxy with the guest and these settings, whose connections hold 20 bytes; and one connection with its host's end.
+async fn narrow(host: &TcpListener, more: &str, settings: &str) -> (TestProxy, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest(folder.path());
+    let listener = listener("tcp", &[filter(&path, "0.", more)], "cluster: up");
+    let listener = listener.replacen('{', "{per_connection_buffer_limit_bytes: 20, ", 1);
+    let address = host.local_addr().expect("an address");
+    let bootstrap = format!(
+        "bootstrap_extensions: [{{name: wasm, typed_config: {{'@type': type.googleapis.com/plenipo.extensions.wasm.v1.WasmSettings, \
+         {settings}}}}}]\n{}",
+        bootstrap(&[listener], &[cluster("up", address)])
+    );
+    (TestProxy::start_on(&bootstrap, 1).await, folder)
+}
+
+async fn pair(host: &TcpListener, proxy: &TestProxy) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(proxy.address("tcp").await).await;
+    let host = tokio::time::timeout(Duration::from_secs(10), host.accept()).await;
+    let (host, _) = host.expect("in time").expect("a connection");
+    (client.expect("connected"), host)
+}
+
+/// Whether the connection ends within two seconds, and what came on it.
+async fn ends(client: &mut TcpStream) -> (bool, String) {
+    let mut came = Vec::new();
+    let end = client.read_to_end(&mut came);
+    let end = tokio::time::timeout(Duration::from_secs(2), end).await;
+    // A host that is left may have been reset.
+    (end.is_ok(), String::from_utf8(came).expect("text"))
+}
+
+#[tokio::test]
+async fn a_connection_that_is_held_for_too_long_goes_on_or_ends() {
+    let full = "#234567890123456789x";
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    for more in ["", "failure_policy: FAIL_OPEN,"] {
+        let (proxy, _folder) = narrow(&host, more, "defaults: {max_pause: 0.2s}").await;
+        // What the host sent cannot go on, whatever the policy is: at its end, and when no more of it is read.
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        upstream.write_all(b"#held").await.expect("sent");
+        upstream.shutdown().await.expect("ended");
+        assert_eq!(ends(&mut client).await, (true, String::new()), "{more}");
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        upstream.write_all(full.as_bytes()).await.expect("sent");
+        assert_eq!(ends(&mut client).await, (true, String::new()), "{more}");
+        // More may come.
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        upstream.write_all(b"#held").await.expect("sent");
+        assert_eq!(ends(&mut client).await, (false, String::new()), "{more}");
+        // What the client sent.
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        client.write_all(full.as_bytes()).await.expect("sent");
+        if more.is_empty() {
+            assert_eq!(ends(&mut client).await, (true, String::new()));
+        } else {
+            expect(&mut upstream, full).await;
+        }
+        wait_for(&proxy, "wasm.pauses_ended", 3).await;
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_makes_no_more_of_the_data_than_a_connection_holds() {
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (proxy, _folder) = narrow(&host, "", "").await;
+    // `<after>` is of seven bytes.
+    let (mut client, mut upstream) = pair(&host, &proxy).await;
+    client.write_all(b")234567890123").await.expect("sent");
+    expect(&mut upstream, ")234567890123<after>").await;
+    let (mut client, mut upstream) = pair(&host, &proxy).await;
+    client.write_all(b")2345678901234").await.expect("sent");
+    assert_eq!(ends(&mut client).await, (true, String::new()));
+    assert_eq!(ends(&mut upstream).await, (true, String::new()));
+}

@@ -224,6 +224,7 @@ impl Core {
     }
 
     pub(super) fn settle_all(&mut self) -> Result<(), Dead> {
+        let mut told = 0;
         loop {
             let effects = std::mem::take(&mut self.store.data_mut().effects);
             if effects.is_empty() {
@@ -268,15 +269,11 @@ impl Core {
                         let _ = host.mailbox.send(Message::Wake);
                     }
                     Effect::Done(root) => self.delete_root(root)?,
-                    Effect::GrpcFailed {
-                        root,
-                        token,
-                        events,
-                    } => {
-                        for event in events {
-                            self.tell_grpc(root, token, event)?;
-                        }
+                    Effect::GrpcFailed(failed) if failed.is_told_at_once(told) => {
+                        told += 1;
+                        self.grpc_failed(failed)?;
                     }
+                    Effect::GrpcFailed(failed) => failed.post(&host.mailbox),
                 }
             }
         }

@@ -102,6 +102,15 @@ impl Core {
         })
     }
 
+    /// How much of the connection's data has not gone on.
+    fn waits(&self, id: u32, towards: Towards) -> usize {
+        let network = self.store.data().streams.get(&id);
+        let network = network.and_then(|context| context.network.as_ref());
+        network.map_or(0, |network| {
+            network.handle.with_buffer(towards, |held| held.len())
+        })
+    }
+
     fn data(
         &mut self,
         id: u32,
@@ -148,7 +157,10 @@ impl Core {
             context.callback = None;
         }
         if stops && !self.asks(id) {
-            self.pause(id, direction, end, end);
+            // At the limit no more is read: the guest is not asked again.
+            let limit = stream.config.options.buffer_limit;
+            let held = end || self.waits(id, towards) >= limit;
+            self.pause(id, direction, held, held);
         }
         Ok(stops)
     }

@@ -80,10 +80,13 @@ impl Core {
             let open = root.is_some_and(|root| {
                 matches!(root.made_for.spec.failure, FailurePolicy::Open { .. })
             });
-            if open {
+            let network = context.network.as_ref();
+            // What a connection's host has sent cannot be let go on, as in Envoy: it would be held for ever.
+            let stays = network.is_some() && direction == Direction::Response;
+            if open && !stays {
                 hide(&mut context.visible, direction);
                 go_on(context, direction);
-            } else if let Some(network) = &context.network {
+            } else if let Some(network) = network {
                 network.handle.close("wasm_max_pause");
             } else if let Some(stream) = context.stream.upgrade() {
                 context.ended = true;

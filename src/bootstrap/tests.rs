@@ -51,6 +51,7 @@ fn the_extension_decides_the_format() {
     for (name, text, good) in [
         ("a.yaml", "node: {id: x}", true),
         ("a.yml", "node: {id: x}", true),
+        ("a.YAML", "node: {id: x}", true),
         ("a.json", "{\"node\": {\"id\": \"x\"}}", true),
         ("a", "{\"node\": {\"id\": \"x\"}}", true),
         ("a.json", "node: {id: x}", false),
@@ -350,10 +351,12 @@ fn what_would_change_requests_is_refused() {
         refused("dynamic_resources: {lds_resources_locator: 'xdstp://x'}")
             .starts_with("dynamic_resources.lds_resources_locator")
     );
-    assert_eq!(
-        refused("stats_flush_interval: 0s"),
-        "stats_flush_interval: must be at least 1 ms"
-    );
+    for interval in ["0s", "-5s", "300s"] {
+        assert_eq!(
+            refused(&format!("stats_flush_interval: {interval}")),
+            "stats_flush_interval: value must be inside range [1ms, 5m0s)"
+        );
+    }
     assert_eq!(
         refused("stats_flush_on_admin: false"),
         "stats_flush_on_admin: value must equal true"
@@ -552,5 +555,66 @@ fn listeners_without_names_may_share_port_zero() {
     assert_eq!(
         parse(&both("name: l,")).unwrap_err().to_string(),
         "static_resources.listeners[1]: duplicate listener 'l'"
+    );
+}
+
+#[test]
+fn runtime_layers_have_names_of_their_own_and_one_admin_layer() {
+    for (layers, error) in [
+        (
+            "{static_layer: {a: 1}}",
+            "layered_runtime.layers[0].name: value length must be at least 1 characters",
+        ),
+        (
+            "{name: a, static_layer: {}}, {name: a, static_layer: {}}",
+            "layered_runtime.layers[1]: Duplicate layer name: a",
+        ),
+        (
+            "{name: a, admin_layer: {}}, {name: b, admin_layer: {}}",
+            "layered_runtime.layers[1]: Too many admin layers specified in LayeredRuntime, at most one may be specified",
+        ),
+    ] {
+        assert_eq!(
+            refused(&format!("layered_runtime: {{layers: [{layers}]}}")),
+            error
+        );
+    }
+}
+
+#[test]
+fn two_listeners_cannot_have_one_address() {
+    let listener = |name: &str, port: u16, more: &str| {
+        format!(
+            "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, {more} \
+             filter_chains: [{{filters: [{{name: t, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: x, cluster: c}}}}]}}]}}"
+        )
+    };
+    let pair =
+        |one: String, other: String| format!("static_resources: {{listeners: [{one}, {other}]}}");
+    assert_eq!(
+        refused(&pair(listener("a", 81, ""), listener("b", 81, ""))),
+        "static_resources.listeners[1]: 'b' has duplicate address '127.0.0.1:81' as existing listener 'a'"
+    );
+    for good in [
+        pair(listener("a", 81, ""), listener("b", 82, "")),
+        pair(listener("a", 0, ""), listener("b", 0, "")),
+        pair(
+            listener("a", 81, "bind_to_port: false,"),
+            listener("b", 82, ""),
+        ),
+    ] {
+        assert!(parse(&good).is_ok(), "{good}");
+    }
+}
+
+#[test]
+fn a_pipe_that_no_socket_can_have_is_refused() {
+    let path = format!("/tmp/{}", "a".repeat(120));
+    assert_eq!(
+        refused(&format!("admin: {{address: {{pipe: {{path: {path}}}}}}}")),
+        format!(
+            "admin.address.pipe.path: Path \"{path}\" exceeds maximum UNIX domain socket path size of 108."
+        )
     );
 }

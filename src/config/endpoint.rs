@@ -97,6 +97,17 @@ pub enum Address {
     Pipe(PathBuf),
 }
 
+impl Address {
+    /// True where it is the configuration that says which address it is, not the system: a port that is not 0, a path.
+    pub fn is_fixed(&self) -> bool {
+        match self {
+            Self::Socket(address) => address.port() != 0,
+            Self::Pipe(_) => true,
+            Self::Name(..) => false,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

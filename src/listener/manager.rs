@@ -9,6 +9,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::accept;
 use super::connection::{Entrance, ServeContext};
 use super::socket::Sockets;
@@ -81,6 +83,37 @@ fn reason(error: &io::Error) -> String {
         .to_owned()
 }
 
+/// Who has which address. With `SO_REUSEPORT` the system would let two listeners share one, and spread the connections
+/// over both; Envoy refuses the second.
+#[derive(Default)]
+struct Places<'a>(FxHashMap<&'a Address, &'a Arc<str>>);
+
+impl<'a> Places<'a> {
+    fn give(&mut self, name: &'a Arc<str>, listener: &'a Listener) {
+        if listener.bind_to_port {
+            let fixed = listener.addresses.iter().filter(|place| place.is_fixed());
+            self.0.extend(fixed.map(|address| (address, name)));
+        }
+    }
+
+    fn taken(&self, name: &Arc<str>, listener: &Listener) -> Option<BindError> {
+        if !listener.bind_to_port {
+            return None;
+        }
+        listener.addresses.iter().find_map(|address| {
+            let holder = self.0.get(address)?;
+            Some(BindError {
+                listener: Arc::clone(name),
+                address: address.clone(),
+                source: io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    format!("'{name}' has duplicate address as existing listener '{holder}'"),
+                ),
+            })
+        })
+    }
+}
+
 #[derive(Debug)]
 struct Bound {
     addresses: Vec<Address>,
@@ -135,19 +168,28 @@ impl ListenerManager {
     pub fn apply(&mut self, generation: &Generation) -> Vec<BindError> {
         // All are opened before any closes: sockets may change hands.
         let (mut opened, mut failed) = (Vec::new(), Vec::new());
-        for (name, live) in &generation.listeners {
+        let (staying, moving): (Vec<_>, Vec<_>) = generation
+            .listeners
+            .iter()
+            .filter(|(_, live)| !self.stopped.covers(&live.config))
+            .partition(|(name, live)| {
+                let bound = self.bound.get(*name);
+                bound.is_some_and(|bound| bound.addresses == live.config.addresses)
+            });
+        let mut places = Places::default();
+        for (name, live) in staying {
+            places.give(name, &live.config);
+        }
+        for (name, live) in moving {
             let wanted = &live.config;
-            if self.stopped.covers(wanted) {
-                continue;
+            let bound = match places.taken(name, wanted) {
+                None => self.bind(name, wanted, generation),
+                Some(error) => Err(error),
+            };
+            if bound.is_ok() {
+                places.give(name, wanted);
             }
-            if self
-                .bound
-                .get(name)
-                .is_some_and(|bound| bound.addresses == wanted.addresses)
-            {
-                continue;
-            }
-            match self.bind(name, wanted, generation) {
+            match bound {
                 Ok(bound) => {
                     self.stats
                         .inc(stats::listener_manager::LISTENER_CREATE_SUCCESS);
@@ -265,7 +307,7 @@ impl ListenerManager {
                 };
                 let entrance = Arc::new(Entrance {
                     listener: Arc::clone(name),
-                    place: is_fixed(address).then(|| address.clone()),
+                    place: address.is_fixed().then(|| address.clone()),
                 });
                 let (context, watch) = (Arc::clone(&self.context), watch.clone());
                 self.workers.run_on(index, move || {
@@ -298,7 +340,7 @@ impl ListenerManager {
         let there = self
             .bound
             .iter()
-            .filter(|(holder, _)| is_fixed(address) && (*holder == name || leaves(holder)))
+            .filter(|(holder, _)| address.is_fixed() && (*holder == name || leaves(holder)))
             .find_map(|(holder, bound)| {
                 let mut places = bound.addresses.iter().zip(&bound.sockets);
                 let (_, sockets) = places.find(|(place, _)| *place == address)?;
@@ -319,19 +361,10 @@ impl ListenerManager {
     }
 }
 
-/// True where it is the configuration that says which address it is, not the system.
-fn is_fixed(address: &Address) -> bool {
-    match address {
-        Address::Socket(address) => address.port() != 0,
-        Address::Pipe(_) => true,
-        Address::Name(..) => false,
-    }
-}
-
 impl Bound {
     /// True where both listen on one address.
     fn meets(&self, other: &Self) -> bool {
-        let mut fixed = self.addresses.iter().filter(|address| is_fixed(address));
+        let mut fixed = self.addresses.iter().filter(|address| address.is_fixed());
         fixed.any(|address| other.addresses.contains(address))
     }
 

@@ -483,6 +483,49 @@ async fn a_listener_that_is_renamed_keeps_its_sockets_and_loses_no_request() {
 }
 
 #[tokio::test]
+async fn the_second_listener_of_an_address_is_not_bound() {
+    let (port, other) = (free_port(), free_port());
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = listening(vec![versioned("b", port, "c", "b1", true)]).await;
+    let address = proxy.address("b").await;
+    let mut update = 1;
+    let mut set = async |listeners| {
+        update += 1;
+        let before = proxy.generation_number();
+        plane.set_resources(LISTENER, listeners, &update.to_string());
+        proxy.generation(before + 1).await;
+    };
+    // The name sorts first; the one that is there stays all the same.
+    set(vec![
+        versioned("a", port, "c", "a2", true),
+        versioned("b", port, "c", "b2", true),
+    ])
+    .await;
+    for _ in 0..20 {
+        assert_eq!(met(address).await, "b2");
+    }
+    let errors = proxy.running.server.bind_errors().borrow().clone();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(
+        errors[0].to_string(),
+        format!("cannot bind '{address}': 'a' has duplicate address as existing listener 'b'")
+    );
+    // Once the address is free it gets it.
+    set(vec![
+        versioned("a", port, "c", "a3", true),
+        versioned("b", other, "c", "b3", true),
+    ])
+    .await;
+    assert_eq!(met(proxy.address("a").await).await, "a3");
+    assert_eq!(proxy.address("a").await, address);
+    assert_eq!(met(proxy.address("b").await).await, "b3");
+    assert!(proxy.running.server.bind_errors().borrow().is_empty());
+}
+
+#[tokio::test]
 async fn sockets_that_cannot_be_shared_change_hands_one_after_the_other() {
     let (first, second) = (free_port(), free_port());
     let World {

@@ -483,6 +483,38 @@ async fn a_listener_that_is_renamed_keeps_its_sockets_and_loses_no_request() {
 }
 
 #[tokio::test]
+async fn an_access_log_that_cannot_be_opened_spares_its_neighbour_and_shows_its_first_line_at_once()
+{
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = folder.path().join("good.log");
+    let log = |path: &std::path::Path| {
+        format!(
+            "{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, \
+             path: {}}}}}",
+            path.display()
+        )
+    };
+    let yaml = versioned_text("l", 0, "c", "v1", true).replace(
+        "server_name: v1",
+        &format!(
+            "server_name: v1\n      access_log: [{}, {}]",
+            log(&folder.path().join("none/bad.log")),
+            log(&good)
+        ),
+    );
+    let world = listening(vec![any(&yaml)]).await;
+    met(world.proxy.address("l").await).await;
+    let written = async {
+        while std::fs::metadata(&good).map_or(0, |file| file.len()) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), written)
+        .await
+        .expect("well before the ten seconds of a flush");
+}
+
+#[tokio::test]
 async fn the_second_listener_of_an_address_is_not_bound() {
     let (port, other) = (free_port(), free_port());
     let World {

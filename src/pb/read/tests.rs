@@ -1,5 +1,6 @@
 //! Tests of `pb::read`.
 
+use super::scalar::duration;
 use super::*;
 use crate::pb::envoy::config::bootstrap::v3::Bootstrap;
 use crate::pb::envoy::config::cluster::v3::Cluster;
@@ -144,13 +145,13 @@ fn an_unknown_enum_value_counts_as_an_unknown_field() {
 fn durations_and_wrappers_may_be_objects() {
     let cluster: Cluster = from_yaml(
         "connect_timeout: {seconds: 5, nanos: 250000000}\nper_connection_buffer_limit_bytes: {value: 7}\n\
-         dns_refresh_rate: {}",
+         cleanup_interval: {}",
     )
     .unwrap();
     let timeout = cluster.connect_timeout.unwrap();
     assert_eq!((timeout.seconds, timeout.nanos), (5, 250_000_000));
     assert_eq!(cluster.per_connection_buffer_limit_bytes.unwrap().value, 7);
-    assert_eq!(cluster.dns_refresh_rate, Some(Default::default()));
+    assert_eq!(cluster.cleanup_interval, Some(Default::default()));
     assert!(error("stats_flush_interval: {minutes: 5}").contains("no such field: 'minutes'"));
 }
 

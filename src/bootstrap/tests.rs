@@ -51,6 +51,7 @@ fn the_extension_decides_the_format() {
     for (name, text, good) in [
         ("a.yaml", "node: {id: x}", true),
         ("a.yml", "node: {id: x}", true),
+        ("a.YAML", "node: {id: x}", true),
         ("a.json", "{\"node\": {\"id\": \"x\"}}", true),
         ("a", "{\"node\": {\"id\": \"x\"}}", true),
         ("a.json", "node: {id: x}", false),
@@ -350,10 +351,12 @@ fn what_would_change_requests_is_refused() {
         refused("dynamic_resources: {lds_resources_locator: 'xdstp://x'}")
             .starts_with("dynamic_resources.lds_resources_locator")
     );
-    assert_eq!(
-        refused("stats_flush_interval: 0s"),
-        "stats_flush_interval: must be at least 1 ms"
-    );
+    for interval in ["0s", "-5s", "300s"] {
+        assert_eq!(
+            refused(&format!("stats_flush_interval: {interval}")),
+            "stats_flush_interval: value must be inside range [1ms, 5m0s)"
+        );
+    }
     assert_eq!(
         refused("stats_flush_on_admin: false"),
         "stats_flush_on_admin: value must equal true"
@@ -557,5 +560,39 @@ fn no_two_listeners_have_one_address_but_port_zero() {
             "static_resources.listeners[1]: error adding listener: 'b' has duplicate address '127.0.0.1:81' as existing listener"
         ),
         "{error}"
+    );
+}
+
+#[test]
+fn runtime_layers_have_names_of_their_own_and_one_admin_layer() {
+    for (layers, error) in [
+        (
+            "{static_layer: {a: 1}}",
+            "layered_runtime.layers[0].name: value length must be at least 1 characters",
+        ),
+        (
+            "{name: a, static_layer: {}}, {name: a, static_layer: {}}",
+            "layered_runtime.layers[1]: Duplicate layer name: a",
+        ),
+        (
+            "{name: a, admin_layer: {}}, {name: b, admin_layer: {}}",
+            "layered_runtime.layers[1]: Too many admin layers specified in LayeredRuntime, at most one may be specified",
+        ),
+    ] {
+        assert_eq!(
+            refused(&format!("layered_runtime: {{layers: [{layers}]}}")),
+            error
+        );
+    }
+}
+
+#[test]
+fn a_pipe_that_no_socket_can_have_is_refused() {
+    let path = format!("/tmp/{}", "a".repeat(120));
+    assert_eq!(
+        refused(&format!("admin: {{address: {{pipe: {{path: {path}}}}}}}")),
+        format!(
+            "admin.address.pipe.path: Path \"{path}\" exceeds maximum UNIX domain socket path size of 108."
+        )
     );
 }

@@ -142,6 +142,19 @@ pub enum Terminal {
     Tcp(Arc<TcpProxy>),
 }
 
+impl Listener {
+    /// The access logs of all its filter chains.
+    pub fn access_logs(&self) -> impl Iterator<Item = &AccessLog> {
+        self.filter_chains
+            .iter()
+            .chain(&self.default_filter_chain)
+            .flat_map(|chain| match &chain.terminal {
+                Terminal::Http(manager) => &manager.access_log,
+                Terminal::Tcp(proxy) => &proxy.access_log,
+            })
+    }
+}
+
 impl FilterChain {
     /// The connection manager, where the chain ends in one.
     pub fn http(&self) -> Option<&HttpConnectionManager> {

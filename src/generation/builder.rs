@@ -377,8 +377,20 @@ impl Builder {
 
     fn access_log(&self, listener: &Listener, logs: &[AccessLog]) -> Arc<AccessLogger> {
         let sinks = &self.parts.sinks;
-        Arc::new(AccessLogger::new(logs, sinks).unwrap_or_else(|error| {
-            tracing::error!(target: "config", listener = %listener.name, %error, "access log not opened; this listener logs nothing");
+        // One that cannot be opened takes nothing from its neighbours.
+        let opened: Vec<_> = logs
+            .iter()
+            .filter(|log| match sinks.open(&log.sink) {
+                Ok(_) => true,
+                Err(error) => {
+                    tracing::error!(target: "config", listener = %listener.name, "access log left out: {error}");
+                    false
+                }
+            })
+            .cloned()
+            .collect();
+        Arc::new(AccessLogger::new(&opened, sinks).unwrap_or_else(|error| {
+            tracing::error!(target: "config", listener = %listener.name, "access logs left out: {error}");
             AccessLogger::new(&[], sinks).expect("there is nothing to open")
         }))
     }

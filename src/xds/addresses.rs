@@ -49,6 +49,15 @@ pub(super) fn duplicates(
                 hold(&mut holders, name, listener);
             }
         }
+        // Who has an address and keeps it comes before who is new to it.
+        for (name, listener) in &current {
+            if let Some(next) = fresh.get(name).filter(|_| !refused.contains(name)) {
+                let kept = next.addresses.iter().filter(|place| place.is_fixed());
+                for address in kept.filter(|place| listener.addresses.contains(place)) {
+                    holders.entry(address).or_insert(name);
+                }
+            }
+        }
         let before = refused.len();
         for resource in &judgement.fresh {
             let name = &*resource.name;

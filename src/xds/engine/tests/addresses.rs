@@ -72,6 +72,13 @@ async fn what_meets_a_listener_that_stays_is_refused() {
 }
 
 #[tokio::test]
+async fn who_keeps_its_address_comes_first() {
+    let first = [at("b", &[2, 1])];
+    let (served, refused) = after(false, &first, &[at("a", &[1]), at("b", &[1])]);
+    assert_eq!((served.join(" "), &*refused), ("b:1".to_owned(), "a"));
+}
+
+#[tokio::test]
 async fn of_two_that_come_together_the_second_is_refused() {
     let (served, refused) = after(false, &[], &[at("b", &[1]), at("a", &[2, 1])]);
     assert_eq!((served.join(" "), &*refused), ("b:1".to_owned(), "a"));

@@ -142,3 +142,58 @@ impl Wake for StreamWake {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_resting_task_is_woken_once_and_a_running_one_looks_again() {
+        let wakes = Arc::<Wakes>::default();
+        let counter = Arc::<Counter>::default();
+        let task = Waker::from(Arc::clone(&counter));
+        let cx = Context::from_waker(&task);
+        let stream = StreamWake::new(7, &wakes);
+        let waker = Waker::from(Arc::clone(&stream));
+        let mut due = Vec::new();
+
+        // Running: noted, each stream once.
+        assert_eq!(wakes.begin(&cx, &mut due), Parts::default());
+        waker.wake_by_ref();
+        waker.wake_by_ref();
+        wakes.connection().wake();
+        assert!(wakes.take_connection());
+        assert!(!wakes.take_connection());
+        assert!(wakes.end());
+        assert_eq!(counter.0.load(Relaxed), 0);
+
+        assert_eq!(wakes.begin(&cx, &mut due), Parts::default());
+        assert_eq!(due, [7]);
+        due.clear();
+        // Taken and not yet polled: what wakes it now is seen by that poll.
+        waker.wake_by_ref();
+        stream.clear();
+        assert!(!wakes.end());
+
+        // At rest: the task is woken, by the first alone.
+        waker.wake_by_ref();
+        wakes.timers().wake();
+        assert_eq!(counter.0.load(Relaxed), 1);
+        let parts = wakes.begin(&cx, &mut due);
+        assert!(parts.timers && !parts.connection);
+        assert_eq!(due, [7]);
+        assert!(!wakes.end());
+    }
+}

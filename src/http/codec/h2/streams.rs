@@ -210,13 +210,14 @@ impl<H: Handler> Streams<H> {
             self.idle_since = Instant::now();
             // An idle connection keeps little.
             self.places.truncate(KEPT);
+            self.places.shrink_to(KEPT);
             self.free.retain(|place| *place < KEPT);
         }
     }
 }
 
 /// Places that an idle connection keeps.
-const KEPT: usize = 4;
+const KEPT: usize = 16;
 
 impl<H: Handler> Stream<H> {
     /// Ready where nothing more is to be done.

@@ -1,26 +1,25 @@
-//! hyper's heads to ours and back.
+//! The library's heads to ours and back.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::ext::Protocol;
 use http::header::{self, HeaderName};
+use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::ext::Protocol;
 
 use super::super::{Refusal, Reset};
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
 use crate::http::joined::{Side, join_repeated};
 use crate::http::{Body, RequestHead, ResponseFlag, ResponseHead, Scheme};
 
-/// Headers that belong to an HTTP/1 connection.
-const CONNECTION: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
+/// True for headers that belong to an HTTP/1 connection.
+fn is_of_connection(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection"
+    )
+}
 
 /// A rule of HTTP/2's messages is broken.
 const INVALID: Refusal = Refusal {
@@ -39,12 +38,8 @@ const fn unwanted(details: &'static str) -> Refusal {
 }
 
 /// A received request; `Err` where Envoy ends its stream.
-pub(super) fn request_head(
-    request: Request<Incoming>,
-    options: &Options,
-) -> Result<(RequestHead, Incoming), Refusal> {
-    let (mut parts, body) = request.into_parts();
-    let mut headers = std::mem::take(&mut parts.headers);
+pub(super) fn request_head(parts: Parts, options: &Options) -> Result<RequestHead, Refusal> {
+    let mut headers = parts.headers;
     let size: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
@@ -88,7 +83,7 @@ pub(super) fn request_head(
         Some(protocol) => Some(value(protocol.as_str())?),
         None => None,
     };
-    let head = RequestHead {
+    Ok(RequestHead {
         method: parts.method,
         scheme,
         authority,
@@ -98,8 +93,7 @@ pub(super) fn request_head(
         headers,
         upgrade,
         interim: None,
-    };
-    Ok((head, body))
+    })
 }
 
 fn sole_host(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -113,10 +107,10 @@ fn value(text: &str) -> Result<HeaderValue, Refusal> {
 }
 
 fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
-    headers.remove(header::HOST);
-    // Met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
-    headers.remove(header::EXPECT);
-    headers.remove("http2-settings");
+    // `expect` is met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
+    let unwanted_here =
+        |name: &HeaderName| matches!(name.as_str(), "host" | "expect" | "http2-settings");
+    drop_named(headers, unwanted_here);
     if options.underscores != HeadersWithUnderscores::Allow {
         let named: Vec<HeaderName> = headers
             .keys()
@@ -156,10 +150,16 @@ fn join_cookies(headers: &mut HeaderMap) {
     headers.insert(header::COOKIE, joined.expect("valid values and separators"));
 }
 
-/// A response for hyper.
-pub(super) fn response(head: ResponseHead, mut body: Body, head_request: bool) -> Response<Body> {
+/// A response for the library, and what of the body goes with it.
+pub(super) fn response(
+    head: ResponseHead,
+    mut body: Body,
+    head_request: bool,
+) -> (Response<()>, Body) {
     let mut headers = head.headers;
-    drop_connection_headers(&mut headers);
+    drop_named(&mut headers, |name| {
+        is_of_connection(name) || *name == header::TE
+    });
     let status = head.status;
     if status == StatusCode::NO_CONTENT || status.is_informational() {
         headers.remove(header::CONTENT_LENGTH);
@@ -168,12 +168,19 @@ pub(super) fn response(head: ResponseHead, mut body: Body, head_request: bool) -
         body = Body::empty();
     } else {
         fit_length(&mut headers, &body);
+        if !body.is_end_stream()
+            && let Some(length) = body.size_hint().exact()
+        {
+            headers
+                .entry(header::CONTENT_LENGTH)
+                .or_insert_with(|| length.into());
+        }
     }
-    let mut response = Response::new(body);
+    let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = headers;
-    response
+    (response, body)
 }
 
 /// A `content-length` that the body does not have is taken away.
@@ -186,8 +193,9 @@ fn fit_length(headers: &mut HeaderMap, body: &Body) {
     }
 }
 
-fn drop_connection_headers(headers: &mut HeaderMap) {
-    for name in CONNECTION {
+/// Looks at each name once: a head has few, and seldom one to drop.
+fn drop_named(headers: &mut HeaderMap, named: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| named(name)).cloned() {
         headers.remove(name);
     }
 }
@@ -195,7 +203,7 @@ fn drop_connection_headers(headers: &mut HeaderMap) {
 /// A request for hyper; `Err` where HTTP/2 cannot say it.
 pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'static str> {
     let mut headers = head.headers;
-    drop_connection_headers(&mut headers);
+    drop_named(&mut headers, is_of_connection);
     fit_length(&mut headers, &body);
     let authority = Authority::from_maybe_shared(bytes_of(&head.authority))
         .map_err(|_| "http2.invalid_authority")?;

@@ -204,7 +204,8 @@ impl Fault {
                 .dynamic_metadata
                 .get_or_insert_default()
                 .filter_metadata
-                .insert(Self::NAME.to_owned(), metadata.clone());
+                // Under the filter's name in the chain, as in Envoy.
+                .insert(inner.name.to_string(), metadata.clone());
         }
     }
 }

@@ -406,7 +406,9 @@ impl Attempt {
                 info = self.stream.info.lock();
             }
             info.upstream_first_rx = Some(now);
-            info.upstream_last_tx = info.request_end;
+            // A request that had ended before it was sent on was sent whole at the first moment.
+            let first = info.upstream_first_tx;
+            info.upstream_last_tx = info.request_end.map(|end| first.map_or(end, |f| f.max(end)));
             info.details = Some(Cow::Borrowed("via_upstream"));
             if refused {
                 info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));

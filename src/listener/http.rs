@@ -198,6 +198,7 @@ impl HttpConnection {
         if let Some(verdict) = refused {
             // What is refused is not routed: no route's headers, no route's name.
             stream.skip_route();
+            stream.info.lock().refused = true;
             stream.decide(verdict);
         }
         Some(Begun { stream, manager })

@@ -261,7 +261,7 @@ pub struct SelectedRoute {
     pub cluster: Option<Arc<str>>,
     /// Index of the chosen weighted cluster.
     pub weighted: Option<usize>,
-    /// The route is the answer of `require_tls`: no header mutation of any level applies.
+    /// The route is the answer of `require_tls`: no header mutation and no filter configuration of any level applies.
     pub tls_redirect: bool,
 }
 
@@ -294,14 +294,16 @@ impl SelectedRoute {
 
     /// Every level's configuration for the filter called `name`, most specific first.
     pub fn per_filter_all(&self, name: &str) -> impl Iterator<Item = &PerRouteConfig> {
-        [
+        let levels = [
             self.weighted_cluster().map(|cluster| &cluster.per_filter),
             Some(&self.route.per_filter),
             Some(&self.virtual_host().per_filter),
             Some(&self.table.config.per_filter),
-        ]
-        .into_iter()
-        .flatten()
+        ];
+        levels
+            .into_iter()
+            .flatten()
+            .filter(|_| !self.tls_redirect)
         .filter_map(move |level| level.get(name))
     }
 

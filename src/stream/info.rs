@@ -95,6 +95,8 @@ pub struct StreamInfo {
     pub health_check: bool,
     /// The codec understood nothing of the request's head: the stream's is made up.
     pub without_head: bool,
+    /// The head was refused before it was routed: most of what is told of requests is not told of it.
+    pub refused: bool,
     /// The router filter saw the request (`rq_total`).
     pub reached_router: bool,
     /// The response is one of our own.
@@ -219,6 +221,7 @@ impl StreamInfo {
             reset: false,
             health_check: false,
             without_head: false,
+            refused: false,
             reached_router: false,
             local_reply: false,
             held: None,

@@ -17,7 +17,7 @@ use crate::config::access_log::{
     DurationUnit, FormatHeader, GrpcStatusFormat, HeaderChoice, MaskableAddress, MetadataSource,
     Operator, PathSource, ServerNameChoice, TimePoint,
 };
-use crate::http::{RequestHead, Scheme};
+use crate::http::RequestHead;
 use crate::pb;
 use crate::pb::google::protobuf::value::Kind;
 use crate::stream::state::with_object;
@@ -118,14 +118,8 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
             // There is no TLS server name in this build: only the host can be told.
             ServerNameChoice::SniOnly => Written::Missing,
             // Envoy asks for the host when the head has been accepted.
-            ServerNameChoice::SniFirst | ServerNameChoice::HostFirst
-                if scope.info.without_head || scope.request.scheme == Scheme::Unknown =>
-            {
-                Written::Missing
-            }
-            ServerNameChoice::SniFirst | ServerNameChoice::HostFirst => {
-                bytes(scope.request.authority.as_bytes(), out)
-            }
+            ServerNameChoice::Host(_) if scope.info.refused => Written::Missing,
+            ServerNameChoice::Host(source) => server_name(*source, scope.request, out),
         },
         Operator::Hostname(name) => text(name, out),
         // An unset variable is the text `-`, not a missing value.
@@ -245,6 +239,17 @@ fn path(query: bool, source: PathSource, head: &RequestHead, out: &mut Vec<u8>) 
         false => memchr::memchr(b'?', path).unwrap_or(path.len()),
     };
     bytes(&path[..end], out)
+}
+
+/// The host before a rewrite, or the present one.
+fn server_name(source: PathSource, head: &RequestHead, out: &mut Vec<u8>) -> Written {
+    let original = head.headers.get("x-envoy-original-host");
+    let host = match source {
+        PathSource::Original => original,
+        PathSource::Current => Some(&head.authority),
+        PathSource::OriginalOrCurrent => Some(original.unwrap_or(&head.authority)),
+    };
+    host.map_or(Written::Missing, |host| bytes(host.as_bytes(), out))
 }
 
 fn query_param(name: &str, head: &RequestHead, out: &mut Vec<u8>) -> Written {
@@ -428,9 +433,7 @@ fn metadata(
         MetadataSource::Route => scope
             .route
             .and_then(|route| route.route.metadata.as_deref()),
-        MetadataSource::VirtualHost => scope
-            .route
-            .and_then(|route| route.virtual_host().metadata.as_deref()),
+        MetadataSource::VirtualHost => virtual_host(scope),
         MetadataSource::UpstreamHost => match &upstream.host {
             Some(host) => {
                 attributes = host.attributes();
@@ -473,6 +476,16 @@ fn metadata(
             Written::Json
         }
     }
+}
+
+/// The metadata of the virtual host, which is known where it has no route for the request.
+fn virtual_host<'a>(scope: &Scope<'a>) -> Option<&'a pb::Metadata> {
+    let host = match scope.route {
+        Some(route) => Some(route.virtual_host()),
+        None if scope.info.refused => None,
+        None => scope.config.routes.as_ref()?.virtual_host(scope.request),
+    };
+    host?.metadata.as_deref()
 }
 
 /// The first value of `key` in `x-forwarded-client-cert`: elements are separated by commas, pairs by semicolons.

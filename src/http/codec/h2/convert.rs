@@ -1,17 +1,20 @@
 //! hyper's heads to ours and back.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
 use super::super::{Refusal, Reset};
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
 use crate::http::joined::{Side, join_repeated};
-use crate::http::{Body, RequestHead, ResponseFlag, ResponseHead, Scheme};
+use crate::http::{Body, BodyError, RequestHead, ResponseFlag, ResponseHead, Scheme};
 
 /// Headers that belong to an HTTP/1 connection.
 const CONNECTION: [HeaderName; 5] = [
@@ -115,7 +118,10 @@ fn value(text: &str) -> Result<HeaderValue, Refusal> {
 fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
     headers.remove(header::HOST);
     // Met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
-    headers.remove(header::EXPECT);
+    let waits = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get(header::EXPECT).is_some_and(waits) {
+        headers.remove(header::EXPECT);
+    }
     headers.remove("http2-settings");
     if options.underscores != HeadersWithUnderscores::Allow {
         let named: Vec<HeaderName> = headers
@@ -197,6 +203,10 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     let mut headers = head.headers;
     drop_connection_headers(&mut headers);
     fit_length(&mut headers, &body);
+    let body = match headers.contains_key(header::CONTENT_LENGTH) {
+        true => body,
+        false => unannounced(&head.method, body),
+    };
     let authority = Authority::from_maybe_shared(bytes_of(&head.authority))
         .map_err(|_| "http2.invalid_authority")?;
     let mut parts = http::uri::Parts::default();
@@ -215,6 +225,36 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// hyper announces a length that it knows, the zero of methods that commonly have a body included: what was not announced
+/// to us is not announced by us.
+fn unannounced(method: &Method, body: Body) -> Body {
+    let bare = [Method::GET, Method::HEAD, Method::DELETE, Method::CONNECT].contains(method);
+    match body.size_hint().exact() {
+        None => body,
+        Some(0) if bare => body,
+        Some(_) => Body::new(Unannounced(body)),
+    }
+}
+
+/// A body that keeps its length to itself.
+struct Unannounced(Body);
+
+impl http_body::Body for Unannounced {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 fn bytes_of(value: &HeaderValue) -> Bytes {

@@ -9,11 +9,14 @@
 //! | `allow_credentials`, `allow_private_network_access`, `forward_not_matching_preflights` | honoured |
 //! | `filter_enabled`, `shadow_enabled` | their default values; there is no runtime |
 //!
+//! Routes that answer by themselves (redirects, direct responses) have no policy. A preflight is told the method and the
+//! headers that it asks for where the policy allows `*`.
+//!
 //! Statistics: `http.<stat_prefix>.cors.origin_valid`, `origin_invalid`.
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::factory::{BuildContext, FilterFactory, PerRoute, per_route_all};
 use super::{HttpFilter, Step};
@@ -179,7 +182,7 @@ impl HttpFilter for Cors {
                 _ => return Step::Next(body),
             }
         };
-        let Some(route) = stream.route() else {
+        let Some(route) = stream.route().filter(|route| route.is_entry()) else {
             return Step::Next(body);
         };
         let policies = Policies::of(&route, &self.name);
@@ -216,7 +219,8 @@ impl HttpFilter for Cors {
         let answer = (preflight && (allowed || !forward)).then(|| {
             let mut head = ResponseHead::new(StatusCode::OK);
             if allowed {
-                preflight_headers(&policies, &origin, private_network, &mut head);
+                let asked = &stream.request.lock().headers;
+                preflight_headers(&policies, &origin, private_network, asked, &mut head);
             }
             head
         });
@@ -261,6 +265,7 @@ fn preflight_headers(
     policies: &Policies<'_>,
     origin: &HeaderValue,
     private_network: bool,
+    asked: &HeaderMap,
     head: &mut ResponseHead,
 ) {
     let headers = &mut head.headers;
@@ -271,23 +276,36 @@ fn preflight_headers(
             HeaderValue::from_static("true"),
         );
     }
+    // Any is what is asked for.
+    let or_asked = |said: Option<&HeaderValue>, name: HeaderName| {
+        said.map(|said| match said.as_bytes() {
+            b"*" => asked.get(name).cloned().unwrap_or(HeaderValue::from_static("")),
+            _ => said.clone(),
+        })
+    };
     let texts = [
         (
             header::ACCESS_CONTROL_ALLOW_METHODS,
-            policies.first(|policy| policy.methods.as_ref()),
+            or_asked(
+                policies.first(|policy| policy.methods.as_ref()),
+                header::ACCESS_CONTROL_REQUEST_METHOD,
+            ),
         ),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            policies.first(|policy| policy.headers.as_ref()),
+            or_asked(
+                policies.first(|policy| policy.headers.as_ref()),
+                header::ACCESS_CONTROL_REQUEST_HEADERS,
+            ),
         ),
         (
             header::ACCESS_CONTROL_MAX_AGE,
-            policies.first(|policy| policy.max_age.as_ref()),
+            policies.first(|policy| policy.max_age.as_ref()).cloned(),
         ),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
-            headers.insert(name, value.clone());
+            headers.insert(name, value);
         }
     }
     if private_network && policies.first(|policy| policy.private_network) == Some(true) {

@@ -13,18 +13,18 @@ use crate::stream::{Phase, Stream};
 
 /// Makes `reply` the stream's response: the head is in `stream.response`, the body is the result.
 ///
-/// As in Envoy, the route's response header mutations apply to it, before the reply's own headers.
+/// As in Envoy, the route's response header mutations apply to it, before the reply's own headers; those of a route that
+/// answers by itself only where it is that answer.
 pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
-    let (is_grpc, is_head, version, upgrade) = {
+    let (is_head, version, upgrade) = {
         let request = stream.request.lock();
         (
-            request.is_grpc(),
             request.method == Method::HEAD,
             request.version,
             request.upgrade.is_some(),
         )
     };
-    {
+    let (is_grpc, reached_router) = {
         let mut info = stream.info.lock();
         for flag in reply.flags.drain(..) {
             info.flags.set(flag);
@@ -34,7 +34,8 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
         // What follows a refused upgrade on the connection is nobody's HTTP/1.
         info.close |= reply.close || (upgrade && version < Version::HTTP_2);
         info.local_reply_body = Some(reply.body.clone());
-    }
+        (info.grpc, info.reached_router)
+    };
     // Where a head was there before, its trailers stay for the log, as in Envoy.
     if stream.phase() != Phase::Response {
         *stream.response_trailers.lock() = None;
@@ -49,7 +50,7 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
         add(&mut head.headers, &reply.headers);
     }
     *stream.response.lock() = Some(head);
-    if let Some(route) = &route {
+    if let Some(route) = route.as_ref().filter(|route| reached_router || route.is_entry()) {
         finalize_response(stream, route);
     }
     // Out of the stream while it is mapped: formats look at the stream.
@@ -64,7 +65,12 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
     let mut response = stream.response.lock();
     let head = response.insert(head);
     if is_grpc {
-        grpc::reply(head, reply.status, &reply.body, reply.grpc_status);
+        // The line end of a body in JSON is no part of the message; an answer to HEAD has none.
+        let message = match is_head {
+            true => b"",
+            false => reply.body.strip_suffix(b"\n").unwrap_or(&reply.body),
+        };
+        grpc::reply(head, reply.status, message, reply.grpc_status);
         return Body::empty();
     }
     if !reply.body.is_empty() {

@@ -271,6 +271,14 @@ impl SelectedRoute {
         &self.table.config.virtual_hosts[self.virtual_host]
     }
 
+    /// True where the route sends requests on, or would: Envoy's route entry. Redirects and direct responses are none.
+    pub fn is_entry(&self) -> bool {
+        match &self.route.action {
+            Action::Forward(_) | Action::NonForwarding => true,
+            Action::Redirect(_) | Action::DirectResponse(_) => false,
+        }
+    }
+
     /// The forwarding action, where the route forwards.
     pub fn forward(&self) -> Option<&ForwardAction> {
         match &self.route.action {

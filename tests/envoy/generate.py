@@ -12,6 +12,7 @@ and what `run.py` cannot tell apart (ids).
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def virtual_hosts(draw, kinds):
         if draw.maybe(0.1):
             host["include_attempt_count_in_response"] = True
         if draw.maybe(0.2):
-            host["metadata"] = {"filter_metadata": {"v": {"k": draw.choice(["text", 2.5, [True]])}}}
+            host["metadata"] = {"filter_metadata": {"v": {"k": draw.choice(["text", 25, [True]])}}}
         filters.per_route(draw, host, kinds, 0.2)
     return hosts
 
@@ -374,26 +375,28 @@ def request(draw, index, listener, manager):
         "host": domain,
         "headers": headers_near(draw, wanted) + filters.headers_for(draw, manager),
     }
+    if "query_parameter_mutations" in json.dumps(manager):
+        made["path"] = made["path"].split("?")[0] + draw.choice(["", "?q=1", "?q=1&q=2"])
     preflight = any(name == "access-control-request-method" for name, _ in made["headers"]) and draw.maybe(0.8)
     made["method"] = draw.choice(METHODS) if not preflight else "OPTIONS"
-    if made["method"] in ("POST", "PUT") and draw.maybe(0.7):
+    # How much of a body has been read when a delayed request is answered is a matter of buffers.
+    waits = '"delay"' in json.dumps(manager)
+    if made["method"] in ("POST", "PUT") and draw.maybe(0.7) and not waits:
         made["body"] = draw.choice(["body", "{}"])
     if draw.maybe(0.3):
-        made["headers"].append(["x-answer", answer(draw)])
-    trailers = draw.choice([[["x-t", "v"]], [["x-t", "1"], ["x-a", "2"], ["x-b", ""]]]) if draw.maybe(0.1) else []
+        made["headers"].append(["x-answer", answer(draw, made["method"])])
+    trailers = draw.choice([[["x-t", "v"]], [["x-t", "1"], ["x-a", "2"], ["x-b", ""]]]) if draw.maybe(0.1) and not waits else []
     if trailers and draw.maybe():
         made["headers"].append(["te", "trailers"])
     if "#" in made["path"]:
         # Refused before it is routed, but for the log where the client says a protocol.
         made["headers"] = [header for header in made["headers"] if header[0] != "x-forwarded-proto"]
     version = draw.random()
-    if version < 0.05:
+    if version < 0.05 and not trailers:
         made["version"] = "HTTP/1.0"
     elif version < 0.08 and "#" not in made["path"]:
         whole = f"{draw.choice(['http', 'http', 'https', 'HTTP', 'ftp'])}://{domain}{made['path']}"
-        # Where such a target is refused for its slashes, the server name in the log differs.
-        if manager.get("path_with_escaped_slashes_action") not in ("REJECT_REQUEST", "UNESCAPE_AND_REDIRECT"):
-            made["path"] = whole
+        made["path"] = whole
     elif version < 0.4:
         return over_http2(draw, made, trailers)
     if trailers:
@@ -404,7 +407,7 @@ def request(draw, index, listener, manager):
 METHODS = ["GET"] * 6 + ["POST", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "TRACE", "get", "FOO"]
 
 
-def answer(draw):
+def answer(draw, method):
     """What the upstream is asked to answer with."""
     wanted = [f"status={draw.choice([200, 200, 201, 204, 301, 304, 404, 500, 503])}"]
     more = [
@@ -414,7 +417,8 @@ def answer(draw):
         "h=x-envoy-immediate-health-check-fail:1", "h=x-envoy-degraded:1", "h=cache-control:no-store",
     ]  # fmt: skip
     wanted += draw.some(more, 2)
-    if draw.maybe(0.4):
+    # What Envoy logs of a body and trailers that no client may get is left out.
+    if draw.maybe(0.4) and method != "HEAD" and wanted[0] not in ("status=204", "status=304"):
         wanted.append(draw.choice(["chunked=1", "t=x-t:v", "t=grpc-status:5&t=grpc-message:no&t=x-t:w", "t=x-t:1&t=x-t:2&t=x-a:3"]))
     return "&".join(wanted)
 
@@ -428,7 +432,7 @@ def over_http2(draw, case, trailers):
     fields = [
         [":method", case["method"]],
         [":scheme", draw.choice(["http"] * 5 + ["https"])],
-        [":authority", case["host"] or "a.test"],
+        [":authority", case["host"] if re.fullmatch(r"[A-Za-z0-9.\[\]:-]*[A-Za-z0-9\]]", case["host"]) else "a.test"],
         [":path", case["path"].split("#")[0]],
     ]
     plan = {"headers": fields + headers}

@@ -371,7 +371,7 @@ def normalise_header(name, value, ports):
 
 def normalise_text(text, ports):
     text = UUID.sub("<uuid>", text)
-    return re.sub(r"\b\d{4,5}\b", lambda match: ports.get(match.group(0), match.group(0)), text)
+    return re.sub(r"(?<!\d)\d{4,5}(?!\d)", lambda match: ports.get(match.group(0), match.group(0)), text)
 
 
 def flatten(proxy, outcome, records):
@@ -381,7 +381,7 @@ def flatten(proxy, outcome, records):
         flat = h2client.flatten(
             outcome, lambda name, value: normalise_header(name, value, ports), lambda body: flatten_body(body, ports)
         )
-        return flat | flatten_log(sorted(records, key=json.dumps), ports)
+        return flat | flatten_log(sorted(records, key=json.dumps) if len(outcome.get("streams", {})) > 1 else records, ports)
     flat = {"after": outcome.get("after", "")}
     for key in ("interim", "before"):
         if key in outcome:
@@ -416,6 +416,8 @@ def normalise_logged(key, value, ports):
     if isinstance(value, list):
         return [normalise_logged("", inner, ports) for inner in value]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if str(value) in ports:
+            return ports[str(value)]
         if key.startswith("ms_"):
             return "<ms>"
         if key.startswith("n_"):

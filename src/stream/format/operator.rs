@@ -21,6 +21,7 @@ use crate::http::RequestHead;
 use crate::pb;
 use crate::pb::google::protobuf::value::Kind;
 use crate::stream::state::with_object;
+use crate::stream::StreamInfo;
 
 /// What was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,8 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
         }),
         Operator::ResponseHeader(choice) => {
             choose(choice, out, |header, out| match (header, scope.response) {
-                (FormatHeader::Status, _) => match status(scope) {
+                (FormatHeader::Status, Some(head)) => display(head.status.as_u16(), out),
+                (FormatHeader::Status, None) => match status(scope) {
                     Some(status) => display(status, out),
                     None => Written::Missing,
                 },
@@ -118,7 +120,7 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
             // There is no TLS server name in this build: only the host can be told.
             ServerNameChoice::SniOnly => Written::Missing,
             // Envoy asks for the host when the head has been accepted.
-            ServerNameChoice::Host(_) if scope.info.refused => Written::Missing,
+            ServerNameChoice::Host(_) if scope.info.refused.is_some() => Written::Missing,
             ServerNameChoice::Host(source) => server_name(*source, scope.request, out),
         },
         Operator::Hostname(name) => text(name, out),
@@ -306,14 +308,23 @@ fn client(scope: &Scope<'_>) -> Option<SocketAddr> {
     scope.info.client.or(scope.connection.remote)
 }
 
+/// The end of the request; a head that was not understood has none.
+fn request_end(info: &StreamInfo) -> Option<Instant> {
+    info.request_end.filter(|_| !info.without_head)
+}
+
 fn point(point: &TimePoint, scope: &Scope<'_>) -> Option<Instant> {
     let info = scope.info;
     match point {
         TimePoint::DownstreamRxBegin => Some(info.begin),
-        TimePoint::DownstreamRxEnd => info.request_end,
+        TimePoint::DownstreamRxEnd => request_end(info),
         TimePoint::UpstreamTxBegin => info.upstream_first_tx,
         TimePoint::UpstreamTxEnd => info.upstream_last_tx,
-        TimePoint::UpstreamRxBegin | TimePoint::UpstreamRxBodyBegin => info.upstream_first_rx,
+        TimePoint::UpstreamRxBegin => info.upstream_first_rx,
+        // A response that ended with its head had no body.
+        TimePoint::UpstreamRxBodyBegin => info
+            .upstream_first_rx
+            .filter(|_| info.upstream_last_rx != info.response_begin),
         TimePoint::UpstreamRxEnd => info.upstream_last_rx,
         TimePoint::DownstreamTxBegin => info.response_begin,
         TimePoint::DownstreamTxEnd => info.response_begin.and(info.end),
@@ -482,7 +493,7 @@ fn metadata(
 fn virtual_host<'a>(scope: &Scope<'a>) -> Option<&'a pb::Metadata> {
     let host = match scope.route {
         Some(route) => Some(route.virtual_host()),
-        None if scope.info.refused => None,
+        None if scope.info.refused.is_some() => None,
         None => scope.config.routes.as_ref()?.virtual_host(scope.request),
     };
     host?.metadata.as_deref()

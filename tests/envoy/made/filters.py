@@ -25,9 +25,10 @@ def mutation(draw, side):
 
 
 def query_mutation(draw):
+    """Of one parameter: Envoy sorts and decodes all of a query that it changes, Plenipo does not touch the others."""
     if draw.maybe(0.3):
-        return {"remove": draw.choice(["q", "r", "none"])}
-    made = {"append": {"record": {"key": draw.choice(["q", "r", "new"]), "value": draw.choice(["v", "w", "%REQ(x-a)%", "%PROTOCOL%"])}}}
+        return {"remove": draw.choice(["q", "none"])}
+    made = {"append": {"record": {"key": "q", "value": draw.choice(["v", "w", "%REQ(x-a)%", "%PROTOCOL%"])}}}
     made["append"]["action"] = draw.choice(["APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS"])
     return made
 
@@ -165,7 +166,7 @@ HEADERS = [
     ["x-envoy-fault-abort-request", "503"], ["x-envoy-fault-abort-request", "99"], ["x-envoy-fault-abort-grpc-request", "5"],
     ["x-envoy-fault-abort-request-percentage", "100"], ["x-envoy-fault-abort-request-percentage", "0"],
     ["x-envoy-fault-delay-request", "10"], ["x-envoy-fault-delay-request-percentage", "0"],
-    ["x-envoy-downstream-service-node", "node"], ["access-control-request-method", "GET"],
+    ["x-envoy-downstream-service-node", "node"], ["access-control-request-method", "GET"], ["access-control-request-headers", "x-q"],
 ]  # fmt: skip
 
 
@@ -177,6 +178,7 @@ def headers_for(draw, manager):
         headers.append(["origin", draw.choice(ORIGINS)])
         if draw.maybe(0.6):
             headers.append(["access-control-request-method", draw.choice(["GET", "DELETE", ""])])
+            headers += [["access-control-request-headers", draw.choice(["x-q", "x-q, x-a", ""])]] * draw.maybe()
     if "fault" in named and draw.maybe(0.5):
         headers += draw.some([header for header in HEADERS if "fault" in header[0] or "node" in header[0]], 2)
     return headers + draw.some(HEADERS, 1) * draw.maybe(0.3)

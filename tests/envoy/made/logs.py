@@ -46,13 +46,7 @@ DURATIONS = """
     COMMON_DURATION(DS_TX_BEG:DS_TX_END) COMMON_DURATION(none:DS_TX_END)
 """.split()
 
-BYTES = """
-    REQUEST_HEADERS_BYTES RESPONSE_HEADERS_BYTES UPSTREAM_WIRE_BYTES_SENT UPSTREAM_WIRE_BYTES_RECEIVED
-    UPSTREAM_HEADER_BYTES_SENT UPSTREAM_HEADER_BYTES_RECEIVED UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT
-    UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED DOWNSTREAM_WIRE_BYTES_SENT DOWNSTREAM_WIRE_BYTES_RECEIVED
-    DOWNSTREAM_HEADER_BYTES_SENT DOWNSTREAM_HEADER_BYTES_RECEIVED DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT
-    DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED CONNECTION_ID UPSTREAM_CONNECTION_ID
-""".split()
+BYTES = ["REQUEST_HEADERS_BYTES", "RESPONSE_HEADERS_BYTES", "CONNECTION_ID", "UPSTREAM_CONNECTION_ID"]
 
 FLAGS = ["LH", "UH", "UT", "UF", "UC", "NR", "DI", "FI", "DC", "IH", "DPE", "UPE", "NC", "UMSDR"]
 CODES = [200, 201, 301, 302, 404, 500, 503]
@@ -74,7 +68,7 @@ def value(draw, depth=0):
     if kind == "text":
         return text(draw)
     if kind == "literal":
-        return draw.choice([3, -1, 1.5, 1e20, 0, True, False, "", "plain", "100%%", 'quote "', "tab\t", 123456789012, 0.1])
+        return draw.choice([3, -1, 0, True, False, "", "plain", "100%%", 'quote "', "tab\t", 123456789012])
     if kind == "object":
         return {draw.choice(["k", "b", "a", "K", 'odd "', "é"]): value(draw, depth + 1) for _ in range(draw.randint(0, 3))}
     return [value(draw, depth + 1) for _ in range(draw.randint(0, 3))]

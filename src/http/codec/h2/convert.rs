@@ -136,27 +136,35 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
             headers.remove(name);
         }
     }
+    join_cookies(headers);
     if headers.len() == headers.keys_len() {
         return Ok(());
     }
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(INVALID);
     }
-    join_cookies(headers);
     join_repeated(Side::Request, headers);
     Ok(())
 }
 
-/// Crumbs of a cookie become one header again.
+/// Crumbs of a cookie become one header again; an empty one is none.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
-        return;
-    };
-    let mut joined = BytesMut::from(first.as_bytes());
-    for crumb in std::iter::once(second).chain(crumbs) {
-        joined.put_slice(b"; ");
+    match (crumbs.next(), crumbs.next()) {
+        (None, _) => return,
+        (Some(only), None) if !only.is_empty() => return,
+        (Some(_), _) => {}
+    }
+    let mut joined = BytesMut::new();
+    for crumb in headers.get_all(header::COOKIE) {
+        if !joined.is_empty() {
+            joined.put_slice(b"; ");
+        }
         joined.put_slice(crumb.as_bytes());
+    }
+    if joined.is_empty() {
+        headers.remove(header::COOKIE);
+        return;
     }
     let joined = HeaderValue::from_maybe_shared(joined.freeze());
     headers.insert(header::COOKIE, joined.expect("valid values and separators"));

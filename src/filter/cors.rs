@@ -279,7 +279,10 @@ fn preflight_headers(
     // Any is what is asked for.
     let or_asked = |said: Option<&HeaderValue>, name: HeaderName| {
         said.map(|said| match said.as_bytes() {
-            b"*" => asked.get(name).cloned().unwrap_or(HeaderValue::from_static("")),
+            b"*" => asked
+                .get(name)
+                .cloned()
+                .unwrap_or(HeaderValue::from_static("")),
             _ => said.clone(),
         })
     };
@@ -388,6 +391,35 @@ allow_private_network_access: true
             answer.header("access-control-allow-private-network"),
             Some("true")
         );
+    }
+
+    #[tokio::test]
+    async fn any_is_what_was_asked_for() {
+        let policy = "{allow_origin_string_match: [{exact: o}], allow_methods: '*', allow_headers: '*', expose_headers: '*'}";
+        for (asked, allowed) in [(Some("x-q, x-z"), "x-q, x-z"), (None, "")] {
+            let mut headers = vec![("origin", "o"), ("access-control-request-method", "PUT")];
+            headers.extend(asked.map(|asked| ("access-control-request-headers", asked)));
+            let answer = ask(policy, Method::OPTIONS, &headers).await.answer;
+            assert_eq!(answer.header("access-control-allow-methods"), Some("PUT"));
+            let told = answer.header("access-control-allow-headers");
+            assert_eq!(told, Some(allowed));
+            assert_eq!(answer.header("access-control-expose-headers"), Some("*"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_route_that_answers_itself_has_no_policy() {
+        use crate::config::route::{Action, DirectResponse};
+        let registry = metrics();
+        let answers = Action::DirectResponse(DirectResponse {
+            status: StatusCode::OK,
+            body: Default::default(),
+        });
+        let chain = crate::filter::testing::TestChain::new(vec![build::<Cors>(0, "{}", &registry)])
+            .route(answers)
+            .per_route("f0", per_route_config::<proto::CorsPolicy>(POLICY));
+        let answer = chain.get_with("/", &[("origin", "http://o")]).await;
+        assert_eq!(answer.header("access-control-allow-origin"), None);
     }
 
     #[tokio::test]

@@ -24,8 +24,8 @@ use crate::generation::stats::{http as stat, listener_http};
 use crate::generation::{ChainDrain, ChainIdentity, HttpConnectionManager, LiveChain};
 use crate::http::codec::{Exchange, Handler, Malformed, Refusal, Reply, Reset};
 use crate::http::{Lend, LocalReply, RequestHead, ResponseFlag, ResponseHead};
-use crate::stream::{ConnectionInfo, Stream, Verdict};
 use crate::stream::info::Refusal as RefusedBy;
+use crate::stream::{ConnectionInfo, Stream, Verdict};
 use crate::telemetry::metrics::{Stat, StatSet};
 
 const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");

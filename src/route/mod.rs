@@ -312,7 +312,7 @@ impl SelectedRoute {
             .into_iter()
             .flatten()
             .filter(|_| !self.tls_redirect)
-        .filter_map(move |level| level.get(name))
+            .filter_map(move |level| level.get(name))
     }
 
     /// The request header mutations of all levels in the order in which they apply: the most specific first, so that

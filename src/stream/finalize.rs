@@ -101,7 +101,9 @@ pub fn mutate_request(stream: &Stream, mutations: &HeaderMutations) {
 /// Applies `mutations` to the response head in `stream`, if there is one.
 pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
     let route = stream.resolved_route();
-    mutate_response_for(stream, route.as_deref(), None, mutations);
+    let status = stream.info.lock().reply_status;
+    let status = status.map(|status| status.as_u16());
+    mutate_response_for(stream, route.as_deref(), status, mutations);
 }
 
 fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations: &HeaderMutations) {

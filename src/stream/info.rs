@@ -106,6 +106,8 @@ pub struct StreamInfo {
     /// Bytes of a request's body that came whole with its head, once something was waited for: Envoy reads on then, so that
     /// the request counts as complete, whoever answers it.
     pub held: Option<u64>,
+    /// The status that a local reply had before it took the form of gRPC: the filters' `%RESPONSE_CODE%`.
+    pub reply_status: Option<http::StatusCode>,
     /// The local reply asked for the connection to be closed after it (HTTP/1).
     pub close: bool,
     /// Of a connection that no codec reads: how it ended.
@@ -237,6 +239,7 @@ impl StreamInfo {
             reached_router: false,
             local_reply: false,
             held: None,
+            reply_status: None,
             close: false,
             closed: None,
         }

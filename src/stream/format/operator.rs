@@ -20,8 +20,8 @@ use crate::config::access_log::{
 use crate::http::RequestHead;
 use crate::pb;
 use crate::pb::google::protobuf::value::Kind;
-use crate::stream::state::with_object;
 use crate::stream::StreamInfo;
+use crate::stream::state::with_object;
 
 /// What was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,8 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
             for (operator, max_len) in operators {
                 let start = out.len();
                 let written = write(operator, scope, out);
-                if written != Written::Missing && out.len() > start {
+                // An empty value is one.
+                if written != Written::Missing {
                     if let Some(max_len) = max_len {
                         out.truncate(start + (out.len() - start).min(*max_len));
                     }
@@ -353,7 +354,9 @@ pub fn grpc_status_of(scope: &Scope<'_>) -> Option<u32> {
         .and_then(of)
         .or_else(|| scope.response.and_then(|head| of(&head.headers)))
         .or_else(|| {
-            status(scope).map(|status| match status {
+            // The 0 of a local reply whose head is made is none.
+            let status = status(scope).filter(|status| *status != 0);
+            status.map(|status| match status {
                 400 => 13,
                 401 => 16,
                 403 => 7,

@@ -28,7 +28,7 @@ def query_mutation(draw):
     """Of one parameter: Envoy sorts and decodes all of a query that it changes, Plenipo does not touch the others."""
     if draw.maybe(0.3):
         return {"remove": draw.choice(["q", "none"])}
-    made = {"append": {"record": {"key": "q", "value": draw.choice(["v", "w", "%REQ(x-a)%", "%PROTOCOL%"])}}}
+    made = {"append": {"record": {"key": "q", "value": draw.choice(["v", "w", "%REQ(x-none)%", "%RESPONSE_CODE%"])}}}
     made["append"]["action"] = draw.choice(["APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS"])
     return made
 

@@ -14,6 +14,9 @@ REGEXES = ["o.*", "[0-9]+", ".*", "one|two", "(?i)one", "a+", "\\d*"]
 class Draw(random.Random):
     """Random values, each with its odds."""
 
+    # The further clusters that a listener's routes may choose.
+    second = ()
+
     def maybe(self, odds=0.5):
         return self.random() < odds
 

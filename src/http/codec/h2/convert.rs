@@ -235,14 +235,12 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     Ok(request)
 }
 
-/// hyper announces a length that it knows, the zero of methods that commonly have a body included: what was not announced
-/// to us is not announced by us.
+/// hyper announces that there is no body where the method commonly has one; a head that ends its stream says so already.
 fn unannounced(method: &Method, body: Body) -> Body {
     let bare = [Method::GET, Method::HEAD, Method::DELETE, Method::CONNECT].contains(method);
     match body.size_hint().exact() {
-        None => body,
-        Some(0) if bare => body,
-        Some(_) => Body::new(Unannounced(body)),
+        Some(0) if !bare => Body::new(Unannounced(body)),
+        _ => body,
     }
 }
 

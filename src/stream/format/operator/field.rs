@@ -158,9 +158,7 @@ pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Writt
         },
         Field::FilterChainName => non_empty(connection.filter_chain.as_bytes(), out),
         Field::ListenerName => non_empty(connection.listener.as_bytes(), out),
-        Field::RouteResolutionCount => {
-            number(u64::from(info.refused != Some(Refusal::Codec)), out)
-        }
+        Field::RouteResolutionCount => number(u64::from(info.refused != Some(Refusal::Codec)), out),
         Field::RouteResolutionTimeUs => number(0, out),
         Field::CustomFlags => Written::Text,
         Field::AccessLogType => text(scope.log_type.as_str(), out),

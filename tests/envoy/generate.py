@@ -415,7 +415,8 @@ def request(draw, index, listener, manager):
     elif version < 0.4:
         return over_http2(draw, made, trailers)
     # Whether the body has been read when a connection fails is seen for lengths alone (`info.held`).
-    if trailers and not re.search(r'"cluster": "(two_)?dead"', json.dumps(manager)):
+    unread = manager.get("path_with_escaped_slashes_action") in ("REJECT_REQUEST", "UNESCAPE_AND_REDIRECT")
+    if trailers and not unread and not re.search(r'"cluster": "(two_)?dead"', json.dumps(manager)):
         return with_trailers(made, trailers)
     return made
 

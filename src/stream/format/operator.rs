@@ -20,8 +20,8 @@ use crate::config::access_log::{
 use crate::http::RequestHead;
 use crate::pb;
 use crate::pb::google::protobuf::value::Kind;
-use crate::stream::StreamInfo;
 use crate::stream::state::with_object;
+use crate::stream::{Refusal, StreamInfo};
 
 /// What was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -496,7 +496,7 @@ fn metadata(
 fn virtual_host<'a>(scope: &Scope<'a>) -> Option<&'a pb::Metadata> {
     let host = match scope.route {
         Some(route) => Some(route.virtual_host()),
-        None if scope.info.refused.is_some() => None,
+        None if scope.info.refused == Some(Refusal::Codec) => None,
         None => scope.config.routes.as_ref()?.virtual_host(scope.request),
     };
     host?.metadata.as_deref()

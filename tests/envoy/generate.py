@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Differential tests of made-up configurations: routes, matchers, actions, header rules and connection-manager options
-at random, and requests that come near to what they match.
+"""Differential tests of made-up configurations: routes, matchers, actions, header rules, connection-manager options, filters
+and access logs at random, and requests over HTTP/1 and HTTP/2 that come near to what they match.
 
     generate.py [--seed N] [--rounds N] [--requests N] [arguments of run.py]
 

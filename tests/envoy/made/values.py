@@ -78,7 +78,7 @@ FORMATS = [
     "%REQ(:METHOD)%-%REQ(x-b)%", "%VIRTUAL_CLUSTER_NAME%", "%RESPONSE_FLAGS%", "%METADATA(ROUTE:r:k)%", "%UPSTREAM_HOST%",
     "%RESP(:status)%", "%RESPONSE_CODE_DETAILS%", "%RESPONSE_FLAGS_LONG%", "%TRAILER(x-t)%", "%BYTES_RECEIVED%",
     "%QUERY_PARAM(q)%", "%PATH(NQ:ORIG)%", "%REQ(x-a)%,%REQ(x-b)%", "%LISTENER_NAME%", "%UPSTREAM_PROTOCOL%",
-    "%REQUESTED_SERVER_NAME(HOST_FIRST)%", "%DYNAMIC_METADATA(fault:k)%", "%RESP(content-type?x-b)%", "%GRPC_STATUS%",
+    "%HOSTNAME%", "%DYNAMIC_METADATA(fault:k)%", "%RESP(content-type?x-b)%", "%GRPC_STATUS%",
     "%LOCAL_REPLY_BODY%", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", "%ACCESS_LOG_TYPE%",
 ]  # fmt: skip
 HEADERS = ["x-a", "x-b", "x-new", "accept", "cookie", "x-forwarded-for", "cache-control", "set-cookie", "user-agent", "server"]

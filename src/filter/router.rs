@@ -205,9 +205,9 @@ impl Router {
             }
             return Err(Box::new(self.dropped(&dropped)));
         }
-        finalize::finalize_request(stream, route, !self.config.suppress_envoy_headers);
-        // An attempt for which there is no host counts, too.
+        // An attempt for which there is no host counts, too, and header rules can tell.
         stream.info.lock().attempts += 1;
+        finalize::finalize_request(stream, route, !self.config.suppress_envoy_headers);
         let Some(host) = cluster.pick(&PickContext::default()) else {
             if self.config.dynamic_stats {
                 cluster.answered(None, StatusCode::SERVICE_UNAVAILABLE.as_u16(), origin);
@@ -459,7 +459,11 @@ impl Attempt {
                 info = self.stream.info.lock();
             }
             info.upstream_first_rx = Some(now);
-            info.upstream_last_tx = info.request_end;
+            // A request that had ended before it was sent on was sent whole at the first moment.
+            let first = info.upstream_first_tx;
+            info.upstream_last_tx = info
+                .request_end
+                .map(|end| first.map_or(end, |f| f.max(end)));
             info.details = Some(Cow::Borrowed("via_upstream"));
             if refused {
                 info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));

@@ -25,6 +25,7 @@ use crate::generation::stats::{http as stat, listener_http};
 use crate::generation::{ChainDrain, ChainIdentity, HttpConnectionManager, LiveChain};
 use crate::http::codec::{Exchange, Handler, Malformed, Refusal, Reply, Reset};
 use crate::http::{Lend, LocalReply, RequestHead, ResponseFlag, ResponseHead};
+use crate::stream::info::Refusal as RefusedBy;
 use crate::stream::{ConnectionInfo, Stream, Verdict};
 use crate::telemetry::metrics::{Stat, StatSet};
 
@@ -171,6 +172,10 @@ impl HttpConnection {
             node_id: &inner.context.node_id,
         };
         let mut client = None;
+        let by = match refused {
+            Some(_) => RefusedBy::Codec,
+            None => RefusedBy::Manager,
+        };
         let refused = match refused {
             Some(verdict) => Some(verdict),
             None => match request_head::prepare(&mut head, options, &facts) {
@@ -202,6 +207,7 @@ impl HttpConnection {
         if let Some(verdict) = refused {
             // What is refused is not routed: no route's headers, no route's name.
             stream.skip_route();
+            stream.info.lock().refused = Some(by);
             stream.decide(verdict);
         }
         Some(Begun { stream, manager })

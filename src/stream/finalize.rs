@@ -107,7 +107,9 @@ pub fn mutate_request(stream: &Stream, mutations: &HeaderMutations) {
 pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
     let route = stream.resolved_route();
     // Before the router has it, the status is none of the stream's yet: an upstream filter sees 0, as in Envoy.
-    let status = (stream.phase() == Phase::Request).then_some(0);
+    let early = (stream.phase() == Phase::Request).then_some(0);
+    let replied = stream.info.lock().reply_status;
+    let status = early.or_else(|| replied.map(|status| status.as_u16()));
     mutate_response_for(stream, route.as_deref(), status, mutations);
 }
 

@@ -32,7 +32,9 @@ use access_log::AccessLogger;
 
 pub use drive::{Companion, Phase, Progress, Timeout, Timeouts, Verdict};
 pub use finish::{Ending, Finish};
-pub use info::{ByteCounts, CloseInfo, CloseType, ConnectionInfo, StreamInfo, UpstreamInfo};
+pub use info::{
+    ByteCounts, CloseInfo, CloseType, ConnectionInfo, Refusal, StreamInfo, UpstreamInfo,
+};
 pub use pump::{Flow, PumpHandle, Side, Start, Tap};
 
 /// What a stream pins of one Generation. One instance a connection manager and Generation.
@@ -107,6 +109,8 @@ impl Stream {
     ) -> Arc<Self> {
         let mut slots = Vec::new();
         slots.resize_with(filters, || None);
+        let mut info = StreamInfo::new();
+        info.grpc = request.is_grpc();
         Arc::new(Self {
             connection,
             config: config.into(),
@@ -115,7 +119,7 @@ impl Stream {
             overwritten: WorkerCell::new(None),
             request_trailers: WorkerCell::new(None),
             response_trailers: WorkerCell::new(None),
-            info: WorkerCell::new(StreamInfo::new()),
+            info: WorkerCell::new(info),
             drive: WorkerCell::default(),
             route: WorkerCell::default(),
             slots: WorkerCell::new(slots),

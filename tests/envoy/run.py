@@ -27,6 +27,7 @@ import time
 import urllib.request
 
 import h2client
+import upstream_http2
 from upstream import Upstream
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -152,6 +153,11 @@ class Process:
         records = {}
         if self.log.exists():
             for line in self.log.read_text(errors="replace").splitlines():
+                # A text names its case in front: `@address `.
+                if line.startswith("@") and " " in line:
+                    case, _, line = line[1:].partition(" ")
+                    records.setdefault(case, []).append({"line": line})
+                    continue
                 try:
                     record = json.loads(line)
                 except ValueError:
@@ -166,6 +172,8 @@ class Proxy(Process):
     def __init__(self, name, command, suite, work, listeners):
         super().__init__(name, work, Upstream())
         self.values |= {"log": str(self.log), "root": str(ROOT)}
+        if "@upstream2@" in (suite / "envoy.yaml").read_text():
+            self.values["upstream2"] = Upstream(upstream_http2.connection).port
         text = re.sub(
             r"@([a-z][a-z0-9_]*)@", lambda match: str(self.port(match.group(1))), (suite / "envoy.yaml").read_text()
         )
@@ -364,7 +372,7 @@ def normalise_header(name, value, ports):
 
 def normalise_text(text, ports):
     text = UUID.sub("<uuid>", text)
-    return re.sub(r"\b\d{4,5}\b", lambda match: ports.get(match.group(0), match.group(0)), text)
+    return re.sub(r"(?<!\d)\d{4,5}(?!\d)", lambda match: ports.get(match.group(0), match.group(0)), text)
 
 
 def flatten(proxy, outcome, records):
@@ -374,7 +382,7 @@ def flatten(proxy, outcome, records):
         flat = h2client.flatten(
             outcome, lambda name, value: normalise_header(name, value, ports), lambda body: flatten_body(body, ports)
         )
-        return flat | flatten_log(sorted(records, key=json.dumps), ports)
+        return flat | flatten_log(sorted(records, key=json.dumps) if len(outcome.get("streams", {})) > 1 else records, ports)
     flat = {"after": outcome.get("after", "")}
     for key in ("interim", "before"):
         if key in outcome:
@@ -396,9 +404,26 @@ def flatten_log(records, ports):
     flat = {}
     for index, record in enumerate(records):
         for key, value in record.items():
-            text = normalise_text(value, ports) if isinstance(value, str) else value
-            flat[f"log{index or ''}.{key}"] = text
+            flat[f"log{index or ''}.{key}"] = normalise_logged(key, value, ports)
     return flat
+
+
+def normalise_logged(key, value, ports):
+    """A value of a record. Of durations (`ms_…`) and of counts that ports and clocks change (`n_…`) the kind is compared."""
+    if isinstance(value, str):
+        return normalise_text(value, ports)
+    if isinstance(value, dict):
+        return {name: normalise_logged(name, inner, ports) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [normalise_logged("", inner, ports) for inner in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if str(value) in ports:
+            return ports[str(value)]
+        if key.startswith("ms_"):
+            return "<ms>"
+        if key.startswith("n_"):
+            return "<n>" if value else 0
+    return value
 
 
 def flatten_body(body, ports):

@@ -1,17 +1,20 @@
 //! The library's heads to ours and back.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::ext::Protocol;
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 
 use super::super::{Refusal, Reset};
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
 use crate::http::joined::{Side, join_repeated};
-use crate::http::{Body, RequestHead, ResponseFlag, ResponseHead, Scheme};
+use crate::http::{Body, BodyError, RequestHead, ResponseFlag, ResponseHead, Scheme};
 
 /// True for headers that belong to an HTTP/1 connection.
 fn is_of_connection(name: &HeaderName) -> bool {
@@ -107,10 +110,14 @@ fn value(text: &str) -> Result<HeaderValue, Refusal> {
 }
 
 fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
-    // `expect` is met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
-    let unwanted_here =
-        |name: &HeaderName| matches!(name.as_str(), "host" | "expect" | "http2-settings");
-    drop_named(headers, unwanted_here);
+    // `expect: 100-continue` is met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
+    let waits = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get(header::EXPECT).is_some_and(waits) {
+        headers.remove(header::EXPECT);
+    }
+    drop_named(headers, |name| {
+        matches!(name.as_str(), "host" | "http2-settings")
+    });
     if options.underscores != HeadersWithUnderscores::Allow {
         let named: Vec<HeaderName> = headers
             .keys()
@@ -124,27 +131,35 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
             headers.remove(name);
         }
     }
+    join_cookies(headers);
     if headers.len() == headers.keys_len() {
         return Ok(());
     }
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(INVALID);
     }
-    join_cookies(headers);
     join_repeated(Side::Request, headers);
     Ok(())
 }
 
-/// Crumbs of a cookie become one header again.
+/// Crumbs of a cookie become one header again; an empty one is none.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
-        return;
-    };
-    let mut joined = BytesMut::from(first.as_bytes());
-    for crumb in std::iter::once(second).chain(crumbs) {
-        joined.put_slice(b"; ");
+    match (crumbs.next(), crumbs.next()) {
+        (None, _) => return,
+        (Some(only), None) if !only.is_empty() => return,
+        (Some(_), _) => {}
+    }
+    let mut joined = BytesMut::new();
+    for crumb in headers.get_all(header::COOKIE) {
+        if !joined.is_empty() {
+            joined.put_slice(b"; ");
+        }
         joined.put_slice(crumb.as_bytes());
+    }
+    if joined.is_empty() {
+        headers.remove(header::COOKIE);
+        return;
     }
     let joined = HeaderValue::from_maybe_shared(joined.freeze());
     headers.insert(header::COOKIE, joined.expect("valid values and separators"));
@@ -205,6 +220,10 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     let mut headers = head.headers;
     drop_named(&mut headers, is_of_connection);
     fit_length(&mut headers, &body);
+    let body = match headers.contains_key(header::CONTENT_LENGTH) {
+        true => body,
+        false => unannounced(&head.method, body),
+    };
     let authority = Authority::from_maybe_shared(bytes_of(&head.authority))
         .map_err(|_| "http2.invalid_authority")?;
     let mut parts = http::uri::Parts::default();
@@ -223,6 +242,34 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// hyper announces that there is no body where the method commonly has one; a head that ends its stream says so already.
+fn unannounced(method: &Method, body: Body) -> Body {
+    let bare = [Method::GET, Method::HEAD, Method::DELETE, Method::CONNECT].contains(method);
+    match body.size_hint().exact() {
+        Some(0) if !bare => Body::new(Unannounced(body)),
+        _ => body,
+    }
+}
+
+/// A body that keeps its length to itself.
+struct Unannounced(Body);
+
+impl http_body::Body for Unannounced {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 fn bytes_of(value: &HeaderValue) -> Bytes {

@@ -87,6 +87,41 @@ async fn cookies_and_known_headers_are_joined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_cookie_is_none_and_other_expectations_pass() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), describe).await;
+    for (name, sent, seen) in [
+        ("cookie", &[""][..], false),
+        ("cookie", &["", ""], false),
+        ("cookie", &["", "a=1"], true),
+        ("expect", &["100-continue"], false),
+        ("expect", &["other"], true),
+    ] {
+        let mut head = RequestHead::new(Method::GET, "a", "/");
+        for text in sent {
+            head.headers.append(name, value(text));
+        }
+        let (_, body) = client.send(head, Body::empty()).await.expect("an answer");
+        let said = text(body).await;
+        assert_eq!(said.contains(&format!(" {name}=")), seen, "{said}");
+        assert!(!said.contains("; "), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_body_is_not_announced() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), describe).await;
+    for (method, body) in [
+        (Method::POST, Body::empty()),
+        (Method::OPTIONS, Body::empty()),
+    ] {
+        let head = RequestHead::new(method, "a", "/");
+        let (_, body) = client.send(head, body).await.expect("an answer");
+        let said = text(body).await;
+        assert!(!said.contains("content-length"), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn trailers_pass_both_ways() {
     let (client, _served) = connected(CodecType::Http2, Options::default(), |exchange| async {
         let body = exchange.body.collect().await.map_err(|_| Reset::Internal)?;

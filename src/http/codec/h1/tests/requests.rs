@@ -97,6 +97,21 @@ async fn versions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_secure_target_belongs_to_a_proxy_before_us() {
+    for (hops, answer) in [(0, "HTTP/1.1 403 "), (1, "HTTP/1.1 200 ")] {
+        let options = Options {
+            use_remote_address: true,
+            xff_num_trusted_hops: hops,
+            ..Options::default()
+        };
+        let mut served = serve(CodecType::Http1, options, describe);
+        let request = b"GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (heard, _) = talk(&mut served.client, request).await;
+        assert!(heard.starts_with(answer), "{hops}: {heard:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn targets() {
     check(&[
         ("no path", b"GET  HTTP/1.1\r\nHost: a\r\n\r\n", Refused(400, "http1.codec_error")),

@@ -6,6 +6,8 @@
 //! the first filter. What goes to the client is shown in reverse order. A filter hears of the connection itself
 //! ([`ConnectionFilter::new_connection`]) before any data, and only when all before it have let it pass.
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(feature = "wasm")]
 pub(in crate::filter) mod wasm;
 
@@ -83,6 +85,11 @@ impl NetworkFilters {
                 })
                 .collect(),
         )
+    }
+
+    /// True where there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Their parts in the connection that `stream` stands for.

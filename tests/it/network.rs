@@ -745,7 +745,7 @@ async fn attempt_http(address: SocketAddr) -> bool {
         return false;
     }
     let mut first = [0; 4];
-    matches!(stream.read_exact(&mut first).await, Ok(_)) && &first == b"HTTP"
+    stream.read_exact(&mut first).await.is_ok() && &first == b"HTTP"
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Makes the next [`Generation`] of a snapshot and the one before.
 
+mod network;
 mod tcp;
 mod upstream;
 
@@ -139,15 +140,15 @@ impl Builder {
         for (name, config) in &snapshot.listeners {
             let known = previous.listeners.get(name);
             let mut live = self.listener(config, known, false, &world);
-            slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
-            let waiting: usize = live.chains.iter().map(|chain| chain.warmth.waiting()).sum();
+            slots.extend(live.chains.iter().flat_map(|chain| chain.slots()));
+            let waiting: usize = live.chains.iter().map(|chain| chain.waiting()).sum();
             if waiting > 0 {
                 next.warming.insert(Arc::clone(name), waiting);
                 let Some(known) = known else { continue };
                 // The predecessor goes on as it was, with the routes and clusters of now, and with its own of before
                 // where nobody asks for those any more.
                 live = self.listener(&known.config, Some(known), true, &world);
-                slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
+                slots.extend(live.chains.iter().flat_map(|chain| chain.slots()));
             }
             next.listeners.insert(Arc::clone(name), live);
         }
@@ -226,7 +227,15 @@ impl Builder {
                 return self.tcp_chain(listener, chain, config, identity, predecessor, world);
             }
         };
-        let predecessor = predecessor.as_ref().and_then(|known| {
+        let predecessor = predecessor.as_ref();
+        let network = self.network(
+            listener,
+            chain,
+            (&manager.stat_prefix, manager.options.buffer_limit),
+            predecessor,
+            world,
+        );
+        let predecessor = predecessor.and_then(|known| {
             let hcm = known.chain.http()?;
             Some((
                 known,
@@ -337,14 +346,16 @@ impl Builder {
             filters,
             records,
         });
-        let drain = known.map_or_else(
+        // Those that were admitted by other network filters drain.
+        let admitted = known.filter(|known| known.chain.network.admits_as(&network, same_listener));
+        let drain = admitted.map_or_else(
             || Arc::new(ChainDrain::new()),
             |known| Arc::clone(&known.chain.drain),
         );
         Arc::new(LiveChain {
             identity,
             drain,
-            network: chain.network.clone(),
+            network,
             terminal: LiveTerminal::Http(hcm),
             warmth,
             discovered,

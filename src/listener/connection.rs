@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::filtered::{self, Filtered};
 use super::http::HttpConnection;
 use super::server_state::ServerState;
 use super::tcp_proxy;
@@ -17,15 +18,18 @@ use crate::base::drain::DrainWatch;
 use crate::base::{PerWorker, WorkerCell};
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
+use crate::filter::network::ConnectionFilters;
 use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http, socket, worker};
 use crate::generation::{
-    CurrentGeneration, Generation, ListenerStats, LiveChain, LiveListener, LiveTerminal,
+    CurrentGeneration, Generation, ListenerStats, LiveChain, LiveListener, LiveNetwork,
+    LiveTerminal,
 };
+use crate::http::RequestHead;
 use crate::http::codec::server::{self, ConnectionEnd};
 use crate::http::codec::{ConnectionMeter, Io};
 use crate::pb;
-use crate::stream::ConnectionInfo;
+use crate::stream::{ConnectionInfo, Stream};
 use crate::telemetry::metrics::{Registry, StatSet};
 
 /// What every connection of a process shares.
@@ -202,18 +206,32 @@ pub(super) async fn serve(
         LiveTerminal::Http(hcm) => hcm,
         LiveTerminal::Tcp(proxy) => {
             let proxy = Arc::clone(proxy);
+            let filters = filters_of(&chain.network, &info);
             drop(chain);
-            return tcp_proxy::serve(context, proxy, io, info, drain, drain_time).await;
+            return tcp_proxy::serve(context, proxy, io, filters, drain, drain_time).await;
         }
     };
     let stats = Arc::clone(&hcm.records.http);
     let codec = hcm.config.codec;
     let options = Arc::clone(&hcm.stream.options);
     let deadline = drain.clone();
+    let network = Some(&chain.network).filter(|network| !network.filters.is_empty());
+    let filters = network.map(|network| filters_of(network, &info));
     let handler = HttpConnection::new(Arc::clone(&context), info, &chain, hcm);
     drop(chain);
-    let served = server::serve(io, codec, options, handler, drain, meter);
-    let end = until(served, deadline, drain_time).await;
+    let end = match filters {
+        None => {
+            let served = server::serve(io, codec, options, handler, drain, meter);
+            until(served, deadline, drain_time).await
+        }
+        Some((stream, filters)) => {
+            let patience = options.delayed_close_timeout;
+            let filtered = Filtered::new(io, stream, filters);
+            let served = server::serve(filtered.io(), codec, options, handler, drain, meter);
+            let served = Box::pin(until(served, deadline, drain_time));
+            Box::pin(filtered::serve(filtered, served, patience)).await
+        }
+    };
     stats.inc(match &end {
         ConnectionEnd::Remote => http::DOWNSTREAM_CX_DESTROY_REMOTE,
         _ => http::DOWNSTREAM_CX_DESTROY_LOCAL,
@@ -225,6 +243,24 @@ pub(super) async fn serve(
         ConnectionEnd::Protocol(_) => stats.inc(http::DOWNSTREAM_CX_PROTOCOL_ERROR),
         ConnectionEnd::Remote | ConnectionEnd::Local => {}
     }
+}
+
+/// The network filters' parts in a connection, and the stream that stands for it.
+fn filters_of(
+    network: &LiveNetwork,
+    info: &Arc<ConnectionInfo>,
+) -> (Arc<Stream>, ConnectionFilters) {
+    let mut head = RequestHead::new(::http::Method::GET, "", "");
+    // There is no request: nothing of it is shown.
+    head.version = ::http::Version::HTTP_09;
+    let stream = Stream::new(Arc::clone(info), Arc::clone(&network.stream), head, 0);
+    {
+        let mut info = stream.info.lock();
+        info.without_head = true;
+        info.closed = Some(Box::default());
+    }
+    let filters = network.filters.connection(&stream);
+    (stream, filters)
 }
 
 /// Serves as long as a drain allows.

@@ -5,7 +5,6 @@
 //! side is not read while as much as the buffer limit waits for the other, or is held by a filter. The end of one side's
 //! data is passed on, and the other goes on; a reset of one side resets the other.
 
-mod bytes;
 mod closing;
 
 use std::future::Future;
@@ -18,25 +17,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncWrite as _};
 use tokio::time::{Instant, Sleep};
 
-use self::bytes::{Outgoing, flush, poll_read_all};
 use self::closing::{Closing, Failure};
+use super::bytes::{FLUSH, Outgoing, flush, poll_read_all};
 use super::connection::ServeContext;
 use crate::base::drain::DrainWatch;
 use crate::cluster::{Cluster, ConnectError, Host, PickContext, TcpConnection};
-use crate::filter::network::{ConnectionFilters, Peer, Request, Walk};
+use crate::filter::network::{ConnectionFilters, Peer, REQUESTS, Request, Walk};
 use crate::generation::TcpProxy;
 use crate::generation::stats::tcp as stat;
+use crate::http::ResponseFlag;
 use crate::http::codec::{ConnectionMeter, Io};
-use crate::http::{RequestHead, ResponseFlag};
 use crate::stream::format::LogType;
 use crate::stream::network::Towards;
-use crate::stream::{CloseInfo, CloseType, ConnectionInfo, Stream};
-
-/// How long what is on its way out may take where nothing else limits it.
-const FLUSH: Duration = Duration::from_secs(3600);
-
-/// So many requests of filters are met before others have their turn.
-const REQUESTS: u32 = 16;
+use crate::stream::{CloseInfo, CloseType, Stream};
 
 type Connecting = Pin<Box<dyn Future<Output = Result<TcpConnection, ConnectError>> + Send>>;
 
@@ -78,30 +71,22 @@ struct Session {
     logged: bool,
 }
 
-/// Serves a connection until it ends. `drain`, once it starts, gives it `drain_time`.
+/// Serves a connection until it ends. `stream` stands for it, and `filters` are its own. `drain`, once it starts, gives it
+/// `drain_time`.
 pub(super) async fn serve(
     context: Arc<ServeContext>,
     proxy: Arc<TcpProxy>,
     client: Io,
-    info: Arc<ConnectionInfo>,
+    (stream, filters): (Arc<Stream>, ConnectionFilters),
     mut drain: DrainWatch,
     drain_time: Duration,
 ) {
     proxy.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
-    let meter = Arc::clone(&info.meter);
-    let mut head = RequestHead::new(http::Method::GET, "", "");
-    // There is no request: nothing of it is shown.
-    head.version = http::Version::HTTP_09;
-    let stream = Stream::new(info, Arc::clone(&proxy.stream), head, 0);
-    {
-        let mut info = stream.info.lock();
-        info.without_head = true;
-        info.closed = Some(Box::default());
-    }
+    let meter = Arc::clone(&stream.connection.meter);
     // From the start, since nothing else ends a session that a plugin holds up.
     let idle = proxy.config.idle_timeout;
     let mut session = Session {
-        filters: proxy.filters.connection(&stream),
+        filters,
         context,
         stream,
         meter,

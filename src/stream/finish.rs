@@ -70,6 +70,12 @@ impl Stream {
             ResponseFlag::DownstreamProtocolError,
         ];
         if !told.into_iter().any(|flag| info.flags.contains(flag)) {
+            if let Some(reason) = self.connection.meter.closed() {
+                info.flags
+                    .set(ResponseFlag::DownstreamConnectionTermination);
+                info.details = Some(format!("downstream_local_disconnect({reason})").into());
+                return;
+            }
             let (flag, details) = match self.connection.meter.ending() {
                 // An HTTP/2 stream can end while its connection goes on.
                 ConnectionEnding::Open if http2 => {

@@ -15,7 +15,7 @@ mod testing;
 
 pub(in crate::http) use h1::{RequestBody, ResponseBody};
 pub(in crate::http) use h2::IncomingBody;
-pub use io::Io;
+pub use io::{Io, Layer};
 pub use meter::{ConnectionMeter, Ending};
 
 use std::future::Future;

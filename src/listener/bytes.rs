@@ -9,6 +9,9 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
+/// How long what is on its way out may take where nothing else limits it.
+pub(super) const FLUSH: Duration = Duration::from_secs(3600);
+
 /// What one read takes at most.
 const READ: usize = 16 << 10;
 
@@ -28,6 +31,21 @@ impl Outgoing {
         if !data.is_empty() {
             self.len += data.len();
             self.queue.push_back(data);
+        }
+    }
+
+    /// Moves as much of it as `buffer` takes.
+    pub(super) fn take_into(&mut self, buffer: &mut ReadBuf<'_>) {
+        while buffer.remaining() > 0
+            && let Some(front) = self.queue.front_mut()
+        {
+            let count = front.len().min(buffer.remaining());
+            buffer.put_slice(&front[..count]);
+            front.advance(count);
+            self.len -= count;
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
         }
     }
 
@@ -108,5 +126,5 @@ pub(super) async fn flush(
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
+#[path = "bytes/tests.rs"]
 mod tests;

@@ -492,7 +492,12 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         .map(|head| head.status.as_u16());
     let single = stream.request.lock().version < http::Version::HTTP_2;
     let info = stream.info.lock();
-    let malformed = single && info.flags.contains(ResponseFlag::DownstreamProtocolError);
+    let malformed = single
+        && (info.refused == Some(RefusedBy::Codec)
+            || info
+                .details
+                .as_deref()
+                .is_some_and(|details| details.starts_with("http1.")));
     if let Some(status) = status {
         http.inc(stat::DOWNSTREAM_RQ_COMPLETED);
         listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);

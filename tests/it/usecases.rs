@@ -464,7 +464,7 @@ async fn a_reply_after_an_edit_has_the_headers_of_the_route_before() {
         module.display()
     );
     let routes = "route_config: {virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, \
-                  direct_response: {status: 200}, response_headers_to_add: [{header: {key: x-route, value: of-it}}]}]}]}";
+                  route: {cluster_header: x-cluster}, response_headers_to_add: [{header: {key: x-route, value: of-it}}]}]}]}";
     let listener = listener_yaml("web", routes, &filter);
     let lines = listener
         .lines()

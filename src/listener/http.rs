@@ -494,11 +494,13 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
     let info = stream.info.lock();
     let malformed = single
         && (info.refused == Some(RefusedBy::Codec)
-            || info
-                .details
-                .as_deref()
-                .is_some_and(|details| details.starts_with("http1.")));
-    if let Some(status) = status {
+            || info.request_end.is_none()
+                && info
+                    .details
+                    .as_deref()
+                    .is_some_and(|details| details.starts_with("http1.")));
+    // As in Envoy, health checks are not counted by their answers.
+    if let Some(status) = status.filter(|_| !info.health_check) {
         http.inc(stat::DOWNSTREAM_RQ_COMPLETED);
         listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
         let (class, listener_class) = match status / 100 {
@@ -535,7 +537,7 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         http.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
         http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
     }
-    if info.flags.contains(ResponseFlag::DownstreamProtocolError) && single {
+    if malformed {
         http.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
     }
     match info.details.as_deref() {
@@ -546,9 +548,10 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         Some("request_header_timeout") => http.inc(stat::DOWNSTREAM_RQ_HEADER_TIMEOUT),
         Some("max_duration_timeout") => http.inc(stat::DOWNSTREAM_RQ_MAX_DURATION_REACHED),
         Some("request_payload_too_large") => http.inc(stat::DOWNSTREAM_RQ_TOO_LARGE),
-        Some("path_normalization_failed") => {
-            http.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION)
-        }
+        Some("path_normalization_failed") => http.inc(match status {
+            Some(300..400) => stat::DOWNSTREAM_RQ_REDIRECTED_WITH_NORMALIZED_PATH,
+            _ => stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION,
+        }),
         Some("response_payload_too_large") => http.inc(stat::RS_TOO_LARGE),
         Some("absolute_path_rejected") => http.inc(stat::DOWNSTREAM_RQ_NON_RELATIVE_PATH),
         Some("upgrade_failed") => http.inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE),

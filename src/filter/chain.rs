@@ -246,6 +246,7 @@ impl HttpFilterChain {
         if let Some(cluster) = route.as_ref().and_then(|route| route.cluster.as_deref()) {
             stream.info.lock().upstream.cluster = stream.config.clusters.get(cluster).cloned();
         }
+        let route = route.filter(|route| route.has_per_filter());
         for (index, entry) in self.entries.iter().enumerate() {
             let said = route.as_ref().and_then(|route| {
                 route
@@ -381,6 +382,7 @@ impl Stop {
     }
 }
 
+#[inline]
 fn verdict(stream: &Stream) -> Option<Stop> {
     match stream.take_verdict() {
         Verdict::None => None,

@@ -151,9 +151,8 @@ pub fn join(first: &HeaderValue, second: &HeaderValue) -> HeaderValue {
 
 /// Adds a value, to the one that is there where the header is of those that join.
 pub fn append(side: Side, headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    let joins = is_joined(side, &name);
     match headers.entry(name) {
-        Entry::Occupied(mut entry) if joins => {
+        Entry::Occupied(mut entry) if is_joined(side, entry.key()) => {
             let joined = join(entry.get(), &value);
             entry.insert(joined);
         }

@@ -163,8 +163,7 @@ pub(super) fn set(
     let effective = host.effective;
     // What the chain itself would not hold, no plugin may make of a body.
     let most = host
-        .stream
-        .as_ref()
+        .stream()
         .map_or(limit, |stream| stream.config.options.buffer_limit);
     let mut grew = false;
     let mut splice = |held: &mut Bytes| {

@@ -103,7 +103,7 @@ pub(super) fn close_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
 }
 
 pub(super) fn clear_route_cache(guest: &mut Guest<'_>) -> Outcome {
-    if let Some(stream) = &guest.data().stream {
+    if let Some(stream) = guest.data().stream() {
         stream.clear_route();
     }
     Ok(())
@@ -209,7 +209,7 @@ pub(crate) fn invalid_request_reply(
         status: _,
     } = removed;
     let reason = if let Some(reason) = &context.invalid {
-        reason.as_str()
+        &**reason
     } else if method {
         "missing required header: :method"
     } else if path {

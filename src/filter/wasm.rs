@@ -18,14 +18,15 @@
 //! (`wasm_fail_stream`) or, after the head, reset; with `FAIL_OPEN` they pass, all but the one whose callback failed.
 
 mod declared;
+mod tap;
 
 use self::declared::declared;
+use self::tap::GuestTap;
 
 use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body as _;
 
@@ -35,12 +36,12 @@ use crate::config::ConfigError;
 use crate::config::error::At as _;
 use crate::http::{Body, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
-use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
+use crate::stream::{PumpHandle, Side, Start, Stream, Verdict};
 use crate::wasm::rollout::{Part, Trial};
 use crate::wasm::spec::{Code, Digest, FailurePolicy};
 use crate::wasm::{
-    Answer, DataAction, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins,
-    Resolution, Vm, reset_details,
+    Answer, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins, Resolution,
+    Vm, reset_details,
 };
 
 /// The filter of one chain: one version of one plugin, and those that its routes put in its place.
@@ -319,13 +320,26 @@ impl HttpFilter for Wasm {
         };
         let policy = hold.policy;
         let step = hold.head(stream, Direction::Request, body, answer, &choice.on_loss);
-        self.with_state(stream, |state| {
-            state.part = part;
-            state.place = Some(place);
-            state.route = self.key_of(choice).map(Box::new);
-            state.policy = Some(policy);
-            state.id = id;
-        });
+        let state = State {
+            place: Some(place),
+            route: self.key_of(choice).map(Box::new),
+            policy: Some(policy),
+            id,
+            failed: false,
+            logged: false,
+            part,
+            broken: false,
+        };
+        if let Some(state) = stream.fill_slot(self.slot, state) {
+            // What the callback came to is noted already.
+            self.with_state(stream, |noted| {
+                *noted = State {
+                    failed: noted.failed,
+                    broken: noted.broken,
+                    ..state
+                };
+            });
+        }
         step
     }
 
@@ -452,7 +466,10 @@ impl Hold<&Arc<Vm>> {
         };
         if action == HeadersAction::Continue {
             let (body, pump) = self.watch(stream, direction, body, Start::Flowing, on_loss);
-            return Step::Next(declared(stream, direction, body, pump.is_some()));
+            return Step::Next(match pump {
+                None => body,
+                Some(_) => declared(stream, direction, body, true),
+            });
         }
         self.held(stream, direction, body, action, on_loss)
     }
@@ -583,94 +600,6 @@ fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHand
             reply: Box::new(fail_stream()),
             direct: direction == Direction::Response,
         });
-    }
-}
-
-/// The guest's eyes on a body.
-struct GuestTap {
-    hold: Hold,
-    direction: Direction,
-}
-
-impl GuestTap {
-    fn failed(&self, stream: &Stream, here: bool) -> Flow {
-        stream.with_slot(self.hold.slot, State::default, |state| {
-            state.failed = true;
-            state.broken = true;
-        });
-        if passes(self.hold.policy, here) {
-            return Flow::Continue;
-        }
-        stream.decide(Verdict::Reply {
-            reply: Box::new(fail_stream()),
-            direct: self.direction == Direction::Response,
-        });
-        Flow::Drop
-    }
-
-    fn flow(&self, stream: &Stream, answer: Answer<DataAction>) -> Flow {
-        if let Some(reply) = answer.reply {
-            self.hold.by_ref().judge(stream, &reply);
-            stream.decide(Verdict::Reply {
-                reply,
-                direct: self.direction == Direction::Response,
-            });
-            return Flow::Drop;
-        }
-        if answer.reset {
-            stream.decide(Verdict::Reset {
-                details: reset_details(self.direction == Direction::Response).into(),
-            });
-            return Flow::Drop;
-        }
-        match answer.action {
-            DataAction::Continue => Flow::Continue,
-            DataAction::Buffer => Flow::Buffer,
-            DataAction::Watermark => Flow::Watermark,
-            DataAction::Drop => Flow::Drop,
-        }
-    }
-
-    /// Calls the guest, keeping the data where the stream may go on without it.
-    fn call(
-        &self,
-        stream: &Arc<Stream>,
-        buffer: &mut Bytes,
-        call: impl FnOnce(&Vm, &mut Bytes) -> Result<Answer<DataAction>, Dead>,
-    ) -> Flow {
-        let done = stream.with_slot(self.hold.slot, State::default, |state| state.failed);
-        if done {
-            return Flow::Continue;
-        }
-        if self.hold.vm.is_dead() {
-            return self.failed(stream, false);
-        }
-        let kept = passes(self.hold.policy, true).then(|| buffer.clone());
-        match call(&self.hold.vm, buffer) {
-            Ok(answer) => self.flow(stream, answer),
-            Err(Dead) => {
-                if let Some(kept) = kept {
-                    *buffer = kept;
-                }
-                self.failed(stream, true)
-            }
-        }
-    }
-}
-
-impl Tap for GuestTap {
-    fn data(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes, end_of_stream: bool) -> Flow {
-        let (id, direction) = (self.hold.id, self.direction);
-        self.call(stream, buffer, |vm, buffer| {
-            vm.body(id, direction, buffer, end_of_stream)
-        })
-    }
-
-    fn trailers(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes) -> Flow {
-        let (id, direction) = (self.hold.id, self.direction);
-        self.call(stream, buffer, |vm, buffer| {
-            vm.trailers(id, direction, buffer)
-        })
     }
 }
 

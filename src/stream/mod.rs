@@ -196,6 +196,17 @@ impl Stream {
             .expect("a slot belongs to one filter")))
     }
 
+    /// Keeps `value` as the state of filter number `slot`, unless it has one: then `value` comes back.
+    #[inline]
+    pub fn fill_slot<T: Any + Send>(&self, slot: usize, value: T) -> Option<T> {
+        let slot = &mut self.slots.lock()[slot];
+        if slot.is_some() {
+            return Some(value);
+        }
+        *slot = Some(Box::new(value));
+        None
+    }
+
     /// Takes the state of filter number `slot` out, where it keeps any.
     ///
     /// # Panics

@@ -317,6 +317,9 @@ impl Core {
                 context.ended = false;
             }
         }
+        if !self.callbacks.hears_headers(direction) {
+            return Ok(self.unheard(id, direction));
+        }
         let host = self.store.data_mut();
         let count = abi::count(host, direction == Direction::Response);
         let end = u32::from(end_of_stream);
@@ -357,6 +360,26 @@ impl Core {
             self.pause(id, direction, last, last);
         }
         Ok(answer)
+    }
+
+    /// Headers that the guest has no callback for go on.
+    fn unheard(&mut self, id: u32, direction: Direction) -> Answer<HeadersAction> {
+        let context = self.leave().streams.get_mut(id);
+        let mut reply = None;
+        if let Some(context) = context {
+            context.callback = None;
+            hide(&mut context.visible, direction);
+            if direction == Direction::Request {
+                reply = repair(context);
+                context.request_gone = true;
+            }
+        }
+        Answer {
+            action: HeadersAction::Continue,
+            reply,
+            reset: false,
+            resumed: false,
+        }
     }
 
     pub(super) fn body(

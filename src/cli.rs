@@ -149,7 +149,7 @@ pub struct Options {
     pub base_id: u32,
     /// `--use-dynamic-base-id`.
     pub use_dynamic_base_id: bool,
-    /// `--base-id-path`: written at start where it is given.
+    /// `--base-id-path`; nothing is written, as in Envoy without hot restart.
     pub base_id_path: Option<PathBuf>,
     /// `--socket-path`.
     pub socket_path: String,

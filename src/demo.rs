@@ -43,8 +43,11 @@ async fn demonstrate(arguments: &DemoArgs) -> anyhow::Result<()> {
     let moving = screen.follow(&load.counts);
     let toured = tokio::select! {
         toured = tour::tour(&stage, &screen, &load) => toured,
-        _ = tokio::signal::ctrl_c() => {
+        stopped = told_to_stop() => {
             drain(&stage, &screen).await;
+            stopped?;
+            // Whoever asked for the tour alone wants to know that it was not all of it.
+            anyhow::ensure!(!arguments.once, "the tour was interrupted");
             return Ok(());
         }
     };
@@ -67,8 +70,18 @@ async fn demonstrate(arguments: &DemoArgs) -> anyhow::Result<()> {
     stage.control_plane.overlay(Vec::new());
     invite(&stage, &screen);
     let _told = watch::follow(&stage.proxy.server.plugins, &screen);
-    tokio::signal::ctrl_c().await?;
+    told_to_stop().await?;
     drain(&stage, &screen).await;
+    Ok(())
+}
+
+/// Ends with SIGINT or SIGTERM. Either way what the demo wrote is cleared away.
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
     Ok(())
 }
 

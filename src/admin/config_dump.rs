@@ -85,8 +85,14 @@ pub(super) fn page(context: &Context, request: &Request) -> Response {
     };
     let mask = request.text("mask").map(|text| (text, Mask::parse(text)));
     let resource = request.text("resource");
-    let include_eds = request.flag("include_eds")
-        || resource.is_some_and(|resource| resource.ends_with("_endpoint_configs"));
+    let include_eds = request.flag("include_eds");
+    // As in Envoy: what is not dumped is not found.
+    if let Some(resource) = resource
+        && resource.ends_with("_endpoint_configs")
+        && !include_eds
+    {
+        return not_found(resource);
+    }
     let sections = Dump { context, names }.sections(include_eds);
     match resource {
         Some(resource) => one_list(sections, resource, mask.as_ref()),
@@ -98,14 +104,23 @@ pub(super) fn page(context: &Context, request: &Request) -> Response {
 fn all(sections: Vec<Value>, mask: Option<&(&str, Mask)>) -> Response {
     let configs: Vec<Value> = match mask {
         None => sections,
-        Some((_, mask)) => sections
-            .into_iter()
-            .filter_map(|section| {
-                let type_url = section["@type"].as_str().unwrap_or_default().to_owned();
-                mask.apply(&type_url, &section)
-            })
-            .filter(|section| section.as_object().is_some_and(|fields| fields.len() > 1))
-            .collect(),
+        Some((text, mask)) => {
+            let masked: Vec<Value> = sections
+                .into_iter()
+                .filter_map(|section| {
+                    let type_url = section["@type"].as_str().unwrap_or_default().to_owned();
+                    mask.apply(&type_url, &section)
+                })
+                .collect();
+            if masked.is_empty() {
+                return Response::bad(format!(
+                    "FieldMask {text} could not be successfully applied to any configs."
+                ));
+            }
+            let has_fields =
+                |section: &Value| section.as_object().is_some_and(|fields| fields.len() > 1);
+            masked.into_iter().filter(has_fields).collect()
+        }
     };
     configs_json(configs)
 }
@@ -118,6 +133,13 @@ fn configs_json(configs: Vec<Value>) -> Response {
     })
 }
 
+fn not_found(resource: &str) -> Response {
+    Response::error(
+        StatusCode::NOT_FOUND,
+        format!("{resource} not found in config dump"),
+    )
+}
+
 fn one_list(sections: Vec<Value>, resource: &str, mask: Option<&(&str, Mask)>) -> Response {
     if SINGLE.contains(&resource) {
         return Response::bad(format!(
@@ -125,10 +147,7 @@ fn one_list(sections: Vec<Value>, resource: &str, mask: Option<&(&str, Mask)>) -
         ));
     }
     let Some((_, element)) = LISTS.iter().find(|(name, _)| *name == resource) else {
-        return Response::error(
-            StatusCode::NOT_FOUND,
-            format!("{resource} not found in config dump"),
-        );
+        return not_found(resource);
     };
     let type_url = format!("{PREFIX}{element}");
     let items = sections

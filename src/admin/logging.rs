@@ -56,6 +56,7 @@ fn change(levels: &Levels, params: &[(String, String)]) -> Result<(), &'static s
             }
             let changes = value
                 .split(',')
+                .filter(|entry| !entry.is_empty())
                 .map(|entry| {
                     let (name, value) = entry
                         .split_once(':')

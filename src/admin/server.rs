@@ -37,16 +37,23 @@ pub struct Running {
 
 /// Listens, writes the address to `address_file` (`--admin-address-path`), and serves on the current runtime.
 ///
+/// That the file cannot be written is no reason not to serve, as in Envoy.
+///
 /// # Errors
-/// The address is taken, or the file cannot be written.
+/// The address is taken.
 pub fn start(
     context: Arc<Context>,
     admin: &Admin,
     address_file: Option<&Path>,
 ) -> io::Result<Running> {
     let (socket, address) = bind(admin)?;
-    if let Some(file) = address_file {
-        std::fs::write(file, address.to_string())?;
+    if let Some(file) = address_file
+        && let Err(error) = std::fs::write(file, address.to_string())
+    {
+        tracing::error!(
+            target: "admin", critical = true,
+            "cannot open admin address output file {} for writing: {error}", file.display()
+        );
     }
     tracing::info!(target: "main", "admin address: {address}");
     let stats = Stats::new(&context.metrics);

@@ -545,7 +545,9 @@ fn log_levels_are_shown_and_changed() {
             .body
             .contains("\n  upstream: debug\n")
     );
-    let changed = world.post("/logging?paths=upstream:info,http:warning").body;
+    let changed = world
+        .post("/logging?paths=upstream:info,http:warning,")
+        .body;
     assert!(changed.contains("\n  upstream: info\n") && changed.contains("\n  http: warning\n"));
     assert!(
         world

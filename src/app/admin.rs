@@ -71,9 +71,16 @@ impl Proxy for View {
 
     fn unready(&self) -> Vec<Unready> {
         let mut unready = self.server.xds.unready();
-        for (name, plugins) in &self.server.current.load().warming {
-            let targets = vec!["target RemoteAsyncDataProvider".to_owned(); *plugins];
-            unready.push(Unready::listener(name, targets));
+        let current = self.server.current.load();
+        let targets = |plugins| vec!["target RemoteAsyncDataProvider".to_owned(); plugins];
+        for (name, plugins) in &current.warming {
+            unready.push(Unready::listener(name, targets(*plugins)));
+        }
+        for name in &current.warming_clusters {
+            unready.push(Unready {
+                name: format!("cluster {name}"),
+                targets: targets(1),
+            });
         }
         unready
     }

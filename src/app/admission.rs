@@ -53,6 +53,32 @@ impl Trial {
         Ok(())
     }
 
+    /// Tries what static clusters hold.
+    ///
+    /// # Errors
+    /// Names the cluster and the filter.
+    pub(super) async fn clusters(&self, clusters: &[Arc<Cluster>]) -> Result<(), ConfigError> {
+        for cluster in clusters {
+            if let Some(trial) = self.admit(&Candidate::Cluster(Arc::clone(cluster))) {
+                trial.await.map_err(|error| {
+                    error.at(&format!("static_resources.clusters[{}]", cluster.name))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cluster(&self, cluster: &Cluster) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
+        const FIELD: &str = "typed_extension_protocol_options[envoy.extensions.upstreams.http.v3.HttpProtocolOptions].http_filters";
+        let filters = cluster.upstream_filters.iter().flatten().enumerate();
+        filters
+            .filter_map(|(index, filter)| match &filter.config {
+                FilterSource::Inline(config) => self.one(config, format!("{FIELD}[{index}]")),
+                FilterSource::Discovered { .. } => None,
+            })
+            .collect()
+    }
+
     fn listener(&self, listener: &Listener) -> Vec<BoxFuture<'static, Result<(), ConfigError>>> {
         let chains = listener
             .filter_chains
@@ -143,7 +169,7 @@ impl Admission for Trial {
                 .into_iter()
                 .collect(),
             Candidate::Route(routes) => self.routes("", routes),
-            Candidate::Cluster(_) => Vec::new(),
+            Candidate::Cluster(cluster) => self.cluster(cluster),
         };
         if trials.is_empty() {
             return None;

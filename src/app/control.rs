@@ -131,7 +131,11 @@ impl Control {
         if self.snapshots.has_changed().unwrap_or(false) {
             self.advance();
         }
-        let first_plugins = !self.current.load().warming.is_empty() || self.host.holds_pending();
+        let first_plugins = {
+            let current = self.current.load();
+            let waits = !current.warming.is_empty() || !current.warming_clusters.is_empty();
+            waits || self.host.holds_pending()
+        };
         let readiness = match progress {
             Progress::Clusters => Readiness::PreInitializing,
             Progress::Listeners => Readiness::Initializing,

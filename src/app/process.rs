@@ -205,12 +205,18 @@ impl Running {
 }
 
 async fn run(prepared: Prepared) -> anyhow::Result<()> {
-    let running = prepared.start().await?;
-    let server = &running.server;
+    // Before anything that takes time: a plugin may take seconds to be configured, and a signal whose default action
+    // still stands would kill the process.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut reopen = signal(SignalKind::user_defined1())?;
+    let running = tokio::select! {
+        running = prepared.start() => running?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let server = &running.server;
     let mut opened = std::pin::pin!(running.live());
     let mut live = false;
     loop {
@@ -342,6 +348,9 @@ fn set_up_log(options: &Options, loaded: &bootstrap::Loaded) -> anyhow::Result<O
         escaped: options.log_format_escaped,
         path: options.log_path.clone(),
     })
-    .context("cannot open the log")?;
+    .with_context(|| match &options.log_path {
+        Some(path) => format!("Failed to open log-file '{}'", path.display()),
+        None => "cannot start the log".to_owned(),
+    })?;
     Ok(Some(log))
 }

@@ -158,7 +158,16 @@ impl Server {
         xds.check()?;
         builder.prime(&callable(&xds.static_clusters));
         let trial = Trial::new(Arc::clone(&filters), plugins.clone());
+        trial.clusters(&xds.static_clusters).await?;
         trial.listeners(&xds.static_listeners).await?;
+        // A log that cannot be written keeps Envoy from starting, too.
+        for log in xds
+            .static_listeners
+            .iter()
+            .flat_map(|one| one.access_logs())
+        {
+            sinks.open(&log.sink)?;
+        }
         let client = xds::Client::start(xds, filters, Arc::new(trial), &metrics)
             .map_err(|error| anyhow::anyhow!("{error}"))?;
         let status = client.status();

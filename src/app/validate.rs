@@ -45,6 +45,7 @@ pub(super) async fn validate(
     host.settings = bootstrap.wasm.clone();
     let plugins = wasm::Plugins::new(host);
     let trial = Trial::new(Arc::clone(filters), plugins.clone());
+    trial.clusters(&xds.static_clusters).await?;
     trial.listeners(&xds.static_listeners).await?;
     Services::try_out(&plugins, &bootstrap.services).await?;
     Ok(())

@@ -6,11 +6,18 @@
 use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::task::OwnedTask;
 use super::{Shard, Shards};
+
+/// How long workers have to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether they have.
+const STEP: Duration = Duration::from_millis(1);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -42,12 +49,14 @@ impl fmt::Debug for WorkerHandles {
     }
 }
 
-/// Owns the workers. Dropping it ends them, with whatever they still serve: whoever wants that finished drains first.
+/// Owns the workers. Dropping it ends them, with whatever they still serve: whoever wants that finished drains first. One
+/// that does not end in time is left to the end of the process.
 #[derive(Debug)]
 pub struct Workers {
     handles: Option<WorkerHandles>,
     threads: Vec<JoinHandle<()>>,
     stops: Vec<tokio::sync::oneshot::Sender<()>>,
+    patience: Duration,
     _inline: Option<OwnedTask>,
 }
 
@@ -86,6 +95,7 @@ impl Workers {
             handles: Some(WorkerHandles(senders.into())),
             threads,
             stops,
+            patience: PATIENCE,
             _inline: None,
         })
     }
@@ -99,6 +109,7 @@ impl Workers {
             handles: Some(WorkerHandles([sender].into())),
             threads: Vec::new(),
             stops: Vec::new(),
+            patience: PATIENCE,
             _inline: Some(task),
         }
     }
@@ -115,9 +126,22 @@ impl Drop for Workers {
         for stop in self.stops.drain(..) {
             let _ = stop.send(());
         }
+        let late = Instant::now() + self.patience;
         for thread in self.threads.drain(..) {
-            // A worker that panicked has said so already.
-            let _ = thread.join();
+            while !thread.is_finished() && Instant::now() < late {
+                std::thread::sleep(STEP);
+            }
+            if thread.is_finished() {
+                // A worker that panicked has said so already.
+                let _ = thread.join();
+            } else {
+                let name = thread.thread().name().unwrap_or_default();
+                tracing::warn!(
+                    target: "main",
+                    "{name} has not ended within {:?} and is left behind",
+                    self.patience
+                );
+            }
         }
     }
 }
@@ -151,5 +175,26 @@ mod tests {
         ];
         seen.sort_by_key(|(index, _)| *index);
         assert_eq!(seen, [(0, Shard::worker(0)), (1, Shard::worker(1))]);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_end_is_left() {
+        let mut workers = Workers::threads(2).expect("threads");
+        workers.patience = Duration::from_millis(50);
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let (sender, busy) = std::sync::mpsc::channel();
+        workers.handles().run_on(0, move || {
+            sender.send(()).expect("the test waits");
+            let _ = held.recv();
+        });
+        busy.recv().expect("it runs");
+        let (done, dropped) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(workers);
+            done.send(()).expect("the test waits");
+        });
+        let ended = dropped.recv_timeout(Duration::from_secs(20));
+        drop(let_go);
+        ended.expect("nobody waits for ever");
     }
 }

@@ -117,7 +117,10 @@ fn read_file(path: &Path) -> Result<Parsed<Bootstrap>, LoadError> {
         path: path.to_owned(),
         error,
     })?;
-    let extension = path.extension().and_then(|extension| extension.to_str());
+    let extension = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .map(str::to_ascii_lowercase);
     let binary = |message: Result<Bootstrap, prost::DecodeError>| {
         let message = message.map_err(|error| pb::Error::Malformed {
             message: "envoy.config.bootstrap.v3.Bootstrap".to_owned(),
@@ -130,7 +133,7 @@ fn read_file(path: &Path) -> Result<Parsed<Bootstrap>, LoadError> {
             message,
         })
     };
-    match extension {
+    match extension.as_deref() {
         Some("pb") => {
             let mut parsed = binary(Bootstrap::decode(bytes.as_slice()))?;
             let unknown = pb::unknown_fields("/envoy.config.bootstrap.v3.Bootstrap", &bytes);
@@ -140,6 +143,7 @@ fn read_file(path: &Path) -> Result<Parsed<Bootstrap>, LoadError> {
                     path: String::new(),
                     message: "envoy.config.bootstrap.v3.Bootstrap".to_owned(),
                     name,
+                    enum_value: false,
                     line: 0,
                 })
                 .collect();

@@ -10,6 +10,7 @@ use super::{
 use crate::config::cluster::{ConfigSource, SourceSpecifier};
 use crate::config::endpoint::Address;
 use crate::config::error::At as _;
+use crate::config::field::non_empty;
 use crate::config::matcher::StringMatcher;
 use crate::config::{
     Cluster, ConfigError, Extensions, Listener, ParseContext, Source, WasmSettings,
@@ -233,7 +234,8 @@ impl Bootstrap {
             ads: dynamic.ads,
             cds: dynamic.cds,
             lds: dynamic.lds,
-            runtime: runtime(layered_runtime.unwrap_or_default(), &mut notes),
+            runtime: runtime(layered_runtime.unwrap_or_default(), &mut notes)
+                .at("layered_runtime")?,
             stats,
             wasm: wasm.unwrap_or_default(),
             services,
@@ -297,6 +299,12 @@ fn static_resources_of(
                 ConfigError::invalid(format!("duplicate listener '{}'", value.name))
                     .at_index("listeners", index),
             );
+        }
+        if parsed_listeners
+            .iter()
+            .any(|other: &Static<Listener>| Address::meet(&other.value.addresses, &value.addresses))
+        {
+            return Err(value.duplicate_address().at_index("listeners", index));
         }
         parsed_listeners.push(Static {
             proto,
@@ -406,17 +414,37 @@ fn admin_of(admin: proto::Admin, notes: &mut Vec<String>) -> Result<Option<Admin
     }))
 }
 
-fn runtime(runtime: proto::LayeredRuntime, notes: &mut Vec<String>) -> Vec<RuntimeLayer> {
+fn runtime(
+    runtime: proto::LayeredRuntime,
+    notes: &mut Vec<String>,
+) -> Result<Vec<RuntimeLayer>, ConfigError> {
     use proto::runtime_layer::LayerSpecifier;
     let proto::LayeredRuntime { layers } = runtime;
-    let layers = layers.into_iter().map(|layer| {
+    let (mut names, mut admin) = (BTreeSet::new(), false);
+    let layers = layers.into_iter().enumerate().map(|(index, layer)| {
         let proto::RuntimeLayer {
             name,
             layer_specifier,
         } = layer;
+        let name = non_empty(name, "name").at_index("layers", index)?;
+        if !names.insert(name.clone()) {
+            return Err(
+                ConfigError::invalid(format!("Duplicate layer name: {name}"))
+                    .at_index("layers", index),
+            );
+        }
         let kind = match layer_specifier {
             Some(LayerSpecifier::StaticLayer(values)) => RuntimeLayerKind::Static(values),
-            Some(LayerSpecifier::AdminLayer(_)) => RuntimeLayerKind::Admin,
+            Some(LayerSpecifier::AdminLayer(_)) if admin => {
+                return Err(ConfigError::invalid(
+                    "Too many admin layers specified in LayeredRuntime, at most one may be specified",
+                )
+                .at_index("layers", index));
+            }
+            Some(LayerSpecifier::AdminLayer(_)) => {
+                admin = true;
+                RuntimeLayerKind::Admin
+            }
             Some(LayerSpecifier::DiskLayer(_) | LayerSpecifier::RtdsLayer(_)) | None => {
                 notes.push(format!(
                     "bootstrap: runtime layer {name} is accepted without effect"
@@ -424,7 +452,7 @@ fn runtime(runtime: proto::LayeredRuntime, notes: &mut Vec<String>) -> Vec<Runti
                 RuntimeLayerKind::Empty
             }
         };
-        RuntimeLayer { name, kind }
+        Ok(RuntimeLayer { name, kind })
     });
     layers.collect()
 }
@@ -495,10 +523,12 @@ fn interval_of(interval: &pb::google::protobuf::Duration) -> Result<Duration, Co
     let nanos = u32::try_from(interval.nanos).ok();
     match (seconds, nanos) {
         (Some(seconds), Some(nanos))
-            if nanos < 1_000_000_000 && (seconds > 0 || nanos >= 1_000_000) =>
+            if nanos < 1_000_000_000 && seconds < 300 && (seconds > 0 || nanos >= 1_000_000) =>
         {
             Ok(Duration::new(seconds, nanos))
         }
-        _ => Err(ConfigError::invalid("must be at least 1 ms")),
+        _ => Err(ConfigError::invalid(
+            "value must be inside range [1ms, 5m0s)",
+        )),
     }
 }

@@ -51,6 +51,7 @@ fn the_extension_decides_the_format() {
     for (name, text, good) in [
         ("a.yaml", "node: {id: x}", true),
         ("a.yml", "node: {id: x}", true),
+        ("a.YAML", "node: {id: x}", true),
         ("a.json", "{\"node\": {\"id\": \"x\"}}", true),
         ("a", "{\"node\": {\"id\": \"x\"}}", true),
         ("a.json", "node: {id: x}", false),
@@ -350,10 +351,12 @@ fn what_would_change_requests_is_refused() {
         refused("dynamic_resources: {lds_resources_locator: 'xdstp://x'}")
             .starts_with("dynamic_resources.lds_resources_locator")
     );
-    assert_eq!(
-        refused("stats_flush_interval: 0s"),
-        "stats_flush_interval: must be at least 1 ms"
-    );
+    for interval in ["0s", "-5s", "300s"] {
+        assert_eq!(
+            refused(&format!("stats_flush_interval: {interval}")),
+            "stats_flush_interval: value must be inside range [1ms, 5m0s)"
+        );
+    }
     assert_eq!(
         refused("stats_flush_on_admin: false"),
         "stats_flush_on_admin: value must equal true"
@@ -525,22 +528,19 @@ fn a_control_plane_of_google_grpc_needs_no_cluster() {
 }
 
 #[test]
-fn listeners_without_names_may_share_port_zero() {
-    let listener = |name: &str| {
+fn no_two_listeners_have_one_address_but_port_zero() {
+    let listener = |name: &str, port: u16| {
         format!(
-            "{{{name} address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: \
+            "{{{name} address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, filter_chains: [{{filters: \
              [{{name: hcm, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.\
              http_connection_manager.v3.HttpConnectionManager, stat_prefix: s, route_config: {{}}, http_filters: [{{name: \
              r, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}]}}"
         )
     };
-    let both = |name: &str| {
-        format!(
-            "static_resources: {{listeners: [{}, {}]}}",
-            listener(name),
-            listener(name)
-        )
+    let two = |first: String, second: String| {
+        format!("static_resources: {{listeners: [{first}, {second}]}}")
     };
+    let both = |name: &str| two(listener(name, 0), listener(name, 0));
     let parse =
         |text: &str| Bootstrap::parse(load(&yaml(text)).unwrap().proto, &crate::config::stub::Stub);
     let bootstrap = parse(&both("")).unwrap();
@@ -552,5 +552,47 @@ fn listeners_without_names_may_share_port_zero() {
     assert_eq!(
         parse(&both("name: l,")).unwrap_err().to_string(),
         "static_resources.listeners[1]: duplicate listener 'l'"
+    );
+    let error = parse(&two(listener("name: a,", 81), listener("name: b,", 81))).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.starts_with(
+            "static_resources.listeners[1]: error adding listener: 'b' has duplicate address '127.0.0.1:81' as existing listener"
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn runtime_layers_have_names_of_their_own_and_one_admin_layer() {
+    for (layers, error) in [
+        (
+            "{static_layer: {a: 1}}",
+            "layered_runtime.layers[0].name: value length must be at least 1 characters",
+        ),
+        (
+            "{name: a, static_layer: {}}, {name: a, static_layer: {}}",
+            "layered_runtime.layers[1]: Duplicate layer name: a",
+        ),
+        (
+            "{name: a, admin_layer: {}}, {name: b, admin_layer: {}}",
+            "layered_runtime.layers[1]: Too many admin layers specified in LayeredRuntime, at most one may be specified",
+        ),
+    ] {
+        assert_eq!(
+            refused(&format!("layered_runtime: {{layers: [{layers}]}}")),
+            error
+        );
+    }
+}
+
+#[test]
+fn a_pipe_that_no_socket_can_have_is_refused() {
+    let path = format!("/tmp/{}", "a".repeat(120));
+    assert_eq!(
+        refused(&format!("admin: {{address: {{pipe: {{path: {path}}}}}}}")),
+        format!(
+            "admin.address.pipe.path: Path \"{path}\" exceeds maximum UNIX domain socket path size of 108."
+        )
     );
 }

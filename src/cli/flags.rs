@@ -184,7 +184,7 @@ static FLAGS: [Flag; 49] = [
         Nothing,
         "Accepted: there is no hot restart.",
     ),
-    flag("base-id-path", Text, "Write the base id to this file."),
+    flag("base-id-path", Text, "Accepted: there is no hot restart."),
     flag("socket-path", Text, "Accepted: there is no hot restart."),
     flag("socket-mode", Text, "Accepted: there is no hot restart."),
     flag(

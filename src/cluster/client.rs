@@ -73,6 +73,9 @@ pub enum CallError {
     /// The answer is larger than the caller allows.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
+    /// The caller has no room for more of the answer.
+    #[error("no room for the answer")]
+    NoRoom,
 }
 
 /// Calls `cluster` and waits for the whole answer.
@@ -81,8 +84,27 @@ pub async fn call(
     cluster: &str,
     call: Call,
 ) -> Result<CallResponse, CallError> {
+    call_within(clusters, cluster, call, |_| true).await
+}
+
+/// As [`call`], for as long as `room`, which is given how much has come of the body, says that it may be held.
+pub async fn call_within(
+    clusters: &ClusterMap,
+    cluster: &str,
+    call: Call,
+    mut room: impl FnMut(usize) -> bool + Send,
+) -> Result<CallResponse, CallError> {
     let mut body = Collected::default();
-    let mut response = download(clusters, cluster, call, |chunk| body.push(chunk)).await?;
+    let mut received = 0usize;
+    let mut response = receive(clusters, cluster, call, |chunk| {
+        received = received.saturating_add(chunk.len());
+        let fits = room(received);
+        if fits {
+            body.push(chunk);
+        }
+        fits
+    })
+    .await?;
     if response.body.is_empty() {
         response.body = body.finish();
     }
@@ -95,6 +117,20 @@ pub async fn download(
     cluster: &str,
     call: Call,
     mut chunk: impl FnMut(Bytes) + Send,
+) -> Result<CallResponse, CallError> {
+    receive(clusters, cluster, call, |data| {
+        chunk(data);
+        true
+    })
+    .await
+}
+
+/// Gives the body to `chunk` until that returns false.
+async fn receive(
+    clusters: &ClusterMap,
+    cluster: &str,
+    call: Call,
+    mut chunk: impl FnMut(Bytes) -> bool + Send,
 ) -> Result<CallResponse, CallError> {
     let cluster = clusters
         .get(cluster)
@@ -126,7 +162,7 @@ async fn exchange(
     call: Call,
     limit: usize,
     started: &mut bool,
-    chunk: &mut (impl FnMut(Bytes) + Send),
+    chunk: &mut (impl FnMut(Bytes) -> bool + Send),
 ) -> Result<CallResponse, CallError> {
     let begun = Instant::now();
     let (head, body) = request(call);
@@ -152,7 +188,9 @@ async fn exchange(
                 if received > limit {
                     return Err(CallError::TooLarge(limit));
                 }
-                chunk(data);
+                if !chunk(data) {
+                    return Err(CallError::NoRoom);
+                }
             }
             Err(frame) => trailers = frame.into_trailers().ok(),
         }

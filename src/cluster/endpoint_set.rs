@@ -2,7 +2,8 @@
 //!
 //! Immutable: a pick loads one pointer and reads. The arithmetic of priorities is Envoy's: a priority takes as much
 //! as its healthy share times the overprovisioning factor allows, what is left goes to the next, then to degraded
-//! hosts; below the panic threshold health is ignored.
+//! hosts; below the panic threshold health is ignored. Hosts that drain count for nothing in these shares: a rollout
+//! that drains most of them is no reason to panic.
 
 use std::sync::Arc;
 
@@ -77,6 +78,8 @@ pub struct Membership {
     pub healthy: usize,
     /// Degraded ones.
     pub degraded: usize,
+    /// Draining ones, which no share counts.
+    pub excluded: usize,
 }
 
 impl EndpointSet {
@@ -224,6 +227,7 @@ impl EndpointSet {
             total: sum(|priority| &priority.all),
             healthy: sum(|priority| &priority.healthy),
             degraded: sum(|priority| &priority.degraded),
+            excluded: self.hosts().filter(|host| host.is_excluded()).count(),
         }
     }
 
@@ -314,7 +318,14 @@ impl Builder<'_> {
                 .copied()
                 .filter(|(host, _)| host.health() == health)
                 .collect();
-            let available = (factor * chosen.len() as f64 / members.len() as f64).min(1.0);
+            let counted = members
+                .iter()
+                .filter(|(host, _)| !host.is_excluded())
+                .count();
+            if counted == 0 {
+                continue;
+            }
+            let available = (factor * chosen.len() as f64 / counted as f64).min(1.0);
             let weight = f64::from(attributes.locality_weight) * available;
             if weight > 0.0 {
                 groups.push(self.group(chosen.into_iter()));
@@ -351,7 +362,10 @@ fn overprovisioning(percent: u32) -> u32 {
 /// What the arithmetic of priorities needs to know of one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
+    /// All of them: what total panic shares by.
     hosts: usize,
+    /// Without those that drain: what all else is a share of.
+    counted_hosts: usize,
     healthy_hosts: usize,
     degraded_hosts: usize,
     /// As the hosts, or by weight with `weighted_priority_health`.
@@ -362,19 +376,20 @@ struct Counts {
 
 impl Counts {
     fn of(priority: &Priority, weighted: bool) -> Self {
-        let sum = |group: &Group| {
+        let sum = |group: &Group| -> u64 {
+            let counted = group.hosts().iter().filter(|host| !host.is_excluded());
             if weighted {
-                group
-                    .hosts()
-                    .iter()
+                counted
                     .map(|host| u64::from(host.attributes().weight))
                     .sum()
             } else {
-                group.hosts().len() as u64
+                counted.count() as u64
             }
         };
+        let hosts = priority.all.hosts();
         Self {
-            hosts: priority.all.hosts().len(),
+            hosts: hosts.len(),
+            counted_hosts: hosts.iter().filter(|host| !host.is_excluded()).count(),
             healthy_hosts: priority.healthy.hosts().len(),
             degraded_hosts: priority.degraded.hosts().len(),
             total: sum(&priority.all),
@@ -447,10 +462,11 @@ impl Loads {
         }
         if available < 100 {
             for (panic, count) in loads.panic.iter_mut().zip(counts) {
-                let percent = if count.hosts == 0 {
+                let available = count.healthy_hosts + count.degraded_hosts;
+                let percent = if count.counted_hosts == 0 {
                     0.0
                 } else {
-                    100.0 * (count.healthy_hosts + count.degraded_hosts) as f64 / count.hosts as f64
+                    100.0 * available as f64 / count.counted_hosts as f64
                 };
                 *panic = percent < panic_threshold;
             }

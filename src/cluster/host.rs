@@ -217,6 +217,11 @@ impl Host {
         }
     }
 
+    /// True where it drains: neither the health of its priority nor panic counts it, as in Envoy.
+    pub fn is_excluded(&self) -> bool {
+        self.health.0.load(Relaxed) & HealthFlag::Draining as u32 != 0
+    }
+
     /// As in `/clusters`: `healthy`, or the flags after each other (`/failed_active_hc/failed_eds_health`).
     pub fn health_flags(&self) -> String {
         let flags = self.health.0.load(Relaxed);

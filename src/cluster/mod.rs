@@ -361,7 +361,7 @@ impl Live {
         stats.set(stat::MEMBERSHIP_TOTAL, membership.total as u64);
         stats.set(stat::MEMBERSHIP_HEALTHY, membership.healthy as u64);
         stats.set(stat::MEMBERSHIP_DEGRADED, membership.degraded as u64);
-        stats.set(stat::MEMBERSHIP_EXCLUDED, 0);
+        stats.set(stat::MEMBERSHIP_EXCLUDED, membership.excluded as u64);
         if changed {
             stats.inc(stat::MEMBERSHIP_CHANGE);
         }

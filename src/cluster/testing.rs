@@ -104,6 +104,7 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> Cluster {
         source_address: None,
         metadata: None,
         wait_for_warm_on_init: true,
+        upstream_filters: None,
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint::Endpoints;
+use super::http_connection_manager::HttpFilter;
 use crate::pb;
 
 /// An upstream cluster.
@@ -29,6 +30,9 @@ pub struct Cluster {
     pub buffer_limit: usize,
     /// The upstream codec.
     pub protocol: UpstreamProtocol,
+    /// `http_filters` of `HttpProtocolOptions`, without the codec at their end; `None`: there is no such list, and that of the
+    /// router holds.
+    pub upstream_filters: Option<Vec<HttpFilter>>,
     /// `common_http_protocol_options.idle_timeout`; default 1 h, `None` is none.
     pub idle_timeout: Option<Duration>,
     /// `max_requests_per_connection`.

@@ -97,6 +97,23 @@ pub enum Address {
     Pipe(PathBuf),
 }
 
+impl Address {
+    /// True where it is the configuration that says which address it is, not the system or a resolver.
+    pub fn is_fixed(&self) -> bool {
+        match self {
+            Self::Socket(address) => address.port() != 0,
+            Self::Pipe(_) => true,
+            Self::Name(..) => false,
+        }
+    }
+
+    /// True where two listeners name an address that only one of them can have.
+    pub fn meet(some: &[Self], others: &[Self]) -> bool {
+        let mut fixed = some.iter().filter(|address| address.is_fixed());
+        fixed.any(|address| others.contains(address))
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -71,6 +71,20 @@ pub trait Extensions: Send + Sync {
         config: &pb::Any,
     ) -> Result<Option<HttpFilterConfig>, ConfigError>;
 
+    /// Parses the configuration of an HTTP filter called `name` that runs for each request to an upstream. `Ok(None)`: no
+    /// factory of such filters knows the type.
+    ///
+    /// # Errors
+    /// Where it is known and wrong.
+    fn upstream_filter(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let _ = (name, config);
+        Ok(None)
+    }
+
     /// Parses what `typed_per_filter_config` holds for one filter, the `FilterConfig` wrapper excepted.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod filters;
 pub(super) mod parse;
+pub mod upstream;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::access_log::AccessLog;
 use super::endpoint::Address;
+use super::error::ConfigError;
 use super::extension::HttpFilterConfig;
 use super::http_connection_manager::HttpConnectionManager;
 use super::tcp_proxy::TcpProxy;
@@ -47,6 +48,53 @@ pub struct Listener {
     pub pipe_mode: Option<u32>,
     /// `ipv4_compat` of an IPv6 `address`: it serves IPv4 too.
     pub ipv4_compat: bool,
+}
+
+impl Listener {
+    /// Why this one cannot be beside one whose addresses it meets. Worded as Envoy's.
+    pub fn duplicate_address(&self) -> ConfigError {
+        let addresses: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
+        ConfigError::invalid(format!(
+            "error adding listener: '{}' has duplicate address '{}' as existing listener, to check if the listener has \
+             duplicated addresses with other listeners or 'enable_reuse_port' is set to 'false' for the listener",
+            self.name,
+            addresses.join(","),
+        ))
+    }
+
+    /// True where the two differ in their filter chains alone: Envoy keeps the connections of chains that did not change.
+    pub fn differs_in_chains_alone(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            addresses,
+            stat_prefix,
+            filter_chains: _chains,
+            default_filter_chain: _default_chain,
+            buffer_limit,
+            direction,
+            bind_to_port,
+            reuse_port,
+            backlog,
+            drain_modify_only,
+            access_log,
+            metadata,
+            pipe_mode,
+            ipv4_compat,
+        } = self;
+        *name == other.name
+            && *addresses == other.addresses
+            && *stat_prefix == other.stat_prefix
+            && *buffer_limit == other.buffer_limit
+            && *direction == other.direction
+            && *bind_to_port == other.bind_to_port
+            && *reuse_port == other.reuse_port
+            && *backlog == other.backlog
+            && *drain_modify_only == other.drain_modify_only
+            && *access_log == other.access_log
+            && *metadata == other.metadata
+            && *pipe_mode == other.pipe_mode
+            && *ipv4_compat == other.ipv4_compat
+    }
 }
 
 /// `TrafficDirection`.
@@ -92,6 +140,19 @@ pub enum Terminal {
     Http(Arc<HttpConnectionManager>),
     /// The bytes go to a cluster.
     Tcp(Arc<TcpProxy>),
+}
+
+impl Listener {
+    /// The access logs of all its filter chains.
+    pub fn access_logs(&self) -> impl Iterator<Item = &AccessLog> {
+        self.filter_chains
+            .iter()
+            .chain(&self.default_filter_chain)
+            .flat_map(|chain| match &chain.terminal {
+                Terminal::Http(manager) => &manager.access_log,
+                Terminal::Tcp(proxy) => &proxy.access_log,
+            })
+    }
 }
 
 impl FilterChain {

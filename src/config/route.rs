@@ -4,7 +4,7 @@ mod action;
 mod encoded;
 pub(super) mod parse;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,26 @@ pub struct RouteConfig {
 }
 
 impl RouteConfig {
+    /// True where a route of the table goes to one of `clusters`.
+    pub fn names_any(&self, clusters: &BTreeSet<Arc<str>>) -> bool {
+        if clusters.is_empty() {
+            return false;
+        }
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        routes.into_iter().any(|route| match &route.action {
+            Action::Forward(forward) => match &forward.cluster {
+                ClusterSpecifier::Cluster(name) => clusters.contains(name),
+                ClusterSpecifier::Weighted {
+                    clusters: weighted, ..
+                } => weighted
+                    .iter()
+                    .any(|cluster| clusters.contains(&cluster.name)),
+                ClusterSpecifier::Header(_) => false,
+            },
+            _ => false,
+        })
+    }
+
     /// Calls `f` with every `typed_per_filter_config` of the table, and where it stands.
     pub fn each_per_filter(&self, f: &mut dyn FnMut(&Place, &PerFilter)) {
         let mut place = Place::default();

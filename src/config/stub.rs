@@ -16,6 +16,9 @@ pub(crate) const CORS_ROUTE: &str = "envoy.extensions.filters.http.cors.v3.CorsP
 /// A filter whose configuration is always wrong.
 pub(crate) const BROKEN: &str = "envoy.extensions.filters.http.buffer.v3.Buffer";
 
+/// A filter that can run for an upstream.
+pub(crate) const HEADER_MUTATION: &str =
+    "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 /// A network filter.
 pub(crate) const NETWORK: &str = "envoy.extensions.filters.network.wasm.v3.Wasm";
 
@@ -45,6 +48,18 @@ impl Extensions for Stub {
         match type_name(any) {
             ROUTER | CORS => Ok(Some(config(any))),
             BROKEN => Err(ConfigError::missing("max_request_bytes")),
+            _ => Ok(None),
+        }
+    }
+
+    fn upstream_filter(
+        &self,
+        _name: &str,
+        any: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        match type_name(any) {
+            HEADER_MUTATION if any.value.is_empty() => Ok(Some(config(any))),
+            HEADER_MUTATION => Err(ConfigError::invalid("wrong").at("mutations")),
             _ => Ok(None),
         }
     }

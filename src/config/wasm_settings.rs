@@ -113,6 +113,8 @@ pub struct Quotas {
     pub min_tick_period: Duration,
     /// Callouts of one VM that are under way.
     pub callouts: usize,
+    /// Bytes that they hold: of requests, and of answers until the guest has heard of them.
+    pub callout_bytes: usize,
     /// Log lines of one VM a second.
     pub log_lines_per_second: u32,
 }
@@ -126,6 +128,7 @@ impl Default for Quotas {
             queue_bytes: 16 << 20,
             min_tick_period: Duration::from_millis(1),
             callouts: 1000,
+            callout_bytes: 64 << 20,
             log_lines_per_second: 10_000,
         }
     }
@@ -394,6 +397,7 @@ impl Quotas {
             min_tick_period,
             callouts,
             log_lines_per_second,
+            callout_bytes,
         } = message;
         let count = |value, to: &mut usize| {
             if let Some(value) = uint32(value) {
@@ -407,8 +411,11 @@ impl Quotas {
         if let Some(value) = bytes(shared_data_bytes, any.clone(), "shared_data_bytes")? {
             self.shared_data = value;
         }
-        if let Some(value) = bytes(queue_bytes, any, "queue_bytes")? {
+        if let Some(value) = bytes(queue_bytes, any.clone(), "queue_bytes")? {
             self.queue_bytes = value;
+        }
+        if let Some(value) = bytes(callout_bytes, any, "callout_bytes")? {
+            self.callout_bytes = value;
         }
         if let Some(period) =
             super::field::at_least_a_millisecond(min_tick_period, "min_tick_period")?

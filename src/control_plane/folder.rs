@@ -151,8 +151,9 @@ impl ServedFolder {
             .watch(folder, RecursiveMode::Recursive)
             .with_context(|| format!("cannot watch {}", folder.display()))?;
         print(&format!("serving {} on {address}", folder.display()));
-        reload(&source, &store, &*print);
-        let follow = follow(source.clone(), Arc::clone(&store), print, changes);
+        let mut faulty = false;
+        reload(&source, &store, &mut faulty, &*print);
+        let follow = follow(source.clone(), Arc::clone(&store), faulty, print, changes);
         Ok(Self {
             source,
             changes: again,
@@ -229,17 +230,22 @@ impl Source {
 async fn follow(
     source: Source,
     store: Arc<Store>,
+    mut faulty: bool,
     print: Arc<dyn Fn(&str) + Send + Sync>,
     mut changes: mpsc::UnboundedReceiver<()>,
 ) {
     while changes.recv().await.is_some() {
         while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, changes.recv()).await {}
-        reload(&source, &store, &*print);
+        reload(&source, &store, &mut faulty, &*print);
     }
 }
 
-fn reload(source: &Source, store: &Store, print: &(dyn Fn(&str) + Send + Sync)) {
-    match read(source) {
+/// `faulty` says whether the folder had errors when it was last read.
+fn reload(source: &Source, store: &Store, faulty: &mut bool, print: &(dyn Fn(&str) + Send + Sync)) {
+    let was_faulty = *faulty;
+    let contents = read(source);
+    *faulty = contents.is_err();
+    match contents {
         Ok(contents) => {
             let mut line = String::from("changed:");
             for (node, sets) in std::iter::once((None, &contents.shared))
@@ -260,6 +266,8 @@ fn reload(source: &Source, store: &Store, print: &(dyn Fn(&str) + Send + Sync)) 
             }
             if store.replace(contents.shared, contents.nodes) {
                 print(&line);
+            } else if was_faulty {
+                print("corrected: what is served is as it was");
             }
         }
         Err(errors) => {

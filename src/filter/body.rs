@@ -339,6 +339,12 @@ impl TimedBody for ResponseBody {
         if self.done || stream.phase() == Phase::Ended {
             return Poll::Pending;
         }
+        // Who does not read the response may still be sending its request, and may be given up.
+        stream.park(context);
+        if !self.reset && poll_after_head(&stream, context).is_err() {
+            return Poll::Ready(self.abort("the stream was reset"));
+        }
+        drain(&stream, context);
         self.poll_timer(&stream, context)
     }
 }

@@ -23,6 +23,8 @@ use crate::config::http_connection_manager::{FilterSource, HttpFilter as FilterE
 use crate::config::route::Action;
 use crate::http::codec::Reset;
 use crate::http::{Body, LocalReply, ReplyReason, ResponseHead};
+use crate::route::SelectedRoute;
+use crate::stream::attempt::UPSTREAM_SLOTS;
 use crate::stream::{Ending, Finish, Phase, Side, Stream, Verdict, access_log};
 
 /// What the connection manager does at the edges of a stream. One instance a manager, shared by its streams.
@@ -94,8 +96,27 @@ impl HttpFilterChain {
         discovered: &[Option<Arc<HttpFilterConfig>>],
         context: &ChainContext<'_>,
     ) -> Self {
+        Self::build_from(0, registry, filters, discovered, context)
+    }
+
+    /// As [`HttpFilterChain::build`], of filters that run for each request to an upstream.
+    pub fn build_upstream(
+        registry: &Registry,
+        filters: &[FilterEntry],
+        context: &ChainContext<'_>,
+    ) -> Self {
+        Self::build_from(UPSTREAM_SLOTS, registry, filters, &[], context)
+    }
+
+    fn build_from(
+        first_slot: usize,
+        registry: &Registry,
+        filters: &[FilterEntry],
+        discovered: &[Option<Arc<HttpFilterConfig>>],
+        context: &ChainContext<'_>,
+    ) -> Self {
         let mut discovered = discovered.iter();
-        let entries = filters.iter().enumerate().map(|(slot, entry)| {
+        let entries = (first_slot..).zip(filters).map(|(slot, entry)| {
             let config = match &entry.config {
                 FilterSource::Inline(config) => Some(config),
                 FilterSource::Discovered { default, .. } => discovered
@@ -198,7 +219,7 @@ impl HttpFilterChain {
         let finish = Finish::new(
             Arc::clone(&stream),
             Ends {
-                active: self.active(&stream),
+                active: self.begin(&stream),
                 chain: self,
                 observer,
             },
@@ -213,6 +234,7 @@ impl HttpFilterChain {
             match outcome {
                 Ok(body) => break Ok(ResponseBody::send(finish, body)),
                 Err(Stop::Reply { reply, direct }) => {
+                    stream.end_attempt();
                     stream.drop_companions();
                     let direct = direct || stream.phase() >= Phase::Response;
                     if stream.phase() == Phase::Response {
@@ -237,18 +259,23 @@ impl HttpFilterChain {
         }
     }
 
-    /// The filters that `stream` has: those that its first route does not switch off, or switches on.
-    fn active(&self, stream: &Stream) -> Active {
-        let mut words: SmallVec<[u64; 1]> = SmallVec::new();
-        words.resize(self.entries.len().div_ceil(64).max(1), 0);
+    /// The filters that `stream` has by its first route.
+    fn begin(&self, stream: &Stream) -> Active {
         let route = stream.route();
         // As in Envoy, the log of a request that a filter answers names the cluster of its route.
         if let Some(cluster) = route.as_ref().and_then(|route| route.cluster.as_deref()) {
             stream.info.lock().upstream.cluster = stream.config.clusters.get(cluster).cloned();
         }
+        self.select(route.as_deref())
+    }
+
+    /// The filters that `route` does not switch off, or switches on.
+    pub(super) fn select(&self, route: Option<&SelectedRoute>) -> Active {
         let route = route.filter(|route| route.has_per_filter());
+        let mut words: SmallVec<[u64; 1]> = SmallVec::new();
+        words.resize(self.entries.len().div_ceil(64).max(1), 0);
         for (index, entry) in self.entries.iter().enumerate() {
-            let said = route.as_ref().and_then(|route| {
+            let said = route.and_then(|route| {
                 route
                     .per_filter_all(&entry.name)
                     .find_map(|config| config.disabled)
@@ -258,6 +285,15 @@ impl HttpFilterChain {
             }
         }
         Active(words)
+    }
+
+    /// Those of them, in order.
+    pub(super) fn active(
+        &self,
+        active: &Active,
+    ) -> impl DoubleEndedIterator<Item = &Arc<dyn HttpFilter>> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(index, entry)| active.contains(index).then_some(&entry.filter))
     }
 
     /// The request halves in order, then the response halves in reverse.
@@ -476,6 +512,7 @@ pub(super) fn poll_after_head(stream: &Arc<Stream>, context: &mut Context<'_>) -
         Some(Stop::Reset) => Err(drain),
         // Too late for an answer: as Envoy, a reset; the log keeps the status that was sent.
         Some(Stop::Reply { reply, .. }) => {
+            stream.end_attempt();
             let mut info = stream.info.lock();
             for flag in &reply.flags {
                 info.flags.set(*flag);

@@ -9,11 +9,14 @@
 //! | `allow_credentials`, `allow_private_network_access`, `forward_not_matching_preflights` | honoured |
 //! | `filter_enabled`, `shadow_enabled` | their default values; there is no runtime |
 //!
+//! Routes that answer by themselves (redirects, direct responses) have no policy. A preflight is told the method and the
+//! headers that it asks for where the policy allows `*`.
+//!
 //! Statistics: `http.<stat_prefix>.cors.origin_valid`, `origin_invalid`.
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::factory::{BuildContext, FilterFactory, PerRoute, per_route_all};
 use super::{HttpFilter, Step};
@@ -179,7 +182,7 @@ impl HttpFilter for Cors {
                 _ => return Step::Next(body),
             }
         };
-        let Some(route) = stream.route() else {
+        let Some(route) = stream.route().filter(|route| route.is_entry()) else {
             return Step::Next(body);
         };
         let policies = Policies::of(&route, &self.name);
@@ -215,9 +218,9 @@ impl HttpFilter for Cors {
             .unwrap_or(true);
         let answer = (preflight && (allowed || !forward)).then(|| {
             let mut head = ResponseHead::new(StatusCode::OK);
-            if allowed {
-                preflight_headers(&policies, &origin, private_network, &mut head);
-            }
+            let origin = allowed.then_some(&origin);
+            let asked = &stream.request.lock().headers;
+            preflight_headers(&policies, origin, private_network, asked, &mut head);
             head
         });
         drop(policies);
@@ -257,37 +260,57 @@ impl HttpFilter for Cors {
     }
 }
 
+/// An origin that is not allowed is told everything but that it is.
 fn preflight_headers(
     policies: &Policies<'_>,
-    origin: &HeaderValue,
+    origin: Option<&HeaderValue>,
     private_network: bool,
+    asked: &HeaderMap,
     head: &mut ResponseHead,
 ) {
     let headers = &mut head.headers;
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    }
     if policies.first(|policy| policy.credentials) == Some(true) {
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
             HeaderValue::from_static("true"),
         );
     }
+    // Any is what is asked for.
+    let or_asked = |said: Option<&HeaderValue>, name: HeaderName| {
+        said.map(|said| match said.as_bytes() {
+            b"*" => asked
+                .get(name)
+                .cloned()
+                .unwrap_or(HeaderValue::from_static("")),
+            _ => said.clone(),
+        })
+    };
     let texts = [
         (
             header::ACCESS_CONTROL_ALLOW_METHODS,
-            policies.first(|policy| policy.methods.as_ref()),
+            or_asked(
+                policies.first(|policy| policy.methods.as_ref()),
+                header::ACCESS_CONTROL_REQUEST_METHOD,
+            ),
         ),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            policies.first(|policy| policy.headers.as_ref()),
+            or_asked(
+                policies.first(|policy| policy.headers.as_ref()),
+                header::ACCESS_CONTROL_REQUEST_HEADERS,
+            ),
         ),
         (
             header::ACCESS_CONTROL_MAX_AGE,
-            policies.first(|policy| policy.max_age.as_ref()),
+            policies.first(|policy| policy.max_age.as_ref()).cloned(),
         ),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
-            headers.insert(name, value.clone());
+            headers.insert(name, value);
         }
     }
     if private_network && policies.first(|policy| policy.private_network) == Some(true) {
@@ -373,6 +396,35 @@ allow_private_network_access: true
     }
 
     #[tokio::test]
+    async fn any_is_what_was_asked_for() {
+        let policy = "{allow_origin_string_match: [{exact: o}], allow_methods: '*', allow_headers: '*', expose_headers: '*'}";
+        for (asked, allowed) in [(Some("x-q, x-z"), "x-q, x-z"), (None, "")] {
+            let mut headers = vec![("origin", "o"), ("access-control-request-method", "PUT")];
+            headers.extend(asked.map(|asked| ("access-control-request-headers", asked)));
+            let answer = ask(policy, Method::OPTIONS, &headers).await.answer;
+            assert_eq!(answer.header("access-control-allow-methods"), Some("PUT"));
+            let told = answer.header("access-control-allow-headers");
+            assert_eq!(told, Some(allowed));
+            assert_eq!(answer.header("access-control-expose-headers"), Some("*"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_route_that_answers_itself_has_no_policy() {
+        use crate::config::route::{Action, DirectResponse};
+        let registry = metrics();
+        let answers = Action::DirectResponse(DirectResponse {
+            status: StatusCode::OK,
+            body: Default::default(),
+        });
+        let chain = crate::filter::testing::TestChain::new(vec![build::<Cors>(0, "{}", &registry)])
+            .route(answers)
+            .per_route("f0", per_route_config::<proto::CorsPolicy>(POLICY));
+        let answer = chain.get_with("/", &[("origin", "http://o")]).await;
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+    }
+
+    #[tokio::test]
     async fn other_origins_pass_or_get_an_empty_answer() {
         let headers = [("origin", "http://bad"), ASKS];
         let case = ask(POLICY, Method::OPTIONS, &headers).await;
@@ -383,7 +435,9 @@ allow_private_network_access: true
         let strict = format!("{POLICY}forward_not_matching_preflights: false\n");
         let answer = ask(&strict, Method::OPTIONS, &headers).await.answer;
         assert_eq!((answer.status(), answer.text()), (200, ""));
-        assert!(answer.head.headers.is_empty());
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+        let methods = answer.header("access-control-allow-methods");
+        assert_eq!(methods, Some("GET,POST"), "as Envoy 1.40 does");
         assert_eq!(answer.details(), "cors_response");
     }
 

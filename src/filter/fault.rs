@@ -197,15 +197,15 @@ impl Fault {
                 }
             }
         }
-        if let Some(metadata) = &config.metadata {
-            stream
-                .info
-                .lock()
-                .dynamic_metadata
-                .get_or_insert_default()
-                .filter_metadata
-                .insert(Self::NAME.to_owned(), metadata.clone());
-        }
+        // Under the filter's name in the chain, and there even where it is empty, as in Envoy.
+        let metadata = config.metadata.clone().unwrap_or_default();
+        stream
+            .info
+            .lock()
+            .dynamic_metadata
+            .get_or_insert_default()
+            .filter_metadata
+            .insert(inner.name.to_string(), metadata);
     }
 }
 
@@ -320,6 +320,25 @@ abort: {http_status: 418, percentage: {numerator: 100}, response_body: teapot}",
         let answer = chain.get("/").await;
         assert_eq!((answer.status(), answer.text()), (200, "upstream"));
         assert_eq!(answer.flags(), "DI");
+    }
+
+    #[tokio::test]
+    async fn metadata_stands_under_the_filters_name_in_the_chain() {
+        let (chain, _) = chain(
+            "abort: {http_status: 503, percentage: {numerator: 100}}
+filter_metadata: {k: v}",
+        );
+        let answer = chain.get("/").await;
+        let info = answer.stream.info.lock();
+        let metadata = info.dynamic_metadata.as_deref().expect("set");
+        let names: Vec<_> = metadata.filter_metadata.keys().collect();
+        assert_eq!(names, ["f0"]);
+        drop(info);
+        let (chain, _) = self::chain("abort: {http_status: 503, percentage: {numerator: 100}}");
+        let answer = chain.get("/").await;
+        let info = answer.stream.info.lock();
+        let metadata = info.dynamic_metadata.as_deref().expect("set");
+        assert_eq!(metadata.filter_metadata["f0"], Default::default());
     }
 
     #[tokio::test]

@@ -153,8 +153,10 @@ impl HealthCheck {
             (cached.status, "health_check_cached")
         } else if let Some(failed) = self.unhealthy(clusters) {
             (StatusCode::SERVICE_UNAVAILABLE, failed)
-        } else {
+        } else if self.config.clusters.is_empty() {
             (StatusCode::OK, "health_check_ok")
+        } else {
+            (StatusCode::OK, "health_check_ok_cluster_healthy")
         };
         let mut reply = LocalReply::new(status, "", details);
         if status.is_success() {

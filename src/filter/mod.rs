@@ -33,6 +33,7 @@ pub mod service;
 pub(crate) mod testing;
 mod timer;
 pub mod tower;
+pub mod upstream;
 #[cfg(feature = "wasm")]
 pub mod wasm;
 #[cfg(feature = "wasm")]

@@ -6,6 +6,8 @@
 //! the first filter. What goes to the client is shown in reverse order. A filter hears of the connection itself
 //! ([`ConnectionFilter::new_connection`]) before any data, and only when all before it have let it pass.
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(feature = "wasm")]
 pub(in crate::filter) mod wasm;
 
@@ -85,6 +87,11 @@ impl NetworkFilters {
         )
     }
 
+    /// True where there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Their parts in the connection that `stream` stands for.
     pub fn connection(&self, stream: &Arc<Stream>) -> ConnectionFilters {
         let held = Held::new(self.0.len());
@@ -125,6 +132,9 @@ pub enum Request {
     /// Close the connection; why.
     Close(&'static str),
 }
+
+/// So many requests of a connection's filters are met before others of its worker have their turn.
+pub const REQUESTS: u32 = 16;
 
 /// The filters of one connection.
 pub struct ConnectionFilters {

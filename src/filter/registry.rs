@@ -19,11 +19,14 @@ fn table() -> Vec<Registration> {
         register::<cors::Cors>().per_route::<cors::Cors>(),
         register::<fault::Fault>().per_route::<fault::Fault>(),
         register::<header_mutation::HeaderMutation>()
-            .per_route::<header_mutation::HeaderMutation>(),
+            .per_route::<header_mutation::HeaderMutation>()
+            .upstream(),
         register::<health_check::HealthCheck>(),
         register::<router::Router>(),
         #[cfg(feature = "wasm")]
-        register::<super::wasm::Wasm>().per_route::<super::wasm::Wasm>(),
+        register::<super::wasm::Wasm>()
+            .per_route::<super::wasm::Wasm>()
+            .upstream(),
     ]
 }
 
@@ -88,6 +91,8 @@ pub struct Registration {
     pub message: fn() -> String,
     /// The full name of its per-route message.
     pub route_message: Option<fn() -> String>,
+    /// It can run for each request to an upstream.
+    pub upstream: bool,
     terminal: bool,
     parse: Parse,
     parse_route: Option<Parse>,
@@ -100,6 +105,7 @@ fn register<F: FilterFactory>() -> Registration {
         name: F::NAME,
         message: F::Proto::full_name,
         route_message: None,
+        upstream: false,
         terminal: F::TERMINAL,
         parse: |bytes, name| {
             let config = F::parse(decode::<F::Proto>(bytes)?, name)?;
@@ -126,6 +132,13 @@ impl Registration {
                 let config = F::parse_route(decode::<F::RouteProto>(bytes)?, name)?;
                 Ok(Arc::new(config))
             }),
+            ..self
+        }
+    }
+
+    fn upstream(self) -> Self {
+        Self {
+            upstream: true,
             ..self
         }
     }
@@ -173,11 +186,13 @@ impl Registry {
 
     /// A Markdown table of the filters: what `docs/filters.md` shows.
     pub fn markdown(&self) -> String {
-        let mut text = String::from("| filter | message | per route |\n|---|---|---|\n");
+        let mut text =
+            String::from("| filter | message | per route | upstream |\n|---|---|---|---|\n");
         for entry in &self.entries {
             let route = entry.route_message.map(|name| format!("`{}`", name()));
+            let upstream = if entry.upstream { "yes" } else { "–" };
             text.push_str(&format!(
-                "| `{}` | `{}` | {} |\n",
+                "| `{}` | `{}` | {} | {upstream} |\n",
                 entry.name,
                 (entry.message)(),
                 route.as_deref().unwrap_or("–")
@@ -185,7 +200,7 @@ impl Registry {
         }
         for ignored in no_op::ALL {
             text.push_str(&format!(
-                "| `{}` | `{}` | accepted without effect: {} |\n",
+                "| `{}` | `{}` | accepted without effect: {} | – |\n",
                 ignored.name, ignored.message, ignored.missing
             ));
         }
@@ -301,6 +316,19 @@ impl Extensions for Registry {
         match self.by_type.get(pb::type_name(&any.type_url)) {
             Some(index) => parsed(self.entries[*index].parse, name, any),
             None => Ok(None),
+        }
+    }
+
+    fn upstream_filter(
+        &self,
+        name: &str,
+        config: &pb::Any,
+    ) -> Result<Option<HttpFilterConfig>, ConfigError> {
+        let any = resolve(config)?;
+        let index = self.by_type.get(pb::type_name(&any.type_url));
+        match index.map(|index| &self.entries[*index]) {
+            Some(entry) if entry.upstream => parsed(entry.parse, name, any),
+            Some(_) | None => Ok(None),
         }
     }
 

@@ -10,7 +10,7 @@
 //! | `start_child_span`, `reject_connect_request_early_data` | ignored: there is no tracing; early data are not read |
 //! | `suppress_grpc_request_failure_code_stats` | honoured |
 //! | `upstream_log`, `upstream_log_options` | refused |
-//! | `upstream_http_filters` | `envoy.filters.http.upstream_codec` alone; others are refused |
+//! | `upstream_http_filters` | honoured, for clusters without `http_filters`; see [`super::upstream`] |
 //!
 //! One attempt is made; retries, hedging and mirroring belong between [`Router::forward`] and [`attempt`]. The route's
 //! timeout is one of the stream's deadlines, which the root driver watches, before and after the response's head.
@@ -29,7 +29,8 @@ use tokio::time::Instant;
 pub use config::Config;
 
 use super::factory::{BuildContext, FilterFactory};
-use super::{HttpFilter, Step};
+use super::upstream::{self, Filters};
+use super::{BoxFuture, HttpFilter, HttpFilterChain, Step};
 use crate::cluster::{
     self, Cluster, DropOverload, Host, Origin, PickContext, SendOptions, UpstreamConnection,
     UpstreamError, UpstreamErrorKind, UpstreamResponse,
@@ -42,6 +43,7 @@ use crate::http::{
 use crate::pb::envoy::extensions::filters::http::router::v3 as proto;
 use crate::route::{SelectedRoute, rewrite};
 use crate::stream::{Stream, Timeout, finalize};
+use crate::wasm::Plugins;
 
 pub(super) const UPSTREAM_RQ_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
@@ -71,6 +73,8 @@ const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 #[derive(Debug)]
 pub struct Router {
     config: Arc<Config>,
+    /// Of clusters that have no list of their own.
+    upstream_filters: Option<Arc<HttpFilterChain>>,
 }
 
 impl FilterFactory for Router {
@@ -83,8 +87,16 @@ impl FilterFactory for Router {
         Config::parse(proto)
     }
 
-    fn build(config: &Arc<Config>, _: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
+    fn admit(
+        config: &Arc<Config>,
+        plugins: &Plugins,
+    ) -> Option<BoxFuture<Result<(), ConfigError>>> {
+        upstream::admit(&config.upstream_filters, "upstream_http_filters", plugins)
+    }
+
+    fn build(config: &Arc<Config>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
         Arc::new(Self {
+            upstream_filters: upstream::build(&config.upstream_filters, context.chain),
             config: Arc::clone(config),
         })
     }
@@ -103,7 +115,14 @@ impl HttpFilter for Router {
         };
         match &route.route.action {
             Action::Forward(action) => match self.forward(stream, &route, action) {
-                Ok(attempt) => Step::Wait(Box::pin(attempt.run(body))),
+                Ok(attempt) => {
+                    let of_router = self.upstream_filters.as_ref();
+                    match upstream::begin(stream, &attempt.cluster, of_router) {
+                        Ok(None) => Step::Wait(Box::pin(attempt.run(body))),
+                        Ok(Some(filters)) => Step::Wait(Box::pin(attempt.filtered(filters, body))),
+                        Err(reply) => Step::Reply(reply),
+                    }
+                }
                 Err(reply) => Step::Reply(reply),
             },
             Action::Redirect(action) => {
@@ -186,9 +205,9 @@ impl Router {
             }
             return Err(Box::new(self.dropped(&dropped)));
         }
-        finalize::finalize_request(stream, route, !self.config.suppress_envoy_headers);
-        // An attempt for which there is no host counts, too.
+        // An attempt for which there is no host counts, too, and header rules can tell.
         stream.info.lock().attempts += 1;
+        finalize::finalize_request(stream, route, !self.config.suppress_envoy_headers);
         let Some(host) = cluster.pick(&PickContext::default()) else {
             if self.config.dynamic_stats {
                 cluster.answered(None, StatusCode::SERVICE_UNAVAILABLE.as_u16(), origin);
@@ -364,18 +383,7 @@ fn note(stream: &Stream, connection: &UpstreamConnection) {
 
 impl Attempt {
     async fn run(mut self, body: Body) -> Step<Body> {
-        let append = self
-            .route
-            .forward()
-            .is_some_and(|to| to.append_x_forwarded_host);
-        let options = SendOptions {
-            observer: Connected {
-                stream: Arc::clone(&self.stream),
-                authority: self.authority.take(),
-                append_forwarded_host: append,
-                keep_original: !self.config.suppress_envoy_headers,
-            },
-        };
+        let options = self.options();
         match self
             .cluster
             .send(&self.host, &*self.stream, body, options)
@@ -386,27 +394,76 @@ impl Attempt {
         }
     }
 
-    fn answered(self, response: UpstreamResponse) -> Step<Body> {
+    /// The same, through upstream filters.
+    async fn filtered(mut self, filters: Filters, body: Body) -> Step<Body> {
+        let stream = Arc::clone(&self.stream);
+        let body = match filters.request(&stream, body).await {
+            Ok(body) => body,
+            Err(step) => return step,
+        };
+        let options = self.options();
+        let sent = self.cluster.send(&self.host, &*stream, body, options).await;
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(error) => return self.failed(&error),
+        };
+        // The answer to a handshake that failed is our own.
+        let refused = self.received(&mut response, Instant::now());
+        if !refused {
+            response = match filters.response(&stream, response).await {
+                Ok(response) => response,
+                Err(step) => return step,
+            };
+        }
+        self.pass_on(response, refused, Instant::now())
+    }
+
+    fn options(&mut self) -> SendOptions<Connected> {
+        let append = self
+            .route
+            .forward()
+            .is_some_and(|to| to.append_x_forwarded_host);
+        SendOptions {
+            observer: Connected {
+                stream: Arc::clone(&self.stream),
+                authority: self.authority.take(),
+                append_forwarded_host: append,
+                keep_original: !self.config.suppress_envoy_headers,
+            },
+        }
+    }
+
+    fn answered(self, mut response: UpstreamResponse) -> Step<Body> {
+        let now = Instant::now();
+        let refused = self.received(&mut response, now);
+        self.pass_on(response, refused, now)
+    }
+
+    /// Notes what is known with the head of an answer. True where an upgrade was asked for and is none.
+    fn received(&self, response: &mut UpstreamResponse, now: Instant) -> bool {
         let UpstreamResponse {
-            mut head,
-            body,
+            head,
+            body: _,
             connection,
         } = response;
-        let now = Instant::now();
         // HTTP/1: an answer that does not switch ends the connection; one that says "fine" without is no handshake.
         let unswitched = head.status != StatusCode::SWITCHING_PROTOCOLS
             && head.version < Version::HTTP_2
             && self.stream.request.lock().upgrade.is_some();
         let refused = unswitched && head.status.is_success();
-        let request_end = {
+        {
             let mut info = self.stream.info.lock();
             if info.upstream.connection_id != Some(connection.id) {
                 drop(info);
-                note(&self.stream, &connection);
+                note(&self.stream, connection);
                 info = self.stream.info.lock();
             }
             info.upstream_first_rx = Some(now);
-            info.upstream_last_tx = info.request_end;
+            // A request that had ended before it was sent on was sent whole at the first moment.
+            let first = info.upstream_first_tx;
+            info.upstream_last_tx = info
+                .request_end
+                .map(|end| first.map_or(end, |f| f.max(end)));
             info.details = Some(Cow::Borrowed("via_upstream"));
             if refused {
                 info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));
@@ -414,8 +471,18 @@ impl Attempt {
                 head.headers.remove(http::header::CONTENT_TYPE);
             }
             info.close |= unswitched;
-            info.request_end
-        };
+        }
+        refused
+    }
+
+    /// Finishes the head of an answer, at `now`, and gives it to the filters.
+    fn pass_on(self, response: UpstreamResponse, refused: bool, now: Instant) -> Step<Body> {
+        let UpstreamResponse {
+            mut head,
+            body,
+            connection: _,
+        } = response;
+        let request_end = self.stream.info.lock().request_end;
         if self.config.dynamic_stats {
             let code = self.counted_code(&head);
             self.cluster.answered(Some(&self.host), code, self.origin);

@@ -91,6 +91,7 @@ pub(crate) struct TestChain {
     pub(crate) options: Options,
     pub(crate) routes: Option<RouteConfig>,
     pub(crate) clusters: Arc<ClusterMap>,
+    pub(crate) upstream_filters: Option<Arc<dyn std::any::Any + Send + Sync>>,
     pub(crate) seen: Arc<Seen>,
 }
 
@@ -116,6 +117,7 @@ impl TestChain {
             options: options(),
             routes: None,
             clusters: Arc::default(),
+            upstream_filters: None,
             seen: Arc::default(),
         }
     }
@@ -163,6 +165,7 @@ impl TestChain {
                 .clone()
                 .map(|routes| Arc::new(RouteTable::new(Arc::new(routes)))),
             clusters: Arc::clone(&self.clusters),
+            upstream_filters: self.upstream_filters.clone(),
             options: Arc::new(self.options.clone()),
             generation: 1,
             records: None,

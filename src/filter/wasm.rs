@@ -16,6 +16,9 @@
 //!
 //! When a VM fails, the streams that it still has traffic callbacks to serve for are answered with 503
 //! (`wasm_fail_stream`) or, after the head, reset; with `FAIL_OPEN` they pass, all but the one whose callback failed.
+//!
+//! As a filter of an upstream it hears of one attempt instead of a stream: what it answers passes the listener's filters, it
+//! cannot have the route chosen anew, and there is no `on_log`, as in Envoy.
 
 mod declared;
 mod tap;
@@ -36,6 +39,7 @@ use crate::config::ConfigError;
 use crate::config::error::At as _;
 use crate::http::{Body, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
+use crate::stream::attempt::{UPSTREAM_SLOTS, is_upstream};
 use crate::stream::{PumpHandle, Side, Start, Stream, Verdict};
 use crate::wasm::rollout::{Part, Trial};
 use crate::wasm::spec::{Code, Digest, FailurePolicy};
@@ -209,9 +213,13 @@ impl Wasm {
     /// Brings it to life.
     pub(super) fn of(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
         let chain = context.chain;
+        let slot = match context.slot.checked_sub(UPSTREAM_SLOTS) {
+            Some(slot) => format!("upstream {slot}"),
+            None => context.slot.to_string(),
+        };
         let place = format!(
-            "{}/{}/{}/{}/{}",
-            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
+            "{}/{}/{}/{slot}/{}",
+            chain.listener, chain.filter_chain, chain.stat_prefix, context.name
         );
         let own = Choice::resolve(&place, config, context);
         let mut by_route = HashMap::new();
@@ -309,7 +317,13 @@ impl HttpFilter for Wasm {
         let Some((plugin, place)) = found else {
             return self.without_vm(choice, stream, body);
         };
-        let Ok((id, answer)) = place.vm.begin(place.root, stream, body.is_end_stream()) else {
+        let begun = place.vm.begin(
+            place.root,
+            stream,
+            is_upstream(self.slot),
+            body.is_end_stream(),
+        );
+        let Ok((id, answer)) = begun else {
             return self.without_vm(choice, stream, body);
         };
         let hold = Hold {
@@ -393,7 +407,13 @@ impl HttpFilter for Wasm {
 
     fn end(&self, stream: &Arc<Stream>) {
         let abandoned = stream.info.lock().abandoned;
+        let upstream = is_upstream(self.slot);
         let (place, id, logged) = self.with_state(stream, |state| {
+            if upstream {
+                // There is no log. What still comes of the request's body passes unseen.
+                state.failed = true;
+                state.logged = true;
+            }
             if abandoned && state.place.is_none() && !state.failed {
                 self.settle(state, stream);
             }
@@ -407,7 +427,7 @@ impl HttpFilter for Wasm {
             return;
         };
         // A guest is never entered from a drop, nor twice: then the VM's own task tells it, if it wants to hear.
-        let told = logged || !vm.wants_end();
+        let told = (logged && !abandoned) || !vm.wants_end();
         if vm.is_dead() || (told && vm.end(id)) {
             return;
         }
@@ -416,6 +436,11 @@ impl HttpFilter for Wasm {
 }
 
 impl Hold {
+    /// True where an answer to this half goes past the filters. That of an upstream filter never does.
+    fn replies_directly(&self, direction: Direction) -> bool {
+        replies_directly(self.slot, direction)
+    }
+
     fn by_ref(&self) -> Hold<&Arc<Vm>> {
         Hold {
             vm: &self.vm,
@@ -505,10 +530,7 @@ impl Hold<&Arc<Vm>> {
                 pump.resume();
             }
             match resumed {
-                Ok(())
-                    if direction == Direction::Request
-                        && let Some(reply) = hold.vm.refusal(hold.id) =>
-                {
+                Ok(()) if let Some(reply) = hold.vm.refusal(hold.id, direction) => {
                     Step::Reply(reply)
                 }
                 Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),
@@ -586,6 +608,10 @@ pub(super) fn passes(policy: FailurePolicy, here: bool) -> bool {
     }
 }
 
+fn replies_directly(slot: usize, direction: Direction) -> bool {
+    direction == Direction::Response && !is_upstream(slot)
+}
+
 /// The VM has died while it held a body back.
 fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHandle) {
     let policy = stream.with_slot(slot, State::default, |state| {
@@ -598,7 +624,7 @@ fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHand
     } else {
         stream.decide(Verdict::Reply {
             reply: Box::new(fail_stream()),
-            direct: direction == Direction::Response,
+            direct: replies_directly(slot, direction),
         });
     }
 }

@@ -1,7 +1,10 @@
 //! Makes the next [`Generation`] of a snapshot and the one before.
 
+mod network;
 mod tcp;
+mod upstream;
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
@@ -11,6 +14,7 @@ use super::{
 };
 use arc_swap::ArcSwap;
 
+use self::upstream::LiveFilters;
 use crate::base::{PerWorker, Shard};
 use crate::cluster::{self, ClusterMap};
 use crate::config::access_log::AccessLog;
@@ -19,6 +23,7 @@ use crate::config::http_connection_manager::{FilterSource, HttpFilter, RouteSour
 use crate::config::listener::{FilterChain, Terminal};
 use crate::config::{Listener, Snapshot};
 use crate::filter::factory::{ChainContext, Warmth, runs_plugin};
+use crate::filter::upstream::UpstreamFilters;
 use crate::filter::{HttpFilterChain, Registry};
 use crate::pb;
 use crate::route::RouteTable;
@@ -59,6 +64,10 @@ pub struct Builder {
     http_stats: HashMap<Box<str>, Weak<StatSet>>,
     listener_http_stats: HashMap<(Arc<str>, Box<str>), Weak<StatSet>>,
     tcp_stats: HashMap<Box<str>, Weak<StatSet>>,
+    /// Of the clusters that are served.
+    upstream_filters: BTreeMap<Arc<str>, LiveFilters>,
+    /// The last Generation serves other clusters than its snapshot has: some wait.
+    holds_clusters: bool,
 }
 
 impl Builder {
@@ -72,6 +81,8 @@ impl Builder {
             http_stats: HashMap::new(),
             listener_http_stats: HashMap::new(),
             tcp_stats: HashMap::new(),
+            upstream_filters: BTreeMap::new(),
+            holds_clusters: false,
         }
     }
 
@@ -90,7 +101,7 @@ impl Builder {
     /// Builds the successor of what is current; does not swap it in.
     ///
     /// Plugins are asked for anew: a version that has become ready goes live with this Generation. A listener with a
-    /// plugin that has no version at all yet is `warming`; its predecessor goes on, if there is one.
+    /// plugin that has no version at all yet is `warming`; its predecessor goes on, if there is one. So does a cluster's.
     pub fn next(
         &mut self,
         current: &CurrentGeneration,
@@ -98,37 +109,46 @@ impl Builder {
     ) -> Arc<Generation> {
         let previous = current.load_full();
         self.number += 1;
-        let clusters = if same_clusters(&previous.snapshot, &snapshot) {
+        let plugins = *self.plugins.borrow_and_update();
+        let upstreams = self.upstreams(&previous.clusters, &snapshot, plugins);
+        let waiting = upstreams.waiting();
+        let held_before = std::mem::replace(&mut self.holds_clusters, !waiting.is_empty());
+        let as_they_come = waiting.is_empty() && !held_before;
+        let clusters = if as_they_come && same_clusters(&previous.snapshot, &snapshot) {
             previous.clusters.apply_endpoints(&snapshot);
             Arc::clone(&previous.clusters)
         } else {
-            self.clusters(&snapshot)
+            self.clusters(&upstreams.served(&snapshot))
         };
+        let filters: UpstreamFilters = self.serving_filters().collect();
         let mut next = Generation {
             number: self.number,
             snapshot: Arc::clone(&snapshot),
             clusters: Arc::clone(&clusters),
             listeners: BTreeMap::new(),
             warming: BTreeMap::new(),
+            warming_clusters: waiting,
         };
         let world = World {
             snapshot: &snapshot,
             clusters: &clusters,
-            plugins: *self.plugins.borrow_and_update(),
+            upstream_filters: filters.pinned(),
+            absent: &upstreams.absent,
+            plugins,
         };
-        let mut slots: BTreeSet<Box<str>> = BTreeSet::new();
+        let mut slots: BTreeSet<Box<str>> = upstreams.slots.iter().cloned().collect();
         for (name, config) in &snapshot.listeners {
             let known = previous.listeners.get(name);
             let mut live = self.listener(config, known, false, &world);
-            slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
-            let waiting: usize = live.chains.iter().map(|chain| chain.warmth.waiting()).sum();
+            slots.extend(live.chains.iter().flat_map(|chain| chain.slots()));
+            let waiting: usize = live.chains.iter().map(|chain| chain.waiting()).sum();
             if waiting > 0 {
                 next.warming.insert(Arc::clone(name), waiting);
                 let Some(known) = known else { continue };
                 // The predecessor goes on as it was, with the routes and clusters of now, and with its own of before
                 // where nobody asks for those any more.
                 live = self.listener(&known.config, Some(known), true, &world);
-                slots.extend(live.chains.iter().flat_map(|chain| chain.warmth.slots()));
+                slots.extend(live.chains.iter().flat_map(|chain| chain.slots()));
             }
             next.listeners.insert(Arc::clone(name), live);
         }
@@ -207,7 +227,15 @@ impl Builder {
                 return self.tcp_chain(listener, chain, config, identity, predecessor, world);
             }
         };
-        let predecessor = predecessor.as_ref().and_then(|known| {
+        let predecessor = predecessor.as_ref();
+        let network = self.network(
+            listener,
+            chain,
+            (&manager.stat_prefix, manager.options.buffer_limit),
+            predecessor,
+            world,
+        );
+        let predecessor = predecessor.and_then(|known| {
             let hcm = known.chain.http()?;
             Some((
                 known,
@@ -224,12 +252,19 @@ impl Builder {
             .map(|(_, known)| known);
         let mut routes = match &manager.routes {
             RouteSource::Inline(config) => Some(self.table(config)),
-            RouteSource::Rds { name, source } => world
-                .snapshot
-                .routes
-                .get(&source.specifier, name)
-                .map(|config| self.table(config))
-                .or_else(|| kept?.hcm.stream.routes.clone()),
+            RouteSource::Rds { name, source } => {
+                let now = world.snapshot.routes.get(&source.specifier, name);
+                let before = known.filter(|known| known.hcm.config.routes == manager.routes);
+                match (
+                    now,
+                    before.and_then(|known| known.hcm.stream.routes.clone()),
+                ) {
+                    // Make before break: routes wait for clusters that wait for plugins.
+                    (Some(config), Some(before)) if config.names_any(world.absent) => Some(before),
+                    (Some(config), _) => Some(self.table(config)),
+                    (None, _) => kept.and_then(|known| known.hcm.stream.routes.clone()),
+                }
+            }
         };
         let http_stats = self.http_stats(&manager.stat_prefix);
         let discovered = discovered(
@@ -300,6 +335,7 @@ impl Builder {
         let stream = Arc::new(StreamConfig {
             routes,
             clusters: Arc::clone(world.clusters),
+            upstream_filters: world.upstream_filters.clone(),
             options: Arc::clone(&manager.options),
             generation: self.number,
             records: Some(records.clone()),
@@ -310,14 +346,16 @@ impl Builder {
             filters,
             records,
         });
-        let drain = known.map_or_else(
+        // Those that were admitted by other network filters drain.
+        let admitted = known.filter(|known| known.chain.network.admits_as(&network, same_listener));
+        let drain = admitted.map_or_else(
             || Arc::new(ChainDrain::new()),
             |known| Arc::clone(&known.chain.drain),
         );
         Arc::new(LiveChain {
             identity,
             drain,
-            network: chain.network.clone(),
+            network,
             terminal: LiveTerminal::Http(hcm),
             warmth,
             discovered,
@@ -350,8 +388,20 @@ impl Builder {
 
     fn access_log(&self, listener: &Listener, logs: &[AccessLog]) -> Arc<AccessLogger> {
         let sinks = &self.parts.sinks;
-        Arc::new(AccessLogger::new(logs, sinks).unwrap_or_else(|error| {
-            tracing::error!(target: "config", listener = %listener.name, %error, "access log not opened; this listener logs nothing");
+        // One that cannot be opened takes nothing from its neighbours.
+        let opened: Vec<_> = logs
+            .iter()
+            .filter(|log| match sinks.open(&log.sink) {
+                Ok(_) => true,
+                Err(error) => {
+                    tracing::error!(target: "config", listener = %listener.name, "access log left out: {error}");
+                    false
+                }
+            })
+            .cloned()
+            .collect();
+        Arc::new(AccessLogger::new(&opened, sinks).unwrap_or_else(|error| {
+            tracing::error!(target: "config", listener = %listener.name, "access logs left out: {error}");
             AccessLogger::new(&[], sinks).expect("there is nothing to open")
         }))
     }
@@ -444,6 +494,10 @@ impl Builder {
 struct World<'a> {
     snapshot: &'a Snapshot,
     clusters: &'a Arc<ClusterMap>,
+    /// What streams pin of the clusters' filters.
+    upstream_filters: Option<Arc<dyn Any + Send + Sync>>,
+    /// Clusters of the snapshot that are not served yet.
+    absent: &'a BTreeSet<Arc<str>>,
     /// The number that [`Plugins::changed`] rang last.
     plugins: u64,
 }

@@ -14,7 +14,7 @@ pub mod stats;
 pub use builder::{Builder, Parts};
 pub use current::CurrentGeneration;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub struct Generation {
     /// The listeners that wait for plugins' first versions, and for how many; their predecessors, if any, are in
     /// `listeners`.
     pub warming: BTreeMap<Arc<str>, usize>,
+    /// The clusters that wait for plugins' first versions; what serves of their predecessors is in `clusters`.
+    pub warming_clusters: BTreeSet<Arc<str>>,
 }
 
 /// A listener with its chains.
@@ -80,8 +82,8 @@ pub struct LiveChain {
     pub identity: ChainIdentity,
     /// Starts when the chain is gone from the listener, or the listener from the configuration.
     pub drain: Arc<ChainDrain>,
-    /// The network filters before the terminal one, as they are configured.
-    network: Vec<NetworkFilter>,
+    /// The network filters before the terminal one.
+    pub network: Arc<LiveNetwork>,
     /// What serves its connections.
     pub terminal: LiveTerminal,
     /// What its filters said of their plugins when they were built.
@@ -94,9 +96,9 @@ pub struct LiveChain {
 
 /// What a filter chain is across updates: its name, else its match.
 ///
-/// An HTTP connection goes on with the chain of the same identity and match in the next Generation: what admitted it (no
-/// transport security, no network filter before the connection manager, so far) is then the same. Else it drains. So does a
-/// connection of a TCP proxy where the proxy or a filter before it has changed.
+/// An HTTP connection goes on with the chain of the same identity and match in the next Generation, where what admitted it
+/// (the network filters before the connection manager; there is no transport security so far) is the same. Else it drains.
+/// So does a connection of a TCP proxy where the proxy or a filter before it has changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChainIdentity {
     /// `name`.
@@ -140,9 +142,14 @@ impl ChainDrain {
 
     /// Lets go of the connection manager where no connection is left; true where that was so.
     fn finish(&self) -> bool {
+        if self.trigger.is_watched() {
+            return false;
+        }
+        let last = self.last.swap(None);
+        // Somebody came meanwhile.
         let over = !self.trigger.is_watched();
-        if over {
-            self.last.store(None);
+        if !over {
+            self.last.store(last);
         }
         over
     }
@@ -169,6 +176,24 @@ impl fmt::Debug for HttpConnectionManager {
     }
 }
 
+/// The network filters before the terminal one of a chain. They belong to no Generation: a connection that lasts for days
+/// pins none.
+#[derive(Debug)]
+pub struct LiveNetwork {
+    /// As they are configured.
+    config: Vec<NetworkFilter>,
+    /// The terminal filter's.
+    stat_prefix: Box<str>,
+    /// What they do.
+    pub filters: NetworkFilters,
+    /// What the streams that stand for connections pin: no routes, no clusters.
+    pub stream: Arc<StreamConfig>,
+    /// What they said of their plugins when they were built.
+    warmth: Warmth,
+    /// The number that the Wasm host rang last before they were built.
+    plugins: u64,
+}
+
 /// What serves the connections of a chain.
 #[derive(Clone, Debug)]
 pub enum LiveTerminal {
@@ -179,6 +204,18 @@ pub enum LiveTerminal {
 }
 
 impl LiveChain {
+    /// The slots of the Wasm host that its filters resolve.
+    fn slots(&self) -> Vec<Box<str>> {
+        let mut slots = self.warmth.slots();
+        slots.extend(self.network.warmth.slots());
+        slots
+    }
+
+    /// How many plugins it waits for.
+    fn waiting(&self) -> usize {
+        self.warmth.waiting() + self.network.warmth.waiting()
+    }
+
     /// The connection manager, where the chain ends in one.
     pub fn http(&self) -> Option<&Arc<HttpConnectionManager>> {
         match &self.terminal {
@@ -193,10 +230,6 @@ impl LiveChain {
 pub struct TcpProxy {
     /// Its configuration.
     pub config: Arc<config::TcpProxy>,
-    /// What the streams that stand for connections pin: no routes, no clusters.
-    pub stream: Arc<StreamConfig>,
-    /// The network filters before it.
-    pub filters: NetworkFilters,
     /// The access logs.
     pub access_log: Arc<AccessLogger>,
     /// `tcp.<stat_prefix>.`
@@ -225,6 +258,7 @@ impl Generation {
             clusters: Arc::default(),
             listeners: BTreeMap::new(),
             warming: BTreeMap::new(),
+            warming_clusters: BTreeSet::new(),
         }
     }
 

@@ -26,10 +26,10 @@ pub enum BodyError {
     Aborted(&'static str),
 }
 
-/// A body with deadlines that hold whether anybody takes its frames or not.
+/// A body with deadlines, and with work beside it, that go on whether anybody takes its frames or not.
 pub trait TimedBody: HttpBody {
-    /// Looks at the deadlines alone: for whoever has no room for a frame now. Ready where one has passed: the body has
-    /// failed with this error then, and has ended.
+    /// All but the next frame: for whoever has no room for one now. Ready where a deadline has passed, or the stream was
+    /// given up: the body has failed with this error then, and has ended.
     fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Error>;
 }
 

@@ -120,6 +120,11 @@ impl Deframer {
         }
     }
 
+    /// How many bytes wait for the end of their message.
+    pub fn held(&self) -> usize {
+        self.received.len()
+    }
+
     /// The next bytes of the body. All messages are to be taken out first.
     pub fn push(&mut self, data: &[u8]) {
         self.received.extend_from_slice(data);

@@ -149,17 +149,32 @@ pub fn join(first: &HeaderValue, second: &HeaderValue) -> HeaderValue {
     HeaderValue::from_maybe_shared(joined.freeze()).expect("two valid values and a comma")
 }
 
-/// Adds a value, to the one that is there where the header is of those that join.
+/// Most headers of one message: some way below what a map can hold, which panics beyond that, so that there is always
+/// room for those that we set ourselves.
+pub const MOST: usize = 16 << 10;
+
+/// Adds a value, to the one that is there where the header is of those that join. Beyond [`MOST`] nothing is added.
 pub fn append(side: Side, headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    match headers.entry(name) {
-        Entry::Occupied(mut entry) if is_joined(side, entry.key()) => {
+    let full = headers.len() >= MOST;
+    match headers.try_entry(name) {
+        Ok(Entry::Occupied(mut entry)) if is_joined(side, entry.key()) => {
             let joined = join(entry.get(), &value);
             entry.insert(joined);
         }
-        Entry::Occupied(mut entry) => entry.append(value),
-        Entry::Vacant(entry) => {
-            entry.insert(value);
+        Ok(Entry::Occupied(mut entry)) if !full => entry.append(value),
+        Ok(Entry::Vacant(entry)) if !full => {
+            // There is room.
+            let _ = entry.try_insert(value);
         }
+        _ => {}
+    }
+}
+
+/// Sets a value in the place of all of its name. Beyond [`MOST`] nothing is added.
+pub fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    if headers.len() < MOST || headers.contains_key(&name) {
+        // There is room.
+        let _ = headers.try_insert(name, value);
     }
 }
 
@@ -188,6 +203,29 @@ pub fn join_repeated(side: Side, headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_has_no_more_headers_than_a_map_can_hold() {
+        let mut headers = HeaderMap::new();
+        for number in 0..40_000 {
+            let name = HeaderName::try_from(format!("x-{number}")).expect("a name");
+            let value = HeaderValue::from(number);
+            match number % 2 {
+                0 => append(Side::Request, &mut headers, name, value),
+                _ => set(&mut headers, name, value),
+            }
+        }
+        assert_eq!(headers.len(), MOST);
+        let first = HeaderName::from_static("x-0");
+        set(&mut headers, first.clone(), HeaderValue::from_static("new"));
+        append(Side::Request, &mut headers, first, HeaderValue::from(1));
+        assert_eq!(
+            (&headers["x-0"], headers.len()),
+            (&"new".parse().expect("a value"), MOST)
+        );
+        // What we set ourselves has its place.
+        headers.insert("x-ours", HeaderValue::from_static(""));
+    }
 
     #[test]
     fn known_headers_join_and_others_stay() {

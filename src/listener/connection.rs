@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::filtered::{self, Filtered};
 use super::http::HttpConnection;
 use super::server_state::ServerState;
 use super::tcp_proxy;
@@ -17,15 +18,18 @@ use crate::base::drain::DrainWatch;
 use crate::base::{PerWorker, WorkerCell};
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
+use crate::filter::network::ConnectionFilters;
 use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http, socket, worker};
 use crate::generation::{
-    CurrentGeneration, Generation, ListenerStats, LiveChain, LiveListener, LiveTerminal,
+    CurrentGeneration, Generation, ListenerStats, LiveChain, LiveListener, LiveNetwork,
+    LiveTerminal,
 };
+use crate::http::RequestHead;
 use crate::http::codec::server::{self, ConnectionEnd};
 use crate::http::codec::{ConnectionMeter, Io};
 use crate::pb;
-use crate::stream::ConnectionInfo;
+use crate::stream::{ConnectionInfo, Stream};
 use crate::telemetry::metrics::{Registry, StatSet};
 
 /// What every connection of a process shares.
@@ -177,7 +181,7 @@ pub(super) async fn serve(
     };
     drop(entrance);
     let mut counted = Counted::new(stats);
-    let Some((chain, direction, metadata)) = chain else {
+    let Some((chain, drain, direction, metadata)) = chain else {
         counted.listener.set.inc(socket::NO_FILTER_CHAIN_MATCH);
         return;
     };
@@ -201,19 +205,33 @@ pub(super) async fn serve(
     let hcm = match &chain.terminal {
         LiveTerminal::Http(hcm) => hcm,
         LiveTerminal::Tcp(proxy) => {
-            let (proxy, drain) = (Arc::clone(proxy), chain.drain.watch());
+            let proxy = Arc::clone(proxy);
+            let filters = filters_of(&chain.network, &info);
             drop(chain);
-            return tcp_proxy::serve(context, proxy, io, info, drain, drain_time).await;
+            return tcp_proxy::serve(context, proxy, io, filters, drain, drain_time).await;
         }
     };
     let stats = Arc::clone(&hcm.records.http);
     let codec = hcm.config.codec;
     let options = Arc::clone(&hcm.stream.options);
-    let (drain, deadline) = (chain.drain.watch(), chain.drain.watch());
+    let deadline = drain.clone();
+    let network = Some(&chain.network).filter(|network| !network.filters.is_empty());
+    let filters = network.map(|network| filters_of(network, &info));
     let handler = HttpConnection::new(Arc::clone(&context), info, &chain, hcm);
     drop(chain);
-    let served = server::serve(io, codec, options, handler, drain, meter);
-    let end = until(served, deadline, drain_time).await;
+    let end = match filters {
+        None => {
+            let served = server::serve(io, codec, options, handler, drain, meter);
+            until(served, deadline, drain_time).await
+        }
+        Some((stream, filters)) => {
+            let patience = options.delayed_close_timeout;
+            let filtered = Filtered::new(io, stream, filters);
+            let served = server::serve(filtered.io(), codec, options, handler, drain, meter);
+            let served = Box::pin(until(served, deadline, drain_time));
+            Box::pin(filtered::serve(filtered, served, patience)).await
+        }
+    };
     stats.inc(match &end {
         ConnectionEnd::Remote => http::DOWNSTREAM_CX_DESTROY_REMOTE,
         _ => http::DOWNSTREAM_CX_DESTROY_LOCAL,
@@ -225,6 +243,24 @@ pub(super) async fn serve(
         ConnectionEnd::Protocol(_) => stats.inc(http::DOWNSTREAM_CX_PROTOCOL_ERROR),
         ConnectionEnd::Remote | ConnectionEnd::Local => {}
     }
+}
+
+/// The network filters' parts in a connection, and the stream that stands for it.
+fn filters_of(
+    network: &LiveNetwork,
+    info: &Arc<ConnectionInfo>,
+) -> (Arc<Stream>, ConnectionFilters) {
+    let mut head = RequestHead::new(::http::Method::GET, "", "");
+    // There is no request: nothing of it is shown.
+    head.version = ::http::Version::HTTP_09;
+    let stream = Stream::new(Arc::clone(info), Arc::clone(&network.stream), head, 0);
+    {
+        let mut info = stream.info.lock();
+        info.without_head = true;
+        info.closed = Some(Box::default());
+    }
+    let filters = network.filters.connection(&stream);
+    (stream, filters)
 }
 
 /// Serves as long as a drain allows.
@@ -255,10 +291,14 @@ async fn until(
     .await
 }
 
-type Admitted = (
-    Arc<str>,
-    Arc<ListenerStats>,
-    Option<(Arc<LiveChain>, TrafficDirection, Option<Arc<pb::Metadata>>)>,
+type Admitted = (Arc<str>, Arc<ListenerStats>, Option<Chosen>);
+
+/// The chain, the watch of its drain, and what its listener says of itself.
+type Chosen = (
+    Arc<LiveChain>,
+    DrainWatch,
+    TrafficDirection,
+    Option<Arc<pb::Metadata>>,
 );
 
 /// The listener's name and statistics, and the chain that takes the connection, of the Generation of this moment.
@@ -268,22 +308,30 @@ fn admit(
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
 ) -> Option<Admitted> {
-    let generation = context.current.load();
-    let live = entrance.listener(&generation)?;
-    let chain = live.select(&ConnectionFacts {
-        destination: local,
-        source: remote,
-        server_name: "",
-        transport_protocol: "raw_buffer",
-        application_protocols: &[],
-    });
-    let chain = chain.map(|chain| {
-        (
-            Arc::clone(chain),
-            live.config.direction,
-            live.config.metadata.clone(),
-        )
-    });
-    let name = Arc::clone(&live.config.name);
-    Some((name, Arc::clone(&live.stats), chain))
+    loop {
+        let generation = context.current.load();
+        let live = entrance.listener(&generation)?;
+        let chain = live.select(&ConnectionFacts {
+            destination: local,
+            source: remote,
+            server_name: "",
+            transport_protocol: "raw_buffer",
+            application_protocols: &[],
+        });
+        let chain = chain.map(|chain| (Arc::clone(chain), chain.drain.watch()));
+        // Its drain was over before this connection was known: the Generation that ended it is there by now.
+        if let Some((chain, watch)) = &chain
+            && watch.is_draining()
+            && chain.http().is_some()
+            && chain.drain.last().is_none()
+        {
+            continue;
+        }
+        let config = &live.config;
+        let chain = chain.map(|(chain, watch)| {
+            let metadata = config.metadata.clone();
+            (chain, watch, config.direction, metadata)
+        });
+        return Some((Arc::clone(&config.name), Arc::clone(&live.stats), chain));
+    }
 }

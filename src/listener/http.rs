@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -24,6 +25,7 @@ use crate::generation::stats::{http as stat, listener_http};
 use crate::generation::{ChainDrain, ChainIdentity, HttpConnectionManager, LiveChain};
 use crate::http::codec::{Exchange, Handler, Malformed, Refusal, Reply, Reset};
 use crate::http::{Lend, LocalReply, RequestHead, ResponseFlag, ResponseHead};
+use crate::stream::info::Refusal as RefusedBy;
 use crate::stream::{ConnectionInfo, Stream, Verdict};
 use crate::telemetry::metrics::{Stat, StatSet};
 
@@ -78,6 +80,8 @@ struct Inner {
     known: WorkerCell<Known>,
     /// Where the connection is counted by its protocol, which the first request shows.
     counted: WorkerCell<Option<(Arc<StatSet>, bool)>>,
+    /// The client has left a request without its answer.
+    left: AtomicBool,
 }
 
 impl Inner {
@@ -142,6 +146,7 @@ impl HttpConnection {
             drain: Arc::clone(&chain.drain),
             known: WorkerCell::new(known),
             counted: WorkerCell::default(),
+            left: AtomicBool::new(false),
         }))
     }
 
@@ -167,6 +172,10 @@ impl HttpConnection {
             node_id: &inner.context.node_id,
         };
         let mut client = None;
+        let by = match refused {
+            Some(_) => RefusedBy::Codec,
+            None => RefusedBy::Manager,
+        };
         let refused = match refused {
             Some(verdict) => Some(verdict),
             None => match request_head::prepare(&mut head, options, &facts) {
@@ -198,6 +207,7 @@ impl HttpConnection {
         if let Some(verdict) = refused {
             // What is refused is not routed: no route's headers, no route's name.
             stream.skip_route();
+            stream.info.lock().refused = Some(by);
             stream.decide(verdict);
         }
         Some(Begun { stream, manager })
@@ -461,6 +471,13 @@ impl Observer for Inner {
             return;
         };
         record(stream, &records.http, &records.listener);
+        let left = ResponseFlag::DownstreamConnectionTermination;
+        if stream.info.lock().flags.contains(left) && !self.left.swap(true, Ordering::Relaxed) {
+            // Once a connection, however many requests it had.
+            let http = &records.http;
+            http.inc(stat::DOWNSTREAM_CX_DESTROY_ACTIVE_RQ);
+            http.inc(stat::DOWNSTREAM_CX_DESTROY_REMOTE_ACTIVE_RQ);
+        }
         records.access_log.log(stream);
     }
 }
@@ -473,7 +490,9 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         .lock()
         .as_ref()
         .map(|head| head.status.as_u16());
+    let single = stream.request.lock().version < http::Version::HTTP_2;
     let info = stream.info.lock();
+    let malformed = single && info.flags.contains(ResponseFlag::DownstreamProtocolError);
     if let Some(status) = status {
         http.inc(stat::DOWNSTREAM_RQ_COMPLETED);
         listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
@@ -506,6 +525,13 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         // Envoy hears of its own resets as it hears of the client's.
         http.inc(stat::DOWNSTREAM_RQ_TX_RESET);
         http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+    } else if status.is_some() && info.end.is_some() && (info.request_end.is_none() || malformed) {
+        // It resets what is answered before it has ended, and what is no request never ends.
+        http.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
+        http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+    }
+    if info.flags.contains(ResponseFlag::DownstreamProtocolError) && single {
+        http.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
     }
     match info.details.as_deref() {
         Some("route_not_found") => http.inc(stat::NO_ROUTE),
@@ -520,10 +546,9 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         }
         Some("response_payload_too_large") => http.inc(stat::RS_TOO_LARGE),
         Some("absolute_path_rejected") => http.inc(stat::DOWNSTREAM_RQ_NON_RELATIVE_PATH),
-        Some("direct_response") => match status {
-            Some(300..400) => http.inc(stat::RQ_REDIRECT),
-            _ => http.inc(stat::RQ_DIRECT_RESPONSE),
-        },
+        Some("upgrade_failed") => http.inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE),
+        // Redirects as well: `rq_redirect` is 0 in Envoy.
+        Some("direct_response") => http.inc(stat::RQ_DIRECT_RESPONSE),
         _ => {}
     }
     if info.reached_router {

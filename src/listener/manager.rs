@@ -30,6 +30,8 @@ pub struct ListenerManager {
     /// The workers accept.
     started: bool,
     stats: Arc<StatSet>,
+    /// What was served when it was last counted.
+    counted: BTreeMap<Arc<str>, Arc<Listener>>,
     bound_tx: tokio::sync::watch::Sender<Vec<BoundListener>>,
 }
 
@@ -111,6 +113,7 @@ impl ListenerManager {
             stopped: Stopped::No,
             started: false,
             stats,
+            counted: BTreeMap::new(),
             bound_tx: tokio::sync::watch::channel(Vec::new()).0,
         }
     }
@@ -148,11 +151,7 @@ impl ListenerManager {
                 continue;
             }
             match self.bind(name, wanted, generation) {
-                Ok(bound) => {
-                    self.stats
-                        .inc(stats::listener_manager::LISTENER_CREATE_SUCCESS);
-                    opened.push((Arc::clone(name), bound));
-                }
+                Ok(bound) => opened.push((Arc::clone(name), bound)),
                 Err(error) => {
                     self.stats
                         .inc(stats::listener_manager::LISTENER_CREATE_FAILURE);
@@ -179,7 +178,45 @@ impl ListenerManager {
             wanted
         });
         self.publish();
+        self.count_changes(generation, &failed);
         failed
+    }
+
+    /// Counts what is new, changed or gone since the last time; a listener that serves is created once on every worker, as
+    /// in Envoy.
+    fn count_changes(&mut self, generation: &Generation, failed: &[BindError]) {
+        let before = std::mem::take(&mut self.counted);
+        for (name, live) in &generation.listeners {
+            let (config, known) = (&live.config, before.get(name));
+            self.counted.insert(Arc::clone(name), Arc::clone(config));
+            if known.is_some_and(|known| Arc::ptr_eq(known, config) || known == config) {
+                continue;
+            }
+            match known {
+                None => self.stats.inc(stats::listener_manager::LISTENER_ADDED),
+                Some(known) => {
+                    self.stats.inc(stats::listener_manager::LISTENER_MODIFIED);
+                    if known.differs_in_chains_alone(config) {
+                        let in_place = stats::listener_manager::LISTENER_IN_PLACE_UPDATED;
+                        self.stats.inc(in_place);
+                    }
+                }
+            }
+            let serves =
+                !self.stopped.covers(config) && !failed.iter().any(|error| error.listener == *name);
+            if serves {
+                let created = stats::listener_manager::LISTENER_CREATE_SUCCESS;
+                self.stats.add(created, self.workers.count() as u64);
+            }
+        }
+        let gone = before
+            .keys()
+            .filter(|name| !self.counted.contains_key(*name));
+        let gone = gone.count() as u64;
+        if gone > 0 {
+            self.stats
+                .add(stats::listener_manager::LISTENER_REMOVED, gone);
+        }
     }
 
     /// Counts the listeners that serve and those that wait: for a plugin, or, as `waiting` says, for what the control
@@ -209,12 +246,18 @@ impl ListenerManager {
             Stopped::All
         };
         self.stopped = self.stopped.max(stopped);
+        let before = self.bound.len();
         self.bound.retain(|name, _| {
             let live = generation.listeners.get(name);
             !live.map_or(self.stopped == Stopped::All, |live| {
                 self.stopped.covers(&live.config)
             })
         });
+        if self.bound.len() < before {
+            let stopped = (before - self.bound.len()) as u64;
+            self.stats
+                .add(stats::listener_manager::LISTENER_STOPPED, stopped);
+        }
         self.publish();
     }
 
@@ -265,7 +308,7 @@ impl ListenerManager {
                 };
                 let entrance = Arc::new(Entrance {
                     listener: Arc::clone(name),
-                    place: is_fixed(address).then(|| address.clone()),
+                    place: address.is_fixed().then(|| address.clone()),
                 });
                 let (context, watch) = (Arc::clone(&self.context), watch.clone());
                 self.workers.run_on(index, move || {
@@ -298,7 +341,7 @@ impl ListenerManager {
         let there = self
             .bound
             .iter()
-            .filter(|(holder, _)| is_fixed(address) && (*holder == name || leaves(holder)))
+            .filter(|(holder, _)| address.is_fixed() && (*holder == name || leaves(holder)))
             .find_map(|(holder, bound)| {
                 let mut places = bound.addresses.iter().zip(&bound.sockets);
                 let (_, sockets) = places.find(|(place, _)| *place == address)?;
@@ -319,20 +362,10 @@ impl ListenerManager {
     }
 }
 
-/// True where it is the configuration that says which address it is, not the system.
-fn is_fixed(address: &Address) -> bool {
-    match address {
-        Address::Socket(address) => address.port() != 0,
-        Address::Pipe(_) => true,
-        Address::Name(..) => false,
-    }
-}
-
 impl Bound {
     /// True where both listen on one address.
     fn meets(&self, other: &Self) -> bool {
-        let mut fixed = self.addresses.iter().filter(|address| is_fixed(address));
-        fixed.any(|address| other.addresses.contains(address))
+        Address::meet(&self.addresses, &other.addresses)
     }
 
     fn real_addresses(&self) -> Vec<Address> {

@@ -5,7 +5,6 @@
 //! side is not read while as much as the buffer limit waits for the other, or is held by a filter. The end of one side's
 //! data is passed on, and the other goes on; a reset of one side resets the other.
 
-mod bytes;
 mod closing;
 
 use std::future::Future;
@@ -18,22 +17,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncWrite as _};
 use tokio::time::{Instant, Sleep};
 
-use self::bytes::{Outgoing, flush, poll_read_all};
 use self::closing::{Closing, Failure};
+use super::bytes::{FLUSH, Outgoing, flush, poll_read_all};
 use super::connection::ServeContext;
 use crate::base::drain::DrainWatch;
 use crate::cluster::{Cluster, ConnectError, Host, PickContext, TcpConnection};
-use crate::filter::network::{ConnectionFilters, Peer, Request, Walk};
+use crate::filter::network::{ConnectionFilters, Peer, REQUESTS, Request, Walk};
 use crate::generation::TcpProxy;
 use crate::generation::stats::tcp as stat;
+use crate::http::ResponseFlag;
 use crate::http::codec::{ConnectionMeter, Io};
-use crate::http::{RequestHead, ResponseFlag};
 use crate::stream::format::LogType;
 use crate::stream::network::Towards;
-use crate::stream::{CloseInfo, CloseType, ConnectionInfo, Stream};
-
-/// How long what is on its way out may take where nothing else limits it.
-const FLUSH: Duration = Duration::from_secs(3600);
+use crate::stream::{CloseInfo, CloseType, Stream};
 
 type Connecting = Pin<Box<dyn Future<Output = Result<TcpConnection, ConnectError>> + Send>>;
 
@@ -64,6 +60,8 @@ struct Session {
     client_end: bool,
     /// The host has sent all.
     upstream_end: bool,
+    /// The client's connection has failed behind what came of it, which goes on first; then the host's likewise.
+    failed: [Option<io::Error>; 2],
     /// The client is not read, since its data are not taken.
     paused: bool,
     last_activity: Instant,
@@ -73,30 +71,22 @@ struct Session {
     logged: bool,
 }
 
-/// Serves a connection until it ends. `drain`, once it starts, gives it `drain_time`.
+/// Serves a connection until it ends. `stream` stands for it, and `filters` are its own. `drain`, once it starts, gives it
+/// `drain_time`.
 pub(super) async fn serve(
     context: Arc<ServeContext>,
     proxy: Arc<TcpProxy>,
     client: Io,
-    info: Arc<ConnectionInfo>,
+    (stream, filters): (Arc<Stream>, ConnectionFilters),
     mut drain: DrainWatch,
     drain_time: Duration,
 ) {
     proxy.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
-    let meter = Arc::clone(&info.meter);
-    let mut head = RequestHead::new(http::Method::GET, "", "");
-    // There is no request: nothing of it is shown.
-    head.version = http::Version::HTTP_09;
-    let stream = Stream::new(info, Arc::clone(&proxy.stream), head, 0);
-    {
-        let mut info = stream.info.lock();
-        info.without_head = true;
-        info.closed = Some(Box::default());
-    }
+    let meter = Arc::clone(&stream.connection.meter);
     // From the start, since nothing else ends a session that a plugin holds up.
     let idle = proxy.config.idle_timeout;
     let mut session = Session {
-        filters: proxy.filters.connection(&stream),
+        filters,
         context,
         stream,
         meter,
@@ -106,6 +96,7 @@ pub(super) async fn serve(
         to_client: Outgoing::default(),
         client_end: false,
         upstream_end: false,
+        failed: [None, None],
         paused: false,
         last_activity: Instant::now(),
         idle: idle.map(|idle| Box::pin(tokio::time::sleep(idle))),
@@ -157,8 +148,9 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        let mut requests = REQUESTS;
         loop {
-            match self.advance(cx) {
+            match self.advance(cx, &mut requests) {
                 Ok(true) => {}
                 Ok(false) => {
                     let held = self.filters.held().len(Towards::Upstream);
@@ -186,10 +178,14 @@ impl Session {
     }
 
     /// Does what can be done; whether that was anything.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
+    fn advance(&mut self, cx: &mut Context<'_>, requests: &mut u32) -> Result<bool, Closing> {
         let mut moved = false;
-        if let Some(request) = self.filters.poll_request(cx) {
+        if *requests == 0 {
+            // Plugins that keep each other going leave the worker to others now and then.
+            cx.waker().wake_by_ref();
+        } else if let Some(request) = self.filters.poll_request(cx) {
             moved = true;
+            *requests -= 1;
             match request {
                 Request::GoOn(from) => self.walk(from)?,
                 Request::Close(reason) => return Err(Closing::local(reason)),
@@ -339,6 +335,9 @@ impl Session {
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
+        if let Some(error) = self.failed[0].take() {
+            return Err(Closing::by_client(&error));
+        }
         if self.client_end || !matches!(self.upstream, Upstream::Connected(_)) {
             return Ok(false);
         }
@@ -367,7 +366,10 @@ impl Session {
         );
         match read {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(end)) => self.client_end = end,
+            Poll::Ready(Ok(after)) => {
+                self.client_end = after.end;
+                self.failed[0] = after.failure;
+            }
             Poll::Ready(Err(error)) => return Err(Closing::by_client(&error)),
         }
         self.last_activity = Instant::now();
@@ -381,6 +383,9 @@ impl Session {
     }
 
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
+        if let Some(error) = self.failed[1].take() {
+            return Err(self.by_upstream(&error));
+        }
         let Upstream::Connected(upstream) = &mut self.upstream else {
             return Ok(false);
         };
@@ -397,9 +402,10 @@ impl Session {
         );
         match read {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(end)) => {
-                self.upstream_end = end;
-                if end && self.to_upstream.shut {
+            Poll::Ready(Ok(after)) => {
+                self.upstream_end = after.end;
+                self.failed[1] = after.failure;
+                if after.end && self.to_upstream.shut {
                     upstream.closed_by_peer();
                 }
             }

@@ -49,6 +49,10 @@ struct TypedStruct {
     value: Option<Struct>,
 }
 
+pub(super) fn is_typed_struct(name: &str) -> bool {
+    matches!(name, "xds.type.v3.TypedStruct" | "udpa.type.v1.TypedStruct")
+}
+
 /// The `Any` itself, or what its `TypedStruct` (`xds.type.v3` or `udpa.type.v1`) stands for.
 ///
 /// Where the API does not know the inner type (`stats.PluginConfig` of Istio's own build), the result has that type's
@@ -58,7 +62,7 @@ struct TypedStruct {
 /// Where the bytes do not decode, or the `Struct` does not fit the inner message.
 pub fn resolve_typed_struct(any: &Any) -> Result<Cow<'_, Any>, Error> {
     let name = super::type_name(&any.type_url);
-    if !matches!(name, "xds.type.v3.TypedStruct" | "udpa.type.v1.TypedStruct") {
+    if !is_typed_struct(name) {
         return Ok(Cow::Borrowed(any));
     }
     let typed = TypedStruct::decode(any.value.as_slice()).map_err(|error| Error::Malformed {
@@ -155,6 +159,9 @@ impl Scan {
         }
         if message.name() == "google.protobuf.Any" {
             let (type_url, value) = any_parts(bytes)?;
+            if is_typed_struct(super::type_name(type_url)) {
+                return self.within(Step::Any, |scan| scan.typed_struct(value));
+            }
             let inner = self.schema.find(super::type_name(type_url))?;
             return self.within(Step::Any, |scan| scan.message(inner, value, depth + 1));
         }
@@ -197,7 +204,18 @@ impl Scan {
         result
     }
 
-    fn find(&mut self, number: u32) {
+    /// Fields of a `TypedStruct` have names, where those of other messages have numbers.
+    fn typed_struct(&mut self, bytes: &[u8]) -> Option<()> {
+        let typed = TypedStruct::decode(bytes).ok()?;
+        let value = node::from_struct(&typed.value.unwrap_or_default());
+        for field in read::unknown_in_node(&typed.type_url, &value) {
+            let separator = if field.path.is_empty() { "" } else { "." };
+            self.find(format_args!("{}{separator}{}", field.path, field.name));
+        }
+        Some(())
+    }
+
+    fn find(&mut self, what: impl std::fmt::Display) {
         let mut path = String::new();
         for step in &self.path {
             // Writing to a `String` does not fail.
@@ -207,7 +225,7 @@ impl Scan {
                 Step::Any => write!(path, "<any>."),
             };
         }
-        let _ = write!(path, "{number}");
+        let _ = write!(path, "{what}");
         if !self.found.contains(&path) {
             self.found.push(path);
         }

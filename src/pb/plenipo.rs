@@ -103,6 +103,8 @@ pub mod extensions {
                 pub callouts: Option<UInt32Value>,
                 #[prost(message, optional, tag = "7")]
                 pub log_lines_per_second: Option<UInt32Value>,
+                #[prost(message, optional, tag = "8")]
+                pub callout_bytes: Option<UInt64Value>,
             }
 
             #[derive(Clone, PartialEq, Message)]

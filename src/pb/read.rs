@@ -1,8 +1,9 @@
 //! Text to message, by descriptor: the canonical JSON mapping, read from a tree that knows lines.
 //!
-//! Wider than the mapping where that hurts nobody: bare scalars are text where text is wanted, a boolean may be written
-//! as YAML 1.1 has it (`yes`, `on`, `y`), a single mapping stands for a list of one message, keys `x-…` of the outermost
-//! message are the writer's own.
+//! Wider than the mapping where Envoy is: names of enums in any case, durations, timestamps and wrappers as objects of
+//! their fields (`{seconds: 5}`, `{value: 5}`). And where that hurts nobody: bare scalars are text where text is wanted,
+//! a boolean may be written as YAML 1.1 has it (`yes`, `on`, `y`), a single mapping stands for a list of one message,
+//! keys `x-…` of the outermost message are the writer's own.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,14 +11,16 @@ use std::path::Path;
 
 use prost::{Message, Name};
 use prost_reflect::{
-    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
+    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value,
 };
 
 use super::node::{self, Data, Node};
 use super::{Any, Error};
-use scalar::{boolean, bytes, duration, float, integer, map_key, scalar_value, snake_case};
+use scalar::{boolean, bytes, float, integer, map_key};
+pub(super) use well_known::has_special_json;
 
 mod scalar;
+mod well_known;
 
 /// Protobuf's own limit.
 const MAX_DEPTH: usize = 100;
@@ -32,37 +35,46 @@ pub enum Format {
 }
 
 impl Format {
-    /// By the extension, as Envoy: `.yaml` and `.yml` are YAML, all else is JSON.
+    /// By the extension, as Envoy: `.yaml` and `.yml` in any case are YAML, all else is JSON.
     pub fn of_path(path: &Path) -> Self {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("yaml" | "yml") => Self::Yaml,
-            _ => Self::Json,
+        let extension = path.extension().unwrap_or_default();
+        if extension.eq_ignore_ascii_case("yaml") || extension.eq_ignore_ascii_case("yml") {
+            Self::Yaml
+        } else {
+            Self::Json
         }
     }
 }
 
-/// A field of the text that the message does not have.
+/// A field of the text that the message does not have, or a value that the enum does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownField {
     /// The way to the message: `static_resources.listeners[0]`; empty for the outermost.
     pub path: String,
-    /// The message's name.
+    /// The name of the message, or of the enum.
     pub message: String,
-    /// The field.
+    /// The field, or the value.
     pub name: String,
+    /// It is a value of an enum.
+    pub enum_value: bool,
     /// Counted from 1; 0 where it is not known.
     pub line: u32,
 }
 
 impl fmt::Display for UnknownField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, what) = if self.enum_value {
+            ("enum", "unknown enum value")
+        } else {
+            ("message", "no such field")
+        };
         if !self.path.is_empty() {
-            write!(f, "@ {}: message {}, ", self.path, self.message)?;
+            write!(f, "@ {}: {kind} {}, ", self.path, self.message)?;
         }
         if self.line > 0 {
             write!(f, "near line {}: ", self.line)?;
         }
-        write!(f, "no such field: '{}'", self.name)
+        write!(f, "{what}: '{}'", self.name)
     }
 }
 
@@ -149,6 +161,20 @@ pub(super) fn any_from_node(type_url: &str, node: &Node) -> Result<Any, Error> {
     })
 }
 
+/// The fields of a tree that the message of type `type_url` does not have; none for a type that is not known, or a tree
+/// that does not fit it.
+pub(super) fn unknown_in_node(type_url: &str, node: &Node) -> Vec<UnknownField> {
+    let name = super::type_name(type_url);
+    let Some(descriptor) = super::descriptors().get_message_by_name(name) else {
+        return Vec::new();
+    };
+    let mut reader = Reader::new(name);
+    match reader.message(&descriptor, node) {
+        Ok(_) => reader.unknown,
+        Err(_) => Vec::new(),
+    }
+}
+
 struct Reader<'a> {
     /// The outermost message's name, for error texts.
     root: &'a str,
@@ -174,8 +200,11 @@ impl<'a> Reader<'a> {
         descriptor: &MessageDescriptor,
         node: &Node,
     ) -> Result<DynamicMessage, Error> {
+        // A text of nothing is a file that went wrong, not a wish for defaults; `{}` is that.
         if node.is_null() {
-            return Ok(DynamicMessage::new(descriptor.clone()));
+            return Err(Error::Syntax(
+                "Unable to convert YAML as JSON: there is nothing in it".to_owned(),
+            ));
         }
         self.message(descriptor, node)
     }
@@ -268,6 +297,7 @@ impl<'a> Reader<'a> {
                     path: self.path.clone(),
                     message: descriptor.full_name().to_owned(),
                     name: key.clone(),
+                    enum_value: false,
                     line: value.line,
                 });
                 continue;
@@ -408,30 +438,33 @@ impl<'a> Reader<'a> {
                     .ok_or_else(|| self.mismatch(node, "bytes", "invalid base64"))?
                     .into(),
             ),
-            Kind::Enum(descriptor) => Value::EnumNumber(self.enumeration(descriptor, text, node)?),
+            Kind::Enum(descriptor) => Value::EnumNumber(self.enumeration(descriptor, text, node)),
             Kind::Message(_) => return Err(self.mismatch(node, "message", "expected '{'")),
         })
     }
 
-    fn enumeration(
-        &self,
-        descriptor: &EnumDescriptor,
-        text: &str,
-        node: &Node,
-    ) -> Result<i32, Error> {
+    /// A value that the enum does not have counts as an unknown field, as in Envoy: refused or passed over with those.
+    fn enumeration(&mut self, descriptor: &EnumDescriptor, text: &str, node: &Node) -> i32 {
         if descriptor.full_name() == "google.protobuf.NullValue" {
-            return Ok(0);
+            return 0;
         }
-        descriptor
-            .get_value_by_name(text)
-            .map(|value| value.number())
+        let named = |name: &str| {
+            descriptor
+                .get_value_by_name(name)
+                .map(|value| value.number())
+        };
+        named(text)
             .or_else(|| text.parse().ok())
-            .ok_or_else(|| {
-                self.mismatch(
-                    node,
-                    format_args!("enum {}", descriptor.full_name()),
-                    format!("unknown enum value: '{text}'"),
-                )
+            .or_else(|| named(&text.to_ascii_uppercase().replace('-', "_")))
+            .unwrap_or_else(|| {
+                self.unknown.push(UnknownField {
+                    path: self.path.clone(),
+                    message: descriptor.full_name().to_owned(),
+                    name: text.to_owned(),
+                    enum_value: true,
+                    line: node.line,
+                });
+                0
             })
     }
 
@@ -464,6 +497,9 @@ impl<'a> Reader<'a> {
         // As Envoy's texts have it; also tells the outermost message's `x-…` keys from these.
         let length = self.path.len();
         self.path.push_str(".<any>");
+        if super::any::is_typed_struct(inner.full_name()) {
+            self.typed_struct(entries);
+        }
         let message = if has_special_json(inner.full_name()) {
             match entries.iter().find(|(key, _)| key == "value") {
                 Some((_, value)) => self.message(&inner, value),
@@ -478,153 +514,30 @@ impl<'a> Reader<'a> {
         Ok(any)
     }
 
-    /// The well-known types whose JSON is not an object of their fields; `None` for others.
-    fn well_known(
-        &mut self,
-        descriptor: &MessageDescriptor,
-        node: &Node,
-    ) -> Result<Option<DynamicMessage>, Error> {
-        let mut message = DynamicMessage::new(descriptor.clone());
-        let kind = descriptor.full_name();
-        let text = match &node.data {
-            Data::Scalar { text, .. } => text.as_str(),
-            _ => "",
+    /// Looks for fields in the value of a `TypedStruct` that the message it stands for does not have. What else may be
+    /// wrong with it is told where it is resolved.
+    fn typed_struct(&mut self, entries: &[(String, Node)]) {
+        let entry = |name: &str, other: &str| {
+            let mut entries = entries.iter();
+            entries.find(|(key, _)| key == name || key == other)
         };
-        let invalid = |what| self.mismatch(node, format_args!("message {kind}"), what);
-        match descriptor.name() {
-            "DoubleValue" | "FloatValue" | "Int64Value" | "UInt64Value" | "Int32Value"
-            | "UInt32Value" | "BoolValue" | "StringValue" | "BytesValue" => {
-                let Some(field) = descriptor.get_field(1) else {
-                    return Ok(None);
-                };
-                let value = self.single(&field.kind(), node)?;
-                message.set_field(&field, value);
-            }
-            "Duration" => {
-                let (seconds, nanos) = duration(text)
-                    .ok_or_else(|| invalid(format!("invalid duration {}", node.describe())))?;
-                message.set_field_by_number(1, Value::I64(seconds));
-                message.set_field_by_number(2, Value::I32(nanos));
-            }
-            "Timestamp" => {
-                let time: jiff::Timestamp = text
-                    .parse()
-                    .map_err(|_| invalid(format!("invalid timestamp {}", node.describe())))?;
-                let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
-                if nanos < 0 {
-                    (seconds, nanos) = (seconds - 1, nanos + 1_000_000_000);
-                }
-                message.set_field_by_number(1, Value::I64(seconds));
-                message.set_field_by_number(2, Value::I32(nanos));
-            }
-            "FieldMask" => {
-                let paths = text
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|path| !path.is_empty());
-                let paths = paths.map(|path| Value::String(snake_case(path))).collect();
-                message.set_field_by_number(1, Value::List(paths));
-            }
-            "Struct" => {
-                let map = self.struct_fields(descriptor, node)?;
-                message.set_field_by_number(1, Value::Map(map));
-            }
-            "ListValue" => {
-                let Data::List(items) = &node.data else {
-                    return Err(invalid(format!(
-                        "unexpected {}; expected '['",
-                        node.describe()
-                    )));
-                };
-                let list = self.values(descriptor, items)?;
-                message.set_field_by_number(1, Value::List(list));
-            }
-            "Value" => return self.value(descriptor, node).map(Some),
-            _ => return Ok(None),
-        }
-        Ok(Some(message))
-    }
-
-    fn struct_fields(
-        &mut self,
-        descriptor: &MessageDescriptor,
-        node: &Node,
-    ) -> Result<std::collections::HashMap<MapKey, Value>, Error> {
-        let value_type = self.value_type(descriptor, node)?;
-        let mut map = std::collections::HashMap::new();
-        for (key, value) in self.entries(node, descriptor)? {
-            let value = self.message(&value_type, value)?;
-            map.insert(MapKey::String(key.clone()), Value::Message(value));
-        }
-        Ok(map)
-    }
-
-    fn values(
-        &mut self,
-        descriptor: &MessageDescriptor,
-        items: &[Node],
-    ) -> Result<Vec<Value>, Error> {
-        let mut list = Vec::with_capacity(items.len());
-        for item in items {
-            let value_type = self.value_type(descriptor, item)?;
-            list.push(Value::Message(self.message(&value_type, item)?));
-        }
-        Ok(list)
-    }
-
-    fn value_type(
-        &self,
-        descriptor: &MessageDescriptor,
-        node: &Node,
-    ) -> Result<MessageDescriptor, Error> {
-        descriptor
-            .parent_pool()
-            .get_message_by_name("google.protobuf.Value")
-            .ok_or_else(|| self.mismatch(node, "message", "google.protobuf.Value is not known"))
-    }
-
-    /// A `Value`. Unquoted scalars become what Envoy makes of them: YAML 1.1 booleans, integers that a double holds
-    /// exactly, other numbers, else text.
-    fn value(
-        &mut self,
-        descriptor: &MessageDescriptor,
-        node: &Node,
-    ) -> Result<DynamicMessage, Error> {
-        let pool = descriptor.parent_pool();
-        let mut message = DynamicMessage::new(descriptor.clone());
-        let (number, value) = match &node.data {
-            Data::Scalar { .. } if node.is_null() => (1, Value::EnumNumber(0)),
-            Data::Scalar { text, quoted } => scalar_value(text, *quoted),
-            Data::Map(_) => {
-                let inner = pool
-                    .get_message_by_name("google.protobuf.Struct")
-                    .ok_or_else(|| {
-                        self.mismatch(node, "message", "google.protobuf.Struct is not known")
-                    })?;
-                (5, Value::Message(self.message(&inner, node)?))
-            }
-            Data::List(_) => {
-                let inner = pool
-                    .get_message_by_name("google.protobuf.ListValue")
-                    .ok_or_else(|| {
-                        self.mismatch(node, "message", "google.protobuf.ListValue is not known")
-                    })?;
-                (6, Value::Message(self.message(&inner, node)?))
-            }
+        let (Some((_, type_url)), Some((_, value))) =
+            (entry("type_url", "typeUrl"), entry("value", "value"))
+        else {
+            return;
         };
-        message.set_field_by_number(number, value);
-        Ok(message)
+        if let Data::Scalar { text, .. } = &type_url.data {
+            let found = unknown_in_node(text, value);
+            self.unknown
+                .extend(found.into_iter().map(|field| UnknownField {
+                    path: match field.path.as_str() {
+                        "" => self.path.clone(),
+                        path => format!("{}.{path}", self.path),
+                    },
+                    ..field
+                }));
+        }
     }
-}
-
-/// Types whose JSON inside an `Any` stands under `value`.
-pub(super) fn has_special_json(name: &str) -> bool {
-    name.strip_prefix("google.protobuf.").is_some_and(|name| {
-        matches!(
-            name,
-            "Any" | "Duration" | "Timestamp" | "FieldMask" | "Struct" | "Value" | "ListValue"
-        ) || name.ends_with("Value")
-    })
 }
 
 fn takes_null(kind: &Kind, field: &FieldDescriptor) -> bool {

@@ -281,6 +281,7 @@ impl Host {
             config: Arc::new(StreamConfig {
                 routes: Some(Arc::clone(&ground.routes)),
                 clusters: clusters.load_full(),
+                upstream_filters: None,
                 options: Arc::clone(&ground.options),
                 generation: 1,
                 records: None,

@@ -66,6 +66,11 @@ pub fn header_matches(matcher: &HeaderMatcher, head: &RequestHead) -> bool {
     }
 }
 
+/// True where `matcher` fits a message without headers.
+pub fn absent_matches(matcher: &HeaderMatcher) -> bool {
+    values_match(matcher, None)
+}
+
 /// True where the response `head` fits `matcher`; pseudo-headers of requests are absent.
 pub fn response_header_matches(matcher: &HeaderMatcher, head: &ResponseHead) -> bool {
     match &matcher.name {

@@ -295,7 +295,7 @@ pub struct SelectedRoute {
     pub cluster: Option<Arc<str>>,
     /// Index of the chosen weighted cluster.
     pub weighted: Option<usize>,
-    /// The route is the answer of `require_tls`: no header mutation of any level applies.
+    /// The route is the answer of `require_tls`: no header mutation and no filter configuration of any level applies.
     pub tls_redirect: bool,
 }
 
@@ -303,6 +303,14 @@ impl SelectedRoute {
     /// The virtual host.
     pub fn virtual_host(&self) -> &VirtualHost {
         &self.table.config.virtual_hosts[self.virtual_host]
+    }
+
+    /// True where the route sends requests on, or would: Envoy's route entry. Redirects and direct responses are none.
+    pub fn is_entry(&self) -> bool {
+        match &self.route.action {
+            Action::Forward(_) | Action::NonForwarding => true,
+            Action::Redirect(_) | Action::DirectResponse(_) => false,
+        }
     }
 
     /// The forwarding action, where the route forwards.
@@ -338,14 +346,13 @@ impl SelectedRoute {
     }
 
     fn per_filter_levels(&self) -> impl Iterator<Item = &PerFilter> {
-        [
+        let levels = [
             self.weighted_cluster().map(|cluster| &cluster.per_filter),
             Some(&self.route.per_filter),
             Some(&self.virtual_host().per_filter),
             Some(&self.table.config.per_filter),
-        ]
-        .into_iter()
-        .flatten()
+        ];
+        levels.into_iter().flatten().filter(|_| !self.tls_redirect)
     }
 
     /// The request header mutations of all levels in the order in which they apply: the most specific first, so that

@@ -5,7 +5,7 @@ use http::HeaderValue;
 use super::SelectedRoute;
 use super::rewrite::{names_something, replace_prefix, replace_regex};
 use crate::config::route::{RedirectAction, RedirectPath};
-use crate::http::{RequestHead, Scheme};
+use crate::http::RequestHead;
 
 /// The `location` of `redirect` for `head`, whose path [`rewritten_path`] has replaced. `None` where it is no header
 /// value.
@@ -100,10 +100,14 @@ fn request_host<'a>(head: &'a RequestHead, scheme: &str, new_port: bool) -> &'a 
     let Some(colon) = colon else {
         return host;
     };
-    let default_port = scheme != head.scheme.as_str()
-        && match head.scheme {
-            Scheme::Http | Scheme::Unknown => &host[colon..] == b":80",
-            Scheme::Https => &host[colon..] == b":443",
+    // What the client spoke, which the scheme of an HTTP/2 request need not be.
+    let proto = head.headers.get("x-forwarded-proto");
+    let proto = proto.map_or(head.scheme.as_str().as_bytes(), HeaderValue::as_bytes);
+    let default_port = scheme.as_bytes() != proto
+        && match proto {
+            b"http" => &host[colon..] == b":80",
+            b"https" => &host[colon..] == b":443",
+            _ => false,
         };
     if new_port || default_port {
         &host[..colon]

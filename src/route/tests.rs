@@ -568,12 +568,29 @@ fn plain_requests_are_sent_to_tls_where_it_is_required() {
     };
     let location = redirect::location(&external, action, &get("h.test:80", "/x"));
     assert_eq!(location.expect("a location"), "https://h.test:80/x");
+    assert_eq!(external.per_filter_all("f").count(), 0);
     let internal = with(get("h.test", "/x"), &[("x-envoy-internal", "true")]);
     assert_eq!(name(table.select(&internal, 0)), "r");
     let secure = with(get("h.test", "/x"), &[("x-forwarded-proto", "https")]);
     assert_eq!(name(table.select(&secure, 0)), "r");
     let shouted = with(get("h.test", "/x"), &[("x-forwarded-proto", "HTTPS")]);
     assert!(table.select(&shouted, 0).expect("a route").tls_redirect);
+}
+
+#[test]
+fn the_default_port_of_a_redirect_goes_by_what_the_client_spoke() {
+    let table = routes("{match: {prefix: /}, redirect: {scheme_redirect: ftp}}");
+    let location = |scheme: Scheme, proto: &'static str| {
+        let mut head = with(get("h.test:80", "/x"), &[("x-forwarded-proto", proto)]);
+        head.scheme = scheme;
+        let selected = table.select(&head, 0).expect("a route");
+        let Action::Redirect(action) = &selected.route.action else {
+            panic!("a redirect");
+        };
+        redirect::location(&selected, action, &head).expect("a location")
+    };
+    assert_eq!(location(Scheme::Https, "http"), "ftp://h.test/x");
+    assert_eq!(location(Scheme::Http, "https"), "ftp://h.test:80/x");
 }
 
 #[test]

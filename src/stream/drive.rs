@@ -75,7 +75,7 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// From the beginning to the end. 504 `max_duration_timeout`.
     pub max_duration: Option<Duration>,
-    /// From the beginning to the end of the request. 408 `request_overall_timeout`.
+    /// From the beginning to the end of the request, or to the head of its response. 408 `request_overall_timeout`.
     pub request: Option<Duration>,
 }
 
@@ -171,6 +171,11 @@ impl Stream {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// True where something was decided that the root driver has not acted on.
+    pub fn is_decided(&self) -> bool {
+        !matches!(self.drive.lock().verdict, Verdict::None)
     }
 
     /// Takes the decision, if any. For the root driver.
@@ -394,9 +399,10 @@ impl Stream {
             from.zip(after)
                 .and_then(|(from, after)| Some((from.checked_add(after)?, which)))
         };
+        let answered = matches!(drive.phase, Phase::Sent | Phase::Ended);
         let request = match drive.request_end {
-            None => timeouts.request,
-            Some(_) => None,
+            None if !answered => timeouts.request,
+            _ => None,
         };
         [
             at(drive.request_end, timeouts.response, Timeout::Response),

@@ -6,8 +6,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
-use super::Stream;
 use super::format::{LogType, Scope, write_text};
+use super::{Phase, Stream};
 use crate::config::header::{AppendAction, HeaderMutations, HeaderTarget, HeaderValueOption};
 use crate::config::route::{PathRewrite, RedirectAction};
 use crate::http::joined::{self, Side};
@@ -20,8 +20,20 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 /// the `x-envoy-original-…` headers where `keep_original` (the router's `suppress_envoy_headers` is off).
 /// `auto_host_rewrite` is left to the router (`route::rewrite::set_authority`).
 pub fn finalize_request(stream: &Stream, route: &SelectedRoute, keep_original: bool) {
+    let weighted = route.weighted_cluster();
+    let mut host = weighted
+        .and_then(|cluster| cluster.host_rewrite.as_deref())
+        .and_then(|host| HeaderValue::from_str(host).ok());
     for mutations in route.request_mutations() {
+        // Those of the weighted cluster come first. Its host is what the others see.
+        let own = weighted.is_some_and(|cluster| std::ptr::eq(mutations, &cluster.request_headers));
+        if !own && let Some(host) = host.take() {
+            stream.request.lock().authority = host;
+        }
         mutate_request_for(stream, Some(route), mutations);
+    }
+    if let Some(host) = host {
+        stream.request.lock().authority = host;
     }
     let Some(forward) = route.forward() else {
         return;
@@ -37,18 +49,11 @@ pub fn finalize_request(stream: &Stream, route: &SelectedRoute, keep_original: b
         PathRewrite::None | PathRewrite::Prefix(_) | PathRewrite::Regex { .. } => None,
     };
     let mut request = stream.request.lock();
-    // Of the weighted cluster, then the route's own, which sees the path before it is rewritten.
-    let weighted = route
-        .weighted_cluster()
-        .and_then(|cluster| cluster.host_rewrite.as_deref())
-        .and_then(|host| HeaderValue::from_str(host).ok());
+    // The route's own rewrite of the host sees the path before it is rewritten.
     let host = rewrite::rewritten_host(route, &request);
     let path = formatted.or_else(|| rewrite::rewritten_path(route, request.path.as_bytes()));
     if let Some(path) = path.and_then(|path| HeaderValue::from_bytes(&path).ok()) {
         set_path(&mut request, path, keep_original);
-    }
-    if let Some(host) = weighted {
-        request.authority = host;
     }
     if let Some(host) = host {
         rewrite::set_authority(
@@ -101,7 +106,11 @@ pub fn mutate_request(stream: &Stream, mutations: &HeaderMutations) {
 /// Applies `mutations` to the response head in `stream`, if there is one.
 pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
     let route = stream.resolved_route();
-    mutate_response_for(stream, route.as_deref(), None, mutations);
+    // Before the router has it, the status is none of the stream's yet: an upstream filter sees 0, as in Envoy.
+    let early = (stream.phase() == Phase::Request).then_some(0);
+    let replied = stream.info.lock().reply_status;
+    let status = early.or_else(|| replied.map(|status| status.as_u16()));
+    mutate_response_for(stream, route.as_deref(), status, mutations);
 }
 
 fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations: &HeaderMutations) {
@@ -262,7 +271,7 @@ fn set(side: Side, headers: &mut HeaderMap, name: &HeaderName, value: HeaderValu
     if append {
         joined::append(side, headers, name.clone(), value);
     } else {
-        headers.insert(name, value);
+        joined::set(headers, name.clone(), value);
     }
 }
 

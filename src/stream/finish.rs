@@ -70,6 +70,12 @@ impl Stream {
             ResponseFlag::DownstreamProtocolError,
         ];
         if !told.into_iter().any(|flag| info.flags.contains(flag)) {
+            if let Some(reason) = self.connection.meter.closed() {
+                info.flags
+                    .set(ResponseFlag::DownstreamConnectionTermination);
+                info.details = Some(format!("downstream_local_disconnect({reason})").into());
+                return;
+            }
             let (flag, details) = match self.connection.meter.ending() {
                 // An HTTP/2 stream can end while its connection goes on.
                 ConnectionEnding::Open if http2 => {
@@ -102,5 +108,6 @@ impl Stream {
         if catch_unwind(AssertUnwindSafe(|| ending.end(self))).is_err() {
             tracing::error!("a stream's end panicked");
         }
+        self.end_attempt();
     }
 }

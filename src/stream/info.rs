@@ -95,6 +95,10 @@ pub struct StreamInfo {
     pub health_check: bool,
     /// The codec understood nothing of the request's head: the stream's is made up.
     pub without_head: bool,
+    /// The head was refused before it was routed: some of what is told of requests is not told of it.
+    pub refused: Option<Refusal>,
+    /// The request came as one of gRPC, whatever filters have made of it.
+    pub grpc: bool,
     /// The router filter saw the request (`rq_total`).
     pub reached_router: bool,
     /// The response is one of our own.
@@ -102,10 +106,21 @@ pub struct StreamInfo {
     /// Bytes of a request's body that came whole with its head, once something was waited for: Envoy reads on then, so that
     /// the request counts as complete, whoever answers it.
     pub held: Option<u64>,
+    /// The status that a local reply had before it took the form of gRPC: the filters' `%RESPONSE_CODE%`.
+    pub reply_status: Option<http::StatusCode>,
     /// The local reply asked for the connection to be closed after it (HTTP/1).
     pub close: bool,
     /// Of a connection that no codec reads: how it ended.
     pub closed: Option<Box<CloseInfo>>,
+}
+
+/// Who refused a request's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The codec.
+    Codec,
+    /// The connection manager: its path, its host.
+    Manager,
 }
 
 /// How a connection of a TCP proxy ended, and its upstream connection.
@@ -219,9 +234,12 @@ impl StreamInfo {
             reset: false,
             health_check: false,
             without_head: false,
+            refused: None,
+            grpc: false,
             reached_router: false,
             local_reply: false,
             held: None,
+            reply_status: None,
             close: false,
             closed: None,
         }

@@ -5,6 +5,7 @@
 //! [`WorkerCell`]s, locked for the length of a statement and never across a call into a filter.
 
 pub mod access_log;
+pub mod attempt;
 pub mod drive;
 pub mod finalize;
 pub mod finish;
@@ -31,7 +32,9 @@ use access_log::AccessLogger;
 
 pub use drive::{Companion, Phase, Progress, Timeout, Timeouts, Verdict};
 pub use finish::{Ending, Finish};
-pub use info::{ByteCounts, CloseInfo, CloseType, ConnectionInfo, StreamInfo, UpstreamInfo};
+pub use info::{
+    ByteCounts, CloseInfo, CloseType, ConnectionInfo, Refusal, StreamInfo, UpstreamInfo,
+};
 pub use pump::{Flow, PumpHandle, Side, Start, Tap};
 
 /// What a stream pins of one Generation. One instance a connection manager and Generation.
@@ -41,6 +44,8 @@ pub struct StreamConfig {
     pub routes: Option<Arc<RouteTable>>,
     /// All clusters.
     pub clusters: Arc<ClusterMap>,
+    /// The live HTTP filters of clusters that have any (`filter::upstream` knows the type).
+    pub upstream_filters: Option<Arc<dyn Any + Send + Sync>>,
     /// The connection manager's settings.
     pub options: Arc<Options>,
     /// The number of the Generation.
@@ -81,7 +86,8 @@ pub struct Stream {
     pub info: WorkerCell<StreamInfo>,
     drive: WorkerCell<drive::Drive>,
     route: WorkerCell<RouteState>,
-    slots: WorkerCell<Vec<Option<Box<dyn Any + Send>>>>,
+    slots: WorkerCell<Vec<attempt::Slot>>,
+    attempt: WorkerCell<Option<Box<attempt::Attempt>>>,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +109,8 @@ impl Stream {
     ) -> Arc<Self> {
         let mut slots = Vec::new();
         slots.resize_with(filters, || None);
+        let mut info = StreamInfo::new();
+        info.grpc = request.is_grpc();
         Arc::new(Self {
             connection,
             config: config.into(),
@@ -111,10 +119,11 @@ impl Stream {
             overwritten: WorkerCell::new(None),
             request_trailers: WorkerCell::new(None),
             response_trailers: WorkerCell::new(None),
-            info: WorkerCell::new(StreamInfo::new()),
+            info: WorkerCell::new(info),
             drive: WorkerCell::default(),
             route: WorkerCell::default(),
             slots: WorkerCell::new(slots),
+            attempt: WorkerCell::new(None),
         })
     }
 
@@ -170,11 +179,12 @@ impl Stream {
         init: impl FnOnce() -> T,
         f: impl FnOnce(&mut T) -> R,
     ) -> R {
-        let mut slots = self.slots.lock();
-        let value = slots[slot].get_or_insert_with(|| Box::new(init()));
-        f(value
-            .downcast_mut::<T>()
-            .expect("a slot belongs to one filter"))
+        self.slot(slot, |slot| {
+            let value = slot.get_or_insert_with(|| Box::new(init()));
+            f(value
+                .downcast_mut::<T>()
+                .expect("a slot belongs to one filter"))
+        })
     }
 }
 
@@ -189,22 +199,24 @@ impl Stream {
         slot: usize,
         f: impl FnOnce(&mut T) -> R,
     ) -> Option<R> {
-        let mut slots = self.slots.lock();
-        let value = slots[slot].as_mut()?;
-        Some(f(value
-            .downcast_mut::<T>()
-            .expect("a slot belongs to one filter")))
+        self.slot(slot, |slot| {
+            let value = slot.as_mut()?;
+            Some(f(value
+                .downcast_mut::<T>()
+                .expect("a slot belongs to one filter")))
+        })
     }
 
     /// Keeps `value` as the state of filter number `slot`, unless it has one: then `value` comes back.
     #[inline]
     pub fn fill_slot<T: Any + Send>(&self, slot: usize, value: T) -> Option<T> {
-        let slot = &mut self.slots.lock()[slot];
-        if slot.is_some() {
-            return Some(value);
-        }
-        *slot = Some(Box::new(value));
-        None
+        self.slot(slot, |slot| {
+            if slot.is_some() {
+                return Some(value);
+            }
+            *slot = Some(Box::new(value));
+            None
+        })
     }
 
     /// Takes the state of filter number `slot` out, where it keeps any.
@@ -212,7 +224,7 @@ impl Stream {
     /// # Panics
     /// As [`Stream::with_slot`].
     pub fn take_slot<T: Any + Send>(&self, slot: usize) -> Option<Box<T>> {
-        let value = self.slots.lock()[slot].take()?;
+        let value = self.slot(slot, Option::take)?;
         Some(value.downcast().expect("a slot belongs to one filter"))
     }
 }

@@ -20,6 +20,8 @@ use super::module::{LoadError, MAX_CODE};
 const MODULE: &[u8] = b"\0asm";
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+/// The window that every decoder should have room for (RFC 8878, section 3.1.1.1.2).
+const LEAST_WINDOW: u64 = 8 << 20;
 /// Headers and contents of a tar are padded to this.
 const BLOCK: usize = 512;
 
@@ -79,6 +81,8 @@ fn gunzip(bytes: &[u8], limit: usize) -> Result<Vec<u8>, LoadError> {
 fn unzstd(mut bytes: &[u8], limit: usize) -> Result<Vec<u8>, LoadError> {
     let broken = |error: &dyn fmt::Display| LoadError::Archive(format!("broken zstd: {error}"));
     let mut decoder = FrameDecoder::new();
+    // A window is memory too, and of no use beyond what may come out.
+    decoder.set_max_window_size((limit as u64).max(LEAST_WINDOW));
     let mut plain = Vec::new();
     while !bytes.is_empty() && plain.len() <= limit {
         if let [0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d, rest @ ..] = bytes {

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wasmtime::{Memory, TypedFunc};
 
+use super::abi::Status;
 use super::abi::calls::Calls;
 use super::abi::expressions::Expressions;
 use super::abi::grpc;
@@ -23,8 +24,9 @@ use super::abi::metrics::Metrics;
 use super::abi::names::Names;
 use super::abi::properties::Declared;
 use super::engine::{Budget, Limits};
-use super::meter::Meter;
+use super::meter::{Meter, Quota};
 use super::module::Abi;
+use super::payload::{Charge, Payloads};
 use super::probe::Probe;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
@@ -132,6 +134,8 @@ pub(crate) struct Host {
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
     pub(crate) last_words: String,
     pub(crate) calls: Calls,
+    /// What these hold.
+    pub(crate) payloads: Payloads,
     pub(crate) metrics: Metrics,
     /// Of headers that the guest wrote.
     pub(crate) names: Names,
@@ -237,6 +241,8 @@ pub(crate) struct StreamContext {
     pub(crate) reply: Option<Box<LocalReply>>,
     /// A reset made in the callback that runs.
     pub(crate) reset: bool,
+    /// It is one of an upstream filter.
+    pub(crate) upstream: bool,
     /// The response's headers have been shown: replies are direct from now on.
     pub(crate) responding: bool,
     /// `on_log` runs.
@@ -364,6 +370,7 @@ impl StreamContext {
             ended: false,
             reply: None,
             reset: false,
+            upstream: false,
             responding: false,
             logging: false,
             invalid: None,
@@ -376,6 +383,11 @@ impl StreamContext {
 }
 
 impl StreamContext {
+    /// True where a reply goes past the filters. That of an upstream filter passes those of its listener, as in Envoy.
+    pub(crate) fn replies_directly(&self) -> bool {
+        self.responding && !self.upstream
+    }
+
     /// What may be read, which may be more than may be written: `on_log` shows all that it knows of.
     pub(crate) fn readable(&self, lenient: bool) -> Visible {
         if self.network.is_some() {
@@ -422,11 +434,7 @@ pub(crate) enum Effect {
     /// `proxy_done` of a root context.
     Done(u32),
     /// A gRPC callout failed as it was made.
-    GrpcFailed {
-        root: u32,
-        token: u32,
-        events: Vec<grpc::Event>,
-    },
+    GrpcFailed(grpc::Failed),
 }
 
 impl Host {
@@ -438,6 +446,7 @@ impl Host {
                 refused: 0,
             },
             budget: Budget::new(env.policy.start, env.policy.start),
+            payloads: Payloads::new(env.policy.quotas.callout_bytes),
             env,
             memory: None,
             allocate: None,
@@ -476,6 +485,18 @@ impl Host {
     /// Callouts have begun or ended.
     pub(crate) fn count_calls(&self) {
         self.meter().callouts.set(self.calls.len() as u64);
+        for _ in 0..self.payloads.take_refused() {
+            self.meter().refuse(Quota::Callouts);
+        }
+    }
+
+    /// Room for the bytes that a callout copies out of the guest.
+    pub(crate) fn charge_call(&self, bytes: usize) -> Result<Charge, Status> {
+        let charge = self.payloads.charge(bytes);
+        charge.ok_or_else(|| {
+            self.count_calls();
+            Status::InternalFailure
+        })
     }
 
     /// Keeps what the guest says as its end may be near.
@@ -505,6 +526,13 @@ impl Host {
     #[inline]
     pub(crate) fn stream(&self) -> Option<&Arc<Stream>> {
         Some(&self.context()?.stream)
+    }
+
+    /// Has the route of the effective context's stream chosen anew. An upstream filter comes too late for that.
+    pub(crate) fn clear_route(&self) {
+        if let Some(context) = self.context().filter(|context| !context.upstream) {
+            context.stream.clear_route();
+        }
     }
 
     /// The root of the effective context.

@@ -11,6 +11,7 @@ use super::source::credentials::{self, Credential, CredentialError};
 use super::source::download::{DownloadError, Downloader};
 use super::source::oci::{Image, ImageError, Registry};
 use super::source::reference::Reference;
+use super::source::shown;
 use super::spec::{Digest, Remote, Secret};
 use crate::cluster::ClusterMap;
 use crate::cluster::client::{self, Call, CallError};
@@ -85,7 +86,7 @@ pub(crate) async fn through_cluster(
     cluster: &str,
     head: RequestHead,
 ) -> Result<Bytes, FetchError> {
-    let uri = || remote.uri.clone();
+    let uri = || shown(&remote.uri);
     let call = Call {
         head,
         body: Bytes::new(),
@@ -136,7 +137,7 @@ pub(crate) fn check(remote: &Remote, bytes: Bytes) -> Result<(Bytes, Digest), Fe
     let found = Digest::of(&bytes);
     let pinned = remote.sha256 == Some(found);
     let module = archive::unpack(&bytes).map_err(|error| FetchError::Unpack {
-        uri: remote.uri.clone(),
+        uri: shown(&remote.uri),
         error,
         pinned,
     })?;
@@ -148,7 +149,7 @@ pub(crate) fn check(remote: &Remote, bytes: Bytes) -> Result<(Bytes, Digest), Fe
         return Ok((module, wanted));
     }
     Err(FetchError::Digest {
-        uri: remote.uri.clone(),
+        uri: shown(&remote.uri),
         found,
         wanted,
     })
@@ -167,7 +168,7 @@ pub(crate) fn check_layer(
         archive::unpack(&layer)
     };
     let module = module.map_err(|error| FetchError::Unpack {
-        uri: remote.uri.clone(),
+        uri: shown(&remote.uri),
         error,
         pinned,
     })?;
@@ -175,7 +176,7 @@ pub(crate) fn check_layer(
     match remote.sha256 {
         Some(wanted) if wanted != digest && !image.has(wanted) => {
             Err(FetchError::Image(ImageError::Pin {
-                reference: remote.uri.clone(),
+                reference: shown(&remote.uri),
                 wanted,
                 manifest: image.manifest,
                 layer: image.layer.digest,
@@ -202,5 +203,34 @@ fn credential(
     match secret {
         Some(Secret(json)) => credentials::from_docker_config(json, registry),
         None => credentials::of_host(registry),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wasm::spec::{Origin, Pull};
+
+    #[test]
+    fn a_signed_url_is_not_told() {
+        let mut remote = Remote {
+            uri: "https://me:secret@h.test/p.wasm?signature=secret".into(),
+            origin: Origin::Direct,
+            timeout: Duration::from_secs(1),
+            sha256: None,
+            pull: Pull::default(),
+            backoff_base: Duration::from_secs(1),
+            backoff_cap: Duration::from_secs(1),
+            retries: 1,
+        };
+        let unpack = check(&remote, Bytes::from_static(b"no module"));
+        remote.sha256 = Some(Digest::of(b"other"));
+        let digest = check(&remote, Bytes::from_static(b"\0asm\x01\0\0\0"));
+        for error in [unpack, digest] {
+            let error = error.expect_err("no code");
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("https://h.test/p.wasm"), "{shown}");
+            assert!(!shown.contains("secret"), "{shown}");
+        }
     }
 }

@@ -365,6 +365,7 @@ pub(super) fn stream() -> Arc<Stream> {
     let config = StreamConfig {
         routes: None,
         clusters: Arc::default(),
+        upstream_filters: None,
         options: Arc::default(),
         generation: 0,
         records: None,

@@ -17,6 +17,7 @@ use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::Plugin;
 use super::shared::Shared;
 use super::source::download::Downloader;
+use super::source::shown;
 use super::spec::{Code, Digest, PluginSpec};
 use super::status::{Event, PluginStatus, State, plugin_stats, wasm_stats};
 use super::store::Store;
@@ -202,7 +203,7 @@ impl Record {
             image: self.image,
             origin: match &self.spec.code {
                 Code::Local { origin, .. } => origin.to_string(),
-                Code::Remote(remote) => remote.uri.to_string(),
+                Code::Remote(remote) => shown(&remote.uri).into(),
             },
             state: self.state,
             error: match self.state {

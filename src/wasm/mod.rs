@@ -50,6 +50,8 @@ mod meter;
 #[cfg(feature = "wasm")]
 mod module;
 #[cfg(feature = "wasm")]
+mod payload;
+#[cfg(feature = "wasm")]
 mod plugin;
 #[cfg(feature = "wasm")]
 mod report;

@@ -14,7 +14,7 @@ mod pauses;
 mod roots;
 mod start;
 
-use self::core::{Core, repair};
+use self::core::{Core, repair, without_status};
 use self::start::{describe, start};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use wasmtime::{InstancePre, Store};
 
 use super::abi::calls;
-use super::abi::grpc::Event;
+use super::abi::grpc::{Event, Failed};
 use super::callbacks::Callbacks;
 use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
 use super::engine::{Budget, Runtime, thread_cpu_time};
@@ -113,6 +113,8 @@ pub(crate) enum Message {
         event: Event,
         handled: oneshot::Sender<()>,
     },
+    /// A gRPC callout has failed as it was made.
+    GrpcFailed(Failed),
     /// A queue has a message.
     QueueReady { root: u32, token: u32 },
     /// A stream has ended, perhaps in a `Drop`.
@@ -378,7 +380,7 @@ impl Vm {
     }
 
     /// Makes the context of a stream below the root context `root`, and calls `on_request_headers` in it: the context's
-    /// id, and what came of the call.
+    /// id, and what came of the call. `upstream`: for a filter of the stream's attempt.
     ///
     /// # Errors
     /// Where the VM is dead before there is a context.
@@ -390,11 +392,12 @@ impl Vm {
         &self,
         root: u32,
         stream: &Arc<Stream>,
+        upstream: bool,
         end_of_stream: bool,
     ) -> Result<(u32, Result<Answer<HeadersAction>, Dead>), Dead> {
         let mut made = 0;
         let answer = self.with(|core| {
-            let id = core.create_context(root, stream)?;
+            let id = core.create_context(root, stream, upstream)?;
             core.settle()?;
             made = id;
             core.headers(id, Direction::Request, end_of_stream)
@@ -464,11 +467,14 @@ impl Vm {
         }
     }
 
-    /// What must be answered in the place of a request that the guest, in a callback of another, left so that it cannot
-    /// be sent.
-    pub fn refusal(&self, id: u32) -> Option<Box<LocalReply>> {
+    /// What must be answered in the place of a head that the guest, in a callback of another, left so that it cannot be
+    /// sent.
+    pub fn refusal(&self, id: u32, direction: Direction) -> Option<Box<LocalReply>> {
         let mut core = self.core.lock();
         let context = core.store.data_mut().streams.get_mut(id)?;
+        if direction == Direction::Response {
+            return without_status(context);
+        }
         let reply = repair(context);
         context.request_gone = true;
         reply
@@ -564,6 +570,7 @@ impl Vm {
                 drop(handled);
                 result
             }
+            Message::GrpcFailed(failed) => self.with(|core| core.grpc_failed(failed)),
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
             Message::End {
                 root,

@@ -424,7 +424,7 @@ impl Update {
         let mut seen = FxHashSet::default();
         for (index, any) in response.resources.into_iter().enumerate() {
             match unwrap_resource(any) {
-                Ok(resource) => update.add(index, resource, &version, &mut seen),
+                Ok(resource) => update.add(index, resource, Some(&version), &mut seen),
                 Err(error) => update.unreadable.push((
                     Arc::default(),
                     None,
@@ -441,10 +441,9 @@ impl Update {
         let mut update = Self::new(kind, version, response.resources.len());
         let mut seen = FxHashSet::default();
         for (index, resource) in response.resources.into_iter().enumerate() {
-            let empty = Arc::default();
-            update.add(index, resource, &empty, &mut seen);
+            update.add(index, resource, None, &mut seen);
         }
-        update.removed = response
+        let removed = response
             .removed_resources
             .into_iter()
             .chain(
@@ -453,8 +452,17 @@ impl Update {
                     .into_iter()
                     .map(|name| name.name),
             )
-            .map(Arc::from)
-            .collect();
+            .map(Arc::<str>::from);
+        for name in removed {
+            if seen.contains(&name) {
+                let error = ConfigError::invalid(format!(
+                    "duplicate name {name} found in the union of added+removed resources"
+                ));
+                update.unreadable.push((name, None, error));
+            } else {
+                update.removed.push(name);
+            }
+        }
         update
     }
 
@@ -469,11 +477,12 @@ impl Update {
         }
     }
 
+    /// `sotw` is the version of a state-of-the-world response.
     fn add(
         &mut self,
         index: usize,
         resource: Resource,
-        default_version: &Arc<str>,
+        sotw: Option<&Arc<str>>,
         seen: &mut FxHashSet<Arc<str>>,
     ) {
         let Resource {
@@ -534,6 +543,11 @@ impl Update {
         }
         let name: Arc<str> = name.into();
         if !seen.insert(Arc::clone(&name)) {
+            // As Envoy: of what is asked for by name the first counts, and nothing is wrong.
+            if sotw.is_some() && !self.kind.is_full_state() {
+                tracing::warn!(target: "config", kind = self.kind.noun(), %name, "sent twice in one response: the first counts");
+                return;
+            }
             return wrong(
                 &name,
                 body,
@@ -542,10 +556,9 @@ impl Update {
         }
         self.resources.push(Received {
             name,
-            version: if version.is_empty() {
-                Arc::clone(default_version)
-            } else {
-                version.into()
+            version: match sotw {
+                Some(default) if version.is_empty() => Arc::clone(default),
+                _ => version.into(),
             },
             body,
         });

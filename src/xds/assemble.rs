@@ -14,7 +14,6 @@ use super::status::Unready;
 use crate::config::cluster::{ConfigSource, Discovery, SourceSpecifier};
 use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, RouteSource};
-use crate::config::route::{Action, ClusterSpecifier};
 use crate::config::snapshot::Sourced;
 use crate::config::{Cluster, Listener, RouteConfig, Snapshot};
 
@@ -304,7 +303,7 @@ fn referred(
                         // Make before break: routes wait for the clusters that came with them.
                         let route = match previous.routes.get(source, name) {
                             Some(known)
-                                if !Arc::ptr_eq(known, route) && names_any(route, &warming) =>
+                                if !Arc::ptr_eq(known, route) && route.names_any(&warming) =>
                             {
                                 known
                             }
@@ -344,26 +343,6 @@ fn referred(
     }
     snapshot.routes = routes;
     snapshot.extensions = extensions;
-}
-
-/// True where a route of the table goes to one of `clusters`.
-fn names_any(table: &RouteConfig, clusters: &BTreeSet<Arc<str>>) -> bool {
-    if clusters.is_empty() {
-        return false;
-    }
-    let routes = table.virtual_hosts.iter().flat_map(|host| &host.routes);
-    routes.into_iter().any(|route| match &route.action {
-        Action::Forward(forward) => match &forward.cluster {
-            ClusterSpecifier::Cluster(name) => clusters.contains(name),
-            ClusterSpecifier::Weighted {
-                clusters: weighted, ..
-            } => weighted
-                .iter()
-                .any(|cluster| clusters.contains(&cluster.name)),
-            ClusterSpecifier::Header(_) => false,
-        },
-        _ => false,
-    })
 }
 
 /// A refusal ends the first wait, as in Envoy; what has a predecessor goes on waiting, so that nothing good is lost.

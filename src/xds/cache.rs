@@ -159,6 +159,18 @@ impl Judgement {
         Some(self.kind.nack_text(&lines))
     }
 
+    /// Which names without a fresh value are still there once this is committed.
+    pub(super) fn stays(&self) -> impl Fn(&str) -> bool {
+        let rejected = self.rejected.iter().map(|(name, _)| name);
+        let told: FxHashSet<&str> = if self.full_state {
+            let names = rejected.chain(&self.confirmed);
+            names.map(|name| &**name).collect()
+        } else {
+            self.removed.iter().map(|name| &**name).collect()
+        };
+        move |name| told.contains(name) == self.full_state
+    }
+
     /// Lets go of resources that nobody wants any more.
     pub(super) fn keep(&mut self, wanted: impl Fn(&str) -> bool) {
         self.fresh.retain(|fresh| wanted(&fresh.name));

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+use super::addresses;
 use super::admission::Admission;
 use super::ads::{Conversation, Request, Response, Update, WILDCARD};
 use super::assemble::{Answered, Statics, cluster_reference};
@@ -402,7 +403,7 @@ impl Engine {
         let Some(source) = channel.map(|channel| &channel.source) else {
             return;
         };
-        let judgement = {
+        let mut judgement = {
             let cache = self.cache.read();
             let subscriptions = &self.subscriptions[kind.index()];
             let wildcard = kind.is_full_state();
@@ -422,6 +423,13 @@ impl Engine {
             };
             cache.judge(update, source, SystemTime::now(), wanted, parse)
         };
+        if kind == ResourceType::Listener {
+            let duplicates =
+                addresses::duplicates(&judgement, &self.cache.read(), &self.statics.listeners);
+            for (name, error) in &duplicates {
+                judgement.refuse(name, error, SystemTime::now());
+            }
+        }
         if !judgement.unknown_fields.is_empty() {
             if let Some((set, stat)) = &self.options.unknown_fields_stat {
                 set.add(*stat, judgement.unknown_fields.len() as u64);

@@ -63,11 +63,10 @@ impl File {
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 let Ok(event) = event else { return };
+                // A move within the directory is told as `Both` once more.
                 let into_place = matches!(
                     event.kind,
-                    EventKind::Modify(ModifyKind::Name(
-                        RenameMode::To | RenameMode::Both | RenameMode::Any
-                    ))
+                    EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Any))
                 );
                 let concerns = file.as_ref().is_none_or(|file| {
                     event

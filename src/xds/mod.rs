@@ -8,6 +8,7 @@
 //! * `cache`: what was accepted and what was refused, per type and name; who refers to whom.
 //! * `engine`: which streams there are, what each asks for, what is judged next, when the world is warm. No IO either.
 //! * `check`: can every source be reached?
+//! * `addresses`: does every listener have addresses of its own?
 //! * [`client`]: the task that moves bytes and keeps time.
 //! * [`status`]: what the admin endpoints read.
 //!
@@ -19,6 +20,7 @@ pub mod client;
 pub mod resource;
 pub mod status;
 
+mod addresses;
 mod ads;
 mod assemble;
 mod cache;

@@ -160,6 +160,14 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// The listener, where it is one.
+    pub(super) fn listener(&self) -> Option<&Listener> {
+        match self {
+            Self::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
     /// Decodes and validates. `previous` is the value that this one replaces, with its bytes.
     pub(super) fn parse(
         kind: ResourceType,

@@ -169,7 +169,7 @@ impl Drop for StreamStats {
 }
 
 impl SubscriptionStats {
-    /// Counts the first attempt. `owner` is the name asked for; `stat_prefix` that of the connection manager (RDS);
+    /// `owner` is the name asked for; `stat_prefix` that of the connection manager (RDS);
     /// `own_stream` where it is not on the aggregated stream, nor a file. `others` are those of the same name from
     /// other sources: what is called the same is one number, as in Envoy.
     pub(super) fn new<'a>(
@@ -225,13 +225,17 @@ impl SubscriptionStats {
             Some(known) => Arc::clone(&known.set),
             None => registry.set(table, prefix, family, labels),
         };
-        set.inc(common::UPDATE_ATTEMPT);
         Self {
             kind,
             set,
             stream,
             registry: registry.clone(),
         }
+    }
+
+    /// A control plane was asked: an attempt, as in Envoy. A file is not asked.
+    pub(super) fn asked(&self) {
+        self.set.inc(common::UPDATE_ATTEMPT);
     }
 
     /// Those of its own stream.
@@ -343,6 +347,7 @@ mod tests {
             SubscriptionStats::new(&registry, kind, ("r", "in"), true, others)
         };
         let stats = new(&[]);
+        stats.asked();
         stats.success("v1", Duration::from_millis(3), true);
         stats.rejected();
         stats.failure();
@@ -371,6 +376,7 @@ mod tests {
         let other = new(&[&stats]);
         assert_eq!(registry.sets().len(), 2);
         drop(stats);
+        other.asked();
         assert_eq!(other.set.value(common::UPDATE_ATTEMPT), 6);
         assert_eq!(registry.texts().len(), 2);
         drop(other);

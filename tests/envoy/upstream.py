@@ -125,6 +125,29 @@ RICH = (
 )
 
 
+def asked(text):
+    """What `x-answer` asks for, a query string: `status`, `h` and `t` (headers and trailers, `name:value`, repeated), `chunked`."""
+    wanted = urllib.parse.parse_qs(text, keep_blank_values=True)
+    pairs = {kind: [tuple(pair.split(":", 1)) for pair in wanted.get(kind, [])] for kind in "ht"}
+    return int(wanted.get("status", ["200"])[0]), pairs["h"], pairs["t"], "chunked" in wanted
+
+
+def as_asked(method, wanted, out):
+    """Such an answer with `out` as its body, in HTTP/1."""
+    status, headers, trailers, chunked = wanted
+    if not any(name == "content-type" for name, _ in headers):
+        headers = [("content-type", "application/json"), *headers]
+    head = b"HTTP/1.1 %d X\r\n" % status + b"".join(f"{name}: {value}\r\n".encode("latin1") for name, value in headers)
+    if status in (204, 304):
+        return head + b"\r\n"
+    if not chunked and not trailers:
+        return head + b"content-length: %d\r\n\r\n" % len(out) + (b"" if method == "HEAD" else out)
+    if method == "HEAD":
+        return head + b"transfer-encoding: chunked\r\n\r\n"
+    ends = b"".join(f"{name}: {value}\r\n".encode("latin1") for name, value in trailers)
+    return head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n%s\r\n" % (len(out), out, ends)
+
+
 async def exchange(reader, writer):
     """One request and its answer. False: the connection ends."""
     line = (await reader.readline()).decode("latin1")
@@ -206,6 +229,9 @@ async def exchange(reader, writer):
         "trailers": trailers,
     }
     out = json.dumps(seen).encode() + b"\n"
+    if "x-answer" in fields:
+        await send(as_asked(method, asked(fields["x-answer"]), out))
+        return fields.get("connection", "").lower() != "close"
     head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n\r\n"
     await send(head % (status, extra, len(out)) + (b"" if method == "HEAD" else out))
     return fields.get("connection", "").lower() != "close"

@@ -1,7 +1,8 @@
 ;; A network filter that logs each callback with what it was told and what its buffers hold, and does what the data say.
 ;;
 ;; The configuration's first letter is what `on_new_connection` does, its second what a tick every 20 ms does to the
-;; connection that came last (`.`: there is none). The first byte that a data callback can see is what that does:
+;; connection that came last (`.`: there is none), its third, if there is one, what data to the client do. Else the first byte
+;; that a data callback can see is what that does:
 ;;
 ;; | letter | |
 ;; |---|---|
@@ -14,7 +15,10 @@
 ;; | `(` | `<before>` is put before the data |
 ;; | `)` | `<after>` is appended |
 ;; | `~` | stop, unless it is the end |
+;; | `@` | the first byte is taken away |
+;; | `+` | the first byte is taken away; continue_stream(downstream); stop. In a tick: as soon as there is data |
 ;; | `|` | the property that follows is logged |
+;; | `?` | likewise, and the data are taken away |
 ;; | anything else | continue |
 (module
   (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
@@ -29,7 +33,7 @@
   (memory (export "memory") 4)
   (global $at (mut i32) (i32.const 65536))
   (global $last (mut i32) (i32.const 0))
-  (data (i32.const 32) "0.")
+  (data (i32.const 32) "0..")
   (data (i32.const 64) "root create new down up downclose upclose done log delete tick [")
   (data (i32.const 160) "<replaced><before><after>")
   (func (export "proxy_abi_version_0_2_1"))
@@ -67,7 +71,7 @@
       (then (call $text (i32.load (i32.const 0)) (i32.load (i32.const 4)))))
     (call $char (i32.const 93)))
   (func (export "proxy_on_configure") (param i32 i32) (result i32)
-    (drop (call $buffer (i32.const 7) (i32.const 0) (i32.const 2) (i32.const 0) (i32.const 4)))
+    (drop (call $buffer (i32.const 7) (i32.const 0) (i32.const 3) (i32.const 0) (i32.const 4)))
     (memory.copy (i32.const 32) (i32.load (i32.const 0)) (i32.load (i32.const 4)))
     (if (i32.ne (i32.load8_u (i32.const 33)) (i32.const 46)) (then (drop (call $tick (i32.const 20)))))
     (i32.const 1))
@@ -91,6 +95,13 @@
     (if (i32.eq (local.get $letter) (i32.const 61)) (then
       (call $number (call $set (local.get $which) (i32.const 0) (i32.const 0x7fffffff) (i32.const 160) (i32.const 10)))
       (call $hold (local.get $which)) (call $flush)))
+    (if (i32.eq (local.get $letter) (i32.const 43)) (then
+      (call $number (call $set (local.get $which) (i32.const 0) (i32.const 1) (i32.const 160) (i32.const 0)))
+      (call $number (call $continue (i32.const 2)))
+      (call $flush) (return (i32.const 1))))
+    (if (i32.eq (local.get $letter) (i32.const 64)) (then
+      (call $number (call $set (local.get $which) (i32.const 0) (i32.const 1) (i32.const 160) (i32.const 0)))
+      (call $hold (local.get $which)) (call $flush)))
     (if (i32.eq (local.get $letter) (i32.const 40)) (then
       (call $number (call $set (local.get $which) (i32.const 0) (i32.const 0) (i32.const 170) (i32.const 8)))
       (call $hold (local.get $which)) (call $flush)))
@@ -108,12 +119,14 @@
     (call $number (local.get $end))
     (call $hold (i32.const 2)) (call $hold (i32.const 3)) (call $flush)
     (if (i32.eqz (local.get $size)) (then (return (i32.const 0))))
+    (if (i32.and (i32.eq (local.get $which) (i32.const 3)) (i32.ne (i32.load8_u (i32.const 34)) (i32.const 46)))
+      (then (return (call $act (i32.load8_u (i32.const 34)) (local.get $which)))))
     (drop (call $buffer (local.get $which) (i32.const 0) (i32.const 100) (i32.const 0) (i32.const 4)))
     (local.set $at (i32.load (i32.const 0)))
     (local.set $len (i32.load (i32.const 4)))
     (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 126))
       (then (return (i32.eqz (local.get $end)))))
-    (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 124)) (then
+    (if (i32.or (i32.eq (i32.load8_u (local.get $at)) (i32.const 124)) (i32.eq (i32.load8_u (local.get $at)) (i32.const 63))) (then
       ;; The path is moved to where the next allocation does not lie; its dots become what separates segments.
       (memory.copy (i32.const 200000) (local.get $at) (local.get $len))
       (call $text (i32.const 200000) (local.get $len))
@@ -128,6 +141,8 @@
       (call $char (i32.const 32))
       (call $text (i32.load (i32.const 0)) (i32.load (i32.const 4)))
       (call $flush)
+      (if (i32.eq (i32.load8_u (i32.const 200000)) (i32.const 63))
+        (then (drop (call $set (local.get $which) (i32.const 0) (i32.const 0x7fffffff) (i32.const 160) (i32.const 0)))))
       (return (i32.const 0))))
     (call $act (i32.load8_u (local.get $at)) (local.get $which)))
   (func (export "proxy_on_downstream_data") (param i32 i32 i32) (result i32)
@@ -148,6 +163,10 @@
   (func (export "proxy_on_tick") (param i32)
     (if (i32.eqz (global.get $last)) (then (return)))
     (if (call $effective (global.get $last)) (then (return)))
+    (if (i32.eq (i32.load8_u (i32.const 33)) (i32.const 43)) (then
+      (i32.store (i32.const 4) (i32.const 0))
+      (if (call $buffer (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 4)) (then (return)))
+      (if (i32.eqz (i32.load (i32.const 4))) (then (return)))))
     (global.set $last (i32.const 0))
     (call $text (i32.const 122) (i32.const 4)) (call $hold (i32.const 2)) (call $hold (i32.const 3)) (call $flush)
     (drop (call $act (i32.load8_u (i32.const 33)) (i32.const 2)))))

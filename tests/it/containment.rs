@@ -313,3 +313,13 @@ async fn the_vm_after_a_wait_serves_a_few_streams_first() {
     assert_eq!(world.live().breaker, "closed");
     assert_eq!(world.status().vms[0].created, 2);
 }
+
+/// Each of the plugin's callouts has a head of 61 bytes.
+#[tokio::test]
+async fn the_bytes_of_callouts_are_bounded() {
+    let world = World::new("defaults: {quotas: {callout_bytes: 220}}", "").await;
+    let mut client = world.client().await;
+    let response = client.send(&flood("c")).await;
+    assert_eq!((response.status, &*response.body), (200, "000010 000003"));
+    assert_eq!(world.refused("callouts"), 1);
+}

@@ -135,14 +135,20 @@ impl World {
 
     /// With a configuration of the plugin.
     async fn configured(configuration: &str) -> Self {
+        Self::of("grpc", configuration, "").await
+    }
+
+    /// With another guest, and quotas.
+    async fn of(name: &str, configuration: &str, quotas: &str) -> Self {
         let (address, seen) = upstream().await;
         let plain = FakeUpstream::start("answer").await;
         let files = tempfile::tempdir().expect("a folder");
         let code = files.path().join("grpc.wasm");
-        std::fs::write(&code, guest("grpc")).expect("a file");
+        std::fs::write(&code, guest(name)).expect("a file");
         let bootstrap = format!(
             "
             node: {{id: test, cluster: test}}
+            bootstrap_extensions: [{{name: wasm, typed_config: {{'@type': type.googleapis.com/plenipo.extensions.wasm.v1.WasmSettings, defaults: {{quotas: {{{quotas}}}}}}}}}]
             admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
             static_resources:
               listeners:
@@ -204,10 +210,16 @@ impl World {
     }
 
     fn callouts(&self) -> u64 {
+        self.quota().0
+    }
+
+    /// Callouts under way, and how many were refused.
+    fn quota(&self) -> (u64, u64) {
         let plugins = self.proxy.running.server.plugins.status();
         let live = plugins[0].live.as_ref().expect("live");
         let quota = live.quotas.iter().find(|quota| quota.name == "callouts");
-        quota.and_then(|quota| quota.used).expect("a count")
+        let quota = quota.expect("listed");
+        (quota.used.expect("a count"), quota.refused)
     }
 }
 
@@ -333,4 +345,51 @@ async fn a_trap_ends_open_calls_and_the_next_vm_makes_its_own() {
     };
     let told = tokio::time::timeout(Duration::from_secs(10), told).await;
     assert_eq!(told.expect("a new VM"), "message hello\n");
+}
+
+/// A loop without an end where each failure is told as soon as the last has been.
+#[tokio::test]
+async fn who_calls_again_whenever_a_call_fails_keeps_no_worker() {
+    let world = World::of("retry", "", "").await;
+    let mut client = Client::connect(world.proxy.address("in").await).await;
+    let calls = || {
+        let plugins = world.proxy.running.server.plugins.status();
+        plugins[0].vms[0].calls
+    };
+    for _ in 0..3 {
+        assert_eq!(client.get("test", "/").await.status, 200);
+    }
+    // They go on, and ever more slowly.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let told = calls();
+    assert!((3 * 17..3 * 60).contains(&told), "{told}");
+    assert_eq!(client.get("test", "/").await.status, 200);
+    assert!(world.callouts() >= 4);
+}
+
+/// A call of the guest is of 28 bytes, its answer of ten.
+#[tokio::test]
+async fn what_callouts_hold_is_bounded() {
+    let world = World::of("grpc", "", "callout_bytes: 27").await;
+    let mut client = Client::connect(world.proxy.address("in").await).await;
+    client
+        .write(b"GET /c/hello HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await;
+    let refused = async {
+        while world.quota() != (0, 1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(10), refused).await;
+    refused.expect("it is refused");
+    for (bytes, answer) in [(37, "close 8 via_upstream"), (38, "message hello")] {
+        let mut world = World::of("grpc", "", &format!("callout_bytes: {bytes}")).await;
+        // What was held comes back.
+        for round in 1..=2 {
+            let told = world.told("/c/hello").await;
+            assert_eq!(told, (200, format!("{answer}\n")));
+            let refused = u64::from(bytes == 37) * round;
+            assert_eq!(world.quota(), (0, refused));
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod grpc;
 mod guests;
 mod hostile;
 mod layering;
+mod listeners;
 mod network;
 mod options;
 #[cfg(feature = "wasm")]
@@ -27,6 +28,7 @@ mod services;
 mod start;
 mod support;
 mod updates;
+mod upstream_filters;
 #[cfg(feature = "wasm")]
 mod usecases;
 mod verdicts;

@@ -1,4 +1,4 @@
-//! Connections that no codec reads: the TCP proxy, and plugins before it.
+//! Connections that no codec reads: the TCP proxy, and plugins before it; and plugins before an HTTP connection manager.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -259,19 +259,24 @@ async fn a_reset_of_one_side_resets_the_other() {
     ))
     .await;
     let address = proxy.address("tcp").await;
-    for by_client in [true, false] {
+    for (by_client, behind_data) in [(true, false), (false, false), (true, true), (false, true)] {
         let mut client = TcpStream::connect(address).await.expect("connected");
         let (mut server, _) = listener_socket.accept().await.expect("accepted");
         client.write_all(b"x").await.expect("sent");
         expect(&mut server, "x").await;
-        let (gone, mut stays) = if by_client {
+        let (mut gone, mut stays) = if by_client {
             (client, server)
         } else {
             (server, client)
         };
+        if behind_data {
+            // Read in one go with what follows.
+            gone.write_all(&[b'x'; 1000]).await.expect("sent");
+        }
         gone.set_zero_linger().expect("an option");
         drop(gone);
-        let error = stays.read(&mut [0]).await.expect_err("a reset");
+        let error = stays.read_to_end(&mut Vec::new()).await;
+        let error = error.expect_err("a reset, not an end");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 }
@@ -569,4 +574,322 @@ async fn a_plugin_is_swapped_and_connections_end_on_the_version_they_began_with(
     // It drains: the filters that admitted it are no longer those of the chain.
     let end = tokio::time::timeout(Duration::from_secs(10), old.read(&mut [0])).await;
     assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+}
+
+/// A proxy with the guest and these settings, whose connections hold 20 bytes; and one connection with its host's end.
+async fn narrow(host: &TcpListener, more: &str, settings: &str) -> (TestProxy, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest(folder.path());
+    let listener = listener("tcp", &[filter(&path, "0.", more)], "cluster: up");
+    let listener = listener.replacen('{', "{per_connection_buffer_limit_bytes: 20, ", 1);
+    let address = host.local_addr().expect("an address");
+    let bootstrap = format!(
+        "bootstrap_extensions: [{{name: wasm, typed_config: {{'@type': type.googleapis.com/plenipo.extensions.wasm.v1.WasmSettings, \
+         {settings}}}}}]\n{}",
+        bootstrap(&[listener], &[cluster("up", address)])
+    );
+    (TestProxy::start_on(&bootstrap, 1).await, folder)
+}
+
+async fn pair(host: &TcpListener, proxy: &TestProxy) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(proxy.address("tcp").await).await;
+    let host = tokio::time::timeout(Duration::from_secs(10), host.accept()).await;
+    let (host, _) = host.expect("in time").expect("a connection");
+    (client.expect("connected"), host)
+}
+
+/// Whether the connection ends within two seconds, and what came on it.
+async fn ends(client: &mut TcpStream) -> (bool, String) {
+    let mut came = Vec::new();
+    let end = client.read_to_end(&mut came);
+    let end = tokio::time::timeout(Duration::from_secs(2), end).await;
+    // A host that is left may have been reset.
+    (end.is_ok(), String::from_utf8(came).expect("text"))
+}
+
+#[tokio::test]
+async fn a_connection_that_is_held_for_too_long_goes_on_or_ends() {
+    let full = "#234567890123456789x";
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    for more in ["", "failure_policy: FAIL_OPEN,"] {
+        let (proxy, _folder) = narrow(&host, more, "defaults: {max_pause: 0.2s}").await;
+        // What the host sent cannot go on, whatever the policy is: at its end, and when no more of it is read.
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        upstream.write_all(b"#held").await.expect("sent");
+        upstream.shutdown().await.expect("ended");
+        assert_eq!(ends(&mut client).await, (true, String::new()), "{more}");
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        upstream.write_all(full.as_bytes()).await.expect("sent");
+        assert_eq!(ends(&mut client).await, (true, String::new()), "{more}");
+        // More may come.
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        upstream.write_all(b"#held").await.expect("sent");
+        assert_eq!(ends(&mut client).await, (false, String::new()), "{more}");
+        // What the client sent.
+        let (mut client, mut upstream) = pair(&host, &proxy).await;
+        client.write_all(full.as_bytes()).await.expect("sent");
+        if more.is_empty() {
+            assert_eq!(ends(&mut client).await, (true, String::new()));
+        } else {
+            expect(&mut upstream, full).await;
+        }
+        wait_for(&proxy, "wasm.pauses_ended", 3).await;
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_makes_no_more_of_the_data_than_a_connection_holds() {
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (proxy, _folder) = narrow(&host, "", "").await;
+    // `<after>` is of seven bytes.
+    let (mut client, mut upstream) = pair(&host, &proxy).await;
+    client.write_all(b")234567890123").await.expect("sent");
+    expect(&mut upstream, ")234567890123<after>").await;
+    let (mut client, mut upstream) = pair(&host, &proxy).await;
+    client.write_all(b")2345678901234").await.expect("sent");
+    assert_eq!(ends(&mut client).await, (true, String::new()));
+    assert_eq!(ends(&mut upstream).await, (true, String::new()));
+}
+
+const MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
+/// A listener called `web` whose connection manager answers `/` by itself and sends `/up` to the cluster `up`, behind
+/// these filters.
+fn web(filters: &[String], stat_prefix: &str) -> String {
+    let mut list = filters.to_vec();
+    list.push(format!(
+        "{{name: hcm, typed_config: {{'@type': {MANAGER}, stat_prefix: {stat_prefix}, common_http_protocol_options: {{idle_timeout: 20s}}, \
+         route_config: {{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /up}}, route: {{cluster: up}}}}, \
+         {{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: 'hello'}}}}}}]}}]}}, \
+         http_filters: [{{name: router, typed_config: {{'@type': {ROUTER}}}}}]}}}}"
+    ));
+    format!(
+        "{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [{}]}}]}}",
+        list.join(", ")
+    )
+}
+
+/// A proxy with a guest before its connection manager, whose upstream never answers.
+async fn web_with_guest(
+    config: &str,
+    more: &str,
+) -> (TestProxy, SocketAddr, TcpListener, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest(folder.path());
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let host = silent.local_addr().expect("an address");
+    let bootstrap = bootstrap(
+        &[web(&[filter(&path, config, more)], "web")],
+        &[cluster("up", host)],
+    );
+    let proxy = TestProxy::start_on(&bootstrap, 1).await;
+    let address = proxy.address("web").await;
+    (proxy, address, silent, folder)
+}
+
+const ASK: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// Reads until `text` ends what came.
+async fn until(stream: &mut TcpStream, text: &str) -> String {
+    let mut all = Vec::new();
+    let read = async {
+        while !all.ends_with(text.as_bytes()) {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.expect("more");
+            all.push(byte[0]);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .expect("an answer within 20 s");
+    String::from_utf8(all).expect("text")
+}
+
+async fn ended(stream: &mut TcpStream) -> bool {
+    let end = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await;
+    // A reset where the proxy had not read all.
+    matches!(end, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test]
+async fn a_plugin_before_a_manager_sees_holds_and_changes_what_the_codec_reads_and_writes() {
+    let (proxy, address, _silent, _folder) = web_with_guest("0+", "").await;
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    // Two requests of one connection; of the second the guest takes the first byte away; the third is held, and a tick does so.
+    for prefix in ["", "@", "#"] {
+        stream
+            .write_all(format!("{prefix}{ASK}").as_bytes())
+            .await
+            .expect("sent");
+        let answer = until(&mut stream, "hello").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    assert_eq!(stat(&proxy, "http.web.downstream_rq_2xx").await, 3);
+    // The guest closes it; what is left of it is counted, as it was on the wire.
+    stream.write_all(b"$").await.expect("sent");
+    assert!(ended(&mut stream).await);
+    wait_for(&proxy, "http.web.downstream_cx_active", 0).await;
+    let received = 3 * ASK.len() as u64 + 3;
+    assert_eq!(
+        stat(&proxy, "http.web.downstream_cx_rx_bytes_total").await,
+        received
+    );
+    assert_eq!(
+        stat(&proxy, "http.web.downstream_cx_destroy_local").await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_plugin_before_a_manager_changes_answers() {
+    let (proxy, address, _silent, _folder) = web_with_guest("0.)", "").await;
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(ASK.as_bytes()).await.expect("sent");
+    let answer = until(&mut stream, "<after>").await;
+    assert!(answer.ends_with("hello<after>"), "{answer}");
+    drop(stream);
+    wait_for(&proxy, "http.web.downstream_cx_active", 0).await;
+    assert_eq!(
+        stat(&proxy, "http.web.downstream_cx_tx_bytes_total").await,
+        answer.len() as u64
+    );
+}
+
+#[tokio::test]
+async fn a_plugin_before_a_manager_sees_http2() {
+    let (proxy, address, _silent, _folder) = web_with_guest("0.", "").await;
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    // Preface, SETTINGS, and two requests: `:method`, `:scheme` and `:path` by their index, `:authority` as it is.
+    stream
+        .write_all(b"@PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .expect("sent");
+    for id in [1, 3] {
+        let mut frame = b"\0\0\x06\x01\x05\0\0\0".to_vec();
+        frame.extend([id, 0x82, 0x86, 0x84, 1, 1, b'a']);
+        stream.write_all(&frame).await.expect("sent");
+        let mut all = Vec::new();
+        let read = async {
+            while !all.ends_with(b"hello") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).await.expect("more");
+                all.push(byte[0]);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), read)
+            .await
+            .expect("an answer within 20 s");
+    }
+    assert_eq!(stat(&proxy, "http.web.downstream_rq_http2_total").await, 2);
+}
+
+#[tokio::test]
+async fn a_plugin_before_a_manager_fails_and_ends_requests_in_flight() {
+    for more in ["", "failure_policy: FAIL_OPEN,"] {
+        let (proxy, address, _silent, _folder) = web_with_guest("0.", more).await;
+        for act in ["!", "$"] {
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            // The upstream does not answer; what comes meanwhile passes the guest.
+            stream
+                .write_all(b"GET /up HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .expect("sent");
+            wait_for(&proxy, "http.web.downstream_rq_active", 1).await;
+            stream.write_all(act.as_bytes()).await.expect("sent");
+            assert!(ended(&mut stream).await, "{act}");
+            wait_for(&proxy, "http.web.downstream_rq_active", 0).await;
+            wait_for(&proxy, "http.web.downstream_cx_active", 0).await;
+            // A fresh VM serves the next ones.
+            let again = async {
+                loop {
+                    let answer = attempt(address, b"$").await;
+                    let served = attempt_http(address).await;
+                    if answer.is_empty() && served {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), again)
+                .await
+                .expect("a fresh VM");
+        }
+    }
+}
+
+/// Whether a new connection is answered.
+async fn attempt_http(address: SocketAddr) -> bool {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    if stream.write_all(ASK.as_bytes()).await.is_err() {
+        return false;
+    }
+    let mut first = [0; 4];
+    stream.read_exact(&mut first).await.is_ok() && &first == b"HTTP"
+}
+
+#[tokio::test]
+async fn connections_behind_network_filters_go_on_with_what_is_new_behind_them_and_drain_where_they_change()
+ {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest(folder.path());
+    let (host, _task) = echo().await;
+    let (plane, proxy) = planed(&[cluster("up", host)]).await;
+    let set = |config: &str, stat_prefix: &str, version: &str| {
+        let listener = web(&[filter(&path, config, "")], stat_prefix);
+        plane.set_resources(LISTENER, vec![any(&typed(LISTENER, &listener))], version);
+    };
+    set("0.", "one", "1");
+    let address = proxy.address("web").await;
+    let mut old = TcpStream::connect(address).await.expect("connected");
+    old.write_all(ASK.as_bytes()).await.expect("sent");
+    until(&mut old, "hello").await;
+    let before = proxy.generation_number();
+    // Another manager behind the same filters serves the same connection.
+    set("0.", "two", "2");
+    wait_for_rq(&proxy, &mut old, "http.two.downstream_rq_2xx").await;
+    // It pins nothing.
+    assert!(proxy.generation_number() > before);
+    assert_eq!(proxy.running.server.current.sweep(), 1, "Generations alive");
+    // Other filters: it is answered by what admitted it, and told that this was the last.
+    set("$.", "two", "3");
+    let closed = async {
+        loop {
+            let mut new = TcpStream::connect(address).await.expect("connected");
+            let mut byte = [0];
+            let read = new.read(&mut byte);
+            if let Ok(Ok(0)) = tokio::time::timeout(Duration::from_millis(200), read).await {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), closed)
+        .await
+        .expect("the next version is live");
+    old.write_all(ASK.as_bytes()).await.expect("sent");
+    let answer = until(&mut old, "hello").await;
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(ended(&mut old).await);
+}
+
+/// Asks on `stream` until that counts at `name`.
+async fn wait_for_rq(proxy: &TestProxy, stream: &mut TcpStream, name: &str) {
+    let find = async {
+        loop {
+            stream.write_all(ASK.as_bytes()).await.expect("sent");
+            let answer = until(stream, "hello").await;
+            assert!(!answer.contains("connection: close"), "{answer}");
+            let mut admin = Client::connect(proxy.admin()).await;
+            let text = admin.get("admin", "/stats").await.body;
+            let line = format!("{name}: ");
+            let found = text.lines().find_map(|text| text.strip_prefix(&line));
+            if found.is_some_and(|count| count != "0") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), find)
+        .await
+        .unwrap_or_else(|_| panic!("{name} stays 0"));
 }

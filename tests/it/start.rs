@@ -146,3 +146,16 @@ async fn a_plugin_of_a_static_listener_may_call_static_clusters_while_it_is_trie
     );
     assert_eq!(validated, started);
 }
+
+#[tokio::test]
+async fn an_access_log_that_cannot_be_opened_keeps_a_static_listener_from_starting() {
+    let log = "access_log: [{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /nonexistent/a.log}}]";
+    let bootstrap = statics("", &format!("{INLINE}\n      {log}"), "");
+    let (validated, started) = both(&bootstrap).await;
+    // Validation writes nothing.
+    assert_eq!(validated, "");
+    assert!(
+        started.contains("unable to open file '/nonexistent/a.log': No such file"),
+        "{started}"
+    );
+}

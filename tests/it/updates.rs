@@ -483,6 +483,84 @@ async fn a_listener_that_is_renamed_keeps_its_sockets_and_loses_no_request() {
 }
 
 #[tokio::test]
+async fn an_access_log_that_cannot_be_opened_spares_its_neighbour_and_shows_its_first_line_at_once()
+{
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = folder.path().join("good.log");
+    let log = |path: &std::path::Path| {
+        format!(
+            "{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, \
+             path: {}}}}}",
+            path.display()
+        )
+    };
+    let yaml = versioned_text("l", 0, "c", "v1", true).replace(
+        "server_name: v1",
+        &format!(
+            "server_name: v1\n      access_log: [{}, {}]",
+            log(&folder.path().join("none/bad.log")),
+            log(&good)
+        ),
+    );
+    let world = listening(vec![any(&yaml)]).await;
+    met(world.proxy.address("l").await).await;
+    let written = async {
+        while std::fs::metadata(&good).map_or(0, |file| file.len()) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), written)
+        .await
+        .expect("well before the ten seconds of a flush");
+}
+
+#[tokio::test]
+async fn the_second_listener_of_an_address_is_refused() {
+    let (port, other) = (free_port(), free_port());
+    let World {
+        plane,
+        upstream: _upstream,
+        proxy,
+    } = listening(vec![versioned("b", port, "c", "b1", true)]).await;
+    let address = proxy.address("b").await;
+    let mut update = 1;
+    let mut set = async |listeners| {
+        update += 1;
+        let before = proxy.generation_number();
+        plane.set_resources(LISTENER, listeners, &update.to_string());
+        proxy.generation(before + 1).await;
+    };
+    // The name sorts first; the one that is there stays all the same.
+    set(vec![
+        versioned("a", port, "c", "a2", true),
+        versioned("b", port, "c", "b2", true),
+    ])
+    .await;
+    for _ in 0..20 {
+        assert_eq!(met(address).await, "b2");
+    }
+    assert!(
+        !proxy
+            .running
+            .server
+            .current
+            .load()
+            .listeners
+            .contains_key("a")
+    );
+    // Once the address is free it gets it.
+    set(vec![
+        versioned("a", port, "c", "a3", true),
+        versioned("b", other, "c", "b3", true),
+    ])
+    .await;
+    assert_eq!(met(proxy.address("a").await).await, "a3");
+    assert_eq!(proxy.address("a").await, address);
+    assert_eq!(met(proxy.address("b").await).await, "b3");
+    assert!(proxy.running.server.bind_errors().borrow().is_empty());
+}
+
+#[tokio::test]
 async fn sockets_that_cannot_be_shared_change_hands_one_after_the_other() {
     let (first, second) = (free_port(), free_port());
     let World {

@@ -148,6 +148,16 @@ fn parts_of_the_config_dump() {
             "bootstrap is not a repeated field. Use ?mask=bootstrap to get only this field",
         ),
         (
+            "/config_dump?resource=static_endpoint_configs",
+            404,
+            "static_endpoint_configs not found in config dump",
+        ),
+        (
+            "/config_dump?mask=nope",
+            400,
+            "FieldMask nope could not be successfully applied to any configs.",
+        ),
+        (
             "/config_dump?resource=static_clusters&mask=nope",
             400,
             "FieldMask paths: \"nope\"\n could not be successfully used.",

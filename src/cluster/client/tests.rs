@@ -96,6 +96,11 @@ async fn a_download_comes_in_pieces_and_has_a_limit() {
     limited.limit = 5;
     let error = call(&clusters, "c", limited).await.expect_err("too large");
     assert_eq!(error, CallError::TooLarge(5));
+
+    let (clusters, _sent) = upstream(ANSWER).await;
+    let room = |received| received < 6;
+    let result = call_within(&clusters, "c", request(Method::GET), room).await;
+    assert_eq!(result.expect_err("no room"), CallError::NoRoom);
 }
 
 /// What a running Envoy gave its caller: status, body; the headers are two besides the status.

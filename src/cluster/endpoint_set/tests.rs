@@ -113,6 +113,7 @@ fn priorities_share_the_load_as_in_envoy() {
             .iter()
             .map(|(healthy, degraded)| Counts {
                 hosts: 100,
+                counted_hosts: 100,
                 healthy_hosts: *healthy,
                 degraded_hosts: *degraded,
                 total: 100,
@@ -134,6 +135,7 @@ fn panic_needs_a_low_priority_and_too_little_elsewhere() {
             .iter()
             .map(|healthy| Counts {
                 hosts: 100,
+                counted_hosts: 100,
                 healthy_hosts: *healthy,
                 degraded_hosts: 0,
                 total: 100,
@@ -160,7 +162,7 @@ fn panic_needs_a_low_priority_and_too_little_elsewhere() {
 
 #[test]
 fn unhealthy_hosts_are_chosen_in_panic_alone() {
-    for status in [DOWN, HealthStatus::Draining, HealthStatus::Timeout] {
+    for status in [DOWN, HealthStatus::Timeout] {
         let most = set(
             &[(0, 0, &[(1, UP), (1, UP), (1, status)])],
             &policy(Balancer::RoundRobin),
@@ -186,6 +188,62 @@ fn unhealthy_hosts_are_chosen_in_panic_alone() {
         EndpointSet::default().pick(&mut fastrand::Rng::new()),
         Picked::None
     ));
+}
+
+#[test]
+fn hosts_that_drain_are_no_reason_to_panic() {
+    const DRAINING: HealthStatus = HealthStatus::Draining;
+    let round_robin = policy(Balancer::RoundRobin);
+    // As a real Envoy 1.40 chose: a rollout that drains most hosts leaves the rest to serve.
+    let rollout = set(
+        &[(
+            0,
+            0,
+            &[(1, UP), (1, DRAINING), (1, DRAINING), (1, DRAINING)],
+        )],
+        &round_robin,
+    );
+    assert_near(&distribution(&rollout), "10.0.0.1:80", 10_000);
+    assert_eq!(
+        rollout.membership(),
+        Membership {
+            total: 4,
+            healthy: 1,
+            degraded: 0,
+            excluded: 3
+        }
+    );
+    let half = set(
+        &[(0, 0, &[(1, UP), (1, DRAINING), (1, DOWN)])],
+        &round_robin,
+    );
+    assert_near(&distribution(&half), "10.0.0.1:80", 10_000);
+    let degraded = set(
+        &[(
+            0,
+            0,
+            &[(1, HealthStatus::Degraded), (1, DRAINING), (1, DRAINING)],
+        )],
+        &round_robin,
+    );
+    assert_near(&distribution(&degraded), "10.0.0.1:80", 10_000);
+    // Nothing but draining ones: better these than none.
+    let all = set(&[(0, 0, &[(1, DRAINING), (1, DRAINING)])], &round_robin);
+    assert!(matches!(
+        all.pick(&mut fastrand::Rng::with_seed(1)),
+        Picked::Panic(_)
+    ));
+    // A locality keeps its share though most of it drains.
+    let mut by_locality = policy(Balancer::RoundRobin);
+    by_locality.locality_weighted = true;
+    let localities = set(
+        &[
+            (0, 1, &[(1, UP), (1, DRAINING), (1, DRAINING)]),
+            (0, 1, &[(1, UP)]),
+        ],
+        &by_locality,
+    );
+    assert_near(&distribution(&localities), "10.0.0.1:80", 5000);
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl FormatHeader {
     }
 }
 
-/// Which path `PATH` writes.
+/// Which path `PATH` writes, which host `REQUESTED_SERVER_NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathSource {
     /// That of before any rewrite; absent where there was none.
@@ -246,10 +246,8 @@ pub enum MetadataSource {
 pub enum ServerNameChoice {
     /// The TLS server name alone.
     SniOnly,
-    /// The server name, else the host.
-    SniFirst,
-    /// The host, else the server name.
-    HostFirst,
+    /// The host, before or after the server name; there is no TLS to tell one.
+    Host(PathSource),
 }
 
 macro_rules! fields {

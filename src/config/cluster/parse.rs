@@ -86,14 +86,6 @@ pub(in crate::config) const IGNORED: &[Ignored] = &[
     Ignored("lrs_server", "load is not reported"),
     Ignored("outlier_detection", "endpoints are not ejected yet"),
     Ignored(
-        "disabled",
-        "of the upstream codec filter, which is always there",
-    ),
-    Ignored(
-        "is_optional",
-        "of the upstream codec filter, which is always there",
-    ),
-    Ignored(
         "max_connection_duration",
         "of an upstream: connections end when they are idle or used up",
     ),
@@ -150,7 +142,6 @@ impl Cluster {
     /// # Errors
     /// The first field that is wrong or not supported, by its path.
     pub fn parse(proto: proto::Cluster, context: &ParseContext<'_>) -> Result<Self, ConfigError> {
-        let _ = context;
         let proto::Cluster {
             transport_socket_matches,
             transport_socket_matcher,
@@ -266,6 +257,7 @@ impl Cluster {
                 http2: http2_protocol_options,
                 selection: protocol_selection,
             },
+            context.extensions,
         )?;
         let lb = common_lb(common_lb_config).at("common_lb_config")?;
         let (balancer, locality_weighted) =
@@ -293,6 +285,7 @@ impl Cluster {
                 Some(limit) => limit as usize,
             },
             protocol: http.protocol,
+            upstream_filters: http.filters,
             idle_timeout: http.common.idle_timeout,
             max_requests_per_connection: http
                 .common

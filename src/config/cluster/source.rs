@@ -192,6 +192,11 @@ fn api(proto: core::ApiConfigSource) -> Result<(ApiType, GrpcService, bool), Con
     Ok((api_type, service, set_node_on_first_message_only))
 }
 
+/// Most entries of `initial_metadata`: what a request can hold, and a server would take.
+const MAX_METADATA: usize = 1024;
+/// Most bytes of their keys and values.
+const MAX_METADATA_BYTES: usize = 1 << 20;
+
 impl GrpcService {
     /// Validates a `GrpcService`.
     ///
@@ -204,6 +209,10 @@ impl GrpcService {
             retry_policy: _,
             target_specifier,
         } = proto;
+        if initial_metadata.len() > MAX_METADATA {
+            let reason = format!("more than {MAX_METADATA} entries");
+            return Err(ConfigError::invalid(reason).at("initial_metadata"));
+        }
         let metadata = each(initial_metadata, "initial_metadata", |header| {
             let core::HeaderValue {
                 key,
@@ -220,6 +229,14 @@ impl GrpcService {
             };
             Ok((key.into_boxed_str(), value.into_boxed_str()))
         })?;
+        let bytes: usize = metadata
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        if bytes > MAX_METADATA_BYTES {
+            let reason = format!("more than {MAX_METADATA_BYTES} bytes");
+            return Err(ConfigError::invalid(reason).at("initial_metadata"));
+        }
         let timeout = duration(timeout, "timeout")?;
         match required(target_specifier, "target_specifier")? {
             TargetSpecifier::EnvoyGrpc(EnvoyGrpc {

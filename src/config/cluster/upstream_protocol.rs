@@ -1,4 +1,4 @@
-//! The upstream codec: `HttpProtocolOptions`, else the cluster's deprecated fields.
+//! The upstream codec and its filters: `HttpProtocolOptions`, else the cluster's deprecated fields.
 
 #![allow(
     deprecated,
@@ -9,16 +9,15 @@ use std::collections::HashMap;
 
 use super::{Http1Options, Http2Options, UpstreamProtocol};
 use crate::config::ConfigError;
-use crate::config::any::{holds, resolve, unpack, unsupported_extension};
+use crate::config::any::{resolve, unpack};
 use crate::config::error::At;
-use crate::config::field::{LATER, each, enumeration, refuse, required};
+use crate::config::extension::Extensions;
+use crate::config::field::{LATER, enumeration, refuse, required};
+use crate::config::http_connection_manager::{HttpFilter, upstream};
 use crate::config::protocol::CommonOptions;
 use crate::pb::Any;
 use crate::pb::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use crate::pb::envoy::config::core::v3 as core;
-use crate::pb::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
-use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 use crate::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use crate::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use crate::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
@@ -41,17 +40,21 @@ pub(super) struct Deprecated {
 pub(super) struct Upstream {
     pub(super) protocol: UpstreamProtocol,
     pub(super) common: CommonOptions,
+    pub(super) filters: Option<Vec<HttpFilter>>,
 }
 
 /// The protocol of a cluster.
 pub(super) fn parse(
     extensions: HashMap<String, Any>,
     deprecated: Deprecated,
+    known: &dyn Extensions,
 ) -> Result<Upstream, ConfigError> {
     let mut http = None;
     for (name, any) in extensions {
         if name == HTTP {
-            let options = resolve(&any).and_then(|any| unpack(&any)).and_then(typed);
+            let options = resolve(&any)
+                .and_then(|any| unpack(&any))
+                .and_then(|options| typed(options, known));
             http = Some(options.at(&format!("typed_extension_protocol_options[{HTTP}]"))?);
         } else if !OTHERS.iter().any(|prefix| name.starts_with(prefix)) {
             return Err(ConfigError::invalid(format!(
@@ -90,10 +93,11 @@ fn untyped(deprecated: Deprecated) -> Result<Upstream, ConfigError> {
         protocol,
         common: CommonOptions::parse(common.unwrap_or_default())
             .at("common_http_protocol_options")?,
+        filters: None,
     })
 }
 
-fn typed(proto: HttpProtocolOptions) -> Result<Upstream, ConfigError> {
+fn typed(proto: HttpProtocolOptions, known: &dyn Extensions) -> Result<Upstream, ConfigError> {
     let HttpProtocolOptions {
         common_http_protocol_options,
         upstream_http_protocol_options: _,
@@ -105,7 +109,7 @@ fn typed(proto: HttpProtocolOptions) -> Result<Upstream, ConfigError> {
         retry_policy,
         upstream_protocol_options,
     } = proto;
-    each(http_filters, "http_filters", upstream_filter)?;
+    let filters = upstream::of_cluster(http_filters, known)?;
     refuse(
         header_validation_config.is_some(),
         "header_validation_config",
@@ -150,6 +154,7 @@ fn typed(proto: HttpProtocolOptions) -> Result<Upstream, ConfigError> {
         protocol,
         common: CommonOptions::parse(common_http_protocol_options.unwrap_or_default())
             .at("common_http_protocol_options")?,
+        filters,
     })
 }
 
@@ -167,34 +172,5 @@ fn explicit_protocol(proto: ExplicitHttpConfig) -> Result<UpstreamProtocol, Conf
         ProtocolConfig::Http3ProtocolOptions(_) => {
             Err(ConfigError::unsupported("http3_protocol_options", LATER))
         }
-    }
-}
-
-/// An upstream HTTP filter: the codec stands for our own, and nothing else is there.
-fn upstream_filter(proto: hcm::HttpFilter) -> Result<(), ConfigError> {
-    let hcm::HttpFilter {
-        name,
-        is_optional: _,
-        disabled: _,
-        config_type,
-    } = proto;
-    match config_type {
-        Some(ConfigType::TypedConfig(any)) => {
-            let any = resolve(&any).at("typed_config")?;
-            if holds::<UpstreamCodec>(&any) {
-                return Ok(());
-            }
-            Err(ConfigError::unsupported(
-                "",
-                format!(
-                    "upstream HTTP filter '{name}' ({})",
-                    crate::pb::type_name(&any.type_url)
-                ),
-            ))
-        }
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            Err(ConfigError::unsupported("config_discovery", LATER))
-        }
-        None => Err(unsupported_extension(&name, "")),
     }
 }

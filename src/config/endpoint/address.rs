@@ -10,6 +10,9 @@ use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::config::core::v3::address::Address as Kind;
 use crate::pb::envoy::config::core::v3::socket_address::{PortSpecifier, Protocol};
 
+/// What the kernel has room for, with the zero at the end.
+const MAX_PIPE: usize = 108;
+
 /// An address with what only listeners make use of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::config) struct BindAddress {
@@ -57,6 +60,13 @@ impl BindAddress {
             Kind::SocketAddress(address) => socket(address).at("socket_address"),
             Kind::Pipe(core::Pipe { path, mode }) => {
                 let path = non_empty(path, "path").at("pipe")?;
+                if path.len() >= MAX_PIPE {
+                    return Err(ConfigError::invalid(format!(
+                        "Path \"{path}\" exceeds maximum UNIX domain socket path size of {MAX_PIPE}."
+                    ))
+                    .at("path")
+                    .at("pipe"));
+                }
                 if mode > 0o777 {
                     return Err(
                         ConfigError::invalid("value must be less than or equal to 511")

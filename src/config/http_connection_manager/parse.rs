@@ -39,6 +39,8 @@ use crate::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
 /// Kibibytes of request headers.
 const DEFAULT_MAX_HEADERS_KB: u32 = 60;
+/// More headers than these no message has, whatever the configuration would let in: a map cannot hold many more.
+const MOST_HEADERS: usize = 16 << 10;
 /// How many request headers.
 const DEFAULT_MAX_HEADERS_COUNT: usize = 100;
 const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -223,7 +225,8 @@ impl HttpConnectionManager {
             max_request_headers: max_headers(uint32(max_request_headers_kb))?,
             max_headers_count: common
                 .max_headers_count
-                .map_or(DEFAULT_MAX_HEADERS_COUNT, |count| count as usize),
+                .map_or(DEFAULT_MAX_HEADERS_COUNT, |count| count as usize)
+                .min(MOST_HEADERS),
             stream_idle_timeout: timeout(
                 stream_idle_timeout,
                 Some(DEFAULT_STREAM_IDLE_TIMEOUT),

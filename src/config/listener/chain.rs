@@ -95,7 +95,7 @@ fn network_filters(
         let last = index + 1 == count;
         match network_filter(filter, last, buffer_limit, context).at_index("filters", index)? {
             Parsed::Terminal(found) => terminal = Some(found),
-            Parsed::Filter(filter) => before.push((index, filter)),
+            Parsed::Filter(filter) => before.push(filter),
             Parsed::Nothing => {}
         }
     }
@@ -105,14 +105,6 @@ fn network_filters(
             "a filter chain without an HTTP connection manager or a TCP proxy",
         )
     })?;
-    if let (Some((index, _)), Terminal::Http(_)) = (before.first(), &terminal) {
-        return Err(ConfigError::unsupported(
-            "typed_config",
-            "network filters before an HTTP connection manager are not implemented by this build yet",
-        )
-        .at_index("filters", *index));
-    }
-    let before = before.into_iter().map(|(_, filter)| filter).collect();
     Ok((before, terminal))
 }
 

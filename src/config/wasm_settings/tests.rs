@@ -18,7 +18,7 @@ const EVERYTHING: &str = "
 defaults:
   deadlines: {callback_soft: 5s, callback_hard: 6s, start: 7s}
   memory_limit_bytes: 65536
-  quotas: {metrics: 1, shared_data_bytes: 2, queues: 3, queue_bytes: 4, min_tick_period: 0.005s, callouts: 6, log_lines_per_second: 7}
+  quotas: {metrics: 1, shared_data_bytes: 2, queues: 3, queue_bytes: 4, min_tick_period: 0.005s, callouts: 6, log_lines_per_second: 7, callout_bytes: 8}
   breaker: {tokens: 2, token_interval: 3s, base_interval: 4s, max_interval: 5s, probe_streams: 6, probe_time: 7s}
   max_pause: 8s
   vm_sharing: ISOLATED
@@ -45,6 +45,7 @@ fn every_field_arrives() {
             queue_bytes: 4,
             min_tick_period: Duration::from_millis(5),
             callouts: 6,
+            callout_bytes: 8,
             log_lines_per_second: 7,
         },
         breaker: BreakerPolicy {
@@ -226,6 +227,7 @@ fn the_documents_list_every_field_with_its_default() {
             "defaults.quotas.queue_bytes" => size(policy.quotas.queue_bytes),
             "defaults.quotas.min_tick_period" => time(policy.quotas.min_tick_period),
             "defaults.quotas.callouts" => policy.quotas.callouts.to_string(),
+            "defaults.quotas.callout_bytes" => size(policy.quotas.callout_bytes),
             "defaults.quotas.log_lines_per_second" => {
                 policy.quotas.log_lines_per_second.to_string()
             }

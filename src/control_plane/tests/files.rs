@@ -104,6 +104,11 @@ async fn a_served_folder_prints_what_becomes_of_it() {
     line("a.yaml").await;
     std::fs::write(folder.path().join("a.yaml"), cluster("3s")).unwrap();
     line("ACK cds").await;
+    // A fault that is taken back changes nothing, and says so.
+    std::fs::write(folder.path().join("a.yaml"), "[").unwrap();
+    line("nothing is changed").await;
+    std::fs::write(folder.path().join("a.yaml"), cluster("3s")).unwrap();
+    line("corrected").await;
     let snapshot = Arc::clone(&client.snapshots().borrow());
     assert_eq!(
         snapshot.clusters["a"].connect_timeout,

@@ -437,10 +437,14 @@ async fn local_replies_have_envoys_form() {
     assert_eq!(answer.header("content-type"), Some("application/grpc"));
     assert_eq!(answer.header("grpc-status"), Some("2"));
     assert_eq!(answer.header("grpc-message"), Some("mine"));
+    let headers = [("content-type", "application/grpc")];
+    let answer = chain.request(Method::HEAD, "/", &headers).await;
+    assert_eq!(answer.header("grpc-status"), Some("2"));
+    assert_eq!(answer.header("grpc-message"), None);
     let answer = chain.request(Method::HEAD, "/", &[]).await;
     assert_eq!((answer.status(), answer.text()), (418, ""));
     assert_eq!(answer.header("content-length"), Some("4"));
-    assert_eq!(chain.logs(), 2);
+    assert_eq!(chain.logs(), 3);
 }
 
 #[derive(Debug)]

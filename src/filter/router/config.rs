@@ -4,6 +4,8 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{EXPECTED_RQ_TIMEOUT, UPSTREAM_RQ_PER_TRY_TIMEOUT, UPSTREAM_RQ_TIMEOUT, proto};
 use crate::config::ConfigError;
+use crate::config::http_connection_manager::{HttpFilter, upstream};
+use crate::filter::Registry;
 use crate::http::{LocalReply, ResponseFlag};
 
 /// The router's settings.
@@ -19,6 +21,8 @@ pub struct Config {
     pub respect_expected_rq_timeout: bool,
     /// `suppress_grpc_request_failure_code_stats`.
     pub suppress_grpc_failure_stats: bool,
+    /// `upstream_http_filters`, without the codec at their end.
+    pub upstream_filters: Vec<HttpFilter>,
 }
 
 impl Default for Config {
@@ -29,6 +33,7 @@ impl Default for Config {
             strict_check_headers: Vec::new(),
             respect_expected_rq_timeout: false,
             suppress_grpc_failure_stats: false,
+            upstream_filters: Vec::new(),
         }
     }
 }
@@ -62,14 +67,11 @@ impl Config {
                 "use the connection manager's access_log",
             ));
         }
-        for (index, filter) in upstream_http_filters.iter().enumerate() {
-            if filter.name != "envoy.filters.http.upstream_codec" {
-                return Err(
-                    ConfigError::unsupported("", "only envoy.filters.http.upstream_codec")
-                        .at_index("upstream_http_filters", index),
-                );
-            }
-        }
+        let upstream_filters = if upstream_http_filters.is_empty() {
+            Vec::new()
+        } else {
+            upstream::of_router(upstream_http_filters, &Registry::new())?
+        };
         let strict_check_headers = strict_check_headers
             .iter()
             .enumerate()
@@ -97,6 +99,7 @@ impl Config {
             strict_check_headers,
             respect_expected_rq_timeout,
             suppress_grpc_failure_stats: suppress_grpc_request_failure_code_stats,
+            upstream_filters,
         })
     }
 }

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+mod filters;
+
 use super::*;
 use crate::base::task::OwnedTask;
 use crate::cluster::{ClusterMap, testing as clusters};
@@ -382,7 +384,7 @@ fn refuses_what_it_cannot_do() {
     for (yaml, error) in [
         (
             "upstream_http_filters: [{name: other}]",
-            "upstream_http_filters[0]: not supported",
+            "upstream_http_filters[0]: Didn't find a registered implementation for 'other' with type URL: ''",
         ),
         (
             "strict_check_headers: [x]",
@@ -393,6 +395,10 @@ fn refuses_what_it_cannot_do() {
         let text = parse::<Router>(yaml).expect_err("refused").to_string();
         assert!(text.starts_with(error), "{text}");
     }
-    let codec = "upstream_http_filters: [{name: envoy.filters.http.upstream_codec}]";
-    assert!(parse::<Router>(codec).is_ok());
+    let codec = "{name: c, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}";
+    let mutation = "{name: m, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation}}";
+    for (list, count) in [(codec.to_owned(), 0), (format!("{mutation}, {codec}"), 1)] {
+        let config = parse::<Router>(&format!("upstream_http_filters: [{list}]"));
+        assert_eq!(config.expect("valid").upstream_filters.len(), count);
+    }
 }

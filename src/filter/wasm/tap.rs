@@ -25,7 +25,7 @@ impl GuestTap {
         }
         stream.decide(Verdict::Reply {
             reply: Box::new(fail_stream()),
-            direct: self.direction == Direction::Response,
+            direct: self.hold.replies_directly(self.direction),
         });
         Flow::Drop
     }
@@ -35,7 +35,7 @@ impl GuestTap {
             self.hold.by_ref().judge(stream, &reply);
             stream.decide(Verdict::Reply {
                 reply,
-                direct: self.direction == Direction::Response,
+                direct: self.hold.replies_directly(self.direction),
             });
             return Flow::Drop;
         }

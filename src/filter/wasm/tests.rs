@@ -143,6 +143,7 @@ impl Bench {
             config: Arc::new(StreamConfig {
                 routes: None,
                 clusters: self.clusters.load_full(),
+                upstream_filters: None,
                 options: Arc::clone(&self.options),
                 generation: 1,
                 records: None,

@@ -6,13 +6,9 @@ use std::sync::Arc;
 use super::{Builder, Predecessor, World, stats};
 use crate::config::Listener;
 use crate::config::extension::HttpFilterConfig;
-use crate::config::http_connection_manager::Options;
 use crate::config::listener::FilterChain;
 use crate::config::tcp_proxy::TcpProxy as Config;
-use crate::filter::factory::Warmth;
-use crate::filter::network::NetworkFilters;
 use crate::generation::{ChainDrain, ChainIdentity, LiveChain, LiveTerminal, TcpProxy};
-use crate::stream::StreamConfig;
 use crate::telemetry::metrics::StatSet;
 
 impl Builder {
@@ -33,38 +29,29 @@ impl Builder {
             });
         // What a connection was admitted with: with another one, those of before drain, as in Envoy.
         let same = known.filter(|(known, proxy)| {
-            known.same_listener
-                && (Arc::ptr_eq(&proxy.config, config) || *proxy.config == **config)
-                && known.chain.network == chain.network
+            known.same_listener && (Arc::ptr_eq(&proxy.config, config) || *proxy.config == **config)
         });
+        let network = self.network(
+            listener,
+            chain,
+            (&config.stat_prefix, config.buffer_limit),
+            same.map(|(known, _)| known),
+            world,
+        );
+        let same = same.filter(|(known, _)| known.chain.network.admits_as(&network, true));
         if let Some((known, _)) = same
-            && (known.chain.warmth.is_still() || known.chain.plugins == world.plugins)
+            && Arc::ptr_eq(&known.chain.network, &network)
         {
             return Arc::clone(known.chain);
         }
-        let warmth = Arc::new(Warmth::default());
-        let context = self.chain_context(listener, chain, &config.stat_prefix, &warmth);
-        let filters = NetworkFilters::build(&self.parts.filters, &chain.network, &context);
         let access_log = match known {
             Some((_, proxy)) if proxy.config.access_log == config.access_log => {
                 Arc::clone(&proxy.access_log)
             }
             _ => self.access_log(listener, &config.access_log),
         };
-        let stream = Arc::new(StreamConfig {
-            routes: None,
-            clusters: Arc::default(),
-            options: Arc::new(Options {
-                buffer_limit: config.buffer_limit,
-                ..Options::default()
-            }),
-            generation: self.number,
-            records: None,
-        });
         let proxy = TcpProxy {
             config: Arc::clone(config),
-            stream,
-            filters,
             access_log,
             stats: self.tcp_stats(&config.stat_prefix),
         };
@@ -75,9 +62,9 @@ impl Builder {
         Arc::new(LiveChain {
             identity,
             drain,
-            network: chain.network.clone(),
+            network,
             terminal: LiveTerminal::Tcp(Arc::new(proxy)),
-            warmth,
+            warmth: Arc::default(),
             discovered: Vec::<Option<Arc<HttpFilterConfig>>>::new(),
             plugins: world.plugins,
         })

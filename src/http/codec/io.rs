@@ -1,13 +1,20 @@
 //! [`Io`]: the byte stream below a codec, of any kind that a listener accepts or a cluster connects.
 //!
-//! Closed set, no boxing: the codecs are compiled once, and a further transport (TLS) is a further arm.
+//! Closed set, no boxing of what is usual: the codecs are compiled once, and a further transport (TLS) is a further arm.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+/// What stands between a socket and a codec, and may change what passes.
+pub trait Layer: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send + Sync {
+    /// As [`Io::reset_on_close`].
+    fn reset_on_close(&self);
+}
 
 /// A connected byte stream. Whoever makes it sets its socket options (`TCP_NODELAY` above all).
 #[derive(Debug)]
@@ -18,6 +25,8 @@ pub enum Io {
     Unix(UnixStream),
     /// Memory: internal listeners and tests.
     Memory(DuplexStream),
+    /// Another byte stream, behind what changes it.
+    Layered(Box<dyn Layer>),
 }
 
 impl Io {
@@ -25,14 +34,18 @@ impl Io {
     pub fn local_addr(&self) -> Option<std::net::SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) | Self::Memory(_) => None,
+            Self::Unix(_) | Self::Memory(_) | Self::Layered(_) => None,
         }
     }
 
     /// Makes the coming close a reset, so that the peer does not take what it got for all there was.
     pub(crate) fn reset_on_close(&self) {
-        if let Self::Tcp(stream) = self {
-            let _ = stream.set_zero_linger();
+        match self {
+            Self::Tcp(stream) => {
+                let _ = stream.set_zero_linger();
+            }
+            Self::Layered(layer) => layer.reset_on_close(),
+            Self::Unix(_) | Self::Memory(_) => {}
         }
     }
 }
@@ -43,6 +56,7 @@ macro_rules! each {
             Io::Tcp($io) => $call,
             Io::Unix($io) => $call,
             Io::Memory($io) => $call,
+            Io::Layered($io) => $call,
         }
     };
 }

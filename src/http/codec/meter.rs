@@ -1,5 +1,6 @@
 //! [`ConnectionMeter`]: what a connection counts while it lives, for its owner's statistics.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// How an upstream connection came to its end, as far as its codec has seen one.
@@ -28,6 +29,7 @@ pub struct ConnectionMeter {
     received: AtomicU64,
     sent: AtomicU64,
     ending: AtomicU8,
+    closed: OnceLock<&'static str>,
 }
 
 impl ConnectionMeter {
@@ -59,6 +61,26 @@ impl ConnectionMeter {
         if self.ending() == Ending::Open {
             self.ending.store(ending as u8, Ordering::Relaxed);
         }
+    }
+
+    /// Why we close the connection, whatever its codec is about; empty where there is no reason to tell.
+    pub fn closed(&self) -> Option<&'static str> {
+        self.closed.get().copied()
+    }
+
+    /// We close the connection; the first reason stays.
+    pub(crate) fn set_closed(&self, reason: &'static str) {
+        let _ = self.closed.set(reason);
+    }
+
+    /// What stands between codec and socket has counted the wire itself: this is what the codec counts beside.
+    pub(crate) fn take_off(&self, received: usize, sent: usize) {
+        let less = |counter: &AtomicU64, bytes: usize| {
+            let now = counter.load(Ordering::Relaxed);
+            counter.store(now.wrapping_sub(bytes as u64), Ordering::Relaxed);
+        };
+        less(&self.received, received);
+        less(&self.sent, sent);
     }
 
     /// A single writer: no read-modify-write instruction is needed.

@@ -1,6 +1,6 @@
 //! The codec seam: a connection becomes (head, [`Body`], reply) and back, on both sides.
 //!
-//! HTTP/2 is hyper's (this folder is its only importer); HTTP/1 is our own, because what hyper answers by itself
+//! HTTP/2 is the h2 library's, upstream below hyper (this folder is its only importer); HTTP/1 is our own, because what hyper answers by itself
 //! (400, 431, no body, no log) must be Envoy's replies, seen by logs and statistics, and because a proxy that polls
 //! both sides in one task pays for no channels (`docs/decisions/`).
 
@@ -15,7 +15,7 @@ mod testing;
 
 pub(in crate::http) use h1::{RequestBody, ResponseBody};
 pub(in crate::http) use h2::IncomingBody;
-pub use io::Io;
+pub use io::{Io, Layer};
 pub use meter::{ConnectionMeter, Ending};
 
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! The downstream side: a connection becomes [`Exchange`](super::Exchange)s for a [`Handler`].
 //!
-//! One future a connection, no task of its own (HTTP/2 streams are tasks of the runtime). The handler's
+//! One future a connection, no task of its own, nor one for a stream of HTTP/2. The handler's
 //! future is polled by the connection; it is dropped when the client goes away.
 
 use std::borrow::Cow;

@@ -1,5 +1,6 @@
 //! Tests of `pb::read`.
 
+use super::scalar::duration;
 use super::*;
 use crate::pb::envoy::config::bootstrap::v3::Bootstrap;
 use crate::pb::envoy::config::cluster::v3::Cluster;
@@ -114,6 +115,89 @@ fn keys_of_the_writer_are_allowed_at_the_top_only() {
     .unwrap();
     assert_eq!(parsed.message.node.unwrap().id, "q");
     assert_eq!(parsed.unknown_fields.len(), 1);
+}
+
+#[test]
+fn enums_may_be_written_in_any_case() {
+    let cluster: Cluster =
+        from_yaml("type: strict_dns\nlb_policy: least-request\ndns_lookup_family: V4_ONLY")
+            .unwrap();
+    use crate::pb::envoy::config::cluster::v3::cluster::ClusterDiscoveryType;
+    assert_eq!(
+        cluster.cluster_discovery_type,
+        Some(ClusterDiscoveryType::Type(1))
+    );
+    assert_eq!((cluster.lb_policy, cluster.dns_lookup_family), (1, 1));
+}
+
+#[test]
+fn an_unknown_enum_value_counts_as_an_unknown_field() {
+    let parsed: Parsed<Cluster> = from_text("name: a\nlb_policy: NOPE", Format::Yaml).unwrap();
+    assert_eq!(parsed.message.lb_policy, 0);
+    assert_eq!(
+        parsed.unknown_fields[0].to_string(),
+        "@ lb_policy: enum envoy.config.cluster.v3.Cluster.LbPolicy, near line 2: unknown enum value: 'NOPE'"
+    );
+    assert!(parsed.strict().is_err());
+}
+
+#[test]
+fn durations_and_wrappers_may_be_objects() {
+    let cluster: Cluster = from_yaml(
+        "connect_timeout: {seconds: 5, nanos: 250000000}\nper_connection_buffer_limit_bytes: {value: 7}\n\
+         cleanup_interval: {}",
+    )
+    .unwrap();
+    let timeout = cluster.connect_timeout.unwrap();
+    assert_eq!((timeout.seconds, timeout.nanos), (5, 250_000_000));
+    assert_eq!(cluster.per_connection_buffer_limit_bytes.unwrap().value, 7);
+    assert_eq!(cluster.cleanup_interval, Some(Default::default()));
+    assert!(error("stats_flush_interval: {minutes: 5}").contains("no such field: 'minutes'"));
+}
+
+#[test]
+fn a_text_of_nothing_is_no_message() {
+    for text in [
+        "",
+        "# all commented out",
+        "~",
+        "null",
+        "---\n---\nnode: {id: a}",
+    ] {
+        assert!(
+            error(text).contains("Unable to convert YAML as JSON"),
+            "{text}"
+        );
+    }
+    assert!(from_yaml::<Bootstrap>("{}").is_ok());
+}
+
+#[test]
+fn unknown_fields_are_found_in_typed_structs() {
+    let parsed: Parsed<Bootstrap> = from_text(
+        "bootstrap_extensions: [{typed_config: {'@type': type.googleapis.com/xds.type.v3.TypedStruct, \
+         type_url: type.googleapis.com/envoy.config.core.v3.Node, value: {id: a, locality: {zon: z}}}}]",
+        Format::Yaml,
+    )
+    .unwrap();
+    let texts: Vec<_> = parsed
+        .unknown_fields
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "@ bootstrap_extensions[0].typed_config.<any>.locality: message envoy.config.core.v3.Locality, near line 1: no such field: 'zon'"
+        ]
+    );
+    // And on the wire.
+    use crate::pb::envoy::config::bootstrap::v3::Bootstrap as Message;
+    let bytes = prost::Message::encode_to_vec(&parsed.message);
+    assert_eq!(
+        crate::pb::unknown_fields(&Message::type_url(), &bytes),
+        ["bootstrap_extensions[0].typed_config.<any>.locality.zon"]
+    );
 }
 
 #[test]

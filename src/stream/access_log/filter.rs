@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::config::access_log::{AccessLogFilter, Comparison};
-use crate::route::matcher::header_matches;
+use crate::route::matcher::{absent_matches, header_matches};
 use crate::stream::format::{Scope, grpc_status_of};
 
 /// True where `scope` passes `filter`.
@@ -42,6 +42,8 @@ pub(in crate::stream) fn passes(filter: &AccessLogFilter, scope: &Scope<'_>) -> 
         }
         AccessLogFilter::And(filters) => filters.iter().all(|filter| passes(filter, scope)),
         AccessLogFilter::Or(filters) => filters.iter().any(|filter| passes(filter, scope)),
+        // A head that was not understood has no headers, not even a method.
+        AccessLogFilter::Header(matcher) if scope.info.without_head => absent_matches(matcher),
         AccessLogFilter::Header(matcher) => header_matches(matcher, scope.request),
         AccessLogFilter::ResponseFlags(wanted) => {
             if wanted.is_empty() {

@@ -97,6 +97,8 @@ struct Buffer {
     bytes: Vec<u8>,
     /// The writer was told of a full buffer already.
     told: bool,
+    /// A line was written.
+    begun: bool,
     reopen: bool,
 }
 
@@ -129,8 +131,15 @@ impl Sinks {
         if let Some(sink) = state.open.get(&target) {
             return Ok(Arc::clone(sink));
         }
+        let file = open(&target).map_err(|error| match &target {
+            AccessLogSink::File(path) => std::io::Error::new(
+                error.kind(),
+                format!("unable to open file '{}': {error}", path.display()),
+            ),
+            AccessLogSink::Stdout | AccessLogSink::Stderr => error,
+        })?;
         let sink = Arc::new(Sink {
-            file: Mutex::new(open(&target)?),
+            file: Mutex::new(file),
             target: target.clone(),
             shared: Arc::clone(&self.shared),
             buffer: Mutex::default(),
@@ -248,7 +257,9 @@ impl Sink {
                 return;
             }
             buffer.bytes.extend_from_slice(line);
-            let full = buffer.bytes.len() >= shared.options.flush_size && !buffer.told;
+            // The first line goes out at once, as in Envoy: it shows that there is a log.
+            let first = !std::mem::replace(&mut buffer.begun, true);
+            let full = (first || buffer.bytes.len() >= shared.options.flush_size) && !buffer.told;
             buffer.told |= full;
             full
         };

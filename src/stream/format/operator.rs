@@ -17,10 +17,11 @@ use crate::config::access_log::{
     DurationUnit, FormatHeader, GrpcStatusFormat, HeaderChoice, MaskableAddress, MetadataSource,
     Operator, PathSource, ServerNameChoice, TimePoint,
 };
-use crate::http::{RequestHead, Scheme};
+use crate::http::RequestHead;
 use crate::pb;
 use crate::pb::google::protobuf::value::Kind;
 use crate::stream::state::with_object;
+use crate::stream::{Refusal, StreamInfo};
 
 /// What was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,8 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
         }),
         Operator::ResponseHeader(choice) => {
             choose(choice, out, |header, out| match (header, scope.response) {
-                (FormatHeader::Status, _) => match status(scope) {
+                (FormatHeader::Status, Some(head)) => display(head.status.as_u16(), out),
+                (FormatHeader::Status, None) => match status(scope) {
                     Some(status) => display(status, out),
                     None => Written::Missing,
                 },
@@ -118,14 +120,8 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
             // There is no TLS server name in this build: only the host can be told.
             ServerNameChoice::SniOnly => Written::Missing,
             // Envoy asks for the host when the head has been accepted.
-            ServerNameChoice::SniFirst | ServerNameChoice::HostFirst
-                if scope.info.without_head || scope.request.scheme == Scheme::Unknown =>
-            {
-                Written::Missing
-            }
-            ServerNameChoice::SniFirst | ServerNameChoice::HostFirst => {
-                bytes(scope.request.authority.as_bytes(), out)
-            }
+            ServerNameChoice::Host(_) if scope.info.refused.is_some() => Written::Missing,
+            ServerNameChoice::Host(source) => server_name(*source, scope.request, out),
         },
         Operator::Hostname(name) => text(name, out),
         // An unset variable is the text `-`, not a missing value.
@@ -135,7 +131,8 @@ pub(super) fn write(operator: &Operator, scope: &Scope<'_>, out: &mut Vec<u8>) -
             for (operator, max_len) in operators {
                 let start = out.len();
                 let written = write(operator, scope, out);
-                if written != Written::Missing && out.len() > start {
+                // An empty value is one.
+                if written != Written::Missing {
                     if let Some(max_len) = max_len {
                         out.truncate(start + (out.len() - start).min(*max_len));
                     }
@@ -247,6 +244,17 @@ fn path(query: bool, source: PathSource, head: &RequestHead, out: &mut Vec<u8>) 
     bytes(&path[..end], out)
 }
 
+/// The host before a rewrite, or the present one.
+fn server_name(source: PathSource, head: &RequestHead, out: &mut Vec<u8>) -> Written {
+    let original = head.headers.get("x-envoy-original-host");
+    let host = match source {
+        PathSource::Original => original,
+        PathSource::Current => Some(&head.authority),
+        PathSource::OriginalOrCurrent => Some(original.unwrap_or(&head.authority)),
+    };
+    host.map_or(Written::Missing, |host| bytes(host.as_bytes(), out))
+}
+
 fn query_param(name: &str, head: &RequestHead, out: &mut Vec<u8>) -> Written {
     let value = head
         .query()
@@ -301,14 +309,23 @@ fn client(scope: &Scope<'_>) -> Option<SocketAddr> {
     scope.info.client.or(scope.connection.remote)
 }
 
+/// The end of the request; a head that was not understood has none.
+fn request_end(info: &StreamInfo) -> Option<Instant> {
+    info.request_end.filter(|_| !info.without_head)
+}
+
 fn point(point: &TimePoint, scope: &Scope<'_>) -> Option<Instant> {
     let info = scope.info;
     match point {
         TimePoint::DownstreamRxBegin => Some(info.begin),
-        TimePoint::DownstreamRxEnd => info.request_end,
+        TimePoint::DownstreamRxEnd => request_end(info),
         TimePoint::UpstreamTxBegin => info.upstream_first_tx,
         TimePoint::UpstreamTxEnd => info.upstream_last_tx,
-        TimePoint::UpstreamRxBegin | TimePoint::UpstreamRxBodyBegin => info.upstream_first_rx,
+        TimePoint::UpstreamRxBegin => info.upstream_first_rx,
+        // A response that ended with its head had no body.
+        TimePoint::UpstreamRxBodyBegin => info
+            .upstream_first_rx
+            .filter(|_| info.upstream_last_rx != info.response_begin),
         TimePoint::UpstreamRxEnd => info.upstream_last_rx,
         TimePoint::DownstreamTxBegin => info.response_begin,
         TimePoint::DownstreamTxEnd => info.response_begin.and(info.end),
@@ -337,7 +354,9 @@ pub fn grpc_status_of(scope: &Scope<'_>) -> Option<u32> {
         .and_then(of)
         .or_else(|| scope.response.and_then(|head| of(&head.headers)))
         .or_else(|| {
-            status(scope).map(|status| match status {
+            // The 0 of a local reply whose head is made is none.
+            let status = status(scope).filter(|status| *status != 0);
+            status.map(|status| match status {
                 400 => 13,
                 401 => 16,
                 403 => 7,
@@ -428,9 +447,7 @@ fn metadata(
         MetadataSource::Route => scope
             .route
             .and_then(|route| route.route.metadata.as_deref()),
-        MetadataSource::VirtualHost => scope
-            .route
-            .and_then(|route| route.virtual_host().metadata.as_deref()),
+        MetadataSource::VirtualHost => virtual_host(scope),
         MetadataSource::UpstreamHost => match &upstream.host {
             Some(host) => {
                 attributes = host.attributes();
@@ -473,6 +490,16 @@ fn metadata(
             Written::Json
         }
     }
+}
+
+/// The metadata of the virtual host, which is known where it has no route for the request.
+fn virtual_host<'a>(scope: &Scope<'a>) -> Option<&'a pb::Metadata> {
+    let host = match scope.route {
+        Some(route) => Some(route.virtual_host()),
+        None if scope.info.refused == Some(Refusal::Codec) => None,
+        None => scope.config.routes.as_ref()?.virtual_host(scope.request),
+    };
+    host?.metadata.as_deref()
 }
 
 /// The first value of `key` in `x-forwarded-client-cert`: elements are separated by commas, pairs by semicolons.

@@ -50,6 +50,7 @@ fn stream() -> Arc<Stream> {
     let config = StreamConfig {
         routes: None,
         clusters: Arc::new(ClusterMap::default()),
+        upstream_filters: None,
         options: Arc::default(),
         generation: 1,
         records: None,
@@ -192,6 +193,12 @@ async fn operators_have_envoys_values() {
             "%REQUESTED_SERVER_NAME(SNI_FIRST:HOST)%",
             "example.test:26060",
         ),
+        ("%REQUESTED_SERVER_NAME(HOST_FIRST:ORIG)%", "-"),
+        (
+            "%COALESCE({\"operators\":[{\"command\":\"REQ\",\"param\":\"x-empty\"},\"PROTOCOL\"]})%",
+            "",
+        ),
+        ("%ROUTE_RESOLUTION_COUNT%", "1"),
         ("%ENVIRONMENT(PLENIPO_THAT_IS_NOT_SET)%", "-"),
         (
             "%COALESCE({\"operators\":[\"REQUESTED_SERVER_NAME\",{\"command\":\"REQ\",\"param\":\":AUTHORITY\",\"max_length\":3}]})%",
@@ -234,6 +241,48 @@ async fn grpc_streams_have_a_status() {
     *stream.response_trailers.lock() = Some(trailers);
     assert_eq!(text(&stream, "%GRPC_STATUS%"), "99");
     assert_eq!(text(&stream, "%GRPC_STATUS_NUMBER%"), "99");
+}
+
+#[tokio::test]
+async fn the_server_name_is_the_host_before_its_rewrite() {
+    let stream = stream();
+    let original = HeaderValue::from_static("before.test");
+    let mut request = stream.request.lock();
+    request.headers.insert("x-envoy-original-host", original);
+    drop(request);
+    for (choice, host) in [
+        ("HOST_FIRST", "before.test"),
+        ("SNI_FIRST:ORIG", "before.test"),
+        ("HOST_FIRST:HOST", "example.test:26060"),
+    ] {
+        let format = format!("%REQUESTED_SERVER_NAME({choice})%");
+        assert_eq!(text(&stream, &format), host);
+    }
+    stream.info.lock().refused = Some(crate::stream::Refusal::Manager);
+    assert_eq!(text(&stream, "%REQUESTED_SERVER_NAME(HOST_FIRST)%"), "-");
+    assert_eq!(text(&stream, "%ROUTE_RESOLUTION_COUNT%"), "1");
+    stream.info.lock().refused = Some(crate::stream::Refusal::Codec);
+    assert_eq!(text(&stream, "%ROUTE_RESOLUTION_COUNT%"), "0");
+}
+
+#[tokio::test]
+async fn moments_that_did_not_come_are_missing() {
+    let stream = stream();
+    let body = "%COMMON_DURATION(US_RX_BEG:US_RX_BODY_BEG)%";
+    {
+        let mut info = stream.info.lock();
+        info.upstream_first_rx = Some(info.begin);
+        info.response_begin = Some(info.begin);
+        info.upstream_last_rx = info.response_begin;
+        info.request_end = Some(info.begin);
+    }
+    assert_eq!(text(&stream, body), "-", "the head was all");
+    let later = stream.info.lock().begin + std::time::Duration::from_millis(3);
+    stream.info.lock().upstream_last_rx = Some(later);
+    assert_eq!(text(&stream, body), "0");
+    assert_eq!(text(&stream, "%REQUEST_DURATION%"), "0");
+    stream.info.lock().without_head = true;
+    assert_eq!(text(&stream, "%REQUEST_DURATION%"), "-");
 }
 
 #[tokio::test]

@@ -74,6 +74,39 @@ fn network(host: &Host, towards: Towards) -> Option<&NetworkView> {
     network.shown[towards as usize].then_some(network)
 }
 
+/// As of a body, no plugin may make more of a connection's data than the connection itself would hold. There is no
+/// answer that would say so: it is closed.
+fn set_connection(
+    host: &mut Host,
+    towards: Towards,
+    start: u32,
+    len: u32,
+    value: &[u8],
+) -> Result<(), Status> {
+    let limit = host.env.policy.memory;
+    let effective = host.effective;
+    let most = host
+        .stream()
+        .map_or(limit, |stream| stream.config.options.buffer_limit);
+    let network = network(host, towards).ok_or(Status::BadArgument)?;
+    let fits = network.handle.with_buffer(towards, |held| {
+        if spliced(held.len(), start, len, value.len()) > held.len().max(most) {
+            return Ok(false);
+        }
+        splice(held, start, len, value, limit).map(|()| true)
+    })?;
+    if !fits {
+        if let Some(context) = host.context_mut()
+            && let Some(network) = &mut context.network
+        {
+            network.closing = true;
+        }
+        host.effects
+            .push(Effect::Close(effective, "wasm_buffer_limit"));
+    }
+    Ok(())
+}
+
 fn body(host: &mut Host, direction: Direction) -> Option<Bytes> {
     let context = host.context_mut()?;
     let view = &context.bodies[direction as usize];
@@ -144,14 +177,7 @@ pub(super) fn set(
     let direction = match buffer {
         0 => Direction::Request,
         1 => Direction::Response,
-        2 | 3 => {
-            let limit = host.env.policy.memory;
-            let towards = towards(buffer);
-            let network = network(host, towards).ok_or(Status::BadArgument)?;
-            return Ok(network
-                .handle
-                .with_buffer(towards, |held| splice(held, start, len, value, limit))?);
-        }
+        2 | 3 => return Ok(set_connection(host, towards(buffer), start, len, value)?),
         5 => {
             let limit = host.env.policy.memory;
             let message = host.grpc.message.as_mut().ok_or(Status::BadArgument)?;
@@ -195,6 +221,15 @@ pub(super) fn set(
         }
     }
     Ok(())
+}
+
+/// How many bytes a splice leaves of `held` ones, where it is one.
+fn spliced(held: usize, start: u32, len: u32, value: usize) -> usize {
+    match (start as usize, len as usize) {
+        (0, len) => held - len.min(held) + value,
+        (start, _) if start >= held => held + value,
+        _ => held,
+    }
 }
 
 /// Envoy's three ways to change a buffer: prepend, replace the beginning, append.
@@ -255,7 +290,10 @@ mod tests {
             let mut held = Bytes::from_static(b"abc");
             let result = splice(&mut held, start, len, b"XY", 100);
             match expected {
-                Ok(text) => assert_eq!((result, &*held), (Ok(()), text.as_bytes())),
+                Ok(text) => {
+                    assert_eq!((result, &*held), (Ok(()), text.as_bytes()));
+                    assert_eq!(spliced(3, start, len, 2), text.len());
+                }
                 Err(status) => assert_eq!(result, Err(status)),
             }
         }

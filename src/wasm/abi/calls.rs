@@ -19,6 +19,7 @@ use crate::cluster::client::{self, Call};
 use crate::http::{RequestHead, Scheme};
 use crate::wasm::context::{Environment, Host};
 use crate::wasm::meter::Quota;
+use crate::wasm::payload::Charge;
 use crate::wasm::vm::Message;
 
 /// How long callouts go on whose VM has died.
@@ -44,6 +45,8 @@ pub(crate) struct Calls {
 struct Request {
     cluster: Box<str>,
     call: Call,
+    /// What it holds of the VM's callout bytes.
+    charge: Charge,
 }
 
 impl Calls {
@@ -96,11 +99,25 @@ impl Calls {
         let mailbox = mailbox.clone();
         let probe = env.probe.clone();
         let task = OwnedTask::spawn("wasm callout", async move {
-            let Request { cluster, call } = request;
+            let Request {
+                cluster,
+                call,
+                charge,
+            } = request;
             let result = match probe {
                 Some(probe) => probe.call(&cluster, call),
-                None => client::call(&clusters, &cluster, call).await,
+                None => {
+                    let mut room = charge.another();
+                    let more = |received| room.set(received);
+                    let result = client::call_within(&clusters, &cluster, call, more).await;
+                    result.map(|mut response| {
+                        // Until the guest has read it.
+                        response.body = room.hold(response.body);
+                        response
+                    })
+                }
             };
+            drop(charge);
             // Nobody listens where the VM is gone.
             let _ = mailbox.send(Message::Called { token, result });
         });
@@ -138,6 +155,8 @@ pub(super) fn http_call(
     let cluster = range(data, upstream, upstream_len)?;
     let headers = pairs::read(range(data, headers, headers_len)?).unwrap_or_default();
     let body = range(data, body, body_len)?;
+    let copied = [headers_len, body_len, trailers_len];
+    let copied = copied.iter().map(|len| *len as usize).sum();
     let trailers = pairs::read(range(data, trailers, trailers_len)?).unwrap_or_default();
     // The place of the token is checked before anything happens.
     range(data, token_out, 4)?;
@@ -169,7 +188,9 @@ pub(super) fn http_call(
         host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure.into());
     }
+    let charge = host.charge_call(copied)?;
     let request = Request {
+        charge,
         cluster: cluster.into(),
         call: Call {
             head,
@@ -199,12 +220,7 @@ fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
     for (name, value) in pairs {
         match *name {
             b":method" => method = Some(Method::from_bytes(value).ok()?),
-            b":path" => {
-                if value.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
-                    return None;
-                }
-                path = Some(HeaderValue::from_bytes(value).ok()?);
-            }
+            b":path" => path = Some(path_value(value)?),
             b":authority" | b"host" => {
                 let joined = match &authority {
                     // As Envoy joins what it keeps once.
@@ -223,6 +239,12 @@ fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
     head.authority = authority?;
     head.has_host = true;
     Some(head)
+}
+
+/// A path that a request line can hold.
+pub(super) fn path_value(path: &[u8]) -> Option<HeaderValue> {
+    let breaks = path.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f));
+    (!breaks).then(|| HeaderValue::from_bytes(path).ok())?
 }
 
 fn fields(pairs: &[(&[u8], &[u8])]) -> HeaderMap {

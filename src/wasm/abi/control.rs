@@ -103,9 +103,7 @@ pub(super) fn close_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
 }
 
 pub(super) fn clear_route_cache(guest: &mut Guest<'_>) -> Outcome {
-    if let Some(stream) = guest.data().stream() {
-        stream.clear_route();
-    }
+    guest.data().clear_route();
     Ok(())
 }
 

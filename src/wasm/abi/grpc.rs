@@ -7,6 +7,7 @@
 //! everything, up to `grpc_close`.
 
 mod exchange;
+mod failed;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub(crate) use self::exchange::{Event, Metadata};
 use self::exchange::{Teller, exchange, replied};
+pub(crate) use self::failed::Failed;
+use super::calls::path_value;
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::OwnedTask;
 use crate::cluster::client::{self, Sender, Sent};
@@ -34,10 +37,15 @@ use crate::http::{Body, LocalReply, ReplyReason, RequestHead};
 use crate::pb::envoy::config::core::v3 as core;
 use crate::wasm::context::{Effect, Host};
 use crate::wasm::meter::Quota;
+use crate::wasm::payload::Charge;
 use crate::wasm::vm::Message;
 
 /// Largest message of an answer, and most bytes of a stream that wait to be sent.
 const MAX_MESSAGE: usize = 16 << 20;
+/// Largest serialized service.
+const MAX_SERVICE: usize = 1 << 20;
+/// What a message that waits to be sent counts beside its bytes.
+const PIECE: usize = 128;
 /// Streams that the other side has ended and the guest has not, whose tokens are remembered.
 const MAX_ENDED: usize = 1024;
 
@@ -76,6 +84,10 @@ pub(crate) struct Exchanges {
     active: usize,
     /// Streams in [`State::Ended`], and some that were, the oldest first.
     ended: VecDeque<u32>,
+    /// Those that failed as they were made, of which the guest has not heard.
+    failing: usize,
+    /// While one of these is told: how many led to those that are made now.
+    depth: u32,
 }
 
 #[derive(Debug)]
@@ -110,6 +122,8 @@ struct Request {
     timeout: Duration,
     /// Largest message of the answer.
     limit: usize,
+    /// What it holds of the VM's callout bytes.
+    charge: Charge,
 }
 
 impl Exchange {
@@ -119,9 +133,20 @@ impl Exchange {
 }
 
 impl Exchanges {
-    /// Those under way.
+    /// Those under way, and those whose failure is not told yet.
     pub(crate) fn len(&self) -> usize {
-        self.active
+        self.active + self.failing
+    }
+
+    /// `failed` is about to be told.
+    pub(crate) fn begin_failure(&mut self, failed: &Failed) {
+        self.failing -= 1;
+        self.depth = failed.depth.saturating_add(1);
+    }
+
+    /// It has been.
+    pub(crate) fn end_failure(&mut self) {
+        self.depth = 0;
     }
 
     /// The root context that hears of the call of `token`.
@@ -286,13 +311,16 @@ fn service(host: &Host, bytes: &[u8]) -> Result<GrpcService, Status> {
             skip_envoy_headers: false,
         })
     };
-    let Ok(proto) = core::GrpcService::decode(bytes) else {
-        return plain().ok_or(Status::ParseFailure);
-    };
     let refused = |reason: &dyn std::fmt::Display| {
         let plugin = &host.spec().name;
         tracing::warn!(target: "wasm", "plugin {plugin}: the service of a gRPC callout: {reason}");
         Status::BadArgument
+    };
+    if bytes.len() > MAX_SERVICE {
+        return Err(refused(&"more than 1 MiB"));
+    }
+    let Ok(proto) = core::GrpcService::decode(bytes) else {
+        return plain().ok_or(Status::ParseFailure);
     };
     let service = GrpcService::parse(proto).map_err(|error| refused(&error))?;
     if service.target_uri.is_some() {
@@ -321,7 +349,8 @@ fn head(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     for (name, value) in &service.metadata {
         if let Some((name, value)) = field(name.as_bytes(), value.as_bytes()) {
-            headers.insert(name, value);
+            // Services have far fewer than a map can hold.
+            let _ = headers.try_insert(name, value);
         }
     }
     let mut path = [b"/", name, b"/", method].concat();
@@ -353,7 +382,7 @@ fn head(
             format!("filter_removed_required_request_headers{{invalid_header_value_for:_{name}}}"),
         )
     };
-    head.path = HeaderValue::try_from(path).map_err(|_| invalid(":path"))?;
+    head.path = path_value(&path).ok_or_else(|| invalid(":path"))?;
     head.authority = HeaderValue::try_from(authority).map_err(|_| invalid(":authority"))?;
     Ok(head)
 }
@@ -448,6 +477,9 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
     // The place of the token is checked before anything happens.
     part((target.token_out, 4))?;
     let service = service(host, upstream)?;
+    let parts = [target.upstream, target.name, target.method, target.metadata];
+    let text: usize = parts.iter().map(|(_, len)| *len as usize).sum();
+    let charge = host.charge_call(text + message.map_or(0, |(message, _)| message.len()))?;
     let timeout = message.map(|(_, timeout)| timeout);
     let head = head(&service, name, method, &metadata, timeout);
     let (kind, body, way) = match message {
@@ -472,6 +504,7 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
         sent,
         timeout: timeout.unwrap_or_default(),
         limit,
+        charge,
     };
     let token = admit(host, request, sender)?;
     put_u32(guest, target.token_out, token)?;
@@ -493,11 +526,15 @@ fn admit(host: &mut Host, request: Request, sender: Option<Sender>) -> Result<u3
         match ready.and_then(|ready| refused(ready, &request)) {
             Ok(ready) => start(token, request, Ok(ready), &host.mailbox),
             Err(events) => {
-                host.effects.push(Effect::GrpcFailed {
+                let depth = host.calls.grpc.depth;
+                host.calls.grpc.failing += 1;
+                host.count_calls();
+                host.effects.push(Effect::GrpcFailed(Failed {
                     root,
                     token,
                     events,
-                });
+                    depth,
+                }));
                 return Err(Status::InternalFailure);
             }
         }
@@ -528,8 +565,12 @@ pub(super) fn send(guest: &mut Guest<'_>, token: u32, at: u32, len: u32, end: u3
     let Some(sender) = &mut exchange.sender else {
         return Ok(());
     };
+    let Some(charge) = host.payloads.charge(message.len() + PIECE) else {
+        host.count_calls();
+        return Err(Status::InternalFailure.into());
+    };
     let frame = grpc::frame(message).ok_or(Status::BadArgument)?;
-    if sender.send(frame, end != 0).is_err() {
+    if sender.send(charge.hold(frame), end != 0).is_err() {
         host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure.into());
     }

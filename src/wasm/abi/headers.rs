@@ -596,7 +596,7 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
     };
     context.added = added;
     if map == MapType::RequestHeaders {
-        context.stream.clear_route();
+        host.clear_route();
     }
     if let Err(reason) = result {
         let name = match edit {

@@ -176,3 +176,12 @@ fn what_is_packed_for_an_image_is_found_in_it() {
     assert_eq!(unpack_layer(&tar).expect("a module"), CODE);
     assert_eq!(unpack_layer(&super::gzip(&tar)).expect("a module"), CODE);
 }
+
+#[test]
+fn a_window_is_no_larger_than_what_may_come_out() {
+    // A frame without its size, of a window of 64 MiB, that holds one block of three bytes.
+    let frame = b"\x28\xb5\x2f\xfd\x00\x80\x19\x00\x00abc";
+    assert_eq!(unzstd(frame, 64 << 20).expect("it fits"), b"abc");
+    let error = unzstd(frame, 1 << 20).expect_err("it does not");
+    assert!(error.to_string().contains("broken zstd"), "{error}");
+}

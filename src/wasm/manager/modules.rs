@@ -12,6 +12,7 @@ use crate::wasm::module::{LoadError, Module};
 use crate::wasm::source::download::Downloader;
 use crate::wasm::source::oci::Image;
 use crate::wasm::source::reference::Reference;
+use crate::wasm::source::shown;
 use crate::wasm::spec::{Code, Digest, Origin, PullPolicy, Remote};
 use crate::wasm::status::{State, wasm_stats};
 use crate::wasm::store::{Given, Pin, Store};
@@ -219,7 +220,7 @@ impl Inner {
         };
         // Noted when it has compiled: what does not is not to be met again at the next start.
         if !matches!(remote.origin, Origin::Cluster { .. }) {
-            let (uri, key) = (remote.uri.clone(), note_key(remote));
+            let (uri, key) = (shown(&remote.uri), note_key(remote));
             self.with_store(move |store| {
                 store.note(key, &uri, &given);
                 if let Some(image) = given.image {
@@ -243,7 +244,7 @@ impl Inner {
     ) -> Result<T, FetchError> {
         match tokio::time::timeout(remote.timeout, fetching).await {
             Ok(result) => result,
-            Err(_) => Err(FetchError::Timeout(remote.uri.clone(), remote.timeout)),
+            Err(_) => Err(FetchError::Timeout(shown(&remote.uri), remote.timeout)),
         }
     }
 

@@ -5,6 +5,7 @@
 //! sum is known beforehand. Where a server sends us on, [`guard`](super::guard) watches, unless the settings name it.
 //! No proxy of the environment is used: the guard would see its address instead of the target's.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 
 use super::guard::{PublicOnly, is_public};
+use super::shown;
 use crate::config::WasmSettings;
 use crate::wasm::archive;
 use crate::wasm::module::MAX_CODE;
@@ -80,7 +82,6 @@ pub enum DownloadError {
 }
 
 /// A request.
-#[derive(Debug)]
 pub(super) struct Ask {
     pub(super) method: Method,
     pub(super) url: Url,
@@ -89,10 +90,17 @@ pub(super) struct Ask {
     pub(super) body: Bytes,
     /// The largest body of a success, in bytes.
     pub(super) limit: usize,
-    /// The host that the configuration names: `host` or `host:port`, as in a URL.
-    pub(super) configured: Box<str>,
+    /// A URL of the host that the configuration names.
+    pub(super) configured: Url,
     /// What comes is verified by its sum: it may come without TLS.
     pub(super) verified: bool,
+}
+
+/// Headers and body, and the URL's query, may be secrets.
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ask({} {})", self.method, shown(self.url.as_str()))
+    }
 }
 
 /// Its answer.
@@ -113,8 +121,8 @@ pub struct Downloader(Arc<Inner>);
 struct Inner {
     open: reqwest::Client,
     guarded: reqwest::Client,
-    insecure: Box<[Box<str>]>,
-    internal: Box<[Box<str>]>,
+    insecure: Box<[Named]>,
+    internal: Box<[Named]>,
 }
 
 impl Downloader {
@@ -144,19 +152,19 @@ impl Downloader {
         Ok(Self(Arc::new(Inner {
             open: built(builder())?,
             guarded: built(builder().dns_resolver(Arc::new(PublicOnly)))?,
-            insecure: settings.insecure_registries.clone().into(),
-            internal: settings.internal_registries.clone().into(),
+            insecure: Named::list(&settings.insecure_registries),
+            internal: Named::list(&settings.internal_registries),
         })))
     }
 
-    /// True where `host` (`host` or `host:port`) is asked without TLS.
-    pub(super) fn is_insecure(&self, host: &str) -> bool {
-        self.0.insecure.iter().any(|known| **known == *host)
+    /// True where the host of `url` is asked without TLS.
+    pub(super) fn is_insecure(&self, url: &Url) -> bool {
+        self.0.insecure.iter().any(|known| known.is_of(url))
     }
 
-    /// True where `host` may be at a private address, and send us on to others.
-    fn is_internal(&self, host: &str) -> bool {
-        self.is_insecure(host) || self.0.internal.iter().any(|known| **known == *host)
+    /// True where the host of `url` may be at a private address, and send us on to others.
+    fn is_internal(&self, url: &Url) -> bool {
+        self.is_insecure(url) || self.0.internal.iter().any(|known| known.is_of(url))
     }
 
     /// The code at `uri`: the body of a 200. With `verified` the caller knows its sum.
@@ -165,11 +173,11 @@ impl Downloader {
             .parse()
             .ok()
             .filter(Url::has_host)
-            .ok_or_else(|| DownloadError::BadUrl(uri.into()))?;
+            .ok_or_else(|| DownloadError::BadUrl(shown(uri)))?;
         let answer = self
             .send(Ask {
                 method: Method::GET,
-                configured: host(&url),
+                configured: url.clone(),
                 url,
                 headers: HeaderMap::new(),
                 body: Bytes::new(),
@@ -180,7 +188,7 @@ impl Downloader {
         match answer.status {
             StatusCode::OK => Ok(answer.body),
             status => Err(DownloadError::Status {
-                url: shown(&answer.url),
+                url: shown(answer.url.as_str()),
                 status,
             }),
         }
@@ -200,7 +208,7 @@ impl Downloader {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        let url = uri.parse().map_or_else(|_| uri.into(), |url| shown(&url));
+        let url = shown(uri);
         Err(DownloadError::Module { url, reason })
     }
 
@@ -229,35 +237,34 @@ impl Downloader {
             let target = target.and_then(|target| target.to_str().ok());
             let next = target.and_then(|target| url.join(target).ok());
             let next = next.filter(|next| next.has_host());
-            url = next.ok_or_else(|| DownloadError::BadUrl(shown(&url)))?;
+            url = next.ok_or_else(|| DownloadError::BadUrl(shown(url.as_str())))?;
             if url.origin() != begin.origin() {
                 headers.remove(header::AUTHORIZATION);
             }
         }
-        Err(DownloadError::TooManyRedirects(shown(&begin)))
+        Err(DownloadError::TooManyRedirects(shown(begin.as_str())))
     }
 
     /// The client for `url`, where the configuration named the host `configured`.
     fn client(
         &self,
         url: &Url,
-        configured: &str,
+        configured: &Url,
         verified: bool,
     ) -> Result<&reqwest::Client, DownloadError> {
-        let host = host(url);
-        let is_configured = *host == *configured;
+        let is_configured = is_same_host(url, configured);
         let refused = |reason| DownloadError::Refused {
-            url: shown(url),
+            url: shown(url.as_str()),
             reason,
             configured: is_configured,
         };
         match url.scheme() {
             "https" => {}
-            "http" if verified || self.is_insecure(&host) => {}
+            "http" if verified || self.is_insecure(url) => {}
             "http" => return Err(refused("it is not https, and not in insecure_registries")),
             _ => return Err(refused("it is not https")),
         }
-        if is_configured || self.is_internal(&host) || self.is_internal(configured) {
+        if is_configured || self.is_internal(url) || self.is_internal(configured) {
             return Ok(&self.0.open);
         }
         // An address is not resolved, so it is looked at here.
@@ -279,12 +286,41 @@ fn host_address(url: &Url) -> Option<IpAddr> {
         .ok()
 }
 
-/// `host`, or `host:port` where the port is not the scheme's.
-pub(super) fn host(url: &Url) -> Box<str> {
-    let host = url.host_str().unwrap_or_default();
-    match url.port() {
-        Some(port) => format!("{host}:{port}").into(),
-        None => host.into(),
+/// True where both are of the same host and port, or each has the port of its scheme.
+pub(super) fn is_same_host(one: &Url, other: &Url) -> bool {
+    (one.host_str(), one.port()) == (other.host_str(), other.port())
+}
+
+/// A host that the settings name, as URLs have it.
+#[derive(Debug)]
+struct Named {
+    host: Box<str>,
+    /// `None`: that of the scheme, whichever it is.
+    port: Option<u16>,
+}
+
+impl Named {
+    /// Reads `host` or `host:port`; `None` where no URL has such a host.
+    fn parse(text: &str) -> Option<Self> {
+        let of = |scheme: &str| format!("{scheme}://{text}/").parse::<Url>().ok();
+        // A URL does not tell of its scheme's own port.
+        let (plain, secure) = (of("http")?, of("https")?);
+        Some(Self {
+            host: plain.host_str()?.into(),
+            port: plain.port().or(secure.port()),
+        })
+    }
+
+    fn list(texts: &[Box<str>]) -> Box<[Self]> {
+        texts.iter().filter_map(|text| Self::parse(text)).collect()
+    }
+
+    fn is_of(&self, url: &Url) -> bool {
+        let port = match self.port {
+            Some(port) => url.port_or_known_default() == Some(port),
+            None => url.port().is_none(),
+        };
+        port && url.host_str() == Some(&self.host)
     }
 }
 
@@ -309,7 +345,7 @@ async fn read(
     };
     let announced = response.content_length();
     let too_large = || DownloadError::TooLarge {
-        url: shown(&url),
+        url: shown(url.as_str()),
         limit,
     };
     if status.is_success() && announced.is_some_and(|bytes| bytes > limit as u64) {
@@ -341,18 +377,9 @@ async fn read(
 
 fn transport(url: &Url, error: reqwest::Error) -> DownloadError {
     DownloadError::Transport {
-        url: shown(url),
+        url: shown(url.as_str()),
         reason: chain(&error.without_url()),
     }
-}
-
-/// Without a query: signed URLs of blobs are as good as passwords.
-pub(super) fn shown(url: &Url) -> Box<str> {
-    let mut url = url.clone();
-    url.set_query(None);
-    let _ = url.set_password(None);
-    let _ = url.set_username("");
-    url.as_str().into()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

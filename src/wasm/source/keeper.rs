@@ -3,12 +3,13 @@
 //! Which program that is, a docker configuration of this host says, never a control plane. A program that does not answer
 //! in time is ended.
 
-use std::io::{Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::io::Write as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
 use tokio::time::Instant;
 
 use super::credentials::{Credential, CredentialError};
@@ -17,8 +18,11 @@ use super::credentials::{Credential, CredentialError};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a program has ended.
 const STEP: Duration = Duration::from_millis(5);
+/// How long the end of an answer is waited for when its program has ended: what that has written is there by then, and
+/// somebody whom it has left behind may hold the pipe for ever.
+const GRACE: Duration = Duration::from_millis(100);
 /// Most that is read of an answer.
-const MAX_ANSWER: u64 = 1 << 20;
+const MAX_ANSWER: usize = 1 << 20;
 /// What programs answer that have nothing for a registry.
 const NOTHING: &str = "credentials not found in native keychain";
 /// The name that stands for a token.
@@ -60,30 +64,16 @@ fn run(
         .stderr(Stdio::null())
         .spawn();
     let mut child = Guard(child.map_err(|error| error.to_string())?);
-    let late = Instant::now() + patience;
     if let Some(mut stdin) = child.0.stdin.take() {
         // One that needs no server does not read it; and a name is less than a pipe holds.
         let _ = stdin.write_all(server.as_bytes());
     }
-    let (sender, receiver) = mpsc::channel();
-    let stdout = child.0.stdout.take();
-    // A thread of its own: there is no end to a pipe that somebody else holds.
-    std::thread::spawn(move || {
-        let mut answer = Vec::new();
-        let read = stdout.map(|stdout| stdout.take(MAX_ANSWER).read_to_end(&mut answer));
-        // Nobody waits any more.
-        let _ = sender.send(read.is_some_and(|read| read.is_ok()).then_some(answer));
-    });
-    let slow = || format!("no answer within {patience:?}");
-    let answer = receiver.recv_timeout(patience).map_err(|_| slow())?;
-    let answer = answer.ok_or("its answer cannot be read")?;
-    let status = loop {
-        match child.0.try_wait().map_err(|error| error.to_string())? {
-            Some(status) => break status,
-            None if Instant::now() > late => return Err(slow()),
-            None => std::thread::sleep(STEP),
-        }
-    };
+    // Of its own: this is a thread that may wait, with a runtime around it or without.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let (answer, status) = runtime.block_on(heard(&mut child.0, patience))?;
     if !status.success() {
         let text = String::from_utf8_lossy(&answer);
         return match text.trim() {
@@ -106,6 +96,43 @@ fn run(
             password: secret,
         }),
     })
+}
+
+/// What the program answers, and how it ends.
+async fn heard(child: &mut Child, patience: Duration) -> Result<(Vec<u8>, ExitStatus), String> {
+    let unreadable = |_| "its answer cannot be read".to_owned();
+    let stdout = child.stdout.take().ok_or("it has no output")?;
+    let mut stdout = pipe::Receiver::from_owned_fd(stdout.into()).map_err(unreadable)?;
+    let late = Instant::now() + patience;
+    let (mut answer, mut open) = (Vec::new(), true);
+    let mut ended: Option<(ExitStatus, Instant)> = None;
+    loop {
+        if let Some((status, until)) = ended
+            && (!open || Instant::now() >= until)
+        {
+            return Ok((answer, status));
+        }
+        tokio::select! {
+            biased;
+            read = stdout.read_buf(&mut answer), if open => {
+                open = read.map_err(unreadable)? > 0;
+                if answer.len() > MAX_ANSWER {
+                    return Err("its answer is too long".to_owned());
+                }
+            }
+            () = tokio::time::sleep(STEP) => {
+                if ended.is_none() {
+                    ended = child
+                        .try_wait()
+                        .map_err(|error| error.to_string())?
+                        .map(|status| (status, Instant::now() + GRACE));
+                }
+                if ended.is_none() && Instant::now() > late {
+                    return Err(format!("no answer within {patience:?}"));
+                }
+            }
+        }
+    }
 }
 
 /// Ends the program when it is not waited for any more.
@@ -166,14 +193,26 @@ mod tests {
         let begun = Instant::now();
         for script in [
             "exec sleep 60",
-            // It goes on, and has said what it had to say; or leaves another behind that holds its end of the pipe.
+            // It goes on, and has said what it had to say.
             "exec >&-; exec sleep 60",
-            "sleep 3 & exit 0",
         ] {
             let found = shell(script, Duration::from_millis(200));
             assert_eq!(found, Err("no answer within 200ms".to_owned()), "{script}");
         }
         assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn whom_a_program_leaves_behind_is_not_waited_for() {
+        let begun = Instant::now();
+        let script = r#"sleep 60 & echo '{"Username": "<token>", "Secret": "t"}'"#;
+        let token = Credential::Identity("t".to_owned());
+        assert_eq!(shell(script, PATIENCE), Ok(Some(token)));
+        assert!(begun.elapsed() < PATIENCE);
+        let silent = shell("sleep 60 & exit 0", PATIENCE);
+        assert_eq!(silent, Err("its answer is not of the form".to_owned()));
+        let endless = shell("exec cat /dev/zero", PATIENCE);
+        assert_eq!(endless, Err("its answer is too long".to_owned()));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! | layers of files (of Docker or OCI, tar, tar and gzip, tar and zstd) | `plugin.wasm` of the last one, in whatever folder |
 //! | an index | the image for `wasm`, else for Linux on this machine, else for Linux |
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use crate::wasm::spec::Digest;
@@ -38,19 +40,52 @@ const FILES: &[&str] = &[
 pub enum ManifestError {
     /// Not JSON, or not of this form.
     #[error("the manifest is malformed: {0}")]
-    Malformed(String),
+    Malformed(Said),
     /// Neither an image nor an index.
     #[error("the manifest is neither an image nor an index, but {0:?}")]
-    Kind(String),
+    Kind(Said),
     /// No layer that a module can be in.
-    #[error("no layer of the image can hold a module; their types are {0:?}")]
-    NoModule(Vec<String>),
+    #[error("no layer of the image can hold a module; their types are {0:?}{more}", more = more(.1))]
+    NoModule(Vec<Said>, usize),
     /// An index without an image for us.
     #[error("no image of the index is for wasm or linux")]
     NoPlatform,
     /// A digest that is not SHA-256.
     #[error("the digest {0:?} is not sha256")]
-    Digest(String),
+    Digest(Said),
+}
+
+/// So many types of layers are told.
+const MAX_TYPES: usize = 8;
+
+fn more(more: &usize) -> String {
+    match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    }
+}
+
+/// What a registry says, as far as it is told: cut to 200 characters, without those that control a terminal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Said(Box<str>);
+
+impl Said {
+    pub(super) fn of(text: &str) -> Self {
+        let told = text.chars().filter(|c| !c.is_control()).take(200);
+        Self(told.collect::<String>().into())
+    }
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Where a blob or another manifest is.
@@ -62,7 +97,7 @@ pub struct Descriptor {
     pub size: u64,
 }
 
-/// A layer as a manifest has it; nothing of it is verified.
+/// A layer as a manifest has it; nothing of it is verified, and what is long is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// What it is.
@@ -125,7 +160,7 @@ impl RawDescriptor {
         let digits = self.digest.strip_prefix("sha256:");
         let digest = digits.and_then(Digest::parse);
         Ok(Descriptor {
-            digest: digest.ok_or_else(|| ManifestError::Digest(self.digest.clone()))?,
+            digest: digest.ok_or_else(|| ManifestError::Digest(Said::of(&self.digest)))?,
             size: self.size,
         })
     }
@@ -157,11 +192,9 @@ impl Manifest {
     /// Where it does not say where a module is.
     pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
         let raw: Raw = serde_json::from_slice(json)
-            .map_err(|error| ManifestError::Malformed(error.to_string()))?;
+            .map_err(|error| ManifestError::Malformed(Said::of(&error.to_string())))?;
         if raw.schema_version != Some(2) {
-            return Err(ManifestError::Malformed(
-                "schemaVersion is not 2".to_owned(),
-            ));
+            return Err(ManifestError::Malformed(Said::of("schemaVersion is not 2")));
         }
         match (raw.layers, raw.manifests) {
             (Some(layers), None) => Self::image(&layers),
@@ -174,7 +207,10 @@ impl Manifest {
                 let (_, best) = best.ok_or(ManifestError::NoPlatform)?;
                 Ok(Self::Index(best.read()?))
             }
-            _ => Err(ManifestError::Kind(raw.media_type.unwrap_or_default())),
+            _ => {
+                let kind = raw.media_type.unwrap_or_default();
+                Err(ManifestError::Kind(Said::of(&kind)))
+            }
         }
     }
 
@@ -182,8 +218,8 @@ impl Manifest {
         let is_one_of =
             |layer: &&RawDescriptor, types: &[&str]| types.contains(&&*layer.media_type);
         let told = layers.iter().take(MAX_LAYERS).map(|layer| Layer {
-            media_type: (&*layer.media_type).into(),
-            digest: (&*layer.digest).into(),
+            media_type: Said::of(&layer.media_type).0,
+            digest: Said::of(&layer.digest).0,
             size: layer.size,
         });
         let told = told.collect();
@@ -201,8 +237,11 @@ impl Manifest {
                 layers: told,
             }),
             None => {
-                let types = layers.iter().map(|layer| layer.media_type.clone());
-                Err(ManifestError::NoModule(types.collect()))
+                let types = layers.iter().map(|layer| Said::of(&layer.media_type));
+                Err(ManifestError::NoModule(
+                    types.take(MAX_TYPES).collect(),
+                    layers.len().saturating_sub(MAX_TYPES),
+                ))
             }
         }
     }
@@ -308,14 +347,14 @@ mod tests {
         let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
         assert_eq!(
             image(&[layer(encrypted, "x")]),
-            Err(ManifestError::NoModule(vec![encrypted.to_owned()]))
+            Err(ManifestError::NoModule(vec![Said::of(encrypted)], 0))
         );
-        assert_eq!(image(&[]), Err(ManifestError::NoModule(Vec::new())));
+        assert_eq!(image(&[]), Err(ManifestError::NoModule(Vec::new(), 0)));
         let mut other = layer("application/wasm", "x");
         other["digest"] = json!("sha512:00");
         assert_eq!(
             image(&[other]),
-            Err(ManifestError::Digest("sha512:00".to_owned()))
+            Err(ManifestError::Digest(Said::of("sha512:00")))
         );
         assert!(matches!(
             Manifest::parse(b"<html>"),
@@ -329,5 +368,30 @@ mod tests {
             parse(&json!({"schemaVersion": 2})),
             Err(ManifestError::Kind(_))
         ));
+    }
+
+    #[test]
+    fn what_a_registry_says_is_told_in_part() {
+        let long = "A\u{1b}[31m".repeat(1000);
+        let mut odd = layer("application/wasm", "x");
+        odd["digest"] = json!(long);
+        let many = vec![layer(&long, "x"); 100];
+        for answer in [
+            image(&[odd]),
+            image(&many),
+            parse(&json!({"schemaVersion": 2, "mediaType": long})),
+            parse(&json!({"schemaVersion": long})),
+        ] {
+            let error = answer.expect_err("no module").to_string();
+            assert!(error.len() < 2000 && !error.contains('\u{1b}'), "{error}");
+        }
+        let error = image(&many).expect_err("no module").to_string();
+        assert!(error.ends_with("] and 92 more"), "{error}");
+        let mut told = many.clone();
+        told.push(layer("application/wasm", "x"));
+        let Ok(Manifest::Image { layers, .. }) = image(&told) else {
+            panic!("it has a module");
+        };
+        assert!(layers.iter().all(|layer| layer.media_type.len() <= 200));
     }
 }

@@ -12,9 +12,10 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::credentials::{Credential, CredentialError};
-use super::download::{Answer, Ask, DownloadError, Downloader, host, shown};
-use super::manifest::{ACCEPT, Descriptor, Layer, Manifest, ManifestError};
+use super::download::{Answer, Ask, DownloadError, Downloader, is_same_host};
+use super::manifest::{ACCEPT, Descriptor, Layer, Manifest, ManifestError, Said};
 use super::reference::Reference;
+use super::shown;
 use crate::wasm::archive;
 use crate::wasm::module::MAX_CODE;
 use crate::wasm::spec::Digest;
@@ -192,7 +193,7 @@ impl Registry {
                 layers,
             }),
             Manifest::Index(_) => {
-                Err(self.of_manifest(ManifestError::Kind("an index in an index".to_owned())))
+                Err(self.of_manifest(ManifestError::Kind(Said::of("an index in an index"))))
             }
         }
     }
@@ -206,7 +207,7 @@ impl Registry {
         let url = self.url(&format!("blobs/sha256:{digest}"))?;
         if size > MAX_CODE as u64 {
             return Err(ImageError::Download(DownloadError::TooLarge {
-                url: shown(&url),
+                url: shown(url.as_str()),
                 limit: MAX_CODE,
             }));
         }
@@ -250,18 +251,27 @@ impl Registry {
         &self.reference
     }
 
+    /// Where the registry's API is, as URLs have it: hosts in references are as somebody wrote them.
+    pub(super) fn base(&self) -> Result<Url, ImageError> {
+        let host = self.reference.api_host();
+        let parse = |scheme: &str| {
+            format!("{scheme}://{host}/v2/").parse().map_err(|_| {
+                // References are validated; an address that no URL can have is left.
+                ImageError::Download(DownloadError::BadUrl(shown(host)))
+            })
+        };
+        let plain = parse("http")?;
+        match self.downloader.is_insecure(&plain) {
+            true => Ok(plain),
+            false => parse("https"),
+        }
+    }
+
     /// Below the repository.
     pub(super) fn url(&self, path: &str) -> Result<Url, ImageError> {
-        let host = self.reference.api_host();
-        let scheme = match self.downloader.is_insecure(host) {
-            true => "http",
-            false => "https",
-        };
-        let text = format!("{scheme}://{host}/v2/{}/{path}", self.reference.repository);
-        text.parse().map_err(|_| {
-            // References are validated; an address that no URL can have is left.
-            ImageError::Download(DownloadError::BadUrl(text.into()))
-        })
+        let mut url = self.base()?;
+        url.set_path(&format!("/v2/{}/{path}", self.reference.repository));
+        Ok(url)
     }
 
     async fn get(
@@ -270,6 +280,7 @@ impl Registry {
         headers: HeaderMap,
         limit: usize,
     ) -> Result<Answer, ImageError> {
+        let configured = self.base()?;
         let answer = self
             .ask(Ask {
                 method: Method::GET,
@@ -277,7 +288,7 @@ impl Registry {
                 headers,
                 body: Bytes::new(),
                 limit,
-                configured: self.reference.api_host().into(),
+                configured,
                 verified: false,
             })
             .await?;
@@ -321,7 +332,7 @@ impl Registry {
     fn authorized(&self, mut ask: Ask) -> Ask {
         // An upload may go to a host that the registry names: that has its own ways to know us.
         if let Some(authorization) = &self.authorization
-            && *host(&ask.url) == *self.reference.api_host()
+            && self.base().is_ok_and(|base| is_same_host(&ask.url, &base))
         {
             ask.headers
                 .insert(header::AUTHORIZATION, authorization.clone());
@@ -365,7 +376,12 @@ impl Registry {
                 format!("Bearer {}", token.await?)
             }
         };
-        let mut value = HeaderValue::from_str(&value)
+        self.secret(&value)
+    }
+
+    /// A header that is not shown.
+    fn secret(&self, value: &str) -> Result<HeaderValue, ImageError> {
+        let mut value = HeaderValue::from_str(value)
             .map_err(|_| self.unauthorized("the credentials cannot be in a header"))?;
         value.set_sensitive(true);
         Ok(value)
@@ -400,7 +416,7 @@ impl Registry {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             limit: MAX_TOKEN,
-            configured: self.reference.api_host().into(),
+            configured: self.base()?,
             verified: false,
         };
         if let Some(Credential::Identity(token)) = credential {
@@ -419,8 +435,7 @@ impl Registry {
             url.query_pairs_mut().extend_pairs(fields);
             ask.url = url;
             if let Some(Credential::Basic { username, password }) = credential {
-                let value = HeaderValue::from_str(&basic(username, password))
-                    .map_err(|_| self.unauthorized("the credentials cannot be in a header"))?;
+                let value = self.secret(&basic(username, password))?;
                 ask.headers.insert(header::AUTHORIZATION, value);
             }
         }
@@ -460,7 +475,7 @@ fn verified(answer: &Answer, wanted: Digest) -> Result<Digest, ImageError> {
         return Ok(found);
     }
     Err(ImageError::Digest {
-        url: shown(&answer.url),
+        url: shown(answer.url.as_str()),
         found,
         wanted,
     })
@@ -488,8 +503,57 @@ pub(super) fn refusal(answer: &Answer) -> ImageError {
         }
     }
     ImageError::Status {
-        url: shown(&answer.url),
+        url: shown(answer.url.as_str()),
         status: answer.status,
         detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::WasmSettings;
+
+    #[test]
+    fn a_registry_is_known_however_its_host_is_written() {
+        let downloader = Downloader::new(&WasmSettings {
+            insecure_registries: vec!["127.0.0.1:80".into(), "localhost:18500".into()],
+            ..WasmSettings::default()
+        });
+        let downloader = downloader.expect("made");
+        for (reference, expected) in [
+            ("127.0.0.1:80/x:1", "http://127.0.0.1/v2/x/blobs/1"),
+            ("LocalHost:18500/x:1", "http://localhost:18500/v2/x/blobs/1"),
+            (
+                "reg.example:443/a/x:1",
+                "https://reg.example/v2/a/x/blobs/1",
+            ),
+            ("reg.example:80/x:1", "https://reg.example:80/v2/x/blobs/1"),
+            ("x", "https://registry-1.docker.io/v2/library/x/blobs/1"),
+        ] {
+            let reference = Reference::parse(reference).expect("a reference");
+            let mut registry = Registry::new(downloader.clone(), reference, None);
+            let secret = registry.secret("Bearer x").expect("a header");
+            assert!(secret.is_sensitive());
+            registry.authorization = Some(secret);
+            let url = registry.url("blobs/1").expect("a URL");
+            assert_eq!(url.as_str(), expected);
+            let told = |url: &str| {
+                let ask = registry.authorized(Ask {
+                    method: Method::GET,
+                    url: url.parse().expect("a URL"),
+                    headers: HeaderMap::new(),
+                    body: Bytes::new(),
+                    limit: 0,
+                    configured: registry.base().expect("a URL"),
+                    verified: false,
+                });
+                ask.headers.contains_key(header::AUTHORIZATION)
+            };
+            assert!(
+                told(expected) && !told("https://other.example/"),
+                "{expected}"
+            );
+        }
     }
 }

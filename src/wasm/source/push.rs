@@ -5,8 +5,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::download::{Answer, Ask, DownloadError, shown};
+use super::download::{Answer, Ask, DownloadError};
 use super::oci::{ImageError, Registry, refusal};
+use super::shown;
 use crate::wasm::archive;
 use crate::wasm::spec::Digest;
 
@@ -128,7 +129,7 @@ impl Registry {
         }
         let place = begun.headers.get(header::LOCATION);
         let place = place.and_then(|place| url.join(place.to_str().ok()?).ok());
-        let mut place = place.ok_or_else(|| DownloadError::BadUrl(shown(&url)))?;
+        let mut place = place.ok_or_else(|| DownloadError::BadUrl(shown(url.as_str())))?;
         place.query_pairs_mut().append_pair("digest", &digest);
         let content = blob.content.clone();
         let answer = self.upload(Method::PUT, place, BYTES, content).await?;
@@ -149,13 +150,14 @@ impl Registry {
         if !body.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
+        let configured = self.base()?;
         self.ask(Ask {
             method,
             url,
             headers,
             body,
             limit: MAX_ANSWER,
-            configured: self.reference().api_host().into(),
+            configured,
             verified: false,
         })
         .await

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::time::Instant;
 use wasmtime::{Store, WasmParams, WasmResults};
 
@@ -15,7 +16,7 @@ use super::start::{describe, with_words};
 use super::{
     Answer, Counters, DataAction, Dead, Direction, HeadersAction, Message, OnDeath, reset_details,
 };
-use crate::http::LocalReply;
+use crate::http::{LocalReply, ResponseFlag};
 use crate::stream::{Stream, Verdict};
 use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::{self, invalid_request_reply};
@@ -224,6 +225,7 @@ impl Core {
     }
 
     pub(super) fn settle_all(&mut self) -> Result<(), Dead> {
+        let mut told = 0;
         loop {
             let effects = std::mem::take(&mut self.store.data_mut().effects);
             if effects.is_empty() {
@@ -241,7 +243,7 @@ impl Core {
                         if let Some(context) = host.streams.get(id) {
                             context.stream.decide(Verdict::Reply {
                                 reply: Box::new(reply),
-                                direct: context.responding,
+                                direct: context.replies_directly(),
                             });
                         }
                     }
@@ -264,22 +266,23 @@ impl Core {
                         let _ = host.mailbox.send(Message::Wake);
                     }
                     Effect::Done(root) => self.delete_root(root)?,
-                    Effect::GrpcFailed {
-                        root,
-                        token,
-                        events,
-                    } => {
-                        for event in events {
-                            self.tell_grpc(root, token, event)?;
-                        }
+                    Effect::GrpcFailed(failed) if failed.is_told_at_once(told) => {
+                        told += 1;
+                        self.grpc_failed(failed)?;
                     }
+                    Effect::GrpcFailed(failed) => failed.post(&host.mailbox),
                 }
             }
         }
     }
 
-    pub(super) fn create_context(&mut self, root: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
-        self.create(root, stream, None)
+    pub(super) fn create_context(
+        &mut self,
+        root: u32,
+        stream: &Arc<Stream>,
+        upstream: bool,
+    ) -> Result<u32, Dead> {
+        self.create(root, stream, None, upstream)
     }
 
     pub(super) fn create(
@@ -287,11 +290,14 @@ impl Core {
         root: u32,
         stream: &Arc<Stream>,
         network: Option<Box<NetworkView>>,
+        upstream: bool,
     ) -> Result<u32, Dead> {
         let host = self.store.data_mut();
         let id = host.fresh_id();
-        let context = StreamContext::new(Arc::clone(stream), root);
-        host.streams.insert(id, context).network = network;
+        let mut context = StreamContext::new(Arc::clone(stream), root);
+        context.network = network;
+        context.upstream = upstream;
+        host.streams.insert(id, context);
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
         self.enter(id);
@@ -353,6 +359,9 @@ impl Core {
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
             answer.reply = repair(context);
             context.request_gone = goes_on;
+        }
+        if direction == Direction::Response && goes_on && !ends {
+            answer.reply = without_status(context);
         }
         if pauses {
             // With the heads alone, the body's callbacks may go on.
@@ -514,7 +523,7 @@ impl Core {
 
     pub(super) fn log(&mut self, root: u32, id: u32, stream: &Arc<Stream>) -> Result<u32, Dead> {
         let id = if id == 0 {
-            self.create_context(root, stream)?
+            self.create_context(root, stream, false)?
         } else {
             id
         };
@@ -632,6 +641,19 @@ fn hide_trailers(visible: &mut Visible, direction: Direction) {
     }
 }
 
+/// What is answered in the place of an upstream's answer whose status a filter of the upstream has removed.
+pub(super) fn without_status(context: &mut StreamContext) -> Option<Box<LocalReply>> {
+    if !(context.upstream && context.removed.status) {
+        return None;
+    }
+    context.ended = true;
+    Some(Box::new(LocalReply::new(
+        StatusCode::BAD_GATEWAY,
+        "missing required header: :status",
+        "filter_removed_required_response_headers{missing_required_header:_:status}",
+    )))
+}
+
 /// Applies what the guest removed of a request's pseudo-headers; the reply where nothing sendable is left.
 #[inline]
 pub(super) fn repair(context: &mut StreamContext) -> Option<Box<LocalReply>> {
@@ -649,7 +671,11 @@ pub(super) fn repair(context: &mut StreamContext) -> Option<Box<LocalReply>> {
         head.has_host = false;
     }
     let connect = context.stream.request.lock().method == http::Method::CONNECT;
-    let reply = invalid_request_reply(context, removed, connect)?;
+    let mut reply = invalid_request_reply(context, removed, connect)?;
+    if context.upstream {
+        // There it is Envoy's codec that finds it.
+        reply = reply.flag(ResponseFlag::DownstreamProtocolError);
+    }
     context.ended = true;
     Some(Box::new(reply))
 }

@@ -2,7 +2,7 @@
 
 use super::Dead;
 use super::core::Core;
-use crate::wasm::abi::grpc::{Event, Exchanges, View};
+use crate::wasm::abi::grpc::{Event, Exchanges, Failed, View};
 
 impl Core {
     /// Tells of a call, unless the guest has given it up.
@@ -31,8 +31,20 @@ impl Core {
         Ok(())
     }
 
+    /// Tells of a call that failed as it was made.
+    pub(super) fn grpc_failed(&mut self, failed: Failed) -> Result<(), Dead> {
+        let host = self.store.data_mut();
+        host.calls.grpc.begin_failure(&failed);
+        host.count_calls();
+        for event in failed.events {
+            self.tell_grpc(failed.root, failed.token, event)?;
+        }
+        self.store.data_mut().calls.grpc.end_failure();
+        Ok(())
+    }
+
     /// The callback for `event`.
-    pub(super) fn tell_grpc(&mut self, root: u32, token: u32, event: Event) -> Result<(), Dead> {
+    fn tell_grpc(&mut self, root: u32, token: u32, event: Event) -> Result<(), Dead> {
         if self.store.data_mut().root_of(root).is_none() {
             return Ok(());
         }

@@ -68,7 +68,7 @@ impl Core {
             shown: [false; 2],
             closing: false,
         };
-        self.create(root, stream, Some(Box::new(network)))
+        self.create(root, stream, Some(Box::new(network)), false)
     }
 
     fn new_connection(&mut self, id: u32) -> Result<bool, Dead> {
@@ -92,6 +92,23 @@ impl Core {
         effects.any(|effect| match effect {
             Effect::Continue(context, _) | Effect::Close(context, _) => *context == id,
             _ => false,
+        })
+    }
+
+    /// What a connection may hold.
+    fn buffer_limit(&self, id: u32) -> usize {
+        let context = self.store.data().streams.get(id);
+        context.map_or(usize::MAX, |context| {
+            context.stream.config.options.buffer_limit
+        })
+    }
+
+    /// How much of the connection's data has not gone on.
+    fn waits(&self, id: u32, towards: Towards) -> usize {
+        let network = self.store.data().streams.get(id);
+        let network = network.and_then(|context| context.network.as_ref());
+        network.map_or(0, |network| {
+            network.handle.with_buffer(towards, |held| held.len())
         })
     }
 
@@ -134,7 +151,10 @@ impl Core {
             context.callback = None;
         }
         if stops && !self.asks(id) {
-            self.pause(id, direction, end, end);
+            // At the limit no more is read: the guest is not asked again.
+            let limit = self.buffer_limit(id);
+            let held = end || self.waits(id, towards) >= limit;
+            self.pause(id, direction, held, held);
         }
         Ok(stops)
     }

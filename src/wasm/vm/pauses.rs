@@ -80,17 +80,20 @@ impl Core {
             let open = root.is_some_and(|root| {
                 matches!(root.made_for.spec.failure, FailurePolicy::Open { .. })
             });
-            if open {
+            let network = context.network.as_ref();
+            // What a connection's host has sent cannot be let go on, as in Envoy: it would be held for ever.
+            let stays = network.is_some() && direction == Direction::Response;
+            if open && !stays {
                 hide(&mut context.visible, direction);
                 go_on(context, direction);
-            } else if let Some(network) = &context.network {
+            } else if let Some(network) = network {
                 network.handle.close("wasm_max_pause");
             } else {
                 context.ended = true;
                 let reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "", "wasm_max_pause");
                 context.stream.decide(Verdict::Reply {
                     reply: Box::new(reply),
-                    direct: context.responding,
+                    direct: context.replies_directly(),
                 });
             }
         }

@@ -477,3 +477,23 @@ fn standard_output_is_of_no_known_kind() {
     assert_eq!((bench.word(64), bench.word(72)), (0, 64));
     assert_eq!(bench.call_function(&function, &[1, -1]).ok(), Some(0));
 }
+
+#[test]
+fn a_service_that_is_too_large_is_a_bad_argument() {
+    let mut bench = Bench::new();
+    let memory = bench.store.data().memory.expect("a memory");
+    memory.grow(&mut bench.store, 32).expect("room");
+    let mut service = b"\x0a\x03\x0a\x01c".to_vec();
+    for number in 0..33_000u32 {
+        // `initial_metadata`: a key of six letters, a value of one.
+        service.extend_from_slice(b"\x2a\x0b\x0a\x06");
+        service.extend_from_slice(format!("k{number:05}").as_bytes());
+        service.extend_from_slice(b"\x12\x01v");
+    }
+    bench.write(65536, &service);
+    for len in [service.len(), (1 << 20) + 1] {
+        let len = i64::try_from(len).expect("small");
+        let args = [65536, len, 0, 1, 0, 1, 0, 0, 0, 1, 1000, 100];
+        assert_eq!(bench.call("proxy_grpc_call", &args).ok(), Some(2), "{len}");
+    }
+}

@@ -434,6 +434,48 @@ fn what_cannot_be_read_deletes_nothing_and_spares_its_neighbours() {
 }
 
 #[test]
+fn of_a_resource_sent_twice_by_name_the_first_counts_in_a_state_of_the_world() {
+    let (first, second) = (any_of(EDS, "a"), any_of(EDS, "a"));
+    let update = Update::of_sotw(
+        EDS,
+        DiscoveryResponse {
+            resources: vec![first, second],
+            ..DiscoveryResponse::default()
+        },
+    );
+    assert_eq!(update_names(&update), ["a"]);
+    assert!(update.unreadable.is_empty());
+}
+
+#[test]
+fn what_a_delta_adds_and_removes_at_once_stays_and_is_refused() {
+    let update = Update::of_delta(
+        CDS,
+        DeltaDiscoveryResponse {
+            resources: vec![Resource {
+                name: "b".to_owned(),
+                resource: Some(any_of(CDS, "b")),
+                ..Resource::default()
+            }],
+            removed_resources: vec!["b".to_owned(), "c".to_owned()],
+            ..DeltaDiscoveryResponse::default()
+        },
+    );
+    assert_eq!(update_names(&update), ["b"]);
+    assert_eq!(update.removed, ["c".into()]);
+    let [(name, _, error)] = &update.unreadable[..] else {
+        panic!("one is refused: {update:?}");
+    };
+    assert_eq!(
+        (&**name, error.to_string().as_str()),
+        (
+            "b",
+            "duplicate name b found in the union of added+removed resources"
+        )
+    );
+}
+
+#[test]
 fn wrapped_resources_are_unwrapped_and_a_heartbeat_has_no_body() {
     let wrap = |resource: Option<pb::Any>| {
         pb::pack(&Resource {

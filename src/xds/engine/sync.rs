@@ -131,6 +131,9 @@ impl Engine {
             own_stream,
             others.map(|other| &other.stats),
         );
+        if !matches!(source.specifier, SourceSpecifier::Path { .. }) {
+            stats.asked();
+        }
         if let Some(Channel {
             line: Line::Stream(conversation),
             identifier,

@@ -9,6 +9,7 @@ use crate::pb::envoy::service::discovery::v3::{
 };
 use crate::xds::admission::AdmitAll;
 
+mod addresses;
 mod extensions;
 mod sources;
 mod waiting;

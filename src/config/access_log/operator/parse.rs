@@ -390,12 +390,23 @@ fn parse_filter_state(params: &str, upstream: bool) -> Result<Operator, ConfigEr
 }
 
 fn parse_server_name(params: &str) -> Result<Operator, ConfigError> {
-    // What follows the colon chooses between the original and the present host; both are the same to us.
-    let choice = params.split(':').next().unwrap_or("");
+    let mut parts = params.split(':');
+    let choice = parts.next().unwrap_or("");
+    let source = match parts.next().unwrap_or("") {
+        "" | "ORIG_OR_HOST" => PathSource::OriginalOrCurrent,
+        "ORIG" => PathSource::Original,
+        "HOST" => PathSource::Current,
+        other => {
+            return Err(bad_option(
+                "REQUESTED_SERVER_NAME",
+                other,
+                "'ORIG'/'HOST'/'ORIG_OR_HOST'",
+            ));
+        }
+    };
     let choice = match choice {
         "" | "SNI_ONLY" => ServerNameChoice::SniOnly,
-        "SNI_FIRST" => ServerNameChoice::SniFirst,
-        "HOST_FIRST" => ServerNameChoice::HostFirst,
+        "SNI_FIRST" | "HOST_FIRST" => ServerNameChoice::Host(source),
         other => {
             return Err(bad_option(
                 "REQUESTED_SERVER_NAME",

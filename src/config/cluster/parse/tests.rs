@@ -369,12 +369,25 @@ fn the_protocol_is_named_in_two_ways() {
             with_http(
                 "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector}}]",
             ),
-            "http_filters[0]: not supported: upstream HTTP filter 'x' (envoy.extensions.filters.http.credential_injector.v3.CredentialInjector)",
+            "http_filters: The codec filter is the only valid terminal upstream HTTP filter, use 'envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec'",
         ),
     ] {
         assert_eq!(cluster, Err(format!("{options}.{error}")));
     }
-    assert!(with_http("explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}]").is_ok());
+    let filters = |list: &str| {
+        let cluster = with_http(&format!(
+            "explicit_http_config: {{http_protocol_options: {{}}}}, http_filters: [{list}]"
+        ));
+        cluster
+            .expect("valid")
+            .upstream_filters
+            .map(|filters| filters.len())
+    };
+    let codec = "{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}";
+    let mutation = "{name: m, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation}}";
+    assert_eq!(filters(""), None, "the router's list holds");
+    assert_eq!(filters(codec), Some(0), "no list but its own");
+    assert_eq!(filters(&format!("{mutation}, {codec}")), Some(1));
 }
 
 #[test]

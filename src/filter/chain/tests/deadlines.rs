@@ -1,6 +1,12 @@
 //! Deadlines of a stream: before its head, after it, and while nobody takes what is there.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http_body::Body as _;
+
 use super::*;
+use crate::stream::{Companion, Progress};
 
 #[tokio::test(start_paused = true)]
 async fn deadlines_answer_before_the_head_and_reset_after_it() {
@@ -125,6 +131,68 @@ async fn deadlines_hold_while_nobody_takes_what_is_there() {
             assert_eq!(chain.logs(), 1, "{name}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_take_its_time_once_its_response_has_begun() {
+    let (_sender, request) = testing::body();
+    let (response, body) = testing::body();
+    let chain = chain![]
+        .terminal(Arc::new(Streaming(Mutex::new(Some(body)))))
+        .options(|options| options.request_timeout = Some(Duration::from_secs(1)));
+    crate::base::task::spawn("test", async move {
+        for _ in 0..3 {
+            response.send(testing::data("tick ")).expect("read");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let answer = chain.post(request).await;
+    assert_eq!((answer.status(), answer.text()), (200, "tick tick tick "));
+    assert!(answer.error.is_none(), "{:?}", answer.error);
+}
+
+/// Takes the request apart in a companion, frame by frame, and resets the stream where one says so.
+struct Upload(Body);
+
+impl Companion for Upload {
+    fn poll(&mut self, stream: &Arc<Stream>, context: &mut Context<'_>) -> Progress {
+        match Pin::new(&mut self.0).poll_frame(context) {
+            Poll::Pending => Progress::Idle,
+            Poll::Ready(Some(Ok(frame))) => {
+                let data = frame.into_data().expect("data");
+                stream.info.lock().bytes_received += data.len() as u64;
+                if data == "reset" {
+                    stream.decide(Verdict::Reset {
+                        details: "given_up".into(),
+                    });
+                }
+                Progress::Moved
+            }
+            Poll::Ready(_) => Progress::Done,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_the_response_may_go_on_with_the_request() {
+    let (sender, request) = testing::body();
+    let chain = chain![].terminal(Arc::new(Streaming(Mutex::new(Some(endless())))));
+    let stream = chain.stream(RequestHead::new(Method::POST, "a", "/"));
+    let mut body = chain.run(&stream, Body::empty()).await.expect("a body");
+    stream.attach(Box::new(Upload(request)));
+    let mut wait = async || {
+        let room = std::future::poll_fn(|context| body.poll_deadline(context));
+        tokio::time::timeout(Duration::from_millis(10), room).await
+    };
+    for sent in 1..=3 {
+        sender.send(testing::data("x")).expect("read");
+        assert!(wait().await.is_err(), "nothing has passed");
+        assert_eq!(stream.info.lock().bytes_received, sent);
+    }
+    sender.send(testing::data("reset")).expect("read");
+    assert!(matches!(wait().await, Ok(BodyError::Aborted(_))));
+    assert_eq!(stream.info.lock().details.as_deref(), Some("given_up"));
+    assert_eq!(chain.logs(), 1);
 }
 
 /// Lets a response wait.

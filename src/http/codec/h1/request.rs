@@ -281,7 +281,9 @@ impl Draft {
         } else {
             return Err(Violation::SCHEME);
         };
-        if scheme == Scheme::Https && options.use_remote_address {
+        // A proxy in front that is trusted may have ended the TLS.
+        let edge = options.use_remote_address && options.xff_num_trusted_hops == 0;
+        if scheme == Scheme::Https && edge {
             return Err(Violation::HTTPS_IN_PLAINTEXT);
         }
         let value = |text: &[u8]| HeaderValue::from_bytes(text).map_err(|_| Violation::URL);

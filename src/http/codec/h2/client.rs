@@ -10,13 +10,14 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 
 use super::super::client::SendError;
 use super::super::{ConnectionMeter, Ending, Io};
 use super::body::{IncomingBody, StreamGuard, http2_error};
 use super::convert;
-use super::io::HyperIo;
+use super::io::Metered;
 use super::runtime::{Executor, Timer};
 use crate::base::task;
 use crate::config::cluster::Http2Options;
@@ -57,7 +58,7 @@ impl Http2 {
                 .keep_alive_timeout(timeout)
                 .keep_alive_while_idle(true);
         }
-        let io = HyperIo::new(io, Bytes::new(), Arc::clone(&meter));
+        let io = TokioIo::new(Metered::new(io, Bytes::new(), Arc::clone(&meter)));
         let (requests, connection) = builder
             .handshake(io)
             .await

@@ -1,26 +1,28 @@
-//! hyper's heads to ours and back.
+//! The library's heads to ours and back.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::ext::Protocol;
 use http::header::{self, HeaderName};
+use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::ext::Protocol;
+use http_body::{Body as _, Frame};
 
 use super::super::{Refusal, Reset};
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
 use crate::http::joined::{Side, join_repeated};
-use crate::http::{Body, RequestHead, ResponseFlag, ResponseHead, Scheme};
+use crate::http::{Body, BodyError, RequestHead, ResponseFlag, ResponseHead, Scheme};
 
-/// Headers that belong to an HTTP/1 connection.
-const CONNECTION: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
+/// True for headers that belong to an HTTP/1 connection.
+fn is_of_connection(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection"
+    )
+}
 
 /// A rule of HTTP/2's messages is broken.
 const INVALID: Refusal = Refusal {
@@ -39,12 +41,8 @@ const fn unwanted(details: &'static str) -> Refusal {
 }
 
 /// A received request; `Err` where Envoy ends its stream.
-pub(super) fn request_head(
-    request: Request<Incoming>,
-    options: &Options,
-) -> Result<(RequestHead, Incoming), Refusal> {
-    let (mut parts, body) = request.into_parts();
-    let mut headers = std::mem::take(&mut parts.headers);
+pub(super) fn request_head(parts: Parts, options: &Options) -> Result<RequestHead, Refusal> {
+    let mut headers = parts.headers;
     let size: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
@@ -88,7 +86,7 @@ pub(super) fn request_head(
         Some(protocol) => Some(value(protocol.as_str())?),
         None => None,
     };
-    let head = RequestHead {
+    Ok(RequestHead {
         method: parts.method,
         scheme,
         authority,
@@ -98,8 +96,7 @@ pub(super) fn request_head(
         headers,
         upgrade,
         interim: None,
-    };
-    Ok((head, body))
+    })
 }
 
 fn sole_host(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -113,10 +110,14 @@ fn value(text: &str) -> Result<HeaderValue, Refusal> {
 }
 
 fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
-    headers.remove(header::HOST);
-    // Met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
-    headers.remove(header::EXPECT);
-    headers.remove("http2-settings");
+    // `expect: 100-continue` is met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
+    let waits = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get(header::EXPECT).is_some_and(waits) {
+        headers.remove(header::EXPECT);
+    }
+    drop_named(headers, |name| {
+        matches!(name.as_str(), "host" | "http2-settings")
+    });
     if options.underscores != HeadersWithUnderscores::Allow {
         let named: Vec<HeaderName> = headers
             .keys()
@@ -130,36 +131,50 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
             headers.remove(name);
         }
     }
+    join_cookies(headers);
     if headers.len() == headers.keys_len() {
         return Ok(());
     }
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(INVALID);
     }
-    join_cookies(headers);
     join_repeated(Side::Request, headers);
     Ok(())
 }
 
-/// Crumbs of a cookie become one header again.
+/// Crumbs of a cookie become one header again; an empty one is none.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
-        return;
-    };
-    let mut joined = BytesMut::from(first.as_bytes());
-    for crumb in std::iter::once(second).chain(crumbs) {
-        joined.put_slice(b"; ");
+    match (crumbs.next(), crumbs.next()) {
+        (None, _) => return,
+        (Some(only), None) if !only.is_empty() => return,
+        (Some(_), _) => {}
+    }
+    let mut joined = BytesMut::new();
+    for crumb in headers.get_all(header::COOKIE) {
+        if !joined.is_empty() {
+            joined.put_slice(b"; ");
+        }
         joined.put_slice(crumb.as_bytes());
+    }
+    if joined.is_empty() {
+        headers.remove(header::COOKIE);
+        return;
     }
     let joined = HeaderValue::from_maybe_shared(joined.freeze());
     headers.insert(header::COOKIE, joined.expect("valid values and separators"));
 }
 
-/// A response for hyper.
-pub(super) fn response(head: ResponseHead, mut body: Body, head_request: bool) -> Response<Body> {
+/// A response for the library, and what of the body goes with it.
+pub(super) fn response(
+    head: ResponseHead,
+    mut body: Body,
+    head_request: bool,
+) -> (Response<()>, Body) {
     let mut headers = head.headers;
-    drop_connection_headers(&mut headers);
+    drop_named(&mut headers, |name| {
+        is_of_connection(name) || *name == header::TE
+    });
     let status = head.status;
     if status == StatusCode::NO_CONTENT || status.is_informational() {
         headers.remove(header::CONTENT_LENGTH);
@@ -168,12 +183,19 @@ pub(super) fn response(head: ResponseHead, mut body: Body, head_request: bool) -
         body = Body::empty();
     } else {
         fit_length(&mut headers, &body);
+        if !body.is_end_stream()
+            && let Some(length) = body.size_hint().exact()
+        {
+            headers
+                .entry(header::CONTENT_LENGTH)
+                .or_insert_with(|| length.into());
+        }
     }
-    let mut response = Response::new(body);
+    let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = headers;
-    response
+    (response, body)
 }
 
 /// A `content-length` that the body does not have is taken away.
@@ -186,8 +208,9 @@ fn fit_length(headers: &mut HeaderMap, body: &Body) {
     }
 }
 
-fn drop_connection_headers(headers: &mut HeaderMap) {
-    for name in CONNECTION {
+/// Looks at each name once: a head has few, and seldom one to drop.
+fn drop_named(headers: &mut HeaderMap, named: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| named(name)).cloned() {
         headers.remove(name);
     }
 }
@@ -195,8 +218,12 @@ fn drop_connection_headers(headers: &mut HeaderMap) {
 /// A request for hyper; `Err` where HTTP/2 cannot say it.
 pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'static str> {
     let mut headers = head.headers;
-    drop_connection_headers(&mut headers);
+    drop_named(&mut headers, is_of_connection);
     fit_length(&mut headers, &body);
+    let body = match headers.contains_key(header::CONTENT_LENGTH) {
+        true => body,
+        false => unannounced(&head.method, body),
+    };
     let authority = Authority::from_maybe_shared(bytes_of(&head.authority))
         .map_err(|_| "http2.invalid_authority")?;
     let mut parts = http::uri::Parts::default();
@@ -215,6 +242,34 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// hyper announces that there is no body where the method commonly has one; a head that ends its stream says so already.
+fn unannounced(method: &Method, body: Body) -> Body {
+    let bare = [Method::GET, Method::HEAD, Method::DELETE, Method::CONNECT].contains(method);
+    match body.size_hint().exact() {
+        Some(0) if !bare => Body::new(Unannounced(body)),
+        _ => body,
+    }
+}
+
+/// A body that keeps its length to itself.
+struct Unannounced(Body);
+
+impl http_body::Body for Unannounced {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 fn bytes_of(value: &HeaderValue) -> Bytes {

@@ -1,29 +1,29 @@
-//! [`HyperIo`]: our byte stream in hyper's terms, with what was read before the protocol was known.
+//! The byte streams below our two sides of HTTP/2, counted.
+//!
+//! The library writes each frame of data with a system call of its own, and asks for it to be on its way before it goes
+//! on. Where many streams are answered at once, [`Gathered`] makes one call of it: small frames wait until the connection
+//! has nothing more to say, which its task then tells by [`Gathered::poll_out`].
 
-use std::io;
-use std::mem::MaybeUninit;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use hyper::rt::ReadBufCursor;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::{ConnectionMeter, Ending, Io};
+use crate::base::WorkerCell;
 
-/// One read goes through this much stack: hyper's buffer cannot be handed to tokio without unsafe code.
-const READ: usize = 16 << 10;
-
-/// A byte stream for hyper, counted.
+/// A byte stream, with what was read from it before the protocol was known.
 #[derive(Debug)]
-pub(super) struct HyperIo {
+pub(super) struct Metered {
     io: Io,
     first: Bytes,
     meter: Arc<ConnectionMeter>,
 }
 
-impl HyperIo {
+impl Metered {
     /// `first`: bytes that were read from `io` already, and counted.
     pub(super) fn new(io: Io, first: Bytes, meter: Arc<ConnectionMeter>) -> Self {
         Self { io, first, meter }
@@ -37,11 +37,11 @@ impl HyperIo {
     }
 }
 
-impl hyper::rt::Read for HyperIo {
+impl AsyncRead for Metered {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.first.is_empty() {
             let count = self.first.len().min(buf.remaining());
@@ -49,21 +49,18 @@ impl hyper::rt::Read for HyperIo {
             self.first.advance(count);
             return Poll::Ready(Ok(()));
         }
-        let mut memory = [const { MaybeUninit::<u8>::uninit() }; READ];
-        let room = buf.remaining().min(READ);
-        let mut read = ReadBuf::uninit(&mut memory[..room]);
-        let result = ready!(Pin::new(&mut self.io).poll_read(cx, &mut read));
-        if result.is_err() || (room > 0 && read.filled().is_empty()) {
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let count = buf.filled().len() - before;
+        if result.is_err() || (count == 0 && buf.remaining() > 0) {
             self.meter.set_ending(Ending::Peer);
         }
-        result?;
-        self.meter.add_received(read.filled().len());
-        buf.put_slice(read.filled());
-        Poll::Ready(Ok(()))
+        self.meter.add_received(count);
+        Poll::Ready(result)
     }
 }
 
-impl hyper::rt::Write for HyperIo {
+impl AsyncWrite for Metered {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -76,7 +73,7 @@ impl hyper::rt::Write for HyperIo {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.wrote(polled)
@@ -92,5 +89,225 @@ impl hyper::rt::Write for HyperIo {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// So much at once is written without a copy.
+const DIRECT: usize = 4 << 10;
+/// So much waits at most.
+const MOST: usize = 32 << 10;
+/// So much memory is kept for the next time.
+const KEPT: usize = 4 << 10;
+/// More slices than the library ever has at once, and one of our own.
+const SLICES: usize = 8;
+
+/// The library's end of a byte stream whose small writes wait for their like. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Gathered(Arc<WorkerCell<Gathering>>);
+
+#[derive(Debug)]
+struct Gathering {
+    io: Metered,
+    waiting: Vec<u8>,
+    /// So much of it is written.
+    written: usize,
+    /// The byte stream took less than all: nothing is added before it has taken the rest.
+    blocked: bool,
+}
+
+impl Gathered {
+    pub(super) fn new(io: Metered) -> Self {
+        Self(Arc::new(WorkerCell::new(Gathering {
+            io,
+            waiting: Vec::new(),
+            written: 0,
+            blocked: false,
+        })))
+    }
+
+    /// Writes what waits.
+    pub(super) fn poll_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_out(cx)
+    }
+}
+
+impl Gathering {
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.waiting.len() {
+            let waiting = &self.waiting[self.written..];
+            let polled = Pin::new(&mut self.io).poll_write(cx, waiting);
+            self.blocked = polled.is_pending();
+            match ready!(polled)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+        }
+        self.clear();
+        Poll::Ready(Ok(()))
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.waiting.shrink_to(KEPT);
+        self.written = 0;
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.blocked {
+            ready!(self.poll_out(cx))?;
+        }
+        let size = bufs.iter().map(|buf| buf.len()).sum::<usize>();
+        if size < DIRECT && self.waiting.len() + size <= MOST {
+            for buf in bufs {
+                self.waiting.extend_from_slice(buf);
+            }
+            return Poll::Ready(Ok(size));
+        }
+        while self.written < self.waiting.len() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            slices[0] = IoSlice::new(&self.waiting[self.written..]);
+            let count = bufs.len().min(SLICES - 1);
+            slices[1..=count].copy_from_slice(&bufs[..count]);
+            let polled = Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..=count]);
+            self.blocked = polled.is_pending();
+            let count = ready!(polled)?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let ours = count.min(self.waiting.len() - self.written);
+            self.written += ours;
+            if count > ours {
+                self.clear();
+                return Poll::Ready(Ok(count - ours));
+            }
+        }
+        self.clear();
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
+impl AsyncRead for Gathered {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.lock().io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Gathered {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.lock().poll_write(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.lock().poll_write(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.lock().io.is_write_vectored()
+    }
+
+    /// What waits goes on its way by [`Gathered::poll_out`].
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.0.lock();
+        ready!(this.poll_out(cx))?;
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    fn gathered(room: usize) -> (Gathered, tokio::io::DuplexStream, Arc<ConnectionMeter>) {
+        let (ours, theirs) = tokio::io::duplex(room);
+        let meter = Arc::<ConnectionMeter>::default();
+        let io = Metered::new(ours.into(), Bytes::new(), Arc::clone(&meter));
+        (Gathered::new(io), theirs, meter)
+    }
+
+    async fn write(io: &mut Gathered, bytes: &[u8]) {
+        tokio::io::AsyncWriteExt::write_all(io, bytes)
+            .await
+            .expect("written");
+    }
+
+    #[tokio::test]
+    async fn small_writes_wait_for_each_other() {
+        let (mut io, mut peer, meter) = gathered(1 << 20);
+        let mut expected = Vec::new();
+        for round in 0..3_u8 {
+            for size in [1, 300, 40, DIRECT - 1] {
+                let bytes = vec![round; size];
+                write(&mut io, &bytes).await;
+                expected.extend(bytes);
+                assert_eq!(meter.sent(), 0);
+            }
+        }
+        poll_fn(|cx| io.poll_out(cx)).await.expect("written");
+        assert_eq!(meter.sent(), expected.len() as u64);
+        let mut seen = vec![0; expected.len()];
+        peer.read_exact(&mut seen).await.expect("read");
+        assert_eq!(seen, expected);
+        assert!(io.0.lock().waiting.capacity() <= KEPT);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_keeps_its_order() {
+        // A pipe that takes less than any write.
+        let (mut io, mut peer, meter) = gathered(100);
+        let sizes = [10, DIRECT + 10, 3, 2_000, 1, MOST, DIRECT, 5];
+        let expected: Vec<u8> = (0..sizes.iter().sum::<usize>())
+            .map(|at| (at % 251) as u8)
+            .collect();
+        let all = expected.clone();
+        let writer = async {
+            let mut at = 0;
+            for size in sizes {
+                write(&mut io, &all[at..at + size]).await;
+                at += size;
+            }
+            poll_fn(|cx| io.poll_out(cx)).await.expect("written");
+        };
+        let mut seen = vec![0; expected.len()];
+        let (_, read) = tokio::join!(writer, peer.read_exact(&mut seen));
+        read.expect("read");
+        assert!(seen == expected);
+        assert_eq!(meter.sent(), expected.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_added_behind_a_blocked_stream() {
+        let (mut io, mut peer, _) = gathered(10);
+        write(&mut io, &[1; 20]).await;
+        let blocked = poll_fn(|cx| Poll::Ready(io.poll_out(cx).is_pending())).await;
+        assert!(blocked);
+        let more = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, &[2]).is_pending()));
+        assert!(more.await);
+        let mut seen = [0; 10];
+        peer.read_exact(&mut seen).await.expect("read");
+        write(&mut io, &[2]).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What hyper asks of a runtime: tasks and timers, ours and tokio's. (Tasks of downstream streams: `sending`.)
+//! What hyper asks of a runtime: tasks and timers, ours and tokio's.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::task;
 
-/// Spawns hyper's stream and connection tasks on the current runtime.
+/// Spawns hyper's tasks on the current runtime.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Executor;
 

@@ -1,123 +1,45 @@
 //! Responses on their way out: each is watched over also while its client grants no window.
 //!
-//! hyper takes a frame from a body and polls that no more until the window has room for the frame. The task of a stream
-//! therefore shares the body with hyper: where hyper waits, the task looks at the body's deadlines, and ends at one, which
-//! resets the stream. What was handed over to the last byte has the stream idle timeout left to find a window; what of it
-//! is with the HTTP/2 library by then is out of a task's reach, and is the business of [`Tails`].
+//! A frame is taken from the body, and waits here until its stream has a window. Meanwhile nobody polls the body: its
+//! deadlines are looked at instead, and one that passes resets the stream. What is handed to the library to its last byte
+//! has the stream idle timeout left to find a window; what of it waits there after that is out of a stream's reach, and
+//! is the business of [`Tails`].
 
-use std::future::Future;
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http_body::{Frame, SizeHint};
-use pin_project_lite::pin_project;
+use h2::{Reason, SendStream};
+use http_body::Body as _;
 use tokio::time::Sleep;
 
 use super::tails::{Tail, Tails};
-use crate::base::{WorkerCell, task};
-use crate::http::{Body, BodyError};
-
-/// What hyper, the stream's task and the chunks in the library's queue share.
-type Shared = Arc<WorkerCell<State>>;
-
-#[derive(Default)]
-enum State {
-    /// The handler has not answered.
-    #[default]
-    Waiting,
-    Sending {
-        body: Body,
-        /// The body was polled last, and waits: it has looked at its deadlines itself.
-        waits: bool,
-        flush: Flush,
-    },
-    /// The task has ended.
-    Over { _tail: Option<Tail> },
-}
-
-/// What is left when a body has given all.
-enum Flush {
-    /// It has not yet.
-    Later,
-    Due,
-    Timed(Pin<Box<Sleep>>),
-}
-
-/// The body of a response, as hyper gets it.
-pub(super) struct Answer<K> {
-    shared: Shared,
-    /// Lives as long as hyper needs the body.
-    _kept: K,
-}
-
-impl<K> Answer<K> {
-    /// The body that the task with this watch is to send.
-    pub(super) fn new(watch: Watch, body: Body, kept: K) -> Self {
-        *watch.0.lock() = State::Sending {
-            body,
-            waits: false,
-            flush: Flush::Later,
-        };
-        Self {
-            shared: watch.0,
-            _kept: kept,
-        }
-    }
-}
-
-impl<K: Unpin> http_body::Body for Answer<K> {
-    type Data = Chunk;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
-        let mut state = self.shared.lock();
-        let State::Sending { body, waits, flush } = &mut *state else {
-            return Poll::Ready(None);
-        };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        *waits = polled.is_pending();
-        let frame = match ready!(polled) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None => return Poll::Ready(None),
-        };
-        if frame.is_trailers() || body.is_end_stream() {
-            *flush = Flush::Due;
-        }
-        drop(state);
-        let chunk = |data| Chunk {
-            data,
-            _shared: Arc::clone(&self.shared),
-        };
-        Poll::Ready(Some(Ok(frame.map_data(chunk))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &*self.shared.lock() {
-            State::Sending { body, .. } => body.is_end_stream(),
-            State::Waiting | State::Over { .. } => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &*self.shared.lock() {
-            State::Sending { body, .. } => body.size_hint(),
-            State::Waiting | State::Over { .. } => SizeHint::with_exact(0),
-        }
-    }
-}
+use crate::base::WorkerCell;
+use crate::http::Body;
 
 /// Data of a response. The library drops it once it is written.
 pub(super) struct Chunk {
     data: Bytes,
-    _shared: Shared,
+    _guard: Guard,
 }
+
+/// What the library's hold on a chunk means.
+enum Guard {
+    None,
+    /// It is all that is left of its response.
+    Tail {
+        _tail: Tail,
+    },
+    /// More comes; whether it is the last that waits shows when the stream is done.
+    Part {
+        _rest: Rest,
+    },
+}
+
+/// The tail of a response of many chunks, while any of them waits.
+type Rest = Arc<WorkerCell<Option<Tail>>>;
 
 impl Buf for Chunk {
     fn remaining(&self) -> usize {
@@ -133,119 +55,136 @@ impl Buf for Chunk {
     }
 }
 
-/// Where a stream's task finds the body that hyper sends.
-#[derive(Clone, Default)]
-pub(super) struct Watch(Shared);
-
-impl Watch {
-    /// Ready where a deadline has passed while hyper had no room for more.
-    fn poll_deadline(&self, limit: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut *self.0.lock() {
-            State::Sending {
-                body,
-                waits: false,
-                flush: Flush::Later,
-            } => body.poll_deadline(cx).map(drop),
-            State::Sending {
-                waits: false,
-                flush,
-                ..
-            } => {
-                if let Flush::Due = flush
-                    && let Some(limit) = limit
-                {
-                    *flush = Flush::Timed(Box::pin(tokio::time::sleep(limit)));
-                }
-                match flush {
-                    Flush::Timed(timer) => timer.as_mut().poll(cx),
-                    Flush::Later | Flush::Due => Poll::Pending,
-                }
-            }
-            _ => Poll::Pending,
-        }
-    }
-}
-
-/// Where the service leaves the watch of a request for the task that hyper spawns for it next.
-#[derive(Clone)]
-pub(super) struct Executor {
-    next: Arc<WorkerCell<Option<Watch>>>,
+/// A response whose head is sent. To drop it is to reset the stream, unless it is complete.
+pub(super) struct Sending {
+    stream: SendStream<Chunk>,
+    body: Body,
+    /// Waits for a window; with whether it is the last.
+    next: Option<(Bytes, bool)>,
+    /// Runs while the last chunk waits.
+    flush: Option<Pin<Box<Sleep>>>,
+    /// Set with the first chunk that is not the last.
+    rest: Option<Rest>,
     tails: Arc<Tails>,
 }
 
-impl Executor {
-    pub(super) fn new(tails: Arc<Tails>) -> Self {
+impl Sending {
+    pub(super) fn new(stream: SendStream<Chunk>, body: Body, tails: Arc<Tails>) -> Self {
         Self {
-            next: Arc::default(),
+            stream,
+            body,
+            next: None,
+            flush: None,
+            rest: None,
             tails,
         }
     }
 
-    /// A watch for the next task.
-    pub(super) fn watch(&self) -> Watch {
-        let watch = Watch::default();
-        *self.next.lock() = Some(watch.clone());
-        watch
-    }
-}
-
-impl<F> hyper::rt::Executor<F> for Executor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        let watch = self.next.lock().take();
-        let Some(watch) = watch else {
-            task::spawn("http2", future);
-            return;
-        };
-        let tails = Arc::clone(&self.tails);
-        let rest = Rest { watch, tails };
-        task::spawn("http2", Watched { future, rest });
-    }
-}
-
-pin_project! {
-    /// hyper's task of a stream. To drop it is to reset the stream, unless it is complete.
-    struct Watched<F> {
-        // Dropped first.
-        #[pin]
-        future: F,
-        rest: Rest,
-    }
-}
-
-impl<F: Future> Future for Watched<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        if this.future.poll(cx).is_ready() {
-            return Poll::Ready(());
+    /// Ready where there is nothing more to be done for the stream, for good or ill.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if self.next.is_some() {
+                match self.poll_window(cx) {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(()),
+                    Poll::Pending => return self.poll_deadline(cx),
+                }
+                if let Some((data, last)) = self.next.take()
+                    && (self.send(data, last).is_err() || last)
+                {
+                    return Poll::Ready(());
+                }
+                continue;
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        let last = self.body.is_end_stream();
+                        if !data.is_empty() {
+                            // No more than a claim, so that a stream which waits keeps nothing from others: the library
+                            // asks for the rest when it has the chunk.
+                            self.stream.reserve_capacity(1);
+                            self.next = Some((data, last));
+                        } else if self.send(data, last).is_err() || last {
+                            return Poll::Ready(());
+                        }
+                    }
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.stream.reserve_capacity(0);
+                            let _ = self.stream.send_trailers(trailers);
+                            return Poll::Ready(());
+                        }
+                    }
+                },
+                Some(Err(_)) => {
+                    self.stream.send_reset(Reason::INTERNAL_ERROR);
+                    return Poll::Ready(());
+                }
+                None => {
+                    let _ = self.send(Bytes::new(), true);
+                    return Poll::Ready(());
+                }
+            }
         }
-        let Rest { watch, tails } = this.rest;
-        watch.poll_deadline(tails.limit(), cx)
+    }
+
+    /// Ready with whether there is a window; `false`: nor will there be.
+    fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        while self.stream.capacity() == 0 {
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Poll::Ready(false),
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    /// While a chunk waits for a window.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let last = self.next.as_ref().is_some_and(|(_, last)| *last);
+        if !last {
+            return self.body.poll_deadline(cx).map(drop);
+        }
+        let Some(limit) = self.tails.limit() else {
+            return Poll::Pending;
+        };
+        let flush = self
+            .flush
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        flush.as_mut().poll(cx)
+    }
+
+    fn send(&mut self, data: Bytes, last: bool) -> Result<(), h2::Error> {
+        let guard = match (&self.rest, last) {
+            _ if data.is_empty() => Guard::None,
+            (None, true) => Guard::Tail {
+                _tail: Tail::new(&self.tails),
+            },
+            _ => Guard::Part {
+                _rest: Arc::clone(self.rest.get_or_insert_default()),
+            },
+        };
+        let chunk = Chunk {
+            data,
+            _guard: guard,
+        };
+        self.stream.send_data(chunk, last)
     }
 }
 
-/// What a task leaves behind.
-struct Rest {
-    watch: Watch,
-    tails: Arc<Tails>,
-}
-
-impl Drop for Rest {
+impl Drop for Sending {
     fn drop(&mut self) {
-        // Others that hold it are chunks.
-        let tail = (Arc::strong_count(&self.watch.0) > 1).then(|| Tail::new(&self.tails));
-        let over = State::Over { _tail: tail };
-        // A task may be dropped with its runtime, wherever that is.
-        let before = self
-            .watch
-            .0
-            .try_lock()
-            .map(|mut state| std::mem::replace(&mut *state, over));
-        drop(before);
+        if let Some(rest) = &self.rest
+            // Others that hold it are chunks.
+            && Arc::strong_count(rest) > 1
+            // A connection may be dropped with its runtime, wherever that is.
+            && let Some(mut tail) = rest.try_lock()
+        {
+            *tail = Some(Tail::new(&self.tails));
+        }
     }
 }

@@ -1,127 +1,29 @@
-//! The downstream HTTP/2 connection: hyper's, inside our idea of a connection's life.
+//! The downstream HTTP/2 connection: the library's, inside our idea of a connection's life.
+//!
+//! One task serves it all: streams that are due come first, then the library's connection, so that what they have said goes
+//! out in one piece.
 
 use std::future::{Future, poll_fn};
-use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use parking_lot::Mutex;
+use h2::Reason;
+use h2::server::{Builder, Connection, Handshake};
 use tokio::time::{Instant, Sleep};
 
 use super::super::h1::Wire;
 use super::super::server::ConnectionEnd;
-use super::super::{ConnectionMeter, Ending, Exchange, Handler, Malformed, Reset};
-use super::body::{IncomingBody, StreamGuard, http2_error};
-use super::convert;
-use super::io::HyperIo;
-use super::runtime::Timer;
-use super::sending::{Answer, Executor};
-use super::tails::{TailWatch, Tails};
+use super::super::{ConnectionMeter, Ending, Handler};
+use super::io::{Gathered, Metered};
+use super::keepalive::KeepAlive;
+use super::sending::Chunk;
+use super::streams::Streams;
+use super::tails::{Tail, TailWatch, Tails};
+use super::wakes::Wakes;
 use crate::base::drain::DrainWatch;
 use crate::config::http_connection_manager::Options;
-use crate::http::{Body, Lend as _, ReplyReason};
-
-/// What the streams of a connection tell it.
-struct Streams {
-    active: Arc<AtomicUsize>,
-    begun: AtomicU32,
-    /// A reply asked for the end of the connection.
-    close: AtomicBool,
-    /// When the last stream ended.
-    idle_since: Mutex<Instant>,
-}
-
-/// Notes the end of a stream.
-struct Stream {
-    guard: Option<StreamGuard>,
-    streams: Arc<Streams>,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.guard = None;
-        *self.streams.idle_since.lock() = Instant::now();
-    }
-}
-
-struct Service<H> {
-    handler: Arc<H>,
-    options: Arc<Options>,
-    streams: Arc<Streams>,
-    executor: Executor,
-}
-
-impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
-    type Response = Response<Answer<Stream>>;
-    type Error = h2::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer<Stream>>, h2::Error>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let stream = Stream {
-            guard: Some(StreamGuard::new(&self.streams.active)),
-            streams: Arc::clone(&self.streams),
-        };
-        let begun = self.streams.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let limit = self.options.max_requests_per_connection;
-        if limit.is_some_and(|limit| begun >= limit) {
-            self.streams.close.store(true, Ordering::Relaxed);
-        }
-        let watch = self.executor.watch();
-        let head_request = request.method() == Method::HEAD;
-        let (head, incoming) = match convert::request_head(request, &self.options) {
-            Ok(request) => request,
-            Err(refusal) => {
-                self.handler.refused(refusal);
-                return Box::pin(std::future::ready(Err(reason(refusal.reset))));
-            }
-        };
-        let body = Body::http2(IncomingBody::request(incoming));
-        let answer = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            self.handler.request(Exchange { head, body })
-        }));
-        let handler = Arc::clone(&self.handler);
-        Box::pin(async move {
-            let answer = match answer {
-                Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await,
-                Err(panic) => Err(panic),
-            };
-            let reply = match answer {
-                Ok(Ok(reply)) => reply,
-                Ok(Err(reset)) => return Err(reason(reset)),
-                Err(_panic) => {
-                    let reply = ReplyReason::FilterPanic.into();
-                    let mut reply = handler.malformed(Malformed { head: None, reply });
-                    reply.close = false;
-                    reply
-                }
-            };
-            if reply.close {
-                stream.streams.close.store(true, Ordering::Relaxed);
-            }
-            let response =
-                convert::response(reply.head.lend(Clone::clone), reply.body, head_request);
-            // The stream counts as active until hyper has sent the body.
-            Ok(response.map(|body| Answer::new(watch, body, stream)))
-        })
-    }
-}
-
-fn reason(reset: Reset) -> h2::Error {
-    match reset {
-        Reset::NoError => h2::Reason::NO_ERROR,
-        Reset::Protocol => h2::Reason::PROTOCOL_ERROR,
-        Reset::Internal => h2::Reason::INTERNAL_ERROR,
-        Reset::Refused => h2::Reason::REFUSED_STREAM,
-        Reset::Cancel => h2::Reason::CANCEL,
-    }
-    .into()
-}
 
 /// Serves until the connection ends.
 pub(in super::super) async fn serve<H: Handler>(
@@ -130,73 +32,222 @@ pub(in super::super) async fn serve<H: Handler>(
     handler: H,
     drain: DrainWatch,
 ) -> ConnectionEnd {
-    let streams = Arc::new(Streams {
-        active: Arc::default(),
-        begun: AtomicU32::new(0),
-        close: AtomicBool::new(false),
-        idle_since: Mutex::new(Instant::now()),
-    });
-    let tails = Arc::new(Tails::new(options.stream_idle_timeout));
-    let executor = Executor::new(Arc::clone(&tails));
-    let service = Service {
-        handler: Arc::new(handler),
-        options: Arc::clone(&options),
-        streams: Arc::clone(&streams),
-        executor: executor.clone(),
-    };
     let meter = Arc::clone(&wire.meter);
-    let connection = builder(&options, executor).serve_connection(
-        HyperIo::new(wire.io, wire.buf.freeze(), wire.meter),
-        service,
-    );
-    let mut connection = pin!(connection);
-    let mut timers = Timers::new(&options, drain);
-    let mut tails = TailWatch::new(tails, Arc::clone(&meter));
-    let mut stuck = false;
-    let mut ending: Option<ConnectionEnd> = None;
-    let mut farewell: Option<Farewell> = None;
+    let io = Gathered::new(Metered::new(wire.io, wire.buf.freeze(), wire.meter));
+    let wakes = Arc::<Wakes>::default();
+    let tails = Arc::new(Tails::new(options.stream_idle_timeout));
+    let mut served = Served {
+        library: Library::Handshake(builder(&options).handshake(io.clone())),
+        io,
+        blocked: None,
+        keepalive: None,
+        silent: false,
+        timers: Timers::new(&options, drain),
+        tail_watch: TailWatch::new(Arc::clone(&tails), Arc::clone(&meter)),
+        stuck: false,
+        ending: None,
+        has_news: false,
+        farewell: None,
+        connection_waker: wakes.connection(),
+        timers_waker: wakes.timers(),
+        streams: Streams::new(
+            handler,
+            Arc::clone(&options),
+            Arc::clone(&tails),
+            Arc::clone(&wakes),
+        ),
+        tails,
+        options,
+        meter,
+    };
+    let mut due = Vec::new();
+    let mut begun = false;
     poll_fn(|cx| {
-        if ending.is_none()
-            && let Poll::Ready(end) = timers.poll(cx, &streams, &options)
-        {
-            ending = Some(end);
-            connection.as_mut().graceful_shutdown();
+        let parts = wakes.begin(cx, &mut due);
+        let first = !std::mem::replace(&mut begun, true);
+        if parts.timers || first {
+            served.poll_timers();
         }
-        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-            return Poll::Ready(match (result, ending.take()) {
-                (Err(error), None) => {
-                    let end = end_of(&error);
-                    // Its streams learn of the end only now, and ask what it was.
-                    meter.set_ending(match end {
-                        ConnectionEnd::Protocol(_) => Ending::Malformed,
-                        _ => Ending::Peer,
-                    });
-                    end
-                }
-                (_, Some(end)) => end,
-                (Ok(()), None) => ConnectionEnd::Remote,
-            });
+        for place in due.drain(..) {
+            served.streams.poll(place);
         }
-        if ending.is_none() && streams.close.load(Ordering::Relaxed) {
-            ending = Some(ConnectionEnd::Local);
-            connection.as_mut().graceful_shutdown();
+        let connection = parts.connection || first || wakes.take_connection();
+        let polled = served.poll(connection, &wakes);
+        if wakes.end() {
             cx.waker().wake_by_ref();
         }
-        if !stuck && tails.poll(cx).is_ready() {
-            stuck = true;
-            if ending.is_none() {
-                ending = Some(ConnectionEnd::Local);
-                connection.as_mut().graceful_shutdown();
-            }
-            cx.waker().wake_by_ref();
-        }
-        if let Some(end) = &ending {
-            let farewell = farewell.get_or_insert_with(|| Farewell::new(&options, &meter));
-            return farewell.poll(cx, &streams, &meter).map(|()| end.clone());
-        }
-        Poll::Pending
+        polled
     })
     .await
+}
+
+/// A connection as its task sees it.
+struct Served<H: Handler> {
+    // Dropped first: who is dropped with it has something to say to the library's connection.
+    streams: Streams<H>,
+    library: Library,
+    io: Gathered,
+    /// Bytes wait for the peer to take some: counts as a tail, since no stream may be left that does.
+    blocked: Option<Tail>,
+    keepalive: Option<KeepAlive>,
+    /// Our PING was not answered.
+    silent: bool,
+    timers: Timers,
+    tails: Arc<Tails>,
+    tail_watch: TailWatch,
+    /// A tail has waited for too long.
+    stuck: bool,
+    ending: Option<ConnectionEnd>,
+    /// The library's connection was told something of which it wakes nobody.
+    has_news: bool,
+    farewell: Option<Farewell>,
+    connection_waker: Waker,
+    timers_waker: Waker,
+    options: Arc<Options>,
+    meter: Arc<ConnectionMeter>,
+}
+
+/// The library's connection.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one a connection, inside its task"
+)]
+enum Library {
+    Handshake(Handshake<Gathered, Chunk>),
+    Connection(Connection<Gathered, Chunk>),
+}
+
+/// How the library's connection ended.
+enum Over {
+    Well,
+    /// Our PING was not answered.
+    Silent,
+    Failed(h2::Error),
+    /// The peer is gone.
+    Cut,
+}
+
+impl<H: Handler> Served<H> {
+    fn poll_timers(&mut self) {
+        if self.ending.is_none() {
+            let mut cx = Context::from_waker(&self.timers_waker);
+            if let Poll::Ready(end) = self.timers.poll(&mut cx, &self.streams, &self.options) {
+                self.end(end);
+            }
+        }
+    }
+
+    /// Begins to end the connection: no more streams, and those that there are come to their ends.
+    fn end(&mut self, end: ConnectionEnd) {
+        self.ending = Some(end);
+        if let Library::Connection(connection) = &mut self.library {
+            connection.graceful_shutdown();
+            self.has_news = true;
+        }
+    }
+
+    /// What follows on the streams. `connection`: the library's connection is due.
+    fn poll(&mut self, mut connection: bool, wakes: &Arc<Wakes>) -> Poll<ConnectionEnd> {
+        loop {
+            connection |= std::mem::take(&mut self.has_news);
+            if connection && let Poll::Ready(over) = self.poll_library(wakes) {
+                return Poll::Ready(self.over(over));
+            }
+            let mut cx = Context::from_waker(&self.timers_waker);
+            if self.streams.close() && self.ending.is_none() {
+                self.end(ConnectionEnd::Local);
+            } else if !self.stuck && self.tail_watch.poll(&mut cx).is_ready() {
+                self.stuck = true;
+                if self.ending.is_none() {
+                    self.end(ConnectionEnd::Local);
+                }
+            }
+            connection = wakes.take_connection() || self.has_news;
+            if !connection {
+                break;
+            }
+        }
+        let Some(end) = &self.ending else {
+            return Poll::Pending;
+        };
+        let mut cx = Context::from_waker(&self.timers_waker);
+        self.farewell
+            .get_or_insert_with(|| Farewell::new(&self.options, &self.meter))
+            .poll(&mut cx, &self.streams, &self.meter)
+            .map(|()| end.clone())
+    }
+
+    /// Reads and writes, and begins the streams that came.
+    fn poll_library(&mut self, wakes: &Arc<Wakes>) -> Poll<Over> {
+        let mut cx = Context::from_waker(&self.connection_waker);
+        if let Library::Handshake(handshake) = &mut self.library {
+            match Pin::new(handshake).poll(&mut cx) {
+                Poll::Ready(Ok(mut connection)) => {
+                    self.keepalive = self.options.http2.keepalive.and_then(|limits| {
+                        let pings = connection.ping_pong()?;
+                        Some(KeepAlive::new(pings, limits, Arc::clone(&self.meter)))
+                    });
+                    if self.ending.is_some() {
+                        connection.graceful_shutdown();
+                    }
+                    self.library = Library::Connection(connection);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Over::Failed(error)),
+                Poll::Pending => {}
+            }
+        }
+        if let Library::Connection(connection) = &mut self.library {
+            loop {
+                // What wakes it from here on is news.
+                wakes.take_connection();
+                match connection.poll_accept(&mut cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        self.streams.begin(request, respond);
+                        continue;
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Over::Failed(error)),
+                    Poll::Ready(None) if self.silent => return Poll::Ready(Over::Silent),
+                    Poll::Ready(None) => return Poll::Ready(Over::Well),
+                }
+                let Some(keepalive) = &mut self.keepalive else {
+                    break;
+                };
+                if keepalive.poll(&mut cx).is_pending() {
+                    break;
+                }
+                self.keepalive = None;
+                self.silent = true;
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+            }
+        }
+        match self.io.poll_out(&mut cx) {
+            Poll::Ready(Ok(())) => self.blocked = None,
+            Poll::Ready(Err(_)) => return Poll::Ready(Over::Cut),
+            Poll::Pending => {
+                self.blocked.get_or_insert_with(|| Tail::new(&self.tails));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn over(&mut self, over: Over) -> ConnectionEnd {
+        if let Some(end) = self.ending.take() {
+            return end;
+        }
+        // Its streams learn of the end only now, and ask what it was.
+        let (end, ending) = match over {
+            Over::Well => return ConnectionEnd::Remote,
+            Over::Silent => (ConnectionEnd::Local, Ending::Peer),
+            Over::Failed(error) if error.is_library() => (
+                ConnectionEnd::Protocol("http2.protocol_error".into()),
+                Ending::Malformed,
+            ),
+            Over::Failed(_) | Over::Cut => (ConnectionEnd::Remote, Ending::Peer),
+        };
+        self.meter.set_ending(ending);
+        end
+    }
 }
 
 /// From the first GOAWAY on. The last one follows the peer's answer to a PING: a peer that is silent is not waited for.
@@ -220,20 +271,16 @@ impl Farewell {
     }
 
     /// Ready where for as long as the limit there was no stream, and nothing came or went.
-    fn poll(
+    fn poll<H: Handler>(
         &mut self,
         cx: &mut Context<'_>,
-        streams: &Streams,
+        streams: &Streams<H>,
         meter: &ConnectionMeter,
     ) -> Poll<()> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let (now, moved) = (Instant::now(), meter.received() + meter.sent());
-            let silent = moved == self.moved && streams.active.load(Ordering::Relaxed) == 0;
-            let since = if silent {
-                *streams.idle_since.lock()
-            } else {
-                now
-            };
+            let silent = moved == self.moved && streams.active() == 0;
+            let since = if silent { streams.idle_since() } else { now };
             if silent && since + self.limit <= now {
                 return Poll::Ready(());
             }
@@ -244,34 +291,26 @@ impl Farewell {
     }
 }
 
-fn end_of(error: &hyper::Error) -> ConnectionEnd {
-    match http2_error(error) {
-        Some(error) if error.is_library() => ConnectionEnd::Protocol("http2.protocol_error".into()),
-        Some(_) => ConnectionEnd::Remote,
-        None if error.is_timeout() => ConnectionEnd::Local,
-        None => ConnectionEnd::Remote,
-    }
-}
+/// So many streams may be reset for what the peer did with them, before the connection is.
+const MOST_RESET: usize = 1024;
+/// Bytes of one response that the library holds at most.
+const MOST_QUEUED: usize = 400 << 10;
 
-fn builder(options: &Options, executor: Executor) -> hyper::server::conn::http2::Builder<Executor> {
+fn builder(options: &Options) -> Builder {
     let http2 = &options.http2;
-    let mut builder = hyper::server::conn::http2::Builder::new(executor);
     // Twice the limit: below that the stream is ours to reset, as Envoy does.
     let list = u32::try_from(options.max_request_headers.saturating_mul(2)).unwrap_or(u32::MAX);
+    let mut builder = Builder::new();
     builder
-        .timer(Timer)
-        .auto_date_header(false)
         .max_concurrent_streams(http2.max_concurrent_streams)
-        .initial_stream_window_size(http2.initial_stream_window)
+        .initial_window_size(http2.initial_stream_window)
         .initial_connection_window_size(http2.initial_connection_window)
-        .max_header_list_size(list);
+        .max_frame_size(16 << 10)
+        .max_header_list_size(list)
+        .max_local_error_reset_streams(Some(MOST_RESET))
+        .max_send_buffer_size(MOST_QUEUED);
     if http2.allow_connect {
         builder.enable_connect_protocol();
-    }
-    if let Some((interval, timeout)) = http2.keepalive {
-        builder
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout);
     }
     builder
 }
@@ -294,10 +333,10 @@ impl Timers {
         }
     }
 
-    fn poll(
+    fn poll<H: Handler>(
         &mut self,
         cx: &mut Context<'_>,
-        streams: &Streams,
+        streams: &Streams<H>,
         options: &Options,
     ) -> Poll<ConnectionEnd> {
         if self.drain.as_mut().poll(cx).is_ready() {
@@ -311,10 +350,10 @@ impl Timers {
         if let (Some(idle), Some(limit)) = (&mut self.idle, options.idle_timeout) {
             while idle.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
-                let since = if streams.active.load(Ordering::Relaxed) > 0 {
+                let since = if streams.active() > 0 {
                     now
                 } else {
-                    *streams.idle_since.lock()
+                    streams.idle_since()
                 };
                 if since + limit <= now {
                     return Poll::Ready(ConnectionEnd::Idle);

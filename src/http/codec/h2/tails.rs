@@ -1,6 +1,6 @@
 //! Responses that were handed over to their last byte, of which some waits in the library for a window.
 //!
-//! No task is left that could reset such a stream, so what ends it is the end of the connection. That is due when a tail has
+//! Nothing is left that could reset such a stream, so what ends it is the end of the connection. That is due when a tail has
 //! waited for the stream idle timeout, and at most for twice that, while the connection sent nothing: the time of each is not
 //! kept, only in which of two alternating periods it began.
 

@@ -87,6 +87,41 @@ async fn cookies_and_known_headers_are_joined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_cookie_is_none_and_other_expectations_pass() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), describe).await;
+    for (name, sent, seen) in [
+        ("cookie", &[""][..], false),
+        ("cookie", &["", ""], false),
+        ("cookie", &["", "a=1"], true),
+        ("expect", &["100-continue"], false),
+        ("expect", &["other"], true),
+    ] {
+        let mut head = RequestHead::new(Method::GET, "a", "/");
+        for text in sent {
+            head.headers.append(name, value(text));
+        }
+        let (_, body) = client.send(head, Body::empty()).await.expect("an answer");
+        let said = text(body).await;
+        assert_eq!(said.contains(&format!(" {name}=")), seen, "{said}");
+        assert!(!said.contains("; "), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_body_is_not_announced() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), describe).await;
+    for (method, body) in [
+        (Method::POST, Body::empty()),
+        (Method::OPTIONS, Body::empty()),
+    ] {
+        let head = RequestHead::new(method, "a", "/");
+        let (_, body) = client.send(head, body).await.expect("an answer");
+        let said = text(body).await;
+        assert!(!said.contains("content-length"), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn trailers_pass_both_ways() {
     let (client, _served) = connected(CodecType::Http2, Options::default(), |exchange| async {
         let body = exchange.body.collect().await.map_err(|_| Reset::Internal)?;
@@ -514,4 +549,136 @@ async fn a_client_that_takes_its_tails_keeps_its_connection() {
     assert_eq!(before.elapsed().as_secs(), 60);
     drop((client, body));
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Remote);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_costs_one_stream() {
+    let (client, _served) = connected(
+        CodecType::Http2,
+        Options::default(),
+        |exchange| async move {
+            if exchange.head.path != "/panic" {
+                return describe(exchange).await;
+            }
+            let begin = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"half")))]);
+            let panic = futures_util::stream::once(async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                panic!("a body panics")
+            });
+            Ok(Reply {
+                body: Body::new(StreamBody::new(Box::pin(begin.chain(panic)))),
+                ..reply(200, "")
+            })
+        },
+    )
+    .await;
+    let head = RequestHead::new(Method::GET, "a", "/panic");
+    let (_, body) = client.send(head, Body::empty()).await.expect("an answer");
+    assert_eq!(
+        body.collect().await.expect_err("a reset"),
+        BodyError::StreamReset
+    );
+    let head = RequestHead::new(Method::GET, "a", "/");
+    assert!(client.send(head, Body::empty()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_streams_at_once_and_one_after_another() {
+    let (client, _served) = connected(CodecType::Http2, Options::default(), |exchange| async {
+        let wait = exchange.head.path.len() as u64 % 7;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        describe(exchange).await
+    })
+    .await;
+    for round in 0..5 {
+        let asked = (0..50).map(|number| {
+            let client = client.clone();
+            async move {
+                let path = format!("/{round}/{}", "x".repeat(number));
+                let head = RequestHead::new(Method::POST, "a", &path);
+                let body = Body::full(path.clone().into_bytes());
+                let (_, body) = client.send(head, body).await.expect("an answer");
+                let said = text(body).await;
+                assert!(said.contains(&format!("POST {path} HTTP/2.0")), "{said}");
+                assert!(said.contains(&format!("<{path}>")), "{said}");
+            }
+        });
+        futures_util::future::join_all(asked).await;
+    }
+}
+
+fn asking(interval: u64, timeout: u64) -> Options {
+    let mut options = Options::default();
+    options.http2.keepalive = Some((Duration::from_secs(interval), Duration::from_secs(timeout)));
+    options
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_no_ping_is_given_up() {
+    let begin = tokio::time::Instant::now();
+    let mut served = deaf(asking(10, 3), 5).await;
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
+    assert_eq!(begin.elapsed().as_secs(), 13);
+    // The answer, the PING and a GOAWAY.
+    let (heard, ended) = listen(&mut served.client).await;
+    assert!(ended);
+    assert!(heard.contains("late"), "{heard:?}");
+    assert!(heard.contains("\0\0\x08\x06\0\0\0\0\0"), "{heard:?}");
+    assert!(heard.contains("\x07\0\0\0\0\0"), "{heard:?}");
+
+    // Whoever is heard of is not asked.
+    let begin = tokio::time::Instant::now();
+    let mut served = deaf(asking(10, 3), 0).await;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let update = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01";
+        served.client.write_all(update).await.expect("not closed");
+    }
+    assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
+    assert_eq!(begin.elapsed().as_secs(), 63);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_pings_stays() {
+    let (client, served) = connected(CodecType::Http2, asking(10, 3), describe).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let head = RequestHead::new(Method::GET, "a", "/");
+    assert!(client.send(head, Body::empty()).await.is_ok());
+    assert!(!served.task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_has_no_content() {
+    for (length, expected) in [("0", Ok(200)), ("5", Err(h2::Reason::INTERNAL_ERROR))] {
+        let (mut client, _, _served) =
+            granting(65_535, Options::default(), move |exchange| async move {
+                let mut answer = reply(200, "");
+                if exchange.head.method == Method::CONNECT {
+                    answer.head.headers.insert("content-length", value(length));
+                    answer.body = Body::full("x".repeat(length.parse().expect("a number")));
+                }
+                Ok(answer)
+            })
+            .await;
+        let request = http::Request::builder()
+            .method(Method::CONNECT)
+            .uri("a.test:1")
+            .body(())
+            .expect("a request");
+        let (answer, _body) = client.send_request(request, false).expect("a stream");
+        let got = match answer.await {
+            Ok(answer) => {
+                assert!(!answer.headers().contains_key("content-length"));
+                let mut body = answer.into_body();
+                assert!(
+                    body.data()
+                        .await
+                        .is_none_or(|data| data.is_ok_and(|data| data.is_empty()))
+                );
+                Ok(200)
+            }
+            Err(error) => Err(error.reason().expect("a reset")),
+        };
+        assert_eq!(got, expected);
+    }
 }

@@ -7,13 +7,13 @@ use http::{HeaderMap, Version};
 use tokio::time::Instant;
 
 use super::{
-    Scope, Written, bytes, client, display, non_empty, number, status, text, underscored,
-    write_grpc_status,
+    Scope, Written, bytes, client, display, non_empty, number, request_end, status, text,
+    underscored, write_grpc_status,
 };
 use crate::cluster::Cluster;
 use crate::config::access_log::{Field, GrpcStatusFormat};
 use crate::http::{RequestHead, ResponseFlag, ResponseHead, Scheme};
-use crate::stream::CloseType;
+use crate::stream::{CloseType, Refusal};
 
 pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
     let (info, connection) = (scope.info, scope.connection);
@@ -50,7 +50,7 @@ pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Writt
             number(counts.downstream_header_received, out)
         }
         Field::Duration => millis(info.begin, Some(info.end.unwrap_or_else(Instant::now)), out),
-        Field::RequestDuration => millis(info.begin, info.request_end, out),
+        Field::RequestDuration => millis(info.begin, request_end(info), out),
         Field::RequestTxDuration => millis(info.begin, info.upstream_last_tx, out),
         Field::ResponseDuration => millis(info.begin, info.upstream_first_rx, out),
         Field::ResponseTxDuration => info.upstream_first_rx.map_or(Written::Missing, |first| {
@@ -158,7 +158,7 @@ pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Writt
         },
         Field::FilterChainName => non_empty(connection.filter_chain.as_bytes(), out),
         Field::ListenerName => non_empty(connection.listener.as_bytes(), out),
-        Field::RouteResolutionCount => number(1, out),
+        Field::RouteResolutionCount => number(u64::from(info.refused != Some(Refusal::Codec)), out),
         Field::RouteResolutionTimeUs => number(0, out),
         Field::CustomFlags => Written::Text,
         Field::AccessLogType => text(scope.log_type.as_str(), out),

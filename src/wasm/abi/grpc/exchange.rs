@@ -16,6 +16,7 @@ use crate::cluster::client::{self, Answer, CallError};
 use crate::cluster::{Cluster, Host};
 use crate::http::grpc::{self, Deframer, FrameError};
 use crate::http::{BodyError, LocalReply, ResponseHead};
+use crate::wasm::payload::Charge;
 use crate::wasm::vm::Message;
 
 /// What Envoy says of an answer that an upstream gave.
@@ -89,7 +90,10 @@ pub(super) async fn exchange(
         sent,
         timeout,
         limit,
+        charge,
     } = request;
+    // Of what has come and was not told yet; the request's own is held to the end.
+    let mut room = charge.another();
     let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
     let mut last = None;
     let answer = match head {
@@ -97,7 +101,7 @@ pub(super) async fn exchange(
         Err(reply) => Err(client::refuse(cluster, host, reply, deadline).await),
     };
     let events = match answer {
-        Ok(answer) => receive(answer, kind, limit, &mut last, &teller).await,
+        Ok(answer) => receive(answer, kind, limit, &mut room, &mut last, &teller).await,
         Err(reply) => replied(reply, Kind::Stream),
     };
     for event in told(kind, events, last) {
@@ -121,11 +125,13 @@ fn told(kind: Kind, events: Vec<Event>, last: Option<Bytes>) -> Vec<Event> {
     vec![outcome.or_else(message).unwrap_or_else(nothing)]
 }
 
-/// Reads an answer; what is left to be told. Only the last message of a single call counts.
+/// Reads an answer, for as long as there is `room` for what is not told yet; what is left to be told. Only the last
+/// message of a single call counts.
 async fn receive(
     mut answer: Answer,
     kind: Kind,
     limit: usize,
+    room: &mut Charge,
     last: &mut Option<Bytes>,
     teller: &Teller,
 ) -> Vec<Event> {
@@ -156,6 +162,10 @@ async fn receive(
         };
         match frame.into_data() {
             Ok(data) => {
+                let waiting = deframer.held() + last.as_ref().map_or(0, Bytes::len);
+                if !room.set(waiting + data.len()) {
+                    return error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM).into();
+                }
                 deframer.push(&data);
                 loop {
                     match deframer.message() {
@@ -230,6 +240,7 @@ fn details(failure: &CallError) -> &'static str {
         }
         CallError::Reset(BodyError::Reset | BodyError::Aborted(_))
         | CallError::UnknownCluster(_)
-        | CallError::TooLarge(_) => "upstream_reset_after_response_started{connection_termination}",
+        | CallError::TooLarge(_)
+        | CallError::NoRoom => "upstream_reset_after_response_started{connection_termination}",
     }
 }

@@ -1,6 +1,7 @@
 //! What needs no VM: tokens, heads. Callbacks and statuses are tested with a guest, in `tests/it/grpc.rs`.
 
 use super::*;
+use crate::wasm::payload::Payloads;
 
 fn exchange(root: u32) -> Exchange {
     let (sender, body, sent) = client::channel(MAX_MESSAGE);
@@ -12,6 +13,7 @@ fn exchange(root: u32) -> Exchange {
         sent: Some(sent),
         timeout: Duration::ZERO,
         limit: 0,
+        charge: Payloads::new(0).charge(0).expect("nothing is asked for"),
     };
     Exchange {
         root,
@@ -119,6 +121,9 @@ fn a_head_is_what_envoy_sends() {
     assert!(!made.headers.contains_key("x-envoy-internal"));
     assert!(!made.headers.contains_key(grpc::TIMEOUT));
 
+    // It would end the path in a request line.
+    let reply = head(&plain, b"a B", b"m", &[], None).expect_err("no path");
+    assert_eq!(reply.body, "invalid header value for: :path");
     let reply = head(&plain, b"a.B", b"m\r\n", &[], None).expect_err("no path");
     let events = replied(reply, Kind::Call);
     let [Event::Close(grpc::UNAVAILABLE, message)] = &events[..] else {
@@ -154,4 +159,34 @@ async fn the_next_is_told_when_the_guest_has_heard_the_last() {
         drop(handled);
     }
     assert!(inbox.recv().await.is_none());
+}
+
+#[test]
+fn a_service_has_only_so_much_metadata() {
+    let service = |count: usize, len: usize| core::GrpcService {
+        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
+            core::grpc_service::EnvoyGrpc {
+                cluster_name: "c".to_owned(),
+                ..Default::default()
+            },
+        )),
+        initial_metadata: (0..count)
+            .map(|number| core::HeaderValue {
+                key: format!("k{number:05}"),
+                value: "v".repeat(len),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    };
+    for (count, len) in [(1025, 0), (33_000, 1), (1024, 1024)] {
+        let error = GrpcService::parse(service(count, len)).expect_err("too much");
+        assert!(
+            error.to_string().starts_with("initial_metadata: more than"),
+            "{error}"
+        );
+    }
+    let most = GrpcService::parse(service(1024, 1000)).expect("it fits");
+    let made = head(&most, b"a.B", b"m", &[], None).expect("a path");
+    assert!(made.headers.len() > 1024);
 }

@@ -77,7 +77,7 @@ fn ask(url: &str, limit: usize, verified: bool) -> Ask {
     );
     Ask {
         method: Method::GET,
-        configured: host(&url),
+        configured: url.clone(),
         url,
         headers,
         body: Bytes::new(),
@@ -197,4 +197,56 @@ async fn redirects_are_bounded_watched_and_told_no_secret() {
         .expect("followed");
     assert_eq!(&answer.body[..], b"inner");
     assert!(!inner.heads()[0].contains("authorization"));
+}
+
+#[test]
+fn hosts_are_compared_as_urls_have_them() {
+    let url = |text: &str| -> Url { text.parse().expect("a URL") };
+    for (named, is_of, is_not) in [
+        (
+            "127.0.0.1:80",
+            "http://127.0.0.1/x",
+            "http://127.0.0.1:81/x",
+        ),
+        (
+            "LocalHost:18500",
+            "http://localhost:18500/x",
+            "http://localhost/x",
+        ),
+        (
+            "reg.example:443",
+            "https://REG.example/x",
+            "http://reg.example/x",
+        ),
+        (
+            "reg.example",
+            "https://reg.example:443/x",
+            "https://reg.example:80/x",
+        ),
+        (
+            "reg.example",
+            "http://reg.example/x",
+            "http://reg.example:443/x",
+        ),
+        (
+            "reg.example:80",
+            "https://reg.example:80/x",
+            "https://reg.example/x",
+        ),
+        ("[::0:1]:80", "http://[::1]/", "http://[::2]/"),
+    ] {
+        let host = Named::parse(named).expect("a host");
+        assert!(host.is_of(&url(is_of)), "{named} {is_of}");
+        assert!(!host.is_of(&url(is_not)), "{named} {is_not}");
+    }
+    assert!(Named::parse("a b").is_none());
+    assert!(is_same_host(&url("https://a:443/x"), &url("http://A/y")));
+    assert!(!is_same_host(&url("https://a:444/x"), &url("https://a/y")));
+}
+
+#[test]
+fn what_is_asked_with_is_not_shown() {
+    let mut ask = ask("https://me:secret@h.test/p?secret", 1, false);
+    ask.body = Bytes::from_static(b"refresh_token=secret");
+    assert_eq!(format!("{ask:?}"), "Ask(GET https://h.test/p)");
 }

@@ -47,6 +47,7 @@ fn stream(connection: &Arc<ConnectionInfo>) -> Arc<Stream> {
     let config = StreamConfig {
         routes: None,
         clusters: Arc::default(),
+        upstream_filters: None,
         options: Arc::default(),
         generation: 0,
         records: None,

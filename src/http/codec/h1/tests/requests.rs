@@ -1,7 +1,8 @@
 //! Requests byte by byte: what is served, what is refused and how. Answers were measured on Envoy 1.40; where ours
 //! differ on purpose the row says so.
 
-use super::super::super::testing::{describe, serve_http1, talk};
+use super::super::super::testing::{describe, serve, serve_http1, talk};
+use crate::config::http_connection_manager::{CodecType, Options};
 
 /// What a row expects.
 enum Expect {
@@ -96,6 +97,21 @@ async fn versions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_secure_target_belongs_to_a_proxy_before_us() {
+    for (hops, answer) in [(0, "HTTP/1.1 403 "), (1, "HTTP/1.1 200 ")] {
+        let options = Options {
+            use_remote_address: true,
+            xff_num_trusted_hops: hops,
+            ..Options::default()
+        };
+        let mut served = serve(CodecType::Http1, options, describe);
+        let request = b"GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (heard, _) = talk(&mut served.client, request).await;
+        assert!(heard.starts_with(answer), "{hops}: {heard:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn targets() {
     check(&[
         ("no path", b"GET  HTTP/1.1\r\nHost: a\r\n\r\n", Refused(400, "http1.codec_error")),
@@ -127,6 +143,24 @@ async fn targets() {
         ("connect chunked", b"CONNECT a:443 HTTP/1.1\r\nHost: b\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", Refused(501, "http1.invalid_transfer_encoding")),
     ])
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_may_be_https_where_a_proxy_in_front_is_trusted() {
+    for (use_remote_address, xff_num_trusted_hops, status) in
+        [(true, 0, 403), (true, 1, 200), (false, 0, 200), (false, 1, 200)]
+    {
+        let options = Options {
+            use_remote_address,
+            xff_num_trusted_hops,
+            ..Options::default()
+        };
+        let mut served = serve(CodecType::Http1, options, describe);
+        let request = b"GET https://a/ HTTP/1.1\r\nhost: a\r\n\r\n";
+        let (heard, _) = talk(&mut served.client, request).await;
+        let line = format!("HTTP/1.1 {status} ");
+        assert!(heard.starts_with(&line), "{use_remote_address} {xff_num_trusted_hops}: {heard}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

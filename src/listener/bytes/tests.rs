@@ -24,7 +24,11 @@ fn what_is_there_is_read_up_to_the_room_and_with_its_end() {
         );
         let end = match end {
             Poll::Pending => "pending".to_owned(),
-            Poll::Ready(Ok(end)) => end.to_string(),
+            Poll::Ready(Ok(After {
+                failure: Some(error),
+                ..
+            })) => format!("then {}", error.kind()),
+            Poll::Ready(Ok(after)) => after.end.to_string(),
             Poll::Ready(Err(error)) => error.kind().to_string(),
         };
         (String::from_utf8(data).expect("text"), end)
@@ -36,7 +40,7 @@ fn what_is_there_is_read_up_to_the_room_and_with_its_end() {
         (&[""][..], 9, "", "true"),
         // The rest stays where it is.
         (&["ab", "c"][..], 2, "ab", "false"),
-        (&["ab", "reset"][..], 9, "ab", "false"),
+        (&["ab", "reset"][..], 9, "ab", "then connection reset"),
         (&["reset"][..], 9, "", "connection reset"),
     ] {
         assert_eq!(

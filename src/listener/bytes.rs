@@ -9,6 +9,9 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
+/// How long what is on its way out may take where nothing else limits it.
+pub(super) const FLUSH: Duration = Duration::from_secs(3600);
+
 /// What one read takes at most.
 const READ: usize = 16 << 10;
 
@@ -28,6 +31,21 @@ impl Outgoing {
         if !data.is_empty() {
             self.len += data.len();
             self.queue.push_back(data);
+        }
+    }
+
+    /// Moves as much of it as `buffer` takes.
+    pub(super) fn take_into(&mut self, buffer: &mut ReadBuf<'_>) {
+        while buffer.remaining() > 0
+            && let Some(front) = self.queue.front_mut()
+        {
+            let count = front.len().min(buffer.remaining());
+            buffer.put_slice(&front[..count]);
+            front.advance(count);
+            self.len -= count;
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
         }
     }
 
@@ -51,12 +69,22 @@ impl Outgoing {
     }
 }
 
-/// Reads what is there, up to `room` bytes; whether the end was reached. Pending: nothing was there.
+/// What came behind the data of a reading.
+#[derive(Debug, Default)]
+pub(super) struct After {
+    /// There will be no more.
+    pub(super) end: bool,
+    /// The connection has failed. A socket tells that once: whoever forgets it takes the next reading for an end.
+    pub(super) failure: Option<io::Error>,
+}
+
+/// Reads what is there, up to `room` bytes. Pending: nothing was there. Failed: and nothing came before.
 pub(super) fn poll_read_all(
     room: usize,
     mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
     mut take: impl FnMut(&[u8]),
-) -> Poll<io::Result<bool>> {
+) -> Poll<io::Result<After>> {
+    let mut after = After::default();
     let mut space = [MaybeUninit::uninit(); READ];
     let mut total = 0;
     while total < room {
@@ -64,19 +92,22 @@ pub(super) fn poll_read_all(
         match read(&mut buffer) {
             Poll::Pending if total == 0 => return Poll::Pending,
             Poll::Pending => break,
-            // What came before a failure is passed on first; the failure stays.
-            Poll::Ready(Err(_)) if total > 0 => break,
+            Poll::Ready(Err(error)) if total > 0 => {
+                after.failure = Some(error);
+                break;
+            }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) => {}
         }
         let data = buffer.filled();
         if data.is_empty() {
-            return Poll::Ready(Ok(true));
+            after.end = true;
+            break;
         }
         total += data.len();
         take(data);
     }
-    Poll::Ready(Ok(false))
+    Poll::Ready(Ok(after))
 }
 
 /// Writes what is left, for as long as the peer takes some of it now and then. What fails now is closed anyway.
@@ -95,5 +126,5 @@ pub(super) async fn flush(
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
+#[path = "bytes/tests.rs"]
 mod tests;

@@ -1,0 +1,328 @@
+//! The streams of a downstream connection: each is asked of the handler, and answered, within the connection's task.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body::Body as _;
+use tokio::task::coop::unconstrained;
+use tokio::time::Instant;
+
+use super::super::{Exchange, Handler, Malformed, Reply, Reset};
+use super::body::IncomingBody;
+use super::convert;
+use super::sending::{Chunk, Sending};
+use super::tails::Tails;
+use super::wakes::{StreamWake, Wakes};
+use crate::config::http_connection_manager::Options;
+use crate::http::{Body, Lend as _, ReplyReason};
+
+/// The streams of a connection, by place.
+pub(super) struct Streams<H: Handler> {
+    connection: Connection<H>,
+    places: Vec<Place<H>>,
+    free: Vec<usize>,
+    wakes: Arc<Wakes>,
+    active: usize,
+    begun: u32,
+    /// When the last one ended.
+    idle_since: Instant,
+}
+
+/// What a stream asks of its connection.
+struct Connection<H> {
+    handler: H,
+    options: Arc<Options>,
+    tails: Arc<Tails>,
+    /// A reply asked for the end of the connection.
+    close: bool,
+}
+
+struct Place<H: Handler> {
+    wake: Arc<StreamWake>,
+    waker: Waker,
+    stream: Option<Stream<H>>,
+}
+
+/// The handler's future.
+type Answer<H> = Pin<Box<dyn Future<Output = Result<Reply<<H as Handler>::Head>, Reset>> + Send>>;
+
+enum Stream<H: Handler> {
+    /// The handler has not answered.
+    Waiting {
+        answer: Answer<H>,
+        asked: Asked,
+    },
+    Sending(Box<Sending>),
+    Over,
+}
+
+/// What an answer needs of its request.
+struct Asked {
+    respond: SendResponse<Chunk>,
+    head_request: bool,
+    /// The stream of a CONNECT, which nobody reads.
+    connect: Option<RecvStream>,
+}
+
+impl<H: Handler> Streams<H> {
+    pub(super) fn new(
+        handler: H,
+        options: Arc<Options>,
+        tails: Arc<Tails>,
+        wakes: Arc<Wakes>,
+    ) -> Self {
+        Self {
+            connection: Connection {
+                handler,
+                options,
+                tails,
+                close: false,
+            },
+            places: Vec::new(),
+            free: Vec::new(),
+            wakes,
+            active: 0,
+            begun: 0,
+            idle_since: Instant::now(),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+
+    /// When the last one ended.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.idle_since
+    }
+
+    /// True where the connection is to end with its streams.
+    pub(super) fn close(&self) -> bool {
+        self.connection.close
+    }
+
+    /// Begins a stream, and goes on as far as it can.
+    pub(super) fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Chunk>) {
+        self.begun += 1;
+        let limit = self.connection.options.max_requests_per_connection;
+        if limit.is_some_and(|limit| self.begun >= limit) {
+            self.connection.close = true;
+        }
+        let (parts, incoming) = request.into_parts();
+        let head_request = parts.method == Method::HEAD;
+        let connect = parts.method == Method::CONNECT;
+        let length = content_length(&parts.headers);
+        if connect && length.is_some_and(|length| length != 0) {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            return;
+        }
+        let head = match convert::request_head(parts, &self.connection.options) {
+            Ok(head) => head,
+            Err(refusal) => {
+                self.connection.handler.refused(refusal);
+                respond.send_reset(reason(refusal.reset));
+                return;
+            }
+        };
+        let (body, connect) = if connect {
+            (Body::empty(), Some(incoming))
+        } else if incoming.is_end_stream() {
+            (Body::empty(), None)
+        } else {
+            (Body::http2(IncomingBody::request(incoming, length)), None)
+        };
+        let asked = Asked {
+            respond,
+            head_request,
+            connect,
+        };
+        let handler = &self.connection.handler;
+        let answer = catch_unwind(AssertUnwindSafe(|| {
+            let answer: Answer<H> = Box::pin(handler.request(Exchange { head, body }));
+            answer
+        }));
+        let stream = match answer {
+            Ok(answer) => Stream::Waiting { answer, asked },
+            Err(_panic) => {
+                let answered = catch_unwind(AssertUnwindSafe(|| {
+                    let reply = self.connection.panicked();
+                    self.connection.answered(Ok(reply), asked)
+                }));
+                answered.unwrap_or(Stream::Over)
+            }
+        };
+        let place = self.free.pop().unwrap_or_else(|| {
+            let place = self.places.len();
+            let wake = StreamWake::new(place, &self.wakes);
+            self.places.push(Place {
+                waker: Waker::from(Arc::clone(&wake)),
+                wake,
+                stream: None,
+            });
+            place
+        });
+        if let Some(Place { stream: room, .. }) = self.places.get_mut(place) {
+            *room = Some(stream);
+        }
+        self.active += 1;
+        self.poll(place);
+    }
+
+    /// Goes on with the stream of that place, where there is one.
+    pub(super) fn poll(&mut self, place: usize) {
+        let Some(Place {
+            wake,
+            waker,
+            stream,
+        }) = self.places.get_mut(place)
+        else {
+            return;
+        };
+        wake.clear();
+        let Some(running) = stream else {
+            return;
+        };
+        let mut cx = Context::from_waker(waker);
+        let connection = &mut self.connection;
+        // What one stream may do at once ends with what is in its windows and sockets; a budget for all would stop them in the middle.
+        let polled = catch_unwind(AssertUnwindSafe(|| running.poll(connection, &mut cx))).or_else(
+            |_panic| {
+                catch_unwind(AssertUnwindSafe(|| {
+                    running.panicked(connection);
+                    running.poll(connection, &mut cx)
+                }))
+            },
+        );
+        if matches!(polled, Ok(Poll::Pending)) {
+            return;
+        }
+        *stream = None;
+        self.free.push(place);
+        self.active -= 1;
+        if self.active == 0 {
+            self.idle_since = Instant::now();
+            // An idle connection keeps little.
+            self.places.truncate(KEPT);
+            self.places.shrink_to(KEPT);
+            self.free.retain(|place| *place < KEPT);
+        }
+    }
+}
+
+/// Places that an idle connection keeps.
+const KEPT: usize = 16;
+
+impl<H: Handler> Stream<H> {
+    /// Ready where nothing more is to be done.
+    fn poll(&mut self, connection: &mut Connection<H>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Waiting { answer, asked } = self {
+            match pin!(unconstrained(answer.as_mut())).poll(cx) {
+                Poll::Ready(answer) => {
+                    let Self::Waiting { asked, .. } = std::mem::replace(self, Self::Over) else {
+                        return Poll::Ready(());
+                    };
+                    *self = connection.answered(answer, asked);
+                }
+                // A client that resets its stream, or is gone, is not answered.
+                Poll::Pending => return asked.respond.poll_reset(cx).map(drop),
+            }
+        }
+        match self {
+            Self::Sending(sending) => {
+                pin!(unconstrained(std::future::poll_fn(|cx| sending.poll(cx)))).poll(cx)
+            }
+            Self::Waiting { .. } | Self::Over => Poll::Ready(()),
+        }
+    }
+
+    /// After a panic: the answer, where there is none yet.
+    fn panicked(&mut self, connection: &mut Connection<H>) {
+        if let Self::Waiting { asked, .. } = std::mem::replace(self, Self::Over) {
+            let reply = connection.panicked();
+            *self = connection.answered(Ok(reply), asked);
+        }
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    fn panicked(&self) -> Reply<H::Head> {
+        let reply = ReplyReason::FilterPanic.into();
+        let mut reply = self.handler.malformed(Malformed { head: None, reply });
+        reply.close = false;
+        reply
+    }
+
+    /// Sends the head of an answer.
+    fn answered(&mut self, answer: Result<Reply<H::Head>, Reset>, asked: Asked) -> Stream<H> {
+        let Asked {
+            mut respond,
+            head_request,
+            connect,
+        } = asked;
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(reset) => {
+                respond.send_reset(reason(reset));
+                return Stream::Over;
+            }
+        };
+        self.close |= reply.close;
+        let head = reply.head.lend(Clone::clone);
+        let (mut response, mut body) = convert::response(head, reply.body, head_request);
+        let mut ends = body.is_end_stream();
+        if connect.is_some() && response.status().is_success() {
+            // RFC 9110 section 9.3.6: what follows is the tunnel, of which we have none.
+            if !without_content(&mut response) {
+                respond.send_reset(Reason::INTERNAL_ERROR);
+                return Stream::Over;
+            }
+            (body, ends) = (Body::empty(), false);
+        }
+        match respond.send_response(response, ends) {
+            Ok(_) if ends => Stream::Over,
+            Ok(stream) => Stream::Sending(Box::new(Sending::new(
+                stream,
+                body,
+                Arc::clone(&self.tails),
+            ))),
+            Err(_) => {
+                respond.send_reset(Reason::INTERNAL_ERROR);
+                Stream::Over
+            }
+        }
+    }
+}
+
+/// Takes a `content-length` of nothing away; `false` where it is of something.
+fn without_content(response: &mut Response<()>) -> bool {
+    let length = content_length(response.headers());
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    length.unwrap_or_default() == 0
+}
+
+/// The library has seen that it is a number.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn reason(reset: Reset) -> Reason {
+    match reset {
+        Reset::NoError => Reason::NO_ERROR,
+        Reset::Protocol => Reason::PROTOCOL_ERROR,
+        Reset::Internal => Reason::INTERNAL_ERROR,
+        Reset::Refused => Reason::REFUSED_STREAM,
+        Reset::Cancel => Reason::CANCEL,
+    }
+}

@@ -271,6 +271,7 @@ impl HttpFilterChain {
 
     /// The filters that `route` does not switch off, or switches on.
     pub(super) fn select(&self, route: Option<&SelectedRoute>) -> Active {
+        let route = route.filter(|route| route.has_per_filter());
         let mut words: SmallVec<[u64; 1]> = SmallVec::new();
         words.resize(self.entries.len().div_ceil(64).max(1), 0);
         for (index, entry) in self.entries.iter().enumerate() {
@@ -417,6 +418,7 @@ impl Stop {
     }
 }
 
+#[inline]
 fn verdict(stream: &Stream) -> Option<Stop> {
     match stream.take_verdict() {
         Verdict::None => None,

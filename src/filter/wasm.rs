@@ -21,14 +21,15 @@
 //! cannot have the route chosen anew, and there is no `on_log`, as in Envoy.
 
 mod declared;
+mod tap;
 
 use self::declared::declared;
+use self::tap::GuestTap;
 
 use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body as _;
 
@@ -39,12 +40,12 @@ use crate::config::error::At as _;
 use crate::http::{Body, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::attempt::{UPSTREAM_SLOTS, is_upstream};
-use crate::stream::{Flow, PumpHandle, Side, Start, Stream, Tap, Verdict};
+use crate::stream::{PumpHandle, Side, Start, Stream, Verdict};
 use crate::wasm::rollout::{Part, Trial};
 use crate::wasm::spec::{Code, Digest, FailurePolicy};
 use crate::wasm::{
-    DataAction, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins,
-    Resolution, Vm, reset_details,
+    Answer, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins, Resolution,
+    Vm, reset_details,
 };
 
 /// The filter of one chain: one version of one plugin, and those that its routes put in its place.
@@ -132,16 +133,6 @@ impl Choice {
     pub(super) fn plugin(&self) -> Option<&Arc<Plugin>> {
         self.plugin.as_ref()
     }
-
-    fn hold(&self, vm: Arc<Vm>, id: u32, slot: usize, policy: FailurePolicy) -> Hold {
-        Hold {
-            vm,
-            id,
-            policy,
-            slot,
-            on_loss: self.on_loss.clone(),
-        }
-    }
 }
 
 impl PerRoute for Wasm {
@@ -195,9 +186,9 @@ pub(super) fn admit(
 struct State {
     place: Option<Place>,
     /// The key of the choice; `None`: the filter's own.
-    route: Option<Digest>,
-    /// Keeps the version: it is retired when its last stream has ended.
-    plugin: Option<Arc<Plugin>>,
+    route: Option<Box<Digest>>,
+    /// How the version fails that it began with. The version itself is kept by the chain, which its streams keep.
+    policy: Option<FailurePolicy>,
     id: u32,
     /// The stream was answered, or passed, because the VM failed: it has done with the plugin.
     failed: bool,
@@ -209,21 +200,13 @@ struct State {
     broken: bool,
 }
 
-impl State {
-    /// How the version fails that it began with.
-    fn policy(&self) -> Option<FailurePolicy> {
-        self.plugin.as_ref().map(|plugin| plugin.spec().failure)
-    }
-}
-
 /// A stream's hold on its VM.
 #[derive(Clone)]
-struct Hold {
-    vm: Arc<Vm>,
+struct Hold<V = Arc<Vm>> {
+    vm: V,
     id: u32,
     policy: FailurePolicy,
     slot: usize,
-    on_loss: OnLoss,
 }
 
 impl Wasm {
@@ -291,9 +274,16 @@ impl Wasm {
     }
 
     /// What the stream met first: its route may have changed since.
-    fn chosen(&self, key: Option<Digest>) -> &Choice {
-        key.and_then(|key| self.by_route.get(&key))
+    fn chosen(&self, key: Option<&Digest>) -> &Choice {
+        key.and_then(|key| self.by_route.get(key))
             .unwrap_or(&self.own)
+    }
+
+    /// Settles where a stream belongs that had no context while it lasted.
+    fn settle(&self, state: &mut State, stream: &Stream) {
+        let plugin = self.choose(stream).plugin.as_ref();
+        state.place = plugin.and_then(|plugin| plugin.place());
+        state.policy = plugin.map(|plugin| plugin.spec().failure);
     }
 
     fn with_state<R>(&self, stream: &Stream, f: impl FnOnce(&mut State) -> R) -> R {
@@ -327,39 +317,70 @@ impl HttpFilter for Wasm {
         let Some((plugin, place)) = found else {
             return self.without_vm(choice, stream, body);
         };
-        let vm = Arc::clone(&place.vm);
-        let Ok(id) = vm.create_context(place.root, stream, is_upstream(self.slot)) else {
+        let begun = place.vm.begin(
+            place.root,
+            stream,
+            is_upstream(self.slot),
+            body.is_end_stream(),
+        );
+        let Ok((id, answer)) = begun else {
             return self.without_vm(choice, stream, body);
         };
-        let policy = plugin.spec().failure;
-        self.with_state(stream, |state| {
-            state.part = part;
-            state.place = Some(place);
-            state.route = self.key_of(choice);
-            state.plugin = Some(Arc::clone(plugin));
-            state.id = id;
-        });
-        choice
-            .hold(vm, id, self.slot, policy)
-            .head(stream, Direction::Request, body)
+        let hold = Hold {
+            vm: &place.vm,
+            id,
+            policy: plugin.spec().failure,
+            slot: self.slot,
+        };
+        let policy = hold.policy;
+        let step = hold.head(stream, Direction::Request, body, answer, &choice.on_loss);
+        let state = State {
+            place: Some(place),
+            route: self.key_of(choice).map(Box::new),
+            policy: Some(policy),
+            id,
+            failed: false,
+            logged: false,
+            part,
+            broken: false,
+        };
+        if let Some(state) = stream.fill_slot(self.slot, state) {
+            // What the callback came to is noted already.
+            self.with_state(stream, |noted| {
+                *noted = State {
+                    failed: noted.failed,
+                    broken: noted.broken,
+                    ..state
+                };
+            });
+        }
+        step
     }
 
     fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
-        let pinned = self.with_state(stream, |state| {
+        let pinned = stream.peek_slot(self.slot, |state: &mut State| {
             if state.failed {
                 return None;
             }
-            let policy = state.policy();
-            let place = state.place.as_ref()?;
-            Some((Arc::clone(&place.vm), state.id, state.route, policy?))
+            let hold = Hold {
+                vm: Arc::clone(&state.place.as_ref()?.vm),
+                id: state.id,
+                policy: state.policy?,
+                slot: self.slot,
+            };
+            Some((hold, self.chosen(state.route.as_deref())))
         });
         // Without a context Envoy's filter passes, too.
-        let Some((vm, id, route, policy)) = pinned else {
+        let Some((hold, choice)) = pinned.flatten() else {
             return Step::Next(body);
         };
-        self.chosen(route)
-            .hold(vm, id, self.slot, policy)
-            .head(stream, Direction::Response, body)
+        let hold = hold.by_ref();
+        if hold.vm.is_dead() {
+            return hold.dead(stream, body, false);
+        }
+        let direction = Direction::Response;
+        let answer = hold.vm.headers(hold.id, direction, body.is_end_stream());
+        hold.head(stream, direction, body, answer, &choice.on_loss)
     }
 
     fn log(&self, stream: &Arc<Stream>) {
@@ -369,14 +390,12 @@ impl HttpFilter for Wasm {
         let pinned = self.with_state(stream, |state| {
             if state.place.is_none() && !state.failed {
                 // Envoy makes a context for the log alone.
-                let choice = self.choose(stream);
-                state.place = choice.plugin.as_ref().and_then(|plugin| plugin.place());
-                state.plugin = choice.plugin.clone();
+                self.settle(state, stream);
             }
-            Some((state.place.clone()?, state.id))
+            let place = state.place.as_ref().filter(|place| place.vm.wants_end());
+            Some((place?.clone(), state.id))
         });
         if let Some((Place { vm, root }, id)) = pinned
-            && vm.wants_end()
             && let Some(id) = vm.log(root, id, stream)
         {
             self.with_state(stream, |state| {
@@ -387,10 +406,7 @@ impl HttpFilter for Wasm {
     }
 
     fn end(&self, stream: &Arc<Stream>) {
-        let (abandoned, took) = {
-            let info = stream.info.lock();
-            (info.abandoned, info.begin.elapsed())
-        };
+        let abandoned = stream.info.lock().abandoned;
         let upstream = is_upstream(self.slot);
         let (place, id, logged) = self.with_state(stream, |state| {
             if upstream {
@@ -399,13 +415,11 @@ impl HttpFilter for Wasm {
                 state.logged = true;
             }
             if abandoned && state.place.is_none() && !state.failed {
-                let choice = self.choose(stream);
-                state.place = choice.plugin.as_ref().and_then(|plugin| plugin.place());
-                state.plugin = choice.plugin.clone();
+                self.settle(state, stream);
             }
             // The stream's part in the trial ends with it.
             if let Some(part) = state.part.take() {
-                part.ended(state.broken, took);
+                part.ended(state.broken, stream.info.lock().begin.elapsed());
             }
             (state.place.take(), state.id, state.logged)
         });
@@ -414,7 +428,7 @@ impl HttpFilter for Wasm {
         };
         // A guest is never entered from a drop, nor twice: then the VM's own task tells it, if it wants to hear.
         let told = (logged && !abandoned) || !vm.wants_end();
-        if vm.is_dead() || (told && vm.end(id, stream)) {
+        if vm.is_dead() || (told && vm.end(id)) {
             return;
         }
         vm.post_end(root, id, stream, !logged);
@@ -427,14 +441,38 @@ impl Hold {
         replies_directly(self.slot, direction)
     }
 
-    fn head(self, stream: &Arc<Stream>, direction: Direction, body: Body) -> Step<Body> {
-        if self.vm.is_dead() {
-            return self.dead(stream, body, false);
+    fn by_ref(&self) -> Hold<&Arc<Vm>> {
+        Hold {
+            vm: &self.vm,
+            id: self.id,
+            policy: self.policy,
+            slot: self.slot,
         }
-        let end_of_stream = body.is_end_stream();
-        let answer = match self.vm.headers(self.id, stream, direction, end_of_stream) {
-            Ok(answer) => answer,
-            Err(Dead) => return self.dead(stream, body, true),
+    }
+}
+
+impl Hold<&Arc<Vm>> {
+    fn keep(&self) -> Hold {
+        Hold {
+            vm: Arc::clone(self.vm),
+            id: self.id,
+            policy: self.policy,
+            slot: self.slot,
+        }
+    }
+
+    /// Goes on as the guest has answered to the head.
+    #[inline]
+    fn head(
+        &self,
+        stream: &Arc<Stream>,
+        direction: Direction,
+        body: Body,
+        answer: Result<Answer<HeadersAction>, Dead>,
+        on_loss: &OnLoss,
+    ) -> Step<Body> {
+        let Ok(answer) = answer else {
+            return self.dead(stream, body, true);
         };
         if let Some(reply) = answer.reply {
             self.judge(stream, &reply);
@@ -452,9 +490,25 @@ impl Hold {
             answer.action
         };
         if action == HeadersAction::Continue {
-            let (body, pump) = self.watch(stream, direction, body, Start::Flowing);
-            return Step::Next(declared(stream, direction, body, pump.is_some()));
+            let (body, pump) = self.watch(stream, direction, body, Start::Flowing, on_loss);
+            return Step::Next(match pump {
+                None => body,
+                Some(_) => declared(stream, direction, body, true),
+            });
         }
+        self.held(stream, direction, body, action, on_loss)
+    }
+
+    /// The guest holds the head back.
+    #[cold]
+    fn held(
+        &self,
+        stream: &Arc<Stream>,
+        direction: Direction,
+        body: Body,
+        action: HeadersAction,
+        on_loss: &OnLoss,
+    ) -> Step<Body> {
         let resume = self.vm.wait(self.id, direction);
         let start = match action {
             HeadersAction::Stop | HeadersAction::Continue => Start::Flowing,
@@ -464,10 +518,10 @@ impl Hold {
         let (body, pump) = match action {
             // The source need not be read for this: it stays where it is.
             HeadersAction::StopAllAndWatermark if !self.vm.wants_body(direction) => (body, None),
-            HeadersAction::StopAllAndBuffer => self.pump(stream, direction, body, start),
-            _ => self.watch(stream, direction, body, start),
+            HeadersAction::StopAllAndBuffer => self.pump(stream, direction, body, start, on_loss),
+            _ => self.watch(stream, direction, body, start, on_loss),
         };
-        let stream = Arc::clone(stream);
+        let (hold, stream) = (self.keep(), Arc::clone(stream));
         Step::Wait(Box::pin(async move {
             let resumed = resume.await;
             if start != Start::Flowing
@@ -476,12 +530,12 @@ impl Hold {
                 pump.resume();
             }
             match resumed {
-                Ok(()) if let Some(reply) = self.vm.refusal(self.id, &stream, direction) => {
+                Ok(()) if let Some(reply) = hold.vm.refusal(hold.id, direction) => {
                     Step::Reply(reply)
                 }
                 Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),
                 // The sender goes with its VM.
-                Err(_) => self.dead(&stream, body, false),
+                Err(_) => hold.by_ref().dead(&stream, body, false),
             }
         }))
     }
@@ -493,11 +547,12 @@ impl Hold {
         direction: Direction,
         body: Body,
         start: Start,
+        on_loss: &OnLoss,
     ) -> (Body, Option<PumpHandle>) {
         if !self.vm.wants_body(direction) {
             return (body, None);
         }
-        self.pump(stream, direction, body, start)
+        self.pump(stream, direction, body, start, on_loss)
     }
 
     fn pump(
@@ -506,6 +561,7 @@ impl Hold {
         direction: Direction,
         body: Body,
         start: Start,
+        on_loss: &OnLoss,
     ) -> (Body, Option<PumpHandle>) {
         if body.is_end_stream() {
             return (body, None);
@@ -515,12 +571,11 @@ impl Hold {
             Direction::Response => Side::Response,
         };
         let tap = Box::new(GuestTap {
-            hold: self.clone(),
+            hold: self.keep(),
             direction,
         });
         let (body, pump) = stream.pump(side, body, start, tap);
-        self.vm
-            .set_pump(self.id, direction, pump.clone(), &self.on_loss);
+        self.vm.set_pump(self.id, direction, pump.clone(), on_loss);
         (body, Some(pump))
     }
 
@@ -562,7 +617,7 @@ fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHand
     let policy = stream.with_slot(slot, State::default, |state| {
         state.failed = true;
         state.broken = true;
-        state.policy()
+        state.policy
     });
     if policy.is_some_and(|policy| passes(policy, false)) {
         pump.resume();
@@ -571,94 +626,6 @@ fn lose(slot: usize, stream: &Arc<Stream>, direction: Direction, pump: &PumpHand
             reply: Box::new(fail_stream()),
             direct: replies_directly(slot, direction),
         });
-    }
-}
-
-/// The guest's eyes on a body.
-struct GuestTap {
-    hold: Hold,
-    direction: Direction,
-}
-
-impl GuestTap {
-    fn failed(&self, stream: &Stream, here: bool) -> Flow {
-        stream.with_slot(self.hold.slot, State::default, |state| {
-            state.failed = true;
-            state.broken = true;
-        });
-        if passes(self.hold.policy, here) {
-            return Flow::Continue;
-        }
-        stream.decide(Verdict::Reply {
-            reply: Box::new(fail_stream()),
-            direct: self.hold.replies_directly(self.direction),
-        });
-        Flow::Drop
-    }
-
-    fn flow(&self, stream: &Stream, answer: crate::wasm::Answer<DataAction>) -> Flow {
-        if let Some(reply) = answer.reply {
-            self.hold.judge(stream, &reply);
-            stream.decide(Verdict::Reply {
-                reply,
-                direct: self.hold.replies_directly(self.direction),
-            });
-            return Flow::Drop;
-        }
-        if answer.reset {
-            stream.decide(Verdict::Reset {
-                details: reset_details(self.direction == Direction::Response).into(),
-            });
-            return Flow::Drop;
-        }
-        match answer.action {
-            DataAction::Continue => Flow::Continue,
-            DataAction::Buffer => Flow::Buffer,
-            DataAction::Watermark => Flow::Watermark,
-            DataAction::Drop => Flow::Drop,
-        }
-    }
-
-    /// Calls the guest, keeping the data where the stream may go on without it.
-    fn call(
-        &self,
-        stream: &Arc<Stream>,
-        buffer: &mut Bytes,
-        call: impl FnOnce(&Vm, &mut Bytes) -> Result<crate::wasm::Answer<DataAction>, Dead>,
-    ) -> Flow {
-        let done = stream.with_slot(self.hold.slot, State::default, |state| state.failed);
-        if done {
-            return Flow::Continue;
-        }
-        if self.hold.vm.is_dead() {
-            return self.failed(stream, false);
-        }
-        let kept = passes(self.hold.policy, true).then(|| buffer.clone());
-        match call(&self.hold.vm, buffer) {
-            Ok(answer) => self.flow(stream, answer),
-            Err(Dead) => {
-                if let Some(kept) = kept {
-                    *buffer = kept;
-                }
-                self.failed(stream, true)
-            }
-        }
-    }
-}
-
-impl Tap for GuestTap {
-    fn data(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes, end_of_stream: bool) -> Flow {
-        let (id, direction) = (self.hold.id, self.direction);
-        self.call(stream, buffer, |vm, buffer| {
-            vm.body(id, stream, direction, buffer, end_of_stream)
-        })
-    }
-
-    fn trailers(&mut self, stream: &Arc<Stream>, buffer: &mut Bytes) -> Flow {
-        let (id, direction) = (self.hold.id, self.direction);
-        self.call(stream, buffer, |vm, buffer| {
-            vm.trailers(id, stream, direction, buffer)
-        })
     }
 }
 

@@ -155,10 +155,9 @@ pub const MOST: usize = 16 << 10;
 
 /// Adds a value, to the one that is there where the header is of those that join. Beyond [`MOST`] nothing is added.
 pub fn append(side: Side, headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    let joins = is_joined(side, &name);
     let full = headers.len() >= MOST;
     match headers.try_entry(name) {
-        Ok(Entry::Occupied(mut entry)) if joins => {
+        Ok(Entry::Occupied(mut entry)) if is_joined(side, entry.key()) => {
             let joined = join(entry.get(), &value);
             entry.insert(joined);
         }

@@ -18,8 +18,8 @@ use crate::config::RouteConfig;
 use crate::config::extension::PerRouteConfig;
 use crate::config::header::HeaderMutations;
 use crate::config::route::{
-    Action, ClusterSpecifier, ForwardAction, PathMatch, RedirectAction, RedirectPath, RequireTls,
-    Route, RouteMatch, VirtualHost, WeightedCluster,
+    Action, ClusterSpecifier, ForwardAction, PathMatch, PerFilter, RedirectAction, RedirectPath,
+    RequireTls, Route, RouteMatch, VirtualHost, WeightedCluster,
 };
 use crate::http::RequestHead;
 
@@ -85,10 +85,7 @@ impl RouteTable {
                 tls_redirect: true,
             });
         }
-        let path = request.path_only();
-        let at = self.indices[index].find(&host.routes, path, |route| {
-            route_matches(&route.matcher, request, path, random)
-        })?;
+        let at = self.find(index, request, random)?;
         let route = host.routes[at].clone();
         let (cluster, weighted) = match &route.action {
             Action::Forward(forward) => choose_cluster(&forward.cluster, request, random),
@@ -101,6 +98,43 @@ impl RouteTable {
             cluster,
             weighted,
             tls_redirect: false,
+        })
+    }
+
+    /// As [`RouteTable::select`], for a request that was on the route `before` until its head was changed. Where it still is,
+    /// that costs less.
+    pub fn select_again(
+        self: &Arc<Self>,
+        request: &RequestHead,
+        random: u64,
+        before: Arc<SelectedRoute>,
+    ) -> Option<Arc<SelectedRoute>> {
+        let index = before.virtual_host;
+        let ignore_port = self.config.ignore_port_in_host_matching;
+        let chosen_once = match &before.route.action {
+            Action::Forward(forward) => matches!(forward.cluster, ClusterSpecifier::Cluster(_)),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => true,
+        };
+        let same = chosen_once
+            && Arc::ptr_eq(&before.table, self)
+            && self.domains.find(request.authority.as_bytes(), ignore_port)
+                == u32::try_from(index).ok()
+            && self.config.virtual_hosts[index].require_tls == RequireTls::None
+            && self.find(index, request, random).is_some_and(|at| {
+                Arc::ptr_eq(&self.config.virtual_hosts[index].routes[at], &before.route)
+            });
+        if same {
+            return Some(before);
+        }
+        self.select(request, random).map(Arc::new)
+    }
+
+    /// The position of the route for `request` in the virtual host number `host`.
+    fn find(&self, host: usize, request: &RequestHead, random: u64) -> Option<usize> {
+        let path = request.path_only();
+        let routes = &self.config.virtual_hosts[host].routes;
+        self.indices[host].find(routes, path, |route| {
+            route_matches(&route.matcher, request, path, random)
         })
     }
 }
@@ -302,17 +336,23 @@ impl SelectedRoute {
 
     /// Every level's configuration for the filter called `name`, most specific first.
     pub fn per_filter_all(&self, name: &str) -> impl Iterator<Item = &PerRouteConfig> {
+        self.per_filter_levels()
+            .filter_map(move |level| level.get(name))
+    }
+
+    /// True where there is configuration for any filter.
+    pub fn has_per_filter(&self) -> bool {
+        self.per_filter_levels().any(|level| !level.is_empty())
+    }
+
+    fn per_filter_levels(&self) -> impl Iterator<Item = &PerFilter> {
         let levels = [
             self.weighted_cluster().map(|cluster| &cluster.per_filter),
             Some(&self.route.per_filter),
             Some(&self.virtual_host().per_filter),
             Some(&self.table.config.per_filter),
         ];
-        levels
-            .into_iter()
-            .flatten()
-            .filter(|_| !self.tls_redirect)
-            .filter_map(move |level| level.get(name))
+        levels.into_iter().flatten().filter(|_| !self.tls_redirect)
     }
 
     /// The request header mutations of all levels in the order in which they apply: the most specific first, so that

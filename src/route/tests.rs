@@ -619,3 +619,65 @@ fn mutations_apply_from_the_most_specific_or_the_other_way_round() {
     );
     assert_eq!(order(&yaml), ["weighted", "table", "vhost", "route"]);
 }
+
+#[test]
+fn a_request_whose_head_changes_is_routed_as_a_new_one() {
+    let table = table(
+        "
+        virtual_hosts:
+        - name: a
+          domains: [a]
+          routes:
+          - {match: {prefix: /h, headers: [{name: x, present_match: true}]}, route: {cluster: h}, name: headers}
+          - {match: {prefix: /w}, name: weighted, route: {weighted_clusters: {clusters: [{name: one, weight: 1}, {name: two, weight: 1}]}}}
+          - {match: {prefix: /c}, name: by header, route: {cluster_header: x}}
+          - {match: {prefix: /}, name: a, route: {cluster: c}}
+        - name: tls
+          domains: [tls]
+          require_tls: ALL
+          routes: [{match: {prefix: /}, name: tls, route: {cluster: c}}]
+        - name: any
+          domains: ['*']
+          routes: [{match: {prefix: /}, name: any, route: {cluster: c}}]
+        ",
+    );
+    let requests: Vec<RequestHead> = ["a", "tls", "b"]
+        .into_iter()
+        .flat_map(|host| ["/", "/h", "/w", "/c"].map(|path| get(host, path)))
+        .flat_map(|head| {
+            let more = [("x", "y"), ("x-forwarded-proto", "https")]
+                .map(|field| with(head.clone(), &[field]));
+            [head].into_iter().chain(more)
+        })
+        .collect();
+    let what = |selected: Option<SelectedRoute>| {
+        selected.map(|found| {
+            (
+                found.route.name.clone(),
+                found.cluster,
+                found.weighted,
+                found.tls_redirect,
+            )
+        })
+    };
+    for (before, now) in requests
+        .iter()
+        .flat_map(|before| requests.iter().map(move |now| (before, now)))
+    {
+        for random in [0, 1] {
+            let Some(before) = table.select(before, 0).map(Arc::new) else {
+                continue;
+            };
+            let again = table.select_again(now, random, Arc::clone(&before));
+            let new = what(table.select(now, random));
+            assert_eq!(what(again.as_deref().cloned()), new, "{before:?} {now:?}");
+        }
+    }
+    // Where nothing has changed it is the same one.
+    let before = table
+        .select(&get("a", "/"), 0)
+        .map(Arc::new)
+        .expect("a route");
+    let again = table.select_again(&with(get("a", "/x"), &[("x", "y")]), 1, Arc::clone(&before));
+    assert!(again.is_some_and(|again| Arc::ptr_eq(&again, &before)));
+}

@@ -179,8 +179,13 @@ impl Stream {
     }
 
     /// Takes the decision, if any. For the root driver.
+    #[inline]
     pub fn take_verdict(&self) -> Verdict {
-        std::mem::take(&mut self.drive.lock().verdict)
+        let mut drive = self.drive.lock();
+        match drive.verdict {
+            Verdict::None => Verdict::None,
+            Verdict::Reply { .. } | Verdict::Reset { .. } => std::mem::take(&mut drive.verdict),
+        }
     }
 
     /// Has the root driver polled again.
@@ -255,7 +260,9 @@ impl Stream {
             return false;
         }
         // Those attached meanwhile come after.
-        companions.append(&mut drive.companions);
+        if !drive.companions.is_empty() {
+            companions.append(&mut drive.companions);
+        }
         drive.companions = companions;
         moved
     }

@@ -129,15 +129,18 @@ impl Stream {
 
     /// The route of the request as it stands, resolved at first use and kept until [`Stream::clear_route`].
     pub fn route(&self) -> Option<Arc<SelectedRoute>> {
-        if let RouteState::Resolved(route) = &*self.route.lock() {
-            return route.clone();
-        }
-        let route = self
-            .config
-            .routes
-            .as_ref()
-            .and_then(|routes| routes.select(&self.request.lock(), fastrand::u64(..)))
-            .map(Arc::new);
+        let before = match &mut *self.route.lock() {
+            RouteState::Resolved(route) => return route.clone(),
+            RouteState::Cleared(before) => before.take(),
+            RouteState::Unresolved => None,
+        };
+        let route = self.config.routes.as_ref().and_then(|routes| {
+            let (request, random) = (self.request.lock(), fastrand::u64(..));
+            match before {
+                Some(before) => routes.select_again(&request, random, before),
+                None => routes.select(&request, random).map(Arc::new),
+            }
+        });
         *self.route.lock() = RouteState::Resolved(route.clone());
         route
     }
@@ -164,24 +167,24 @@ impl Stream {
         }
     }
 
-    /// Runs `f` on the state that filter number `slot` keeps for this stream, made by `init` at first use.
+    /// Runs `f` on the state that filter number `slot` keeps for this stream, made by `init` at first use. The slots are
+    /// locked meanwhile.
     ///
     /// # Panics
     /// Where the slot holds another type: a slot belongs to one filter.
+    #[inline]
     pub fn with_slot<T: Any + Send, R>(
         &self,
         slot: usize,
         init: impl FnOnce() -> T,
         f: impl FnOnce(&mut T) -> R,
     ) -> R {
-        let mut value = self
-            .slot(slot, Option::take)
-            .unwrap_or_else(|| Box::new(init()));
-        let result = f(value
-            .downcast_mut::<T>()
-            .expect("a slot belongs to one filter"));
-        self.slot(slot, |slot| *slot = Some(value));
-        result
+        self.slot(slot, |slot| {
+            let value = slot.get_or_insert_with(|| Box::new(init()));
+            f(value
+                .downcast_mut::<T>()
+                .expect("a slot belongs to one filter"))
+        })
     }
 }
 
@@ -190,17 +193,30 @@ impl Stream {
     ///
     /// # Panics
     /// As [`Stream::with_slot`].
+    #[inline]
     pub fn peek_slot<T: Any + Send, R>(
         &self,
         slot: usize,
         f: impl FnOnce(&mut T) -> R,
     ) -> Option<R> {
-        let mut value = self.slot(slot, Option::take)?;
-        let result = f(value
-            .downcast_mut::<T>()
-            .expect("a slot belongs to one filter"));
-        self.slot(slot, |slot| *slot = Some(value));
-        Some(result)
+        self.slot(slot, |slot| {
+            let value = slot.as_mut()?;
+            Some(f(value
+                .downcast_mut::<T>()
+                .expect("a slot belongs to one filter")))
+        })
+    }
+
+    /// Keeps `value` as the state of filter number `slot`, unless it has one: then `value` comes back.
+    #[inline]
+    pub fn fill_slot<T: Any + Send>(&self, slot: usize, value: T) -> Option<T> {
+        self.slot(slot, |slot| {
+            if slot.is_some() {
+                return Some(value);
+            }
+            *slot = Some(Box::new(value));
+            None
+        })
     }
 
     /// Takes the state of filter number `slot` out, where it keeps any.

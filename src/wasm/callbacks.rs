@@ -6,6 +6,7 @@ use super::context::Host;
 use super::meter::MAX_CALLBACKS;
 use super::module::{Abi, LoadError};
 use super::spec::PluginSpec;
+use super::vm::Direction;
 
 /// An export that the host calls.
 pub(crate) struct Callback<P, R> {
@@ -93,6 +94,21 @@ callbacks! {
     foreign_function: (u32, u32, u32) => () = "proxy_on_foreign_function";
     /// Envoy's own: a sink of statistics.
     stats_update: (u32, u32) => () = "envoy_on_stats_update";
+}
+
+impl Callbacks {
+    /// True where the guest has a callback for the headers of `direction`.
+    #[inline]
+    pub(crate) fn hears_headers(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Request => {
+                self.request_headers.is_some() || self.request_headers_0_1_0.is_some()
+            }
+            Direction::Response => {
+                self.response_headers.is_some() || self.response_headers_0_1_0.is_some()
+            }
+        }
+    }
 }
 
 fn find<P: WasmParams, R: WasmResults>(

@@ -6,13 +6,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::HeaderMap;
-use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wasmtime::{Memory, TypedFunc};
@@ -22,6 +21,7 @@ use super::abi::calls::Calls;
 use super::abi::expressions::Expressions;
 use super::abi::grpc;
 use super::abi::metrics::Metrics;
+use super::abi::names::Names;
 use super::abi::properties::Declared;
 use super::engine::{Budget, Limits};
 use super::meter::{Meter, Quota};
@@ -31,6 +31,7 @@ use super::probe::Probe;
 use super::shared::{Shared, Space};
 use super::spec::PluginSpec;
 use super::status::wasm_stats;
+use super::streams::Streams;
 use super::trace::Trace;
 use super::vm::{Counters, Direction, Message};
 use crate::cluster::ClusterMap;
@@ -118,9 +119,7 @@ pub(crate) struct Host {
     pub(crate) effective: u32,
     /// The root of the effective context; 0 while there is none.
     pub(crate) root_id: u32,
-    /// The effective context's stream, while a callback runs.
-    pub(crate) stream: Option<Arc<Stream>>,
-    pub(crate) streams: FxHashMap<u32, StreamContext>,
+    pub(crate) streams: Streams,
     pub(crate) last_id: u32,
     /// A few, so that looking through them is the quickest way to one.
     pub(crate) roots: Vec<Root>,
@@ -138,6 +137,8 @@ pub(crate) struct Host {
     /// What these hold.
     pub(crate) payloads: Payloads,
     pub(crate) metrics: Metrics,
+    /// Of headers that the guest wrote.
+    pub(crate) names: Names,
     /// A queue was registered: messages may come.
     pub(crate) listens: bool,
     /// A local reply was made in the callback that runs, for whatever stream: the callback stops its own.
@@ -208,8 +209,8 @@ pub(crate) struct CallAnswer {
 
 /// One stream in the VM.
 pub(crate) struct StreamContext {
-    /// Weak: a stream owns its context, never the reverse.
-    pub(crate) stream: Weak<Stream>,
+    /// Kept to the context's end, which every stream brings about when it ends.
+    pub(crate) stream: Arc<Stream>,
     /// The root context that it belongs to.
     pub(crate) root: u32,
     /// What header maps can be reached now.
@@ -223,11 +224,11 @@ pub(crate) struct StreamContext {
     /// Who hears of it where a pump is held and the VM dies.
     pub(crate) on_loss: Option<OnLoss>,
     /// The pause of each direction.
-    pub(crate) paused: [Option<Pause>; 2],
+    pub(crate) paused: [Option<Box<Pause>>; 2],
     /// Bytes of header names and values that the guest has added.
     pub(crate) added: usize,
     /// The connection that it stands for, where it is one of a network filter.
-    pub(crate) network: Option<NetworkView>,
+    pub(crate) network: Option<Box<NetworkView>>,
     /// Who waits for `continue_stream`, by direction.
     pub(crate) waiting: [Option<oneshot::Sender<()>>; 2],
     /// `continue_stream` was called in the callback that runs, by direction.
@@ -247,7 +248,7 @@ pub(crate) struct StreamContext {
     /// `on_log` runs.
     pub(crate) logging: bool,
     /// The guest wrote what cannot be a request; the reason.
-    pub(crate) invalid: Option<String>,
+    pub(crate) invalid: Option<Box<str>>,
     /// A copy of the response's head that was changed after it had been sent.
     pub(crate) late_response: Option<Box<crate::http::ResponseHead>>,
     /// The request's headers have gone on: what is done to them is of no effect.
@@ -255,7 +256,7 @@ pub(crate) struct StreamContext {
     /// Pseudo-headers that the guest removed and did not set again.
     pub(crate) removed: Removed,
     /// Properties that it declared: kept to refuse a second declaration, and otherwise without effect, as in Envoy.
-    pub(crate) declared: Declared,
+    pub(crate) declared: Option<Box<Declared>>,
 }
 
 /// Which header maps a context shows. See `proxy-wasm` on the life of header maps: a map can be reached in its own
@@ -351,7 +352,7 @@ pub(crate) struct BodyView {
 }
 
 impl StreamContext {
-    pub(crate) fn new(stream: Weak<Stream>, root: u32) -> Self {
+    pub(crate) fn new(stream: Arc<Stream>, root: u32) -> Self {
         Self {
             stream,
             root,
@@ -376,7 +377,7 @@ impl StreamContext {
             late_response: None,
             request_gone: false,
             removed: Removed::default(),
-            declared: Declared::default(),
+            declared: None,
         }
     }
 }
@@ -453,8 +454,7 @@ impl Host {
             current: 0,
             effective: 0,
             root_id: 0,
-            stream: None,
-            streams: FxHashMap::default(),
+            streams: Streams::default(),
             last_id: 0,
             roots: Vec::new(),
             call: None,
@@ -464,6 +464,7 @@ impl Host {
             last_words: String::new(),
             calls: Calls::default(),
             metrics: Metrics::default(),
+            names: Names::default(),
             listens: false,
             stopped: false,
             pauses: VecDeque::new(),
@@ -512,27 +513,32 @@ impl Host {
     /// The effective context, where it is a stream's.
     #[inline]
     pub(crate) fn context(&self) -> Option<&StreamContext> {
-        self.streams.get(&self.effective)
+        self.streams.get(self.effective)
     }
 
     /// As [`Host::context`].
     #[inline]
     pub(crate) fn context_mut(&mut self) -> Option<&mut StreamContext> {
-        self.streams.get_mut(&self.effective)
+        self.streams.get_mut(self.effective)
+    }
+
+    /// The effective context's stream.
+    #[inline]
+    pub(crate) fn stream(&self) -> Option<&Arc<Stream>> {
+        Some(&self.context()?.stream)
     }
 
     /// Has the route of the effective context's stream chosen anew. An upstream filter comes too late for that.
     pub(crate) fn clear_route(&self) {
-        if let Some(stream) = &self.stream
-            && !self.context().is_some_and(|context| context.upstream)
-        {
-            stream.clear_route();
+        if let Some(context) = self.context().filter(|context| !context.upstream) {
+            context.stream.clear_route();
         }
     }
 
     /// The root of the effective context.
     pub(crate) fn root(&self) -> Option<&Root> {
-        self.roots.iter().find(|root| root.id == self.root_id)
+        let id = self.root_id;
+        self.roots.iter().find(|root| root.id == id)
     }
 
     /// As [`Host::root`].
@@ -548,10 +554,22 @@ impl Host {
 
     /// The plugin of the effective context; without one, that which the VM was first made for.
     pub(crate) fn spec(&self) -> &Arc<PluginSpec> {
-        match self.root() {
+        self.spec_of(self.root_id)
+    }
+
+    /// The plugin of the root context `id`; without one, that which the VM was first made for.
+    pub(crate) fn spec_of(&self, id: u32) -> &Arc<PluginSpec> {
+        match self.roots.iter().find(|root| root.id == id) {
             Some(root) => &root.made_for.spec,
             None => &self.env.vm,
         }
+    }
+
+    /// True where the stream's plugin asks for `StopIteration` to hold the headers alone.
+    #[cold]
+    pub(crate) fn stops_for_real(&self, id: u32) -> bool {
+        let context = self.streams.get(id);
+        context.is_some_and(|context| self.spec_of(context.root).allow_on_headers_stop_iteration)
     }
 
     /// What log lines of the guest begin with.
@@ -588,12 +606,10 @@ impl Host {
         if id == self.effective {
             return true;
         }
-        if let Some(context) = self.streams.get(&id) {
+        if let Some(context) = self.streams.get(id) {
             self.root_id = context.root;
-            self.stream = context.stream.upgrade();
         } else if id == 0 || self.roots.iter().any(|root| root.id == id) {
             self.root_id = id;
-            self.stream = None;
         } else {
             return false;
         }

@@ -325,7 +325,7 @@ fn prepare(store: &mut Store<Host>, instance: &Instance, shows: u8) -> Option<Ar
         return None;
     }
     let stream = stream();
-    let mut context = StreamContext::new(Arc::downgrade(&stream), ROOT);
+    let mut context = StreamContext::new(Arc::clone(&stream), ROOT);
     context.visible.request_headers = shows & 2 != 0;
     context.visible.request_trailers = shows & 2 != 0;
     context.visible.response_headers = shows & 4 != 0;
@@ -346,11 +346,10 @@ fn prepare(store: &mut Store<Host>, instance: &Instance, shows: u8) -> Option<Ar
     host.streams.insert(STREAM, context);
     host.current = STREAM;
     host.effective = STREAM;
-    host.stream = Some(Arc::clone(&stream));
     Some(stream)
 }
 
-fn stream() -> Arc<Stream> {
+pub(super) fn stream() -> Arc<Stream> {
     let connection = ConnectionInfo {
         id: 7,
         remote: Some(([127, 0, 0, 1], 1234).into()),

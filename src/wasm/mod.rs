@@ -65,6 +65,8 @@ mod sdk;
 mod shared;
 #[cfg(feature = "wasm")]
 mod store;
+#[cfg(feature = "wasm")]
+mod streams;
 #[cfg(all(test, feature = "wasm"))]
 pub(crate) mod testing;
 #[cfg(feature = "wasm")]

@@ -379,17 +379,33 @@ impl Vm {
         result
     }
 
-    /// Makes the context of a stream below the root context `root`. `upstream`: for a filter of its attempt.
+    /// Makes the context of a stream below the root context `root`, and calls `on_request_headers` in it: the context's
+    /// id, and what came of the call. `upstream`: for a filter of the stream's attempt.
     ///
     /// # Errors
-    /// Where the VM is dead.
-    pub fn create_context(
+    /// Where the VM is dead before there is a context.
+    #[allow(
+        clippy::type_complexity,
+        reason = "a context whose VM has failed is one that its stream has met"
+    )]
+    pub fn begin(
         &self,
         root: u32,
         stream: &Arc<Stream>,
         upstream: bool,
-    ) -> Result<u32, Dead> {
-        self.with(|core| core.create_context(root, stream, upstream))
+        end_of_stream: bool,
+    ) -> Result<(u32, Result<Answer<HeadersAction>, Dead>), Dead> {
+        let mut made = 0;
+        let answer = self.with(|core| {
+            let id = core.create_context(root, stream, upstream)?;
+            core.settle()?;
+            made = id;
+            core.headers(id, Direction::Request, end_of_stream)
+        });
+        match made {
+            0 => Err(Dead),
+            id => Ok((id, answer)),
+        }
     }
 
     /// `on_request_headers`, `on_response_headers`.
@@ -399,11 +415,10 @@ impl Vm {
     pub fn headers(
         &self,
         id: u32,
-        stream: &Arc<Stream>,
         direction: Direction,
         end_of_stream: bool,
     ) -> Result<Answer<HeadersAction>, Dead> {
-        self.with(|core| core.headers(id, stream, direction, end_of_stream))
+        self.with(|core| core.headers(id, direction, end_of_stream))
     }
 
     /// `on_request_body`, `on_response_body`, of `buffer`, which the guest may change.
@@ -413,12 +428,11 @@ impl Vm {
     pub fn body(
         &self,
         id: u32,
-        stream: &Arc<Stream>,
         direction: Direction,
         buffer: &mut Bytes,
         end_of_stream: bool,
     ) -> Result<Answer<DataAction>, Dead> {
-        self.with(|core| core.body(id, stream, direction, buffer, end_of_stream))
+        self.with(|core| core.body(id, direction, buffer, end_of_stream))
     }
 
     /// `on_request_trailers`, `on_response_trailers`; `buffer` is what is held of the body.
@@ -428,18 +442,17 @@ impl Vm {
     pub fn trailers(
         &self,
         id: u32,
-        stream: &Arc<Stream>,
         direction: Direction,
         buffer: &mut Bytes,
     ) -> Result<Answer<DataAction>, Dead> {
-        self.with(|core| core.trailers(id, stream, direction, buffer))
+        self.with(|core| core.trailers(id, direction, buffer))
     }
 
     /// Waits for `continue_stream` of `direction`. It ends with an error where the VM or the stream dies first.
     pub fn wait(&self, id: u32, direction: Direction) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut core = self.core.lock();
-        if let Some(context) = core.store.data_mut().streams.get_mut(&id) {
+        if let Some(context) = core.store.data_mut().streams.get_mut(id) {
             context.waiting[direction as usize] = Some(sender);
         }
         receiver
@@ -448,7 +461,7 @@ impl Vm {
     /// Gives the context a hand on the pump of a body, and says whom to tell where the VM dies while it is held.
     pub fn set_pump(&self, id: u32, direction: Direction, pump: PumpHandle, on_loss: &OnLoss) {
         let mut core = self.core.lock();
-        if let Some(context) = core.store.data_mut().streams.get_mut(&id) {
+        if let Some(context) = core.store.data_mut().streams.get_mut(id) {
             context.pumps[direction as usize] = Some(pump);
             context.on_loss = Some(on_loss.clone());
         }
@@ -456,18 +469,13 @@ impl Vm {
 
     /// What must be answered in the place of a head that the guest, in a callback of another, left so that it cannot be
     /// sent.
-    pub fn refusal(
-        &self,
-        id: u32,
-        stream: &Arc<Stream>,
-        direction: Direction,
-    ) -> Option<Box<LocalReply>> {
+    pub fn refusal(&self, id: u32, direction: Direction) -> Option<Box<LocalReply>> {
         let mut core = self.core.lock();
-        let context = core.store.data_mut().streams.get_mut(&id)?;
+        let context = core.store.data_mut().streams.get_mut(id)?;
         if direction == Direction::Response {
             return without_status(context);
         }
-        let reply = repair(context, stream);
+        let reply = repair(context);
         context.request_gone = true;
         reply
     }
@@ -475,7 +483,7 @@ impl Vm {
     /// The headers of `direction` have gone on without a word of the guest: they are out of its reach.
     pub fn hide_headers(&self, id: u32, direction: Direction) {
         let mut core = self.core.lock();
-        if let Some(context) = core.store.data_mut().streams.get_mut(&id) {
+        if let Some(context) = core.store.data_mut().streams.get_mut(id) {
             match direction {
                 Direction::Request => context.visible.request_headers = false,
                 Direction::Response => context.visible.response_headers = false,
@@ -505,11 +513,11 @@ impl Vm {
     }
 
     /// `on_done`, `on_delete`. False where the guest runs already.
-    pub fn end(&self, id: u32, stream: &Arc<Stream>) -> bool {
+    pub fn end(&self, id: u32) -> bool {
         if self.core.try_lock().is_none() {
             return false;
         }
-        let _ = self.with(|core| core.end(id, stream));
+        let _ = self.with(|core| core.end(id));
         true
     }
 
@@ -571,14 +579,14 @@ impl Vm {
                 log,
             } => self.with(|core| {
                 if core.is_connection(id) {
-                    return core.forget_connection(id, &stream);
+                    return core.forget_connection(id);
                 }
                 let id = if log {
                     core.log(root, id, &stream)?
                 } else {
                     id
                 };
-                core.end(id, &stream)
+                core.end(id)
             }),
             Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
             Message::Sync(done) => {

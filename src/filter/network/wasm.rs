@@ -131,7 +131,7 @@ impl Connection {
         }
     }
 
-    fn call(&mut self, call: impl FnOnce(&Vm, u32, &Arc<Stream>) -> Result<bool, Dead>) -> Status {
+    fn call(&mut self, call: impl FnOnce(&Vm, u32) -> Result<bool, Dead>) -> Status {
         let Some((vm, id)) = self.context() else {
             return match self.guest {
                 Guest::Gone => Status::Continue,
@@ -141,7 +141,7 @@ impl Connection {
         if vm.is_dead() {
             return self.failed(false);
         }
-        match call(&vm, id, &self.stream) {
+        match call(&vm, id) {
             Ok(true) => Status::Stop,
             Ok(false) => Status::Continue,
             Err(Dead) => self.failed(true),
@@ -169,15 +169,15 @@ impl Connection {
 
 impl ConnectionFilter for Connection {
     fn new_connection(&mut self) -> Status {
-        self.call(|vm, id, stream| vm.new_connection(id, stream))
+        self.call(|vm, id| vm.new_connection(id))
     }
 
     fn downstream_data(&mut self, len: usize, end: bool) -> Status {
-        self.call(|vm, id, stream| vm.data(id, stream, Towards::Upstream, len, end))
+        self.call(|vm, id| vm.data(id, Towards::Upstream, len, end))
     }
 
     fn upstream_data(&mut self, len: usize, end: bool) -> Status {
-        self.call(|vm, id, stream| vm.data(id, stream, Towards::Downstream, len, end))
+        self.call(|vm, id| vm.data(id, Towards::Downstream, len, end))
     }
 
     fn closed(&mut self, peer: Peer) {
@@ -185,7 +185,7 @@ impl ConnectionFilter for Connection {
         // A filter that never heard of the connection does not hear of its end either.
         if let Guest::Here { place, id, .. } = std::mem::replace(&mut self.guest, Guest::Gone)
             && !place.vm.is_dead()
-            && !place.vm.close_connection(id, &self.stream, peer as u32)
+            && !place.vm.close_connection(id, peer as u32)
         {
             place.vm.post_end(place.root, id, &self.stream, false);
         }

@@ -125,12 +125,8 @@ impl Scope {
     }
 
     fn of(host: &Host, id: u32) -> Self {
-        let context = host.streams.get(&id);
-        let stream = if id == host.effective {
-            host.stream.clone()
-        } else {
-            context.and_then(|context| context.stream.upgrade())
-        };
+        let context = host.streams.get(id);
+        let stream = context.map(|context| Arc::clone(&context.stream));
         let root = context.map_or(id, |context| context.root);
         let root = host.roots.iter().find(|known| known.id == root);
         Self {

@@ -86,8 +86,7 @@ fn set_connection(
     let limit = host.env.policy.memory;
     let effective = host.effective;
     let most = host
-        .stream
-        .as_ref()
+        .stream()
         .map_or(limit, |stream| stream.config.options.buffer_limit);
     let network = network(host, towards).ok_or(Status::BadArgument)?;
     let fits = network.handle.with_buffer(towards, |held| {
@@ -190,8 +189,7 @@ pub(super) fn set(
     let effective = host.effective;
     // What the chain itself would not hold, no plugin may make of a body.
     let most = host
-        .stream
-        .as_ref()
+        .stream()
         .map_or(limit, |stream| stream.config.options.buffer_limit);
     let mut grew = false;
     let mut splice = |held: &mut Bytes| {

@@ -207,7 +207,7 @@ pub(crate) fn invalid_request_reply(
         status: _,
     } = removed;
     let reason = if let Some(reason) = &context.invalid {
-        reason.as_str()
+        &**reason
     } else if method {
         "missing required header: :method"
     } else if path {

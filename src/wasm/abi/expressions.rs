@@ -50,7 +50,7 @@ fn expressions<'a>(guest: &'a mut Guest<'_>) -> Result<&'a mut Expressions, Stat
     let host = guest.data_mut();
     let root = host
         .streams
-        .get(&host.current)
+        .get(host.current)
         .map_or(host.current, |context| context.root);
     let root = host.root_of(root).ok_or(Status::NotFound)?;
     Ok(&mut root.expressions)

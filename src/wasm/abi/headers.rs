@@ -81,7 +81,8 @@ impl Map<'_> {
     }
 
     /// Calls `f` for each entry, in order.
-    pub(super) fn each(&self, removed: &Removed, f: &mut dyn FnMut(&[u8], &[u8])) {
+    #[inline]
+    pub(super) fn each(&self, removed: &Removed, mut f: impl FnMut(&[u8], &[u8])) {
         match self {
             Self::Request(head) => {
                 if !removed.authority && head.has_host {
@@ -229,20 +230,28 @@ impl Map<'_> {
         Ok(())
     }
 
-    /// Adds an entry; a pseudo-header is set.
-    fn add(&mut self, removed: &mut Removed, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
-        let joined: Vec<u8>;
-        let value = match self.first_of_joined(removed, name) {
-            Some(first) => {
-                joined = [first, b",", value].concat();
-                &joined
+    /// Adds an entry; a pseudo-header is set. `field` is the name where it is that of a field.
+    fn add(
+        &mut self,
+        removed: &mut Removed,
+        name: &[u8],
+        field: Option<HeaderName>,
+        value: &[u8],
+    ) -> Result<(), Invalid> {
+        if may_be_pseudo(name) {
+            let joined: Vec<u8>;
+            let value = match self.first_of_joined(removed, name) {
+                Some(first) => {
+                    joined = [first, b",", value].concat();
+                    &joined
+                }
+                None => value,
+            };
+            if let Some(result) = self.set_pseudo(removed, name, value) {
+                return result;
             }
-            None => value,
-        };
-        if let Some(result) = self.set_pseudo(removed, name, value) {
-            return result;
         }
-        let (name, value) = field(name, value)?;
+        let (name, value) = valid(field, value)?;
         let side = match self {
             Self::Request(_) => Side::Request,
             Self::Response(_) => Side::Response,
@@ -261,12 +270,20 @@ impl Map<'_> {
         }
     }
 
-    /// Sets an entry in the place of all of its name.
-    fn replace(&mut self, removed: &mut Removed, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
-        if let Some(result) = self.set_pseudo(removed, name, value) {
+    /// Sets an entry in the place of all of its name; `field` as for [`Map::add`].
+    fn replace(
+        &mut self,
+        removed: &mut Removed,
+        name: &[u8],
+        field: Option<HeaderName>,
+        value: &[u8],
+    ) -> Result<(), Invalid> {
+        if may_be_pseudo(name)
+            && let Some(result) = self.set_pseudo(removed, name, value)
+        {
             return result;
         }
-        let (name, value) = field(name, value)?;
+        let (name, value) = valid(field, value)?;
         self.fields_mut()
             .try_insert(name, value)
             .map(drop)
@@ -303,9 +320,14 @@ impl Map<'_> {
     }
 }
 
-fn field(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Invalid> {
+/// False for names of fields, whichever head they are of.
+fn may_be_pseudo(name: &[u8]) -> bool {
+    matches!(name, [b':', ..] | b"host")
+}
+
+fn valid(name: Option<HeaderName>, value: &[u8]) -> Result<(HeaderName, HeaderValue), Invalid> {
     Ok((
-        HeaderName::from_bytes(name).map_err(|_| "invalid header name")?,
+        name.ok_or("invalid header name")?,
         HeaderValue::from_bytes(value).map_err(|_| "invalid header value for")?,
     ))
 }
@@ -366,8 +388,7 @@ fn with_view<R>(
         _ => {}
     }
     let lenient = host.env.policy.lenient_header_reads;
-    let context = host.streams.get_mut(&host.effective)?;
-    let stream = host.stream.as_ref()?;
+    let context = host.streams.get_mut(host.effective)?;
     let visible = if write {
         let may_add = context.may_add_trailers;
         let visible = &mut context.visible;
@@ -382,10 +403,11 @@ fn with_view<R>(
     };
     match map {
         MapType::RequestHeaders if visible.request_headers => {
-            let mut head = stream.request.lock();
+            let mut head = context.stream.request.lock();
             Some(f(Map::Request(&mut head), &mut context.removed))
         }
         MapType::ResponseHeaders if visible.response_headers => {
+            let stream = &context.stream;
             // A direct reply takes the head's place in the stream. Who holds the head keeps it; the log reads the reply's.
             let held = context.visible.response_headers && (write || !context.logging);
             if held && context.late_response.is_none() {
@@ -404,13 +426,13 @@ fn with_view<R>(
             Some(f(Map::Response(head.as_mut()?), &mut context.removed))
         }
         MapType::RequestTrailers if visible.request_trailers => {
-            let mut trailers = stream.request_trailers.lock();
+            let mut trailers = context.stream.request_trailers.lock();
             Some(fields(&mut trailers, Side::RequestTrailers, |map| {
                 f(map, &mut context.removed)
             }))
         }
         MapType::ResponseTrailers if visible.response_trailers => {
-            let mut trailers = stream.response_trailers.lock();
+            let mut trailers = context.stream.response_trailers.lock();
             if context.logging && !write && trailers.is_none() {
                 return None;
             }
@@ -493,7 +515,7 @@ pub(super) fn get_pairs(guest: &mut Guest<'_>, map: u32, at_out: u32, len_out: u
     let map = MapType::parse(map)?;
     let (mut count, mut len) = (0, 4);
     let present = with(guest.data_mut(), map, |map, removed| {
-        map.each(removed, &mut |name, value| {
+        map.each(removed, |name, value| {
             count += 1;
             len += name.len() + value.len() + pairs::OVERHEAD;
         });
@@ -504,7 +526,8 @@ pub(super) fn get_pairs(guest: &mut Guest<'_>, map: u32, at_out: u32, len_out: u
     }
     give_with(guest, len, at_out, len_out, |host, block| {
         with(host, map, |map, removed| {
-            pairs::write(block, count, |sink| map.each(removed, sink));
+            let mut writer = pairs::Writer::new(block, count);
+            map.each(removed, |name, value| writer.pair(name, value));
         });
     })
 }
@@ -517,7 +540,7 @@ pub(super) fn get_size(guest: &mut Guest<'_>, map: u32, size_out: u32) -> Outcom
     }
     let size = with_writable(guest.data_mut(), map, |map, removed| {
         let mut size = 0;
-        map.each(removed, &mut |name, value| size += name.len() + value.len());
+        map.each(removed, |name, value| size += name.len() + value.len());
         size
     })
     .ok_or(Status::BadArgument)?;
@@ -538,13 +561,17 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
         return Err(Status::BadArgument);
     }
     let mut added = host.context().map_or(0, |context| context.added);
+    let field = match edit {
+        Edit::Add(name, _) | Edit::Replace(name, _) => host.names.parse(name),
+        Edit::Remove(_) | Edit::Set(_) => None,
+    };
     let result = with_writable(host, map, |mut map, removed| match edit {
         Edit::Add(name, value) => map
             .room(&mut added, name, value)
-            .and_then(|()| map.add(removed, name, value)),
+            .and_then(|()| map.add(removed, name, field, value)),
         Edit::Replace(name, value) => map
             .room(&mut added, name, value)
-            .and_then(|()| map.replace(removed, name, value)),
+            .and_then(|()| map.replace(removed, name, field, value)),
         Edit::Remove(name) => {
             map.remove(removed, name);
             Ok(())
@@ -554,18 +581,20 @@ fn edit(host: &mut Host, map: MapType, edit: &Edit<'_>) -> Result<(), Status> {
             // All that is good, and the first of what is not.
             let mut result = Ok(());
             for (name, value) in *pairs {
-                let set = map
-                    .room(&mut added, name, value)
-                    .and_then(|()| map.add(removed, name, value));
+                let set = map.room(&mut added, name, value).and_then(|()| {
+                    let field = HeaderName::from_bytes(name).ok();
+                    map.add(removed, name, field, value)
+                });
                 result = result.and(set);
             }
             result
         }
     })
     .ok_or(Status::BadArgument)?;
-    if let Some(context) = host.context_mut() {
-        context.added = added;
-    }
+    let Some(context) = host.context_mut() else {
+        return Err(Status::BadArgument);
+    };
+    context.added = added;
     if map == MapType::RequestHeaders {
         host.clear_route();
     }
@@ -590,7 +619,7 @@ fn refuse(host: &mut Host, map: MapType, reason: Invalid, name: &[u8]) {
     {
         context
             .invalid
-            .get_or_insert_with(|| format!("{reason}: {}", name.escape_ascii()));
+            .get_or_insert_with(|| format!("{reason}: {}", name.escape_ascii()).into());
     }
 }
 
@@ -664,8 +693,9 @@ mod tests {
             (":path", "/b"),
             ("host", "b"),
         ] {
+            let field = HeaderName::from_bytes(name.as_bytes()).ok();
             Map::Request(&mut head)
-                .add(&mut removed, name.as_bytes(), value.as_bytes())
+                .add(&mut removed, name.as_bytes(), field, value.as_bytes())
                 .expect("HTTP");
         }
         assert_eq!(
@@ -681,7 +711,7 @@ mod tests {
         // What was taken away is not joined to.
         removed.path = true;
         Map::Request(&mut head)
-            .add(&mut removed, b":path", b"/c")
+            .add(&mut removed, b":path", None, b"/c")
             .expect("HTTP");
         assert_eq!(head.path, "/c");
     }

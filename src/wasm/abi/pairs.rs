@@ -8,32 +8,51 @@ const MAX_PAIRS: usize = 1024;
 /// Bytes that one pair takes besides its key and value.
 pub(crate) const OVERHEAD: usize = 10;
 
-/// Writes the form of `count` pairs into `block`, which has exactly the room; `each` is given a sink and calls it for
-/// each pair, the same ones at each of its two runs.
-pub(crate) fn write(
-    block: &mut [u8],
-    count: usize,
-    mut each: impl FnMut(&mut dyn FnMut(&[u8], &[u8])),
-) {
-    fn copy(block: &mut [u8], at: &mut usize, data: &[u8]) {
+/// Writes the form of some pairs into a block that has exactly the room.
+pub(crate) struct Writer<'a> {
+    /// Where the lengths of the next pair go.
+    lengths: &'a mut [u8],
+    /// Where the pair itself goes.
+    texts: &'a mut [u8],
+}
+
+impl<'a> Writer<'a> {
+    /// For `count` pairs.
+    pub(crate) fn new(block: &'a mut [u8], count: usize) -> Self {
         // A map that changed between measuring and writing cannot happen, and would not panic either.
-        if let Some(to) = block.get_mut(*at..*at + data.len()) {
-            to.copy_from_slice(data);
-        }
-        *at += data.len();
+        let (lengths, texts) = block
+            .split_at_mut_checked(4 + 8 * count)
+            .unwrap_or_default();
+        let mut writer = Self { lengths, texts };
+        writer.number(count);
+        writer
     }
-    let mut at = 0;
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
-    copy(block, &mut at, &number(count));
-    each(&mut |key, value| {
-        copy(block, &mut at, &number(key.len()));
-        copy(block, &mut at, &number(value.len()));
-    });
-    each(&mut |key, value| {
-        for part in [key, b"\0", value, b"\0"] {
-            copy(block, &mut at, part);
+
+    /// The next one.
+    #[inline]
+    pub(crate) fn pair(&mut self, key: &[u8], value: &[u8]) {
+        self.number(key.len());
+        self.number(value.len());
+        for part in [key, value] {
+            if let Some((to, rest)) =
+                std::mem::take(&mut self.texts).split_at_mut_checked(part.len() + 1)
+                && let [to @ .., end] = to
+            {
+                to.copy_from_slice(part);
+                *end = 0;
+                self.texts = rest;
+            }
         }
-    });
+    }
+
+    #[inline]
+    fn number(&mut self, number: usize) {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        if let Some((to, rest)) = std::mem::take(&mut self.lengths).split_first_chunk_mut() {
+            *to = number.to_le_bytes();
+            self.lengths = rest;
+        }
+    }
 }
 
 /// The form of `pairs` on its own.
@@ -43,11 +62,10 @@ pub(crate) fn to_bytes<K: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> Vec<
         .map(|(key, value)| key.as_ref().len() + value.as_ref().len() + OVERHEAD)
         .sum::<usize>();
     let mut block = vec![0; 4 + len];
-    write(&mut block, pairs.len(), |sink| {
-        for (key, value) in pairs {
-            sink(key.as_ref(), value.as_ref());
-        }
-    });
+    let mut writer = Writer::new(&mut block, pairs.len());
+    for (key, value) in pairs {
+        writer.pair(key.as_ref(), value.as_ref());
+    }
     block
 }
 

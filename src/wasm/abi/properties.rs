@@ -66,7 +66,7 @@ pub(super) fn set(
     let path = bytes(guest, path, len)?;
     let value = bytes(guest, value, value_len)?;
     let host = guest.data();
-    let stream = host.stream.as_ref().ok_or(Status::NotFound)?;
+    let stream = host.stream().ok_or(Status::NotFound)?;
     let name = state_name(&path);
     let mut info = stream.info.lock();
     let state = &mut info.filter_state;
@@ -142,8 +142,8 @@ pub(super) fn declare(guest: &mut Guest<'_>, argument: &[u8]) -> Result<(), Stat
     let of_root = host.root_of(current).is_some();
     let declared = match host.root_of(current) {
         Some(root) => &mut root.declared,
-        None => match host.streams.get_mut(&current) {
-            Some(context) => &mut context.declared,
+        None => match host.streams.get_mut(current) {
+            Some(context) => context.declared.get_or_insert_default(),
             None => return Ok(()),
         },
     };

@@ -86,17 +86,21 @@ impl Core {
         calls.store(calls.load(Relaxed) + 1, Relaxed);
         match result {
             Ok(result) => Ok(Some(result)),
-            Err(error) => {
-                let mut reason = describe(&error);
-                if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt)) {
-                    self.counters.meter.hard.add(1);
-                }
-                reason.push_str("\n  in ");
-                reason.push_str(name);
-                self.fail(&reason);
-                Err(Dead)
-            }
+            Err(error) => Err(self.trapped(name, &error)),
         }
+    }
+
+    /// A callback has trapped.
+    #[cold]
+    fn trapped(&mut self, name: &str, error: &wasmtime::Error) -> Dead {
+        let mut reason = describe(error);
+        if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt)) {
+            self.counters.meter.hard.add(1);
+        }
+        reason.push_str("\n  in ");
+        reason.push_str(name);
+        self.fail(&reason);
+        Dead
     }
 
     /// Makes the root context `id` the context of what follows.
@@ -105,20 +109,18 @@ impl Core {
         host.current = id;
         host.effective = id;
         host.root_id = id;
-        host.stream = None;
         host.stopped = false;
         host
     }
 
     /// Makes the stream context `id` the context of what follows; `None` where there is none of that id.
     #[inline]
-    pub(super) fn enter(&mut self, id: u32, stream: &Arc<Stream>) -> Option<&mut StreamContext> {
+    pub(super) fn enter(&mut self, id: u32) -> Option<&mut StreamContext> {
         let host = self.store.data_mut();
-        let context = host.streams.get_mut(&id)?;
+        let context = host.streams.get_mut(id)?;
         host.current = id;
         host.effective = id;
         host.root_id = context.root;
-        host.stream = Some(Arc::clone(stream));
         host.stopped = false;
         Some(context)
     }
@@ -130,7 +132,6 @@ impl Core {
         host.current = 0;
         host.effective = 0;
         host.root_id = 0;
-        host.stream = None;
         host
     }
 
@@ -234,31 +235,27 @@ impl Core {
                 let host = self.store.data_mut();
                 match effect {
                     Effect::Continue(id, direction) => {
-                        if let Some(context) = host.streams.get_mut(&id) {
+                        if let Some(context) = host.streams.get_mut(id) {
                             go_on(context, direction);
                         }
                     }
                     Effect::Reply(id, reply) => {
-                        if let Some(context) = host.streams.get(&id)
-                            && let Some(stream) = context.stream.upgrade()
-                        {
-                            stream.decide(Verdict::Reply {
+                        if let Some(context) = host.streams.get(id) {
+                            context.stream.decide(Verdict::Reply {
                                 reply: Box::new(reply),
                                 direct: context.replies_directly(),
                             });
                         }
                     }
                     Effect::Reset(id) => {
-                        if let Some(context) = host.streams.get(&id)
-                            && let Some(stream) = context.stream.upgrade()
-                        {
-                            stream.decide(Verdict::Reset {
+                        if let Some(context) = host.streams.get(id) {
+                            context.stream.decide(Verdict::Reset {
                                 details: reset_details(context.responding).into(),
                             });
                         }
                     }
                     Effect::Close(id, reason) => {
-                        let network = host.streams.get(&id);
+                        let network = host.streams.get(id);
                         if let Some(network) = network.and_then(|context| context.network.as_ref())
                         {
                             network.handle.close(reason);
@@ -292,18 +289,18 @@ impl Core {
         &mut self,
         root: u32,
         stream: &Arc<Stream>,
-        network: Option<NetworkView>,
+        network: Option<Box<NetworkView>>,
         upstream: bool,
     ) -> Result<u32, Dead> {
         let host = self.store.data_mut();
         let id = host.fresh_id();
-        let mut context = StreamContext::new(Arc::downgrade(stream), root);
+        let mut context = StreamContext::new(Arc::clone(stream), root);
         context.network = network;
         context.upstream = upstream;
         host.streams.insert(id, context);
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
-        self.enter(id, stream);
+        self.enter(id);
         self.call(|c| c.context_create.as_ref(), (id, root))?;
         self.leave();
         Ok(id)
@@ -312,11 +309,10 @@ impl Core {
     pub(super) fn headers(
         &mut self,
         id: u32,
-        stream: &Arc<Stream>,
         direction: Direction,
         end_of_stream: bool,
     ) -> Result<Answer<HeadersAction>, Dead> {
-        let context = self.enter(id, stream).ok_or(Dead)?;
+        let context = self.enter(id).ok_or(Dead)?;
         context.callback = Some(direction);
         match direction {
             Direction::Request => context.visible.request_headers = true,
@@ -327,9 +323,11 @@ impl Core {
                 context.ended = false;
             }
         }
+        if !self.callbacks.hears_headers(direction) {
+            return Ok(self.unheard(id, direction));
+        }
         let host = self.store.data_mut();
         let count = abi::count(host, direction == Direction::Response);
-        let real_stop = host.spec().allow_on_headers_stop_iteration;
         let end = u32::from(end_of_stream);
         let action = match direction {
             Direction::Request if self.callbacks.request_headers_0_1_0.is_some() => {
@@ -342,16 +340,15 @@ impl Core {
             Direction::Response => self.call(|c| c.response_headers.as_ref(), (id, count, end))?,
         };
         let host = self.leave();
-        let stopped = host.stopped;
-        let context = host.streams.get_mut(&id).ok_or(Dead)?;
         let action = match action.unwrap_or(0) {
-            _ if stopped => HeadersAction::StopAllAndWatermark,
+            _ if host.stopped => HeadersAction::StopAllAndWatermark,
             // Envoy's filter does not end the stream at ContinueAndEndStream.
             0 | 2 => HeadersAction::Continue,
-            1 if real_stop => HeadersAction::Stop,
+            1 if host.stops_for_real(id) => HeadersAction::Stop,
             3 => HeadersAction::StopAllAndBuffer,
             _ => HeadersAction::StopAllAndWatermark,
         };
+        let context = host.streams.get_mut(id).ok_or(Dead)?;
         let mut answer = take_answer(context, direction, action);
         let goes_on = action == HeadersAction::Continue || answer.resumed;
         let ends = answer.reply.is_some() || answer.reset;
@@ -360,7 +357,7 @@ impl Core {
         }
         let pauses = !goes_on && !ends;
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
-            answer.reply = repair(context, stream);
+            answer.reply = repair(context);
             context.request_gone = goes_on;
         }
         if direction == Direction::Response && goes_on && !ends {
@@ -374,17 +371,36 @@ impl Core {
         Ok(answer)
     }
 
+    /// Headers that the guest has no callback for go on.
+    fn unheard(&mut self, id: u32, direction: Direction) -> Answer<HeadersAction> {
+        let context = self.leave().streams.get_mut(id);
+        let mut reply = None;
+        if let Some(context) = context {
+            context.callback = None;
+            hide(&mut context.visible, direction);
+            if direction == Direction::Request {
+                reply = repair(context);
+                context.request_gone = true;
+            }
+        }
+        Answer {
+            action: HeadersAction::Continue,
+            reply,
+            reset: false,
+            resumed: false,
+        }
+    }
+
     pub(super) fn body(
         &mut self,
         id: u32,
-        stream: &Arc<Stream>,
         direction: Direction,
         buffer: &mut Bytes,
         end_of_stream: bool,
     ) -> Result<Answer<DataAction>, Dead> {
         let size = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
         let side = direction as usize;
-        let context = self.enter(id, stream).ok_or(Dead)?;
+        let context = self.enter(id).ok_or(Dead)?;
         context.callback = Some(direction);
         context.bodies[side] = BodyView {
             data: Some(std::mem::take(buffer)),
@@ -399,7 +415,7 @@ impl Core {
         };
         let host = self.leave();
         let stopped = host.stopped;
-        let context = host.streams.get_mut(&id).ok_or(Dead)?;
+        let context = host.streams.get_mut(id).ok_or(Dead)?;
         *buffer = context.bodies[side].data.take().unwrap_or_default();
         let action = match action.unwrap_or(0) {
             _ if stopped => DataAction::Drop,
@@ -430,7 +446,7 @@ impl Core {
             }
         }
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
-            answer.reply = repair(context, stream);
+            answer.reply = repair(context);
             context.request_gone |= action == DataAction::Continue;
         }
         if pauses && answer.reply.is_none() && !answer.reset {
@@ -444,25 +460,18 @@ impl Core {
     pub(super) fn trailers(
         &mut self,
         id: u32,
-        stream: &Arc<Stream>,
         direction: Direction,
         buffer: &mut Bytes,
     ) -> Result<Answer<DataAction>, Dead> {
         let side = direction as usize;
-        let count = match direction {
-            Direction::Request => stream
-                .request_trailers
-                .lock()
-                .as_ref()
-                .map(http::HeaderMap::len),
-            Direction::Response => stream
-                .response_trailers
-                .lock()
-                .as_ref()
-                .map(http::HeaderMap::len),
+        let context = self.enter(id).ok_or(Dead)?;
+        let trailers = match direction {
+            Direction::Request => context.stream.request_trailers.lock(),
+            Direction::Response => context.stream.response_trailers.lock(),
         };
-        let count = u32::try_from(count.unwrap_or(0)).unwrap_or(u32::MAX);
-        let context = self.enter(id, stream).ok_or(Dead)?;
+        let count = trailers.as_ref().map_or(0, http::HeaderMap::len);
+        drop(trailers);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         context.callback = Some(direction);
         if context.bodies[side].kept {
             context.bodies[side].data = Some(std::mem::take(buffer));
@@ -477,7 +486,7 @@ impl Core {
         };
         let host = self.leave();
         let stopped = host.stopped;
-        let context = host.streams.get_mut(&id).ok_or(Dead)?;
+        let context = host.streams.get_mut(id).ok_or(Dead)?;
         if let Some(kept) = context.bodies[side].data.take() {
             *buffer = kept;
         }
@@ -503,7 +512,7 @@ impl Core {
             }
         }
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
-            answer.reply = repair(context, stream);
+            answer.reply = repair(context);
             context.request_gone |= goes_on;
         }
         if !goes_on && answer.reply.is_none() && !answer.reset {
@@ -518,7 +527,7 @@ impl Core {
         } else {
             id
         };
-        let Some(context) = self.enter(id, stream) else {
+        let Some(context) = self.enter(id) else {
             return Ok(id);
         };
         context.logging = true;
@@ -527,8 +536,12 @@ impl Core {
         Ok(id)
     }
 
-    pub(super) fn end(&mut self, id: u32, stream: &Arc<Stream>) -> Result<(), Dead> {
-        let Some(context) = self.enter(id, stream) else {
+    pub(super) fn end(&mut self, id: u32) -> Result<(), Dead> {
+        if self.callbacks.done.is_none() && self.callbacks.delete.is_none() {
+            self.remove(id);
+            return Ok(());
+        }
+        let Some(context) = self.enter(id) else {
             return Ok(());
         };
         context.ended = true;
@@ -538,7 +551,7 @@ impl Core {
         context.paused = [None, None];
         self.call(|c| c.done.as_ref(), id)?;
         // `on_done` may have turned to another context.
-        self.enter(id, stream);
+        self.enter(id);
         self.call(|c| c.delete.as_ref(), id)?;
         self.remove(id);
         Ok(())
@@ -547,7 +560,7 @@ impl Core {
     /// Forgets the context of a stream whose guest has heard of its end.
     pub(super) fn remove(&mut self, id: u32) {
         let host = self.leave();
-        host.streams.remove(&id);
+        host.streams.remove(id);
         let contexts = host.streams.len() as u64;
         self.counters.contexts.store(contexts, Relaxed);
         self.count_memory();
@@ -579,7 +592,7 @@ fn lose(context: &StreamContext) {
         network.handle.lose();
         return;
     }
-    let (Some(on_loss), Some(stream)) = (&context.on_loss, context.stream.upgrade()) else {
+    let Some(on_loss) = &context.on_loss else {
         return;
     };
     for direction in [Direction::Request, Direction::Response] {
@@ -588,7 +601,7 @@ fn lose(context: &StreamContext) {
             && let Some(pump) = &context.pumps[side]
             && pump.is_stopped()
         {
-            on_loss.tell(&stream, direction, pump);
+            on_loss.tell(&context.stream, direction, pump);
         }
     }
 }
@@ -643,7 +656,7 @@ pub(super) fn without_status(context: &mut StreamContext) -> Option<Box<LocalRep
 
 /// Applies what the guest removed of a request's pseudo-headers; the reply where nothing sendable is left.
 #[inline]
-pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<Box<LocalReply>> {
+pub(super) fn repair(context: &mut StreamContext) -> Option<Box<LocalReply>> {
     let removed = if context.request_gone {
         Removed::default()
     } else {
@@ -653,11 +666,11 @@ pub(super) fn repair(context: &mut StreamContext, stream: &Stream) -> Option<Box
         return None;
     }
     if removed.authority {
-        let mut head = stream.request.lock();
+        let mut head = context.stream.request.lock();
         head.authority = http::HeaderValue::from_static("");
         head.has_host = false;
     }
-    let connect = stream.request.lock().method == http::Method::CONNECT;
+    let connect = context.stream.request.lock().method == http::Method::CONNECT;
     let mut reply = invalid_request_reply(context, removed, connect)?;
     if context.upstream {
         // There it is Envoy's codec that finds it.

@@ -32,8 +32,8 @@ impl Vm {
     ///
     /// # Errors
     /// Where the VM is dead.
-    pub fn new_connection(&self, id: u32, stream: &Arc<Stream>) -> Result<bool, Dead> {
-        self.with(|core| core.new_connection(id, stream))
+    pub fn new_connection(&self, id: u32) -> Result<bool, Dead> {
+        self.with(|core| core.new_connection(id))
     }
 
     /// `on_downstream_data`, `on_upstream_data`, of `size` bytes that the connection holds; true: it stops. At the end of
@@ -41,24 +41,17 @@ impl Vm {
     ///
     /// # Errors
     /// Where the VM is dead.
-    pub fn data(
-        &self,
-        id: u32,
-        stream: &Arc<Stream>,
-        towards: Towards,
-        size: usize,
-        end: bool,
-    ) -> Result<bool, Dead> {
-        self.with(|core| core.data(id, stream, towards, size, end))
+    pub fn data(&self, id: u32, towards: Towards, size: usize, end: bool) -> Result<bool, Dead> {
+        self.with(|core| core.data(id, towards, size, end))
     }
 
     /// `on_downstream_connection_close`, then the goodbye: `on_done`, `on_log`, `on_delete`. `peer` is the ABI's number.
     /// False where the guest runs already.
-    pub fn close_connection(&self, id: u32, stream: &Arc<Stream>, peer: u32) -> bool {
+    pub fn close_connection(&self, id: u32, peer: u32) -> bool {
         if self.core.try_lock().is_none() {
             return false;
         }
-        let _ = self.with(|core| core.close_connection(id, stream, peer));
+        let _ = self.with(|core| core.close_connection(id, peer));
         true
     }
 }
@@ -75,15 +68,15 @@ impl Core {
             shown: [false; 2],
             closing: false,
         };
-        self.create(root, stream, Some(network), false)
+        self.create(root, stream, Some(Box::new(network)), false)
     }
 
-    fn new_connection(&mut self, id: u32, stream: &Arc<Stream>) -> Result<bool, Dead> {
-        let context = self.enter(id, stream).ok_or(Dead)?;
+    fn new_connection(&mut self, id: u32) -> Result<bool, Dead> {
+        let context = self.enter(id).ok_or(Dead)?;
         context.callback = Some(Direction::Request);
         let action = self.call(|c| c.new_connection.as_ref(), id)?;
         let host = self.leave();
-        let context = host.streams.get_mut(&id).ok_or(Dead)?;
+        let context = host.streams.get_mut(id).ok_or(Dead)?;
         context.callback = None;
         let stops = action.unwrap_or(0) != 0;
         if stops && !self.asks(id) {
@@ -102,28 +95,29 @@ impl Core {
         })
     }
 
+    /// What a connection may hold.
+    fn buffer_limit(&self, id: u32) -> usize {
+        let context = self.store.data().streams.get(id);
+        context.map_or(usize::MAX, |context| {
+            context.stream.config.options.buffer_limit
+        })
+    }
+
     /// How much of the connection's data has not gone on.
     fn waits(&self, id: u32, towards: Towards) -> usize {
-        let network = self.store.data().streams.get(&id);
+        let network = self.store.data().streams.get(id);
         let network = network.and_then(|context| context.network.as_ref());
         network.map_or(0, |network| {
             network.handle.with_buffer(towards, |held| held.len())
         })
     }
 
-    fn data(
-        &mut self,
-        id: u32,
-        stream: &Arc<Stream>,
-        towards: Towards,
-        size: usize,
-        end: bool,
-    ) -> Result<bool, Dead> {
+    fn data(&mut self, id: u32, towards: Towards, size: usize, end: bool) -> Result<bool, Dead> {
         let direction = match towards {
             Towards::Upstream => Direction::Request,
             Towards::Downstream => Direction::Response,
         };
-        let context = self.enter(id, stream).ok_or(Dead)?;
+        let context = self.enter(id).ok_or(Dead)?;
         context.callback = Some(direction);
         if let Some(network) = &mut context.network {
             network.shown[towards as usize] = true;
@@ -135,7 +129,7 @@ impl Core {
             Towards::Downstream => self.call(|c| c.upstream_data.as_ref(), params)?,
         };
         let host = self.leave();
-        let context = host.streams.get_mut(&id).ok_or(Dead)?;
+        let context = host.streams.get_mut(id).ok_or(Dead)?;
         let stops = action.unwrap_or(0) != 0;
         let network = context.network.as_mut();
         // A close comes before the answer, and shows what was there.
@@ -149,50 +143,50 @@ impl Core {
             context.paused[direction as usize] = None;
         }
         if towards == Towards::Downstream && end && !closing {
-            self.enter(id, stream);
+            self.enter(id);
             self.call(|c| c.upstream_connection_close.as_ref(), (id, UNKNOWN_PEER))?;
             self.leave();
         }
-        if let Some(context) = self.store.data_mut().streams.get_mut(&id) {
+        if let Some(context) = self.store.data_mut().streams.get_mut(id) {
             context.callback = None;
         }
         if stops && !self.asks(id) {
             // At the limit no more is read: the guest is not asked again.
-            let limit = stream.config.options.buffer_limit;
+            let limit = self.buffer_limit(id);
             let held = end || self.waits(id, towards) >= limit;
             self.pause(id, direction, held, held);
         }
         Ok(stops)
     }
 
-    fn close_connection(&mut self, id: u32, stream: &Arc<Stream>, peer: u32) -> Result<(), Dead> {
-        let Some(context) = self.enter(id, stream) else {
+    fn close_connection(&mut self, id: u32, peer: u32) -> Result<(), Dead> {
+        let Some(context) = self.enter(id) else {
             return Ok(());
         };
         context.callback = Some(Direction::Request);
         context.paused = [None, None];
         self.call(|c| c.downstream_connection_close.as_ref(), (id, peer))?;
-        self.forget_connection(id, stream)
+        self.forget_connection(id)
     }
 
     /// True where `id` is the context of a connection.
     pub(super) fn is_connection(&self, id: u32) -> bool {
-        let context = self.store.data().streams.get(&id);
+        let context = self.store.data().streams.get(id);
         context.is_some_and(|context| context.network.is_some())
     }
 
     /// The goodbye, in the order that Envoy has for connections.
-    pub(super) fn forget_connection(&mut self, id: u32, stream: &Arc<Stream>) -> Result<(), Dead> {
+    pub(super) fn forget_connection(&mut self, id: u32) -> Result<(), Dead> {
         // Each callback may have turned to another context.
-        let Some(context) = self.enter(id, stream) else {
+        let Some(context) = self.enter(id) else {
             return Ok(());
         };
         context.callback = Some(Direction::Request);
         context.ended = true;
         self.call(|c| c.done.as_ref(), id)?;
-        self.enter(id, stream);
+        self.enter(id);
         self.call(|c| c.log.as_ref(), id)?;
-        self.enter(id, stream);
+        self.enter(id);
         self.call(|c| c.delete.as_ref(), id)?;
         self.remove(id);
         Ok(())

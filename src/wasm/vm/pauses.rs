@@ -24,12 +24,12 @@ impl Core {
             .max_pause
             .filter(|_| held)
             .map(|limit| Instant::now() + limit);
-        let Some(context) = host.streams.get_mut(&id) else {
+        let Some(context) = host.streams.get_mut(id) else {
             return;
         };
         let root = context.root;
         context.paused[direction as usize]
-            .get_or_insert_with(|| Pause::new(&self.stats, &self.counters))
+            .get_or_insert_with(|| Box::new(Pause::new(&self.stats, &self.counters)))
             .until = until;
         if let Some(until) = until {
             if host.pauses.is_empty() {
@@ -60,7 +60,7 @@ impl Core {
                 return;
             }
             host.pauses.pop_front();
-            let Some(context) = host.streams.get_mut(&id) else {
+            let Some(context) = host.streams.get_mut(id) else {
                 continue;
             };
             let side = direction as usize;
@@ -88,10 +88,10 @@ impl Core {
                 go_on(context, direction);
             } else if let Some(network) = network {
                 network.handle.close("wasm_max_pause");
-            } else if let Some(stream) = context.stream.upgrade() {
+            } else {
                 context.ended = true;
                 let reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "", "wasm_max_pause");
-                stream.decide(Verdict::Reply {
+                context.stream.decide(Verdict::Reply {
                     reply: Box::new(reply),
                     direct: context.replies_directly(),
                 });

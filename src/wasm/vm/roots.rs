@@ -226,12 +226,12 @@ impl Core {
         if host.root_of(id).is_none() {
             return Ok(());
         }
-        let mut context = StreamContext::new(Arc::downgrade(stream), id);
+        let mut context = StreamContext::new(Arc::clone(stream), id);
         context.logging = true;
         host.streams.insert(id, context);
-        self.enter(id, stream);
+        self.enter(id);
         self.call(|c| c.log.as_ref(), id)?;
-        self.leave().streams.remove(&id);
+        self.leave().streams.remove(id);
         Ok(())
     }
 

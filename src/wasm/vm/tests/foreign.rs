@@ -81,18 +81,16 @@ impl Bench {
     }
 
     fn enter_stream(&mut self, stream: &Arc<Stream>) {
-        let mut context = StreamContext::new(Arc::downgrade(stream), ROOT);
+        let mut context = StreamContext::new(Arc::clone(stream), ROOT);
         context.visible.request_headers = true;
         let host = self.store.data_mut();
         host.streams.insert(STREAM, context);
         (host.current, host.effective, host.root_id) = (STREAM, STREAM, ROOT);
-        host.stream = Some(Arc::clone(stream));
     }
 
     fn enter_root(&mut self) {
         let host = self.store.data_mut();
         (host.current, host.effective, host.root_id) = (ROOT, ROOT, ROOT);
-        host.stream = None;
     }
 
     fn get(&mut self, path: &str) -> Result<Vec<u8>, u32> {
@@ -206,7 +204,7 @@ fn properties_are_there_or_not_and_encoded_as_in_envoy() {
         .store
         .data_mut()
         .streams
-        .get_mut(&STREAM)
+        .get_mut(STREAM)
         .expect("there");
     context.visible.request_headers = false;
     for (path, value) in [
@@ -495,7 +493,7 @@ fn to_go_on_hides_the_request_alone_and_trailers_are_made_at_the_end_of_a_body()
     let mut bench = Bench::with_stream(&stream);
     let context = |bench: &mut Bench, change: fn(&mut StreamContext)| {
         let streams = &mut bench.store.data_mut().streams;
-        change(streams.get_mut(&STREAM).expect("there"));
+        change(streams.get_mut(STREAM).expect("there"));
     };
     bench.write(NAME, b"x-a");
     const REQUEST_TRAILERS: i64 = 1;

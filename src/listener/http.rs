@@ -493,6 +493,7 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
     let single = stream.request.lock().version < http::Version::HTTP_2;
     let info = stream.info.lock();
     let malformed = single
+        && info.details.as_deref() != Some("request_header_timeout")
         && (info.refused == Some(RefusedBy::Codec)
             || info.request_end.is_none()
                 && info

@@ -108,6 +108,7 @@ impl NetworkFilters {
             held,
             filters,
             stopped: None,
+            held_back: None,
             closed: false,
         }
     }
@@ -142,6 +143,8 @@ pub struct ConnectionFilters {
     filters: Vec<Active>,
     /// The filter that ended the last walk of what the client sent.
     stopped: Option<usize>,
+    /// The filter that ended the last walk of what goes to the client.
+    held_back: Option<usize>,
     closed: bool,
 }
 
@@ -182,7 +185,8 @@ impl ConnectionFilters {
 
     /// Walks with what goes to the client. `end`: it is all.
     pub fn upstream(&mut self, end: bool) -> Walk {
-        for active in self.filters.iter_mut().rev() {
+        self.held_back = None;
+        for (index, active) in self.filters.iter_mut().enumerate().rev() {
             let len = self.held.len(Towards::Downstream);
             let status = active.filter.upstream_data(len, end);
             if let Some(reason) = self.held.take_close() {
@@ -190,28 +194,38 @@ impl ConnectionFilters {
             }
             // Nothing lets it go on but more data: Envoy cannot continue in this direction.
             if status == Status::Stop {
+                self.held_back = Some(index);
                 return Walk::Stopped;
             }
         }
         Walk::Passed
     }
 
-    /// What was asked for since; whoever polls is woken for the next.
-    pub fn poll_request(&mut self, cx: &Context<'_>) -> Option<Request> {
+    /// What was asked for since; whoever polls is woken for the next. Without `room` behind the filters nothing goes on:
+    /// that stays asked.
+    pub fn poll_request(&mut self, cx: &Context<'_>, room: bool) -> Option<Request> {
         self.held.register(cx);
         if let Some(reason) = self.held.take_close() {
             return Some(Request::Close(reason));
         }
         for index in 0..self.filters.len() {
             // To go on is one walk, however many filters ask.
-            if self.held.take_go_on(index) {
+            if room && self.held.take_go_on(index) {
                 return Some(Request::GoOn(index + 1));
             }
-            if self.held.take_lost(index) && self.stopped == Some(index) {
-                return Some(match self.filters[index].filter.lost() {
-                    Status::Continue => Request::GoOn(index + 1),
-                    Status::Stop => Request::Close(self.held.take_close().unwrap_or_default()),
-                });
+            let holds = self.stopped == Some(index);
+            if (holds || self.held_back == Some(index))
+                && (room || !holds)
+                && self.held.take_lost(index)
+            {
+                match self.filters[index].filter.lost() {
+                    Status::Continue if holds => return Some(Request::GoOn(index + 1)),
+                    // Towards the client only more data let it go on.
+                    Status::Continue => {}
+                    Status::Stop => {
+                        return Some(Request::Close(self.held.take_close().unwrap_or_default()));
+                    }
+                }
             }
         }
         None

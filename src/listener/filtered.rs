@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use super::bytes::{FLUSH, Outgoing, flush, poll_read_all};
 use crate::base::WorkerCell;
@@ -44,10 +45,14 @@ struct Session {
     end: Option<End>,
     /// The codec has closed its side.
     shut: bool,
+    /// The codec closes its side, and waits for what is on its way to the client.
+    shutting: bool,
     /// Who waits: for the connection's end, for data, for room.
     driver: Option<Waker>,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// The reader and the writer wait for room, not for the socket.
+    no_room: [bool; 2],
 }
 
 /// What the connection ends by.
@@ -72,9 +77,11 @@ impl Filtered {
             to_client: Outgoing::default(),
             end: None,
             shut: false,
+            shutting: false,
             driver: None,
             reader: None,
             writer: None,
+            no_room: [false; 2],
         })))
     }
 
@@ -94,20 +101,41 @@ pub(super) async fn serve<F>(
 where
     F: Future<Output = ConnectionEnd>,
 {
+    let patience = patience.unwrap_or(FLUSH);
     filtered.0.lock().walk(0);
+    // While the codec waits for its last bytes to leave: how many were left when the time began.
+    let mut last: Option<(usize, Pin<Box<Sleep>>)> = None;
     let end = poll_fn(|cx| {
         if let Poll::Ready(reason) = filtered.0.lock().poll(cx) {
             return Poll::Ready(Err(reason));
         }
-        served.as_mut().poll(cx).map(Ok)
+        if let Poll::Ready(end) = served.as_mut().poll(cx) {
+            return Poll::Ready(Ok(end));
+        }
+        let left = {
+            let session = filtered.0.lock();
+            session.shutting.then_some(session.to_client.len)
+        };
+        let Some(left) = left else {
+            return Poll::Pending;
+        };
+        let (before, timer) =
+            last.get_or_insert_with(|| (left, Box::pin(tokio::time::sleep(patience))));
+        if left < *before {
+            *before = left;
+            timer.as_mut().reset(Instant::now() + patience);
+        }
+        timer.as_mut().poll(cx).map(|()| Err(""))
     })
     .await;
-    let patience = patience.unwrap_or(FLUSH);
-    let mut out = std::mem::take(&mut filtered.0.lock().to_client);
-    flush(&mut out, patience, |cx, data| {
-        filtered.0.lock().poll_write_client(cx, data)
-    })
-    .await;
+    let gave_up = last.is_some() && end.is_err();
+    if !gave_up {
+        let mut out = std::mem::take(&mut filtered.0.lock().to_client);
+        flush(&mut out, patience, |cx, data| {
+            filtered.0.lock().poll_write_client(cx, data)
+        })
+        .await;
+    }
     filtered.0.lock().closed(end.as_ref().err().copied());
     // Filters hear of the end before the exchanges do, as in Envoy.
     drop(served);
@@ -150,7 +178,8 @@ impl Session {
                 break;
             }
             requests -= 1;
-            match self.filters.poll_request(cx) {
+            let room = self.to_codec.len < self.limit.max(1);
+            match self.filters.poll_request(cx, room) {
                 Some(Request::GoOn(from)) => self.walk(from),
                 Some(Request::Close(reason)) => self.end(End::Filter(reason)),
                 None => break,
@@ -158,7 +187,22 @@ impl Session {
         }
         // A failure shows where the codec reads or writes next.
         let _ = self.poll_send(cx);
+        self.wake_for_room();
         Poll::Pending
+    }
+
+    /// A plugin may have made room between callbacks.
+    fn wake_for_room(&mut self) {
+        let [up, down] = [Towards::Upstream, Towards::Downstream]
+            .map(|towards| self.filters.held().len(towards));
+        if self.no_room[0] && up < self.limit {
+            self.no_room[0] = false;
+            wake(&mut self.reader);
+        }
+        if self.no_room[1] && down < self.limit && self.to_client.len < self.limit {
+            self.no_room[1] = false;
+            wake(&mut self.writer);
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -166,6 +210,10 @@ impl Session {
             let waiting = self.to_codec.len;
             if waiting > 0 {
                 self.to_codec.take_into(buf);
+                if waiting >= self.limit {
+                    // What has asked to go on may.
+                    wake(&mut self.driver);
+                }
                 self.meter.take_off(waiting - self.to_codec.len, 0);
                 return Poll::Ready(Ok(()));
             }
@@ -188,6 +236,7 @@ impl Session {
             let before = held.len(Towards::Upstream);
             let room = self.limit.saturating_sub(before);
             if room == 0 {
+                self.no_room[0] = true;
                 keep(&mut self.reader, cx);
                 return Poll::Pending;
             }
@@ -236,6 +285,7 @@ impl Session {
                 return Poll::Ready(Err(error));
             }
             if held >= self.limit || self.to_client.len >= self.limit {
+                self.no_room[1] = true;
                 keep(&mut self.writer, cx);
                 return Poll::Pending;
             }
@@ -296,12 +346,19 @@ impl Session {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
+        let sent = self.poll_send(cx);
+        if sent.is_pending() {
+            // The driver sends too, and the socket wakes the last who asked.
+            keep(&mut self.writer, cx);
+        }
+        ready!(sent)?;
         Pin::new(&mut self.client).poll_flush(cx)
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shutting = true;
         ready!(self.poll_flush(cx))?;
+        self.shutting = false;
         self.shut = true;
         Pin::new(&mut self.client).poll_shutdown(cx)
     }

@@ -183,7 +183,10 @@ impl Session {
         if *requests == 0 {
             // Plugins that keep each other going leave the worker to others now and then.
             cx.waker().wake_by_ref();
-        } else if let Some(request) = self.filters.poll_request(cx) {
+        } else if let Some(request) = self.filters.poll_request(
+            cx,
+            self.to_upstream.len < self.proxy.config.buffer_limit.max(1),
+        ) {
             moved = true;
             *requests -= 1;
             match request {

@@ -141,6 +141,11 @@ impl NetworkHandle {
         });
     }
 
+    /// Less is held than before: more may be read.
+    pub fn has_room(&self) {
+        self.held.ask(|_| {});
+    }
+
     /// The filter's plugin has failed.
     pub fn lose(&self) {
         let filter = self.filter;

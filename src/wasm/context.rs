@@ -592,8 +592,9 @@ impl Host {
         loop {
             self.last_id = self.last_id.wrapping_add(1).max(1);
             let id = self.last_id;
-            // Once around, roots may live still.
-            if !self.roots.iter().any(|root| root.id == id) {
+            // Once around, roots and long streams may live still.
+            let taken = self.roots.iter().any(|root| root.id == id);
+            if !taken && self.streams.get(id).is_none() {
                 return id;
             }
         }

@@ -35,6 +35,7 @@ pub(super) fn duplicates(
     let stays = judgement.stays();
     let current: Vec<(&str, &Listener)> = cache
         .entries(ResourceType::Listener)
+        .filter(|(name, _)| !statics.contains_key(*name))
         .filter_map(|(name, entry)| Some((&**name, entry.current.as_ref()?.value.listener()?)))
         .collect();
     let mut refused: FxHashSet<&str> = FxHashSet::default();

@@ -77,6 +77,7 @@ pub(crate) fn chain(scripts: &[&[&'static str]]) -> (ConnectionFilters, Seen) {
         held,
         filters,
         stopped: None,
+        held_back: None,
         closed: false,
     };
     (chain, seen)

@@ -4,7 +4,7 @@ use super::testing::{chain, seen as take};
 use super::*;
 
 fn poll(chain: &mut ConnectionFilters) -> Option<Request> {
-    chain.poll_request(&Context::from_waker(std::task::Waker::noop()))
+    chain.poll_request(&Context::from_waker(std::task::Waker::noop()), true)
 }
 
 #[test]
@@ -19,6 +19,19 @@ fn a_filter_is_new_to_the_connection_when_those_before_it_let_it_pass() {
         take(&seen),
         "a down 2 false, b down 2 false, c new, c down 2 false"
     );
+}
+
+#[test]
+fn nothing_goes_on_where_there_is_no_room() {
+    let (mut chain, _seen) = chain(&[&["stop"]]);
+    assert_eq!(chain.downstream(0, false), Walk::Stopped);
+    chain.held.handle(0).go_on();
+    let cx = Context::from_waker(std::task::Waker::noop());
+    assert_eq!(chain.poll_request(&cx, false), None);
+    // A close needs none.
+    chain.held.handle(0).close("why");
+    assert_eq!(chain.poll_request(&cx, false), Some(Request::Close("why")));
+    assert_eq!(chain.poll_request(&cx, true), Some(Request::GoOn(1)));
 }
 
 #[test]

@@ -89,12 +89,17 @@ fn set_connection(
         .stream()
         .map_or(limit, |stream| stream.config.options.buffer_limit);
     let network = network(host, towards).ok_or(Status::BadArgument)?;
-    let fits = network.handle.with_buffer(towards, |held| {
-        if spliced(held.len(), start, len, value.len()) > held.len().max(most) {
-            return Ok(false);
+    let (fits, less) = network.handle.with_buffer(towards, |held| {
+        let before = held.len();
+        if spliced(before, start, len, value.len()) > before.max(most) {
+            return Ok((false, false));
         }
-        splice(held, start, len, value, limit).map(|()| true)
+        splice(held, start, len, value, limit)?;
+        Ok((true, held.len() < before))
     })?;
+    if less {
+        network.handle.has_room();
+    }
     if !fits {
         if let Some(context) = host.context_mut()
             && let Some(network) = &mut context.network

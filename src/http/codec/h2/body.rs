@@ -123,10 +123,7 @@ impl Request {
     }
 
     fn failed(error: &h2::Error) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        // RFC 9113 section 8.1: such a reset ends a message well.
-        if error.reason() == Some(h2::Reason::NO_ERROR) {
-            return Poll::Ready(None);
-        }
+        // Whatever the reason is, a request that was reset is not complete: one that has ended is not told of it.
         match body_error(Some(error)) {
             BodyError::Reset | BodyError::StreamReset => Poll::Pending,
             error => Poll::Ready(Some(Err(error))),

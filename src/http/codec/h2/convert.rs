@@ -209,6 +209,11 @@ fn fit_length(headers: &mut HeaderMap, body: &Body) {
 }
 
 /// Looks at each name once: a head has few, and seldom one to drop.
+/// Leaves out what belongs to an HTTP/1 connection.
+pub(super) fn drop_connection_headers(headers: &mut HeaderMap) {
+    drop_named(headers, |name| is_of_connection(name) || name == header::TE);
+}
+
 fn drop_named(headers: &mut HeaderMap, named: impl Fn(&HeaderName) -> bool) {
     while let Some(name) = headers.keys().find(|name| named(name)).cloned() {
         headers.remove(name);

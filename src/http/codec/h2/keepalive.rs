@@ -51,6 +51,10 @@ impl KeepAlive {
         if received != self.received {
             self.received = received;
             self.heard = Instant::now();
+            if self.asked {
+                // Who says something is there: its answer may be behind much else, as Envoy allows.
+                self.timer.as_mut().reset(self.heard + self.timeout);
+            }
         }
         loop {
             if self.asked {

@@ -113,7 +113,9 @@ impl Sending {
                         }
                     }
                     Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
+                        if let Ok(mut trailers) = frame.into_trailers() {
+                            // The library sends none with headers of another hop.
+                            super::convert::drop_connection_headers(&mut trailers);
                             self.stream.reserve_capacity(0);
                             let _ = self.stream.send_trailers(trailers);
                             return Poll::Ready(());

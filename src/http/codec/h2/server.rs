@@ -201,6 +201,11 @@ impl<H: Handler> Served<H> {
                 // What wakes it from here on is news.
                 wakes.take_connection();
                 match connection.poll_accept(&mut cx) {
+                    // Nobody waits until a socket takes what a silent peer does not.
+                    Poll::Pending if self.silent => {
+                        let _ = self.io.poll_out(&mut cx);
+                        return Poll::Ready(Over::Silent);
+                    }
                     Poll::Pending => {}
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         self.streams.begin(request, respond);
@@ -293,6 +298,12 @@ impl Farewell {
 
 /// So many streams may be reset for what the peer did with them, before the connection is.
 const MOST_RESET: usize = 1024;
+/// So many streams that we have reset are remembered for what may still come on them: each beyond counts as one that the
+/// peer has broken.
+const REMEMBERED: usize = 1024;
+/// What small frames that nobody has read yet may cost beyond their bytes, on one connection. The library's own measure is
+/// half the connection's window, which a stream of messages of a few bytes spends long before its window.
+const FRAMES: usize = 32 << 20;
 /// Bytes of one response that the library holds at most.
 const MOST_QUEUED: usize = 400 << 10;
 
@@ -308,6 +319,8 @@ fn builder(options: &Options) -> Builder {
         .max_frame_size(16 << 10)
         .max_header_list_size(list)
         .max_local_error_reset_streams(Some(MOST_RESET))
+        .max_concurrent_reset_streams(REMEMBERED)
+        .data_frame_budget(FRAMES)
         .max_send_buffer_size(MOST_QUEUED);
     if http2.allow_connect {
         builder.enable_connect_protocol();

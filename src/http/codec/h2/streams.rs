@@ -126,8 +126,10 @@ impl<H: Handler> Streams<H> {
         let head = match convert::request_head(parts, &self.connection.options) {
             Ok(head) => head,
             Err(refusal) => {
-                self.connection.handler.refused(refusal);
-                respond.send_reset(reason(refusal.reset));
+                let reset = reason(refusal.reset);
+                let handler = &self.connection.handler;
+                let _ = catch_unwind(AssertUnwindSafe(|| handler.refused(refusal)));
+                respond.send_reset(reset);
                 return;
             }
         };
@@ -203,7 +205,9 @@ impl<H: Handler> Streams<H> {
         if matches!(polled, Ok(Poll::Pending)) {
             return;
         }
-        *stream = None;
+        // A filter that panics as its stream ends costs that stream alone.
+        let over = stream.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(over)));
         self.free.push(place);
         self.active -= 1;
         if self.active == 0 {

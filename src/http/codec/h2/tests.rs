@@ -413,6 +413,33 @@ async fn a_client_that_resets_within_its_request() {
     assert_eq!(seen.sender_strong_count(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_reset_is_not_complete_whatever_the_reason() {
+    for reason in [h2::Reason::NO_ERROR, h2::Reason::CANCEL] {
+        let (saw, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let (mut client, _body, _served) =
+            granting(1 << 16, Options::default(), move |exchange: Exchange| {
+                let saw = saw.clone();
+                async move {
+                    if exchange.head.method == Method::POST {
+                        let result = exchange.body.collect().await;
+                        let _ = saw.send(result.map(|_| ()));
+                    }
+                    Ok(reply(200, ""))
+                }
+            })
+            .await;
+        let request = http::Request::post("http://a.test/").body(());
+        let request = request.expect("a request");
+        let (_, mut stream) = client.send_request(request, false).expect("a stream");
+        stream.send_data("half".into(), false).expect("sent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        stream.send_reset(reason);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!matches!(seen.try_recv(), Ok(Ok(()))), "{reason:?}");
+    }
+}
+
 /// A client that grants each stream so much window, and what its first request was answered.
 async fn granting<F, A>(
     window: u32,

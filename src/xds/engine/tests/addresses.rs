@@ -111,6 +111,19 @@ async fn who_is_refused_stays_in_the_way() {
 }
 
 #[tokio::test]
+async fn what_the_bootstrap_hides_has_no_address() {
+    let mut side = Side::new(Options {
+        cds: None,
+        static_listeners: vec![parse_listener(&at("a", &[1]))],
+        ..options(false)
+    });
+    side.respond(LDS, &[at("a", &[2])]);
+    side.respond(LDS, &[at("a", &[2]), at("b", &[2]), at("c", &[1])]);
+    assert_eq!(ports(&side).join(" "), "a:1 b:2");
+    assert_eq!(side.stat("listener_manager.lds.update_rejected"), 1);
+}
+
+#[tokio::test]
 async fn any_free_port_is_nobodys() {
     let (served, refused) = after(false, &[], &[at("a", &[0, 0]), at("b", &[0])]);
     assert_eq!((served.join(" "), &*refused), ("a:0+0 b:0".to_owned(), ""));

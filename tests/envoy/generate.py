@@ -493,6 +493,8 @@ def suite(seed, folder, requests):
         if "%" in json.dumps(case) and manager.get("path_with_escaped_slashes_action") in ("REJECT_REQUEST", "UNESCAPE_AND_REDIRECT")
     ]  # fmt: skip
     rules = [f"{case} log.{field} not routed\n" for case in refused for field in ("route", "cluster*", "md_route", "vhost*")]
+    # What of a body without a length is there is not known where nobody reads it.
+    rules += [f"{case['id']} log.rx not read\n" for case in cases if "body" in case.get("h2", {})]
     (folder / "deviations.txt").write_text("".join(rules))
     (folder / "cases.json").write_text(json.dumps(cases, indent=1))
 

@@ -206,14 +206,22 @@ impl<H: Handler> Served<H> {
                         let _ = self.io.poll_out(&mut cx);
                         return Poll::Ready(Over::Silent);
                     }
+                    // What they say is written with the next round.
+                    Poll::Pending if self.streams.poll_fresh() => continue,
                     Poll::Pending => {}
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         self.streams.begin(request, respond);
                         continue;
                     }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Over::Failed(error)),
-                    Poll::Ready(None) if self.silent => return Poll::Ready(Over::Silent),
-                    Poll::Ready(None) => return Poll::Ready(Over::Well),
+                    Poll::Ready(end) => {
+                        // They have begun all the same.
+                        self.streams.poll_fresh();
+                        return Poll::Ready(match end {
+                            Some(Err(error)) => Over::Failed(error),
+                            _ if self.silent => Over::Silent,
+                            _ => Over::Well,
+                        });
+                    }
                 }
                 let Some(keepalive) = &mut self.keepalive else {
                     break;

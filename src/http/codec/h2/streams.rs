@@ -30,6 +30,8 @@ pub(super) struct Streams<H: Handler> {
     wakes: Arc<Wakes>,
     active: usize,
     begun: u32,
+    /// The places of those that have not been polled yet.
+    fresh: Vec<usize>,
     /// When the last one ended.
     idle_since: Instant,
 }
@@ -89,6 +91,7 @@ impl<H: Handler> Streams<H> {
             wakes,
             active: 0,
             begun: 0,
+            fresh: Vec::new(),
             idle_since: Instant::now(),
         }
     }
@@ -108,7 +111,7 @@ impl<H: Handler> Streams<H> {
         self.connection.close
     }
 
-    /// Begins a stream, and goes on as far as it can.
+    /// Begins a stream. It goes on with [`Streams::poll_fresh`].
     pub(super) fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Chunk>) {
         self.begun += 1;
         let limit = self.connection.options.max_requests_per_connection;
@@ -174,7 +177,20 @@ impl<H: Handler> Streams<H> {
             *room = Some(stream);
         }
         self.active += 1;
-        self.poll(place);
+        self.fresh.push(place);
+    }
+
+    /// Goes on with the streams that have begun; false where there are none. To be called when all that had come was read:
+    /// a stream then finds what came with its head, and is not answered without it.
+    pub(super) fn poll_fresh(&mut self) -> bool {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        let any = !fresh.is_empty();
+        for place in fresh.drain(..) {
+            self.poll(place);
+        }
+        // The room is kept; nothing begins a stream meanwhile.
+        self.fresh = fresh;
+        any
     }
 
     /// Goes on with the stream of that place, where there is one.

@@ -22,6 +22,7 @@ mod options;
 #[cfg(feature = "wasm")]
 mod plugin_cli;
 mod plugins;
+mod process;
 mod requests;
 mod rollout;
 mod services;

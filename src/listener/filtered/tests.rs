@@ -1,5 +1,6 @@
 //! A client, scripted filters, and whoever reads and writes in the codec's place.
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::*;
@@ -9,7 +10,12 @@ use crate::stream::StreamConfig;
 
 /// A connection whose filters have these scripts (`network/tests.rs` explains them).
 fn begin(scripts: &[&[&'static str]]) -> (Filtered, DuplexStream, Seen) {
-    let (client, server) = duplex(1 << 20);
+    begin_narrow(scripts, 1 << 20)
+}
+
+/// As [`begin`], with so much room for what the client has not read, in bytes.
+fn begin_narrow(scripts: &[&[&'static str]], room: usize) -> (Filtered, DuplexStream, Seen) {
+    let (client, server) = duplex(room);
     let (filters, log) = chain(scripts);
     let head = crate::http::RequestHead::new(::http::Method::GET, "", "");
     let config = Arc::new(StreamConfig {
@@ -163,5 +169,56 @@ async fn what_is_asked_for_between_callbacks_is_done() {
                 "a new, a down 4 false, a up 2 false, a closed Remote"
             );
         }
+    }
+}
+
+/// A codec that says `text` and closes its side when that has left; polled by a waker of its own, as one task of several.
+async fn say(filtered: Filtered, text: String) -> ConnectionEnd {
+    let speak = async {
+        let mut io = filtered.io();
+        io.write_all(text.as_bytes()).await.expect("written");
+        io.shutdown().await.expect("closed");
+    };
+    FuturesUnordered::from_iter([speak]).next().await;
+    ConnectionEnd::Local
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_bytes_to_leave_is_woken_when_they_have() {
+    let (filtered, mut client, _) = begin_narrow(&[&[]], 4);
+    let text = "abcdefghij".repeat(10);
+    let served = Box::pin(say(filtered.clone(), text.clone()));
+    let read = async {
+        let mut all = String::new();
+        client.read_to_string(&mut all).await.expect("an end");
+        all
+    };
+    let both = async { tokio::join!(serve(filtered, served, None), read) };
+    let (end, all) = tokio::time::timeout(Duration::from_secs(1), both)
+        .await
+        .expect("nobody waits for a timer");
+    assert_eq!((all, end), (text, ConnectionEnd::Local));
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_bytes_wait_for_a_client_that_takes_some_of_them_and_no_longer() {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    for (takes, lasts) in [(0, 5), (3, 17), (25, 100)] {
+        let (filtered, mut client, _) = begin_narrow(&[&[]], 4);
+        let served = Box::pin(say(filtered.clone(), "x".repeat(104)));
+        let begun = Instant::now();
+        let read = async {
+            for _ in 0..takes {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                client.read_exact(&mut [0; 4]).await.expect("more");
+            }
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            end = serve(filtered, served, Some(PATIENCE)) => end,
+            () = read => unreachable!("the connection outlives what its client reads"),
+        };
+        assert_eq!(end, ConnectionEnd::Local);
+        assert_eq!(begun.elapsed().as_secs(), lasts, "after {takes} readings");
     }
 }

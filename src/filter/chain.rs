@@ -321,6 +321,7 @@ impl HttpFilterChain {
                             return Err(stop);
                         }
                         *stream.response.lock() = Some(*head);
+                        stream.info.lock().answered_by_filter = index + 1 < self.entries.len();
                         stream.set_phase(Phase::Response);
                         return self.respond(stream, active, body).await;
                     }

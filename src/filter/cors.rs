@@ -321,6 +321,7 @@ fn preflight_headers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::header_mutation::HeaderMutation;
     use crate::filter::testing::{Answer, build, metrics, per_route_config};
 
     const POLICY: &str = "
@@ -393,6 +394,30 @@ allow_private_network_access: true
             answer.header("access-control-allow-private-network"),
             Some("true")
         );
+    }
+
+    #[tokio::test]
+    async fn a_preflight_has_no_status_yet_for_the_filters_behind() {
+        let registry = metrics();
+        let mutation = |name: &str| {
+            format!(
+                "mutations: {{response_mutations: [{{append: {{header: {{key: {name}, value: '%RESPONSE_CODE%'}}}}}}]}}"
+            )
+        };
+        let before = build::<HeaderMutation>(0, &mutation("x-before"), &registry);
+        let cors = build::<Cors>(1, "{}", &registry);
+        let after = build::<HeaderMutation>(2, &mutation("x-after"), &registry);
+        let chain = crate::filter::testing::TestChain::new(vec![before, cors, after])
+            .per_route("f1", per_route_config::<proto::CorsPolicy>(POLICY));
+        let origin = ("origin", "http://o");
+        let preflight = chain.request(Method::OPTIONS, "/", &[origin, ASKS]).await;
+        assert_eq!(preflight.status(), 200);
+        assert_eq!(preflight.header("x-before"), Some("0"), "as in Envoy");
+        assert_eq!(preflight.header("x-after"), Some("0"));
+        assert!(preflight.stream.has_status(), "once it is sent");
+        let other = chain.request(Method::GET, "/", &[origin]).await;
+        assert_eq!(other.header("x-before"), Some("200"));
+        assert_eq!(other.header("x-after"), Some("200"));
     }
 
     #[tokio::test]

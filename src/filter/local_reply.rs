@@ -36,6 +36,11 @@ pub fn apply(stream: &Arc<Stream>, mut reply: LocalReply) -> Body {
         // What follows a refused upgrade on the connection is nobody's HTTP/1.
         info.close |= reply.close || (upgrade && version < Version::HTTP_2);
         info.local_reply_body = Some(reply.body.clone());
+        if info.request_end.is_none()
+            && let Some(length) = info.held
+        {
+            info.bytes_received = length;
+        }
         (info.grpc, info.reached_router, early)
     };
     // Where a head was there before, its trailers stay for the log, as in Envoy.

@@ -205,8 +205,9 @@ impl HttpConnection {
             stream.info.lock().client = client.map(|ip| SocketAddr::new(ip, 0));
         }
         if let Some(verdict) = refused {
-            // What is refused is not routed: no route's headers, no route's name.
-            stream.skip_route();
+            if by == RefusedBy::Codec || !request_head::is_routable(&stream.request.lock()) {
+                stream.skip_route();
+            }
             stream.info.lock().refused = Some(by);
             stream.decide(verdict);
         }

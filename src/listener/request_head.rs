@@ -255,6 +255,13 @@ fn is_localhost(ip: IpAddr) -> bool {
         || ip == IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)
 }
 
+/// True where Envoy finds a route for a refused head, whose answer then has that route's headers: routes are found by
+/// `x-forwarded-proto`, which such a head has only where the client sent it.
+pub(super) fn is_routable(head: &RequestHead) -> bool {
+    let proto = head.headers.get(X_FORWARDED_PROTO);
+    proto.is_some_and(|proto| !proto.is_empty())
+}
+
 fn check_path(head: &RequestHead) -> Result<(), LocalReply> {
     if !head.has_host {
         return Err(ReplyReason::MissingHost.into());

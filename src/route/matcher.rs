@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::config::matcher::{
     HeaderCondition, HeaderMatcher, MatchedHeader, QueryMatcher, StringMatcher,
 };
-use crate::http::{RequestHead, ResponseHead};
+use crate::http::{RequestHead, ResponseHead, Scheme};
 
 /// True where `value` fits `matcher`. Case is ignored in ASCII only.
 pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
@@ -62,7 +62,11 @@ pub fn header_matches(matcher: &HeaderMatcher, head: &RequestHead) -> bool {
             let there = head.has_host.then(|| head.authority.as_bytes());
             values_match(matcher, there)
         }
-        MatchedHeader::Scheme => values_match(matcher, [head.scheme.as_str().as_bytes()]),
+        // A head that was refused may have none yet.
+        MatchedHeader::Scheme => {
+            let there = head.scheme != Scheme::Unknown;
+            values_match(matcher, there.then(|| head.scheme.as_str().as_bytes()))
+        }
     }
 }
 

@@ -36,13 +36,14 @@ pub fn location(
     HeaderValue::from_bytes(&out).ok()
 }
 
-/// The `location` of a direct response with a status of 201 or 3xx: Envoy names the request's own place.
+/// The `location` of a direct response with a status of 201 or 3xx: Envoy names the request's own place, as a redirect that
+/// changes nothing does.
 pub fn own_location(head: &RequestHead) -> Option<HeaderValue> {
-    let scheme = head.scheme.as_str().as_bytes();
+    let scheme = head.scheme.as_str();
     let place = [
-        scheme,
+        scheme.as_bytes(),
         b"://",
-        head.authority.as_bytes(),
+        request_host(head, scheme, false),
         head.path.as_bytes(),
     ]
     .concat();

@@ -157,6 +157,25 @@ fn connect_without_a_path_is_for_connect_routes_alone() {
 }
 
 #[test]
+fn a_head_without_a_scheme_has_none_to_match() {
+    for (condition, with, without) in [
+        ("string_match: {exact: http}", true, false),
+        ("string_match: {exact: x}, invert_match: true", true, false),
+        ("present_match: true", true, false),
+        ("present_match: false", false, true),
+    ] {
+        let table = routes(&format!(
+            "{{match: {{prefix: /, headers: [{{name: ':scheme', {condition}}}]}}, route: {{cluster: c}}}}"
+        ));
+        let mut head = get("h", "/");
+        head.scheme = Scheme::Http;
+        assert_eq!(table.select(&head, 0).is_some(), with, "{condition}");
+        head.scheme = Scheme::Unknown;
+        assert_eq!(table.select(&head, 0).is_some(), without, "{condition}");
+    }
+}
+
+#[test]
 fn headers_match_value_by_value() {
     let cases: &[(&str, &[&'static str], bool)] = &[
         ("string_match: {exact: a}", &["a"], true),
@@ -591,6 +610,28 @@ fn the_default_port_of_a_redirect_goes_by_what_the_client_spoke() {
     };
     assert_eq!(location(Scheme::Https, "http"), "ftp://h.test/x");
     assert_eq!(location(Scheme::Http, "https"), "ftp://h.test:80/x");
+}
+
+#[test]
+fn a_direct_response_names_its_own_place_as_a_redirect_does() {
+    let location = |host: &str, scheme: Scheme, proto: &'static str| {
+        let mut head = with(get(host, "/x"), &[("x-forwarded-proto", proto)]);
+        head.scheme = scheme;
+        redirect::own_location(&head).expect("a location")
+    };
+    for (host, without) in [
+        ("[::1]:80", "[::1]"),
+        ("1.2.3.4:80", "1.2.3.4"),
+        ("h:80", "h"),
+    ] {
+        let https = location(host, Scheme::Https, "http");
+        assert_eq!(https, format!("https://{without}/x"));
+        let http = location(host, Scheme::Http, "http");
+        assert_eq!(http, format!("http://{host}/x"));
+        let not_default = location(host, Scheme::Http, "https");
+        assert_eq!(not_default, format!("http://{host}/x"));
+    }
+    assert_eq!(location("[::1]", Scheme::Https, "http"), "https://[::1]/x");
 }
 
 #[test]

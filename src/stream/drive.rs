@@ -151,6 +151,20 @@ impl Stream {
         self.drive.lock().phase
     }
 
+    /// True where the response's status is the stream's, as `%RESPONSE_CODE%` tells: the terminal filter, a local reply or the
+    /// codec has told it, as in Envoy. Filters of the upstream come before that, and what a filter answers with passes neither
+    /// of the first two.
+    pub fn has_status(&self) -> bool {
+        match self.phase() {
+            Phase::Request => false,
+            Phase::Response => {
+                let info = self.info.lock();
+                info.local_reply || !info.answered_by_filter
+            }
+            Phase::Sent | Phase::Ended => true,
+        }
+    }
+
     /// Says how far the exchange is. For the root driver.
     pub fn set_phase(&self, phase: Phase) {
         self.drive.lock().phase = phase;

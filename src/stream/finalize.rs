@@ -6,8 +6,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
+use super::Stream;
 use super::format::{LogType, Scope, write_text};
-use super::{Phase, Stream};
 use crate::config::header::{AppendAction, HeaderMutations, HeaderTarget, HeaderValueOption};
 use crate::config::route::{PathRewrite, RedirectAction};
 use crate::http::joined::{self, Side};
@@ -106,8 +106,8 @@ pub fn mutate_request(stream: &Stream, mutations: &HeaderMutations) {
 /// Applies `mutations` to the response head in `stream`, if there is one.
 pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
     let route = stream.resolved_route();
-    // Before the router has it, the status is none of the stream's yet: an upstream filter sees 0, as in Envoy.
-    let early = (stream.phase() == Phase::Request).then_some(0);
+    // A status that is none of the stream's yet is 0, as in Envoy.
+    let early = (!stream.has_status()).then_some(0);
     let replied = stream.info.lock().reply_status;
     let status = early.or_else(|| replied.map(|status| status.as_u16()));
     mutate_response_for(stream, route.as_deref(), status, mutations);

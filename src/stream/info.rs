@@ -103,6 +103,8 @@ pub struct StreamInfo {
     pub reached_router: bool,
     /// The response is one of our own.
     pub local_reply: bool,
+    /// A filter before the terminal one answered with a head of its own (to a preflight, say).
+    pub answered_by_filter: bool,
     /// Bytes of a request's body that came whole with its head, once something was waited for: Envoy reads on then, so that
     /// the request counts as complete, whoever answers it.
     pub held: Option<u64>,
@@ -237,6 +239,7 @@ impl StreamInfo {
             refused: None,
             grpc: false,
             reached_router: false,
+            answered_by_filter: false,
             local_reply: false,
             held: None,
             reply_status: None,

@@ -471,6 +471,16 @@ def with_trailers(case, trailers):
     return {"id": case["id"], "listener": case["listener"], "raw": raw}
 
 
+def request_ends(logs):
+    """The durations in the records that end with the request."""
+    names = set()
+    for log in logs:
+        for name, value in log["typed_config"]["log_format"].get("json_format", {}).items():
+            if name.startswith("ms_") and ("REQUEST_DURATION" in value or "DS_RX_END" in value):
+                names.add(name)
+    return sorted(names)
+
+
 def suite(seed, folder, requests):
     draw = Draw(seed)
     listeners = [f"l{letter}" for letter in "abcdef"]
@@ -480,21 +490,22 @@ def suite(seed, folder, requests):
         listener = draw.choice(listeners)
         place = listeners.index(listener)
         manager = config["static_resources"]["listeners"][place]["filter_chains"][0]["filters"][0]["typed_config"]
-        managers.append(manager)
         cases.append(request(draw, index, listener, manager))
+        managers.append(manager)
     text = json.dumps(config, indent=1)
     # Ports are numbers where `run.py` puts them in.
     for name in ["admin", "upstream", "upstream2", "dead", *listeners]:
         text = text.replace(f'"@{name}@"', f"@{name}@")
     (folder / "envoy.yaml").write_text(text)
-    # What is refused for its slashes was never routed, but Envoy's log may name a route.
-    refused = [
-        case["id"] for case, manager in zip(cases, managers)
-        if "%" in json.dumps(case) and manager.get("path_with_escaped_slashes_action") in ("REJECT_REQUEST", "UNESCAPE_AND_REDIRECT")
-    ]  # fmt: skip
-    rules = [f"{case} log.{field} not routed\n" for case in refused for field in ("route", "cluster*", "md_route", "vhost*")]
-    # What of a body without a length is there is not known where nobody reads it.
-    rules += [f"{case['id']} log.rx not read\n" for case in cases if "body" in case.get("h2", {})]
+    rules = []
+    for case, manager in zip(cases, managers):
+        # What of a body without a length is there is not known where nobody reads it, and so not its end.
+        if "body" in case.get("h2", {}):
+            fields = ["log.rx", *(f"log*.{name}" for name in request_ends(manager["access_log"]))]
+            rules += [f"{case['id']} {field} not read\n" for field in fields]
+        # The codec tells no method of what it refuses; Envoy tells no length of an empty answer to HEAD.
+        if (case.get("method"), case.get("version")) == ("HEAD", "HTTP/1.0") and "local_reply_config" in manager:
+            rules.append(f"{case['id']} header.content-length refused\n")
     (folder / "deviations.txt").write_text("".join(rules))
     (folder / "cases.json").write_text(json.dumps(cases, indent=1))
 

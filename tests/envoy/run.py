@@ -372,7 +372,8 @@ def normalise_header(name, value, ports):
 
 def normalise_text(text, ports):
     text = UUID.sub("<uuid>", text)
-    return re.sub(r"(?<!\d)\d{4,5}(?!\d)", lambda match: ports.get(match.group(0), match.group(0)), text)
+    # In a `grpc-message` a port may follow an escaped byte.
+    return re.sub(r"(?:(?<!\d)|(?<=%[0-9A-F][0-9A-F]))\d{4,5}(?!\d)", lambda match: ports.get(match.group(0), match.group(0)), text)
 
 
 def flatten(proxy, outcome, records):

@@ -186,6 +186,19 @@ fn what_is_refused_for_its_slashes_has_no_scheme_yet() {
 }
 
 #[test]
+fn what_is_refused_is_routed_by_what_the_client_says_it_spoke() {
+    for (headers, routable) in [
+        (&[("x-forwarded-proto", "http")][..], true),
+        (&[("x-forwarded-proto", "")][..], false),
+        (&[][..], false),
+    ] {
+        let mut head = get("/a#b", headers);
+        prepare(&mut head, &Options::default(), &FACTS).expect_err("refused");
+        assert_eq!(is_routable(&head), routable, "{headers:?}");
+    }
+}
+
+#[test]
 fn nobody_is_internal_whom_no_header_names() {
     let options = Options {
         internal_ranges: vec![crate::config::listener::IpRange {

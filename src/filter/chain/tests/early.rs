@@ -76,6 +76,35 @@ async fn a_request_is_read_on_while_its_answer_is_held() {
     assert_eq!((answer.status(), answer.text()), (418, "mine"));
 }
 
+/// Answers at once, and tells what it sees in the answer of the bytes received.
+#[derive(Debug, Default)]
+struct Counts(std::sync::atomic::AtomicU64);
+
+impl HttpFilter for Arc<Counts> {
+    fn request(&self, _: &Arc<Stream>, _: Body) -> Step<Body> {
+        Step::reply(reply())
+    }
+
+    fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        let received = stream.info.lock().bytes_received;
+        self.0.store(received, std::sync::atomic::Ordering::Relaxed);
+        Step::Next(body)
+    }
+}
+
+#[tokio::test]
+async fn what_came_with_the_head_counts_in_the_answer_to_it() {
+    let counts = Arc::new(Counts::default());
+    let chain = chain![Arc::clone(&counts)];
+    for (held, seen) in [(Some(3), 3), (None, 0)] {
+        let stream = chain.stream(RequestHead::new(Method::POST, "a.test", "/"));
+        stream.info.lock().held = held;
+        let (_client, body) = testing::body();
+        chain.run(&stream, body).await.expect("not reset");
+        assert_eq!(counts.0.load(std::sync::atomic::Ordering::Relaxed), seen);
+    }
+}
+
 /// Answers when it sees data.
 #[derive(Debug)]
 struct AnswersToData;

@@ -33,13 +33,22 @@ const MAX_NOMINATED: usize = 10;
 /// And a nominated `TE` of this many bytes.
 const MAX_TE: usize = 256;
 
-/// Takes away the headers that a request's `Connection` nominates, by Envoy's rules: `X-Forwarded-*` may not be
-/// nominated, `TE: trailers` survives. Gives back whether `host` was among them (it is kept outside the map).
+/// Takes away the headers that a request's `Connection` nominates, and their names from it, by Envoy's rules:
+/// `X-Forwarded-*` may not be nominated, `TE: trailers` survives. Gives back whether `host` was among them (it is kept
+/// outside the map).
 pub(super) fn remove_nominated(
     headers: &mut HeaderMap,
     connection: &HeaderValue,
 ) -> Result<bool, Violation> {
     let mut host = false;
+    let mut nominated = false;
+    let mut kept: Vec<u8> = Vec::new();
+    let mut keep = |token: &[u8]| {
+        if !kept.is_empty() {
+            kept.push(b',');
+        }
+        kept.extend_from_slice(token);
+    };
     let list = connection.as_bytes();
     if list.split(|byte| *byte == b',').count() >= MAX_NOMINATED
         && tokens(list).count() >= MAX_NOMINATED
@@ -49,9 +58,11 @@ pub(super) fn remove_nominated(
     for token in tokens(list) {
         let is = |name: &str| token.eq_ignore_ascii_case(name.as_bytes());
         if is("close") || is("keep-alive") || is("upgrade") || is("http2-settings") {
+            keep(token);
             continue;
         }
         if is("connection") {
+            nominated = true;
             continue;
         }
         if is("x-forwarded-for")
@@ -61,22 +72,33 @@ pub(super) fn remove_nominated(
         {
             return Err(Violation::CONNECTION);
         }
-        if is("host") {
-            host = true;
-        } else if is("te") {
-            let Some(value) = headers.get(header::TE) else {
-                continue;
-            };
+        if is("te")
+            && let Some(value) = headers.get(header::TE)
+        {
             if value.len() >= MAX_TE {
                 return Err(Violation::CONNECTION);
             }
             if tokens(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"trailers")) {
                 headers.insert(header::TE, HeaderValue::from_static("trailers"));
-            } else {
-                headers.remove(header::TE);
+                keep(token);
+                continue;
             }
+        }
+        nominated = true;
+        if is("host") {
+            host = true;
         } else if let Ok(name) = HeaderName::from_bytes(token) {
             headers.remove(name);
+        }
+    }
+    if nominated {
+        match HeaderValue::try_from(kept) {
+            Ok(kept) if !kept.is_empty() => {
+                headers.insert(header::CONNECTION, kept);
+            }
+            _ => {
+                headers.remove(header::CONNECTION);
+            }
         }
     }
     Ok(host)

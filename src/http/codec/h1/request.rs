@@ -104,9 +104,8 @@ impl Draft {
         if name == header::TRANSFER_ENCODING {
             self.coding = Some(match self.coding.take() {
                 Some(first) => joined::join(&first, &value),
-                None => value,
+                None => value.clone(),
             });
-            return Ok(());
         }
         if name == header::CONTENT_LENGTH {
             let length = parse::decimal(value.as_bytes()).ok_or(Violation::CODEC)?;

@@ -11,7 +11,7 @@ use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
 use crate::http::{ResponseFlag, ResponseHead, Scheme};
 use crate::pb;
-use crate::stream::{Phase, Stream};
+use crate::stream::Stream;
 use crate::wasm::abi::byte_size;
 
 impl Exchange {
@@ -223,8 +223,7 @@ impl Exchange {
     }
 
     fn code(&self) -> Option<i64> {
-        if self.stream.phase() == Phase::Request {
-            // An upstream filter sees the head before the router has it.
+        if !self.stream.has_status() {
             return None;
         }
         let head = self.stream.response.lock();

@@ -270,7 +270,7 @@ impl Map<'_> {
         }
     }
 
-    /// Sets an entry in the place of all of its name; `field` as for [`Map::add`].
+    /// Sets an entry instead of all of its name, behind the others as in Envoy; `field` as for [`Map::add`].
     fn replace(
         &mut self,
         removed: &mut Removed,
@@ -284,7 +284,9 @@ impl Map<'_> {
             return result;
         }
         let (name, value) = valid(field, value)?;
-        self.fields_mut()
+        let fields = self.fields_mut();
+        take_out(fields, &name);
+        fields
             .try_insert(name, value)
             .map(drop)
             .map_err(|_| "too many headers")
@@ -298,8 +300,8 @@ impl Map<'_> {
             (Self::Request(_), b":scheme") => removed.scheme = true,
             (Self::Response(_), b":status") => removed.status = true,
             _ => {
-                if let Ok(name) = std::str::from_utf8(name) {
-                    self.fields_mut().remove(name);
+                if let Ok(name) = HeaderName::from_bytes(name) {
+                    take_out(self.fields_mut(), &name);
                 }
             }
         }
@@ -318,6 +320,27 @@ impl Map<'_> {
             Self::Fields(..) => {}
         }
     }
+}
+
+/// Takes out all values of a name. The map's own way to do it puts the last field into the gap.
+fn take_out(fields: &mut HeaderMap, name: &HeaderName) {
+    if !fields.contains_key(name) {
+        return;
+    }
+    if fields.keys().last() == Some(name) {
+        fields.remove(name);
+        return;
+    }
+    let mut rest = HeaderMap::with_capacity(fields.len());
+    let mut of = None;
+    for (next, value) in std::mem::take(fields) {
+        of = next.or(of);
+        if let Some(of) = of.as_ref().filter(|of| *of != name) {
+            // There is room: all of them had it.
+            let _ = rest.try_append(of, value);
+        }
+    }
+    *fields = rest;
 }
 
 /// False for names of fields, whichever head they are of.

@@ -672,8 +672,8 @@ pub(super) fn repair(context: &mut StreamContext) -> Option<Box<LocalReply>> {
     }
     let connect = context.stream.request.lock().method == http::Method::CONNECT;
     let mut reply = invalid_request_reply(context, removed, connect)?;
-    if context.upstream {
-        // There it is Envoy's codec that finds it.
+    if context.upstream || context.invalid.is_none() {
+        // Envoy's codec finds what is missing; and in an upstream's filters what is not HTTP, too.
         reply = reply.flag(ResponseFlag::DownstreamProtocolError);
     }
     context.ended = true;

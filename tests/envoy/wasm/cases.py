@@ -31,7 +31,7 @@ RESUME = ("continue_stream", 0)
 RESUME_RESPONSE = ("continue_stream", 1)
 
 
-def call(cluster="callout", headers=CALL_HEADERS, body="", trailers="", timeout=3000, register=0):
+def call(cluster="callout", headers=CALL_HEADERS, body="", trailers="", timeout=10000, register=0):
     return ("http_call", cluster, headers, body, trailers, timeout, Out32(TOKEN, register))
 
 
@@ -419,6 +419,24 @@ def fixed():
             ("get_header_map_pairs", kind, Out()),
         ])}))  # fmt: skip
         add(f"headers/{phase}-removed", **full(script={phase: (0, [("remove_header_map_value", kind, "x-t")])}))
+    for kind, phase in ((0, "request_headers"), (2, "response_headers")):
+        # The order of what is left: a field that is replaced goes to the end, with others in theirs.
+        for name, change in {
+            "replaced": ("replace_header_map_value", kind, "x-multi", "new"),
+            "first-replaced": ("replace_header_map_value", kind, "x-first", "new"),
+            "last-replaced": ("replace_header_map_value", kind, "x-last", "new"),
+            "removed": ("remove_header_map_value", kind, "x-multi"),
+        }.items():
+            names = [("add_header_map_value", kind, "x-last", "l")]
+            add(f"headers/order/{phase}/{name}", headers=[("x-first", "f"), ("x-multi", "a"), ("x-multi", "b"), ("x-second", "s")], answer={
+                "headers": [["x-first", "f"], ["x-multi", "c"], ["x-multi", "d"], ["x-second", "s"]],
+            }, script={phase: (0, [*names, change, ("get_header_map_pairs", kind, Out())])})  # fmt: skip
+        apart = [("x-multi", "a"), ("x-second", "s"), ("x-multi", "b")]
+        add(f"headers/order/{phase}/values-apart", headers=apart, answer={"headers": apart}, script={phase: (0, [("get_header_map_pairs", kind, Out())])})
+    add("headers/order/pseudo", script={"request_headers": (0, [
+        ("replace_header_map_value", 0, ":path", "/other"), ("get_header_map_pairs", 0, Out()),
+        ("remove_header_map_value", 0, ":authority"), ("add_header_map_value", 0, ":authority", "other"), ("get_header_map_pairs", 0, Out()),
+    ])})  # fmt: skip
 
     # Bodies.
     for kind, phase, number in ((0, "request", 0), (1, "response", 2)):

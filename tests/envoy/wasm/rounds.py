@@ -24,9 +24,7 @@ class Rounds(threading.Thread):
         self.process = process
         self.port = port
         self.said = threading.Event()
-        self.request = (
-            f"GET /direct HTTP/1.1\r\nhost: test.example\r\nx-script: {encode({}, CASE).hex()}\r\n\r\n"
-        )
+        self.request = f"GET /direct HTTP/1.1\r\nhost: test.example\r\nx-script: {encode({}, CASE).hex()}\r\n\r\n"
 
     def heard(self, said):
         """The guest has said a line of a round."""

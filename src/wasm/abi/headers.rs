@@ -7,6 +7,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
 
+use self::order::take_out;
 use super::grpc::Metadata;
 use super::{Guest, Outcome, Status, give, give_with, memory, pairs, put_u32, range};
 use crate::http::joined::{self, Side};
@@ -14,6 +15,8 @@ use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::stream::Phase;
 use crate::wasm::context::{Host, Removed};
 use crate::wasm::module::Abi;
+
+mod order;
 
 /// `WasmHeaderMapType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,27 +323,6 @@ impl Map<'_> {
             Self::Fields(..) => {}
         }
     }
-}
-
-/// Takes out all values of a name. The map's own way to do it puts the last field into the gap.
-fn take_out(fields: &mut HeaderMap, name: &HeaderName) {
-    if !fields.contains_key(name) {
-        return;
-    }
-    if fields.keys().last() == Some(name) {
-        fields.remove(name);
-        return;
-    }
-    let mut rest = HeaderMap::with_capacity(fields.len());
-    let mut of = None;
-    for (next, value) in std::mem::take(fields) {
-        of = next.or(of);
-        if let Some(of) = of.as_ref().filter(|of| *of != name) {
-            // There is room: all of them had it.
-            let _ = rest.try_append(of, value);
-        }
-    }
-    *fields = rest;
 }
 
 /// False for names of fields, whichever head they are of.

@@ -154,6 +154,19 @@ def fixed():
                 },
             )
 
+    # The head and the body are held, and one call lets both go on.
+    for side, resume in (("request", RESUME), ("response", RESUME_RESPONSE)):
+        held = {f"{side}_headers": (STOP, []), f"{side}_body": (STOP, []), f"{side}_trailers": (STOP, [])}
+        answered = {"http_call_response#0": (0, [("set_effective_context", Self()), resume])}
+        for name, changes in {"trailers": full(), "body": {"chunks": ["first", "second!"]}, "one": {"chunks": ["x"], "answer": {"chunks": ["y"]}}}.items():
+            add(f"resume/both/{side}/{name}", **{**changes, "listener": "stop", "script": {**held, f"{side}_body#0": (STOP, [call()]), **answered}})
+    reply = ("send_local_response", 418, "because of it", "a body", "", 0xFFFFFFFF)
+    for action in (0, STOP):
+        add(f"resume/both/reply/{action}", listener="stop", script={
+            "request_headers": (0, [reply]), "response_headers": (STOP, []), "response_body": (action, [call()]),
+            "http_call_response#0": (0, [("set_effective_context", Self()), RESUME_RESPONSE]),
+        })  # fmt: skip
+
     # Content-length, no trailers, one chunk, many.
     for shape, changes in {
         "length": {"length": True, "chunks": ["0123456789"], "answer": {"length": True}},

@@ -509,12 +509,13 @@ impl Hold<&Arc<Vm>> {
         action: HeadersAction,
         on_loss: &OnLoss,
     ) -> Step<Body> {
-        let resume = self.vm.wait(self.id, direction);
         let start = match action {
             HeadersAction::Stop | HeadersAction::Continue => Start::Flowing,
             HeadersAction::StopAllAndBuffer => Start::HeldBuffer,
             HeadersAction::StopAllAndWatermark => Start::HeldWatermark,
         };
+        let flowing = start == Start::Flowing;
+        let resume = self.vm.wait(self.id, direction, flowing);
         let (body, pump) = match action {
             // The source need not be read for this: it stays where it is.
             HeadersAction::StopAllAndWatermark if !self.vm.wants_body(direction) => (body, None),
@@ -524,7 +525,8 @@ impl Hold<&Arc<Vm>> {
         let (hold, stream) = (self.keep(), Arc::clone(stream));
         Step::Wait(Box::pin(async move {
             let resumed = resume.await;
-            if start != Start::Flowing
+            // Of a dead VM nobody else lets go what it held of the body.
+            if (!flowing || resumed.is_err())
                 && let Some(pump) = &pump
             {
                 pump.resume();

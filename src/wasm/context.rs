@@ -207,6 +207,14 @@ pub(crate) struct CallAnswer {
     pub(crate) trailers: Option<HeaderMap>,
 }
 
+/// A head that is held.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) sender: oneshot::Sender<()>,
+    /// The body's callbacks come meanwhile, and may hold it by themselves.
+    pub(crate) flowing: bool,
+}
+
 /// One stream in the VM.
 pub(crate) struct StreamContext {
     /// Kept to the context's end, which every stream brings about when it ends.
@@ -230,7 +238,7 @@ pub(crate) struct StreamContext {
     /// The connection that it stands for, where it is one of a network filter.
     pub(crate) network: Option<Box<NetworkView>>,
     /// Who waits for `continue_stream`, by direction.
-    pub(crate) waiting: [Option<oneshot::Sender<()>>; 2],
+    pub(crate) waiting: [Option<Waiting>; 2],
     /// `continue_stream` was called in the callback that runs, by direction.
     pub(crate) resumed: [bool; 2],
     /// The traffic callback that runs, if one does.

@@ -30,7 +30,7 @@ use wasmtime::{InstancePre, Store};
 use super::abi::calls;
 use super::abi::grpc::{Event, Failed};
 use super::callbacks::Callbacks;
-use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec};
+use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec, Waiting};
 use super::engine::{Budget, Runtime, thread_cpu_time};
 use super::meter::Meter;
 use super::module::LoadError;
@@ -448,12 +448,12 @@ impl Vm {
         self.with(|core| core.trailers(id, direction, buffer))
     }
 
-    /// Waits for `continue_stream` of `direction`. It ends with an error where the VM or the stream dies first.
-    pub fn wait(&self, id: u32, direction: Direction) -> oneshot::Receiver<()> {
+    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends with an error where the VM or the stream dies first.
+    pub fn wait(&self, id: u32, direction: Direction, flowing: bool) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut core = self.core.lock();
         if let Some(context) = core.store.data_mut().streams.get_mut(id) {
-            context.waiting[direction as usize] = Some(sender);
+            context.waiting[direction as usize] = Some(Waiting { sender, flowing });
         }
         receiver
     }

@@ -213,6 +213,8 @@ struct Outcome {
     headers: HeaderMap,
     body: Result<String, BodyError>,
     details: String,
+    /// As the log prints them.
+    flags: String,
 }
 
 impl Chain {
@@ -243,18 +245,16 @@ impl Chain {
             .await
             .expect("an end")
             .map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
-        let details = stream
-            .info
-            .lock()
-            .details
-            .as_deref()
-            .unwrap_or_default()
-            .to_owned();
+        let info = stream.info.lock();
+        let details = info.details.as_deref().unwrap_or_default().to_owned();
+        let flags = info.flags.to_string();
+        drop(info);
         Ok(Outcome {
             status: head.status.as_u16(),
             headers: head.headers,
             body,
             details,
+            flags,
         })
     }
 

@@ -182,6 +182,10 @@ pub(super) fn send_local_response(
         return Err(Status::BadArgument.into());
     }
     if context.ended {
+        if let Some(first) = &mut context.reply {
+            // The first one is the answer. Envoy's log has the last one's details.
+            first.details = reply.details;
+        }
         return Ok(());
     }
     context.ended = true;

@@ -7,6 +7,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
 
+use self::order::take_out;
 use super::grpc::Metadata;
 use super::{Guest, Outcome, Status, give, give_with, memory, pairs, put_u32, range};
 use crate::http::joined::{self, Side};
@@ -14,6 +15,8 @@ use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::stream::Phase;
 use crate::wasm::context::{Host, Removed};
 use crate::wasm::module::Abi;
+
+mod order;
 
 /// `WasmHeaderMapType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,7 +273,7 @@ impl Map<'_> {
         }
     }
 
-    /// Sets an entry in the place of all of its name; `field` as for [`Map::add`].
+    /// Sets an entry instead of all of its name, behind the others as in Envoy; `field` as for [`Map::add`].
     fn replace(
         &mut self,
         removed: &mut Removed,
@@ -284,7 +287,9 @@ impl Map<'_> {
             return result;
         }
         let (name, value) = valid(field, value)?;
-        self.fields_mut()
+        let fields = self.fields_mut();
+        take_out(fields, &name);
+        fields
             .try_insert(name, value)
             .map(drop)
             .map_err(|_| "too many headers")
@@ -298,8 +303,8 @@ impl Map<'_> {
             (Self::Request(_), b":scheme") => removed.scheme = true,
             (Self::Response(_), b":status") => removed.status = true,
             _ => {
-                if let Ok(name) = std::str::from_utf8(name) {
-                    self.fields_mut().remove(name);
+                if let Ok(name) = HeaderName::from_bytes(name) {
+                    take_out(self.fields_mut(), &name);
                 }
             }
         }

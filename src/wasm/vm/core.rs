@@ -442,7 +442,7 @@ impl Core {
             // Going on from a body callback releases headers that were held.
             if let Some(waiting) = context.waiting[side].take() {
                 // Nobody waits where the stream has gone on already.
-                let _ = waiting.send(());
+                let _ = waiting.sender.send(());
             }
         }
         if direction == Direction::Request && answer.reply.is_none() && !answer.reset {
@@ -505,7 +505,7 @@ impl Core {
         if goes_on {
             context.paused[side] = None;
             if let Some(waiting) = context.waiting[side].take() {
-                let _ = waiting.send(());
+                let _ = waiting.sender.send(());
             }
             if answer.reply.is_none() && !answer.reset {
                 hide_trailers(&mut context.visible, direction);
@@ -616,8 +616,15 @@ pub(super) fn go_on(context: &mut StreamContext, direction: Direction) {
     }
     match context.waiting[direction as usize].take() {
         Some(waiting) => {
+            // What its own callbacks hold of the body goes with the head.
+            if waiting.flowing
+                && let Some(pump) = &context.pumps[direction as usize]
+                && pump.is_stopped()
+            {
+                pump.resume();
+            }
             // Nobody waits where the stream has gone on already.
-            let _ = waiting.send(());
+            let _ = waiting.sender.send(());
         }
         None => {
             if let Some(pump) = &context.pumps[direction as usize] {
@@ -672,8 +679,8 @@ pub(super) fn repair(context: &mut StreamContext) -> Option<Box<LocalReply>> {
     }
     let connect = context.stream.request.lock().method == http::Method::CONNECT;
     let mut reply = invalid_request_reply(context, removed, connect)?;
-    if context.upstream {
-        // There it is Envoy's codec that finds it.
+    if context.upstream || context.invalid.is_none() {
+        // Envoy's codec finds what is missing; and in an upstream's filters what is not HTTP, too.
         reply = reply.flag(ResponseFlag::DownstreamProtocolError);
     }
     context.ended = true;

@@ -31,7 +31,7 @@ RESUME = ("continue_stream", 0)
 RESUME_RESPONSE = ("continue_stream", 1)
 
 
-def call(cluster="callout", headers=CALL_HEADERS, body="", trailers="", timeout=3000, register=0):
+def call(cluster="callout", headers=CALL_HEADERS, body="", trailers="", timeout=10000, register=0):
     return ("http_call", cluster, headers, body, trailers, timeout, Out32(TOKEN, register))
 
 
@@ -153,6 +153,19 @@ def fixed():
                     ),
                 },
             )
+
+    # The head and the body are held, and one call lets both go on.
+    for side, resume in (("request", RESUME), ("response", RESUME_RESPONSE)):
+        held = {f"{side}_headers": (STOP, []), f"{side}_body": (STOP, []), f"{side}_trailers": (STOP, [])}
+        answered = {"http_call_response#0": (0, [("set_effective_context", Self()), resume])}
+        for name, changes in {"trailers": full(), "body": {"chunks": ["first", "second!"]}, "one": {"chunks": ["x"], "answer": {"chunks": ["y"]}}}.items():
+            add(f"resume/both/{side}/{name}", **{**changes, "listener": "stop", "script": {**held, f"{side}_body#0": (STOP, [call()]), **answered}})
+    reply = ("send_local_response", 418, "because of it", "a body", "", 0xFFFFFFFF)
+    for action in (0, STOP):
+        add(f"resume/both/reply/{action}", listener="stop", script={
+            "request_headers": (0, [reply]), "response_headers": (STOP, []), "response_body": (action, [call()]),
+            "http_call_response#0": (0, [("set_effective_context", Self()), RESUME_RESPONSE]),
+        })  # fmt: skip
 
     # Content-length, no trailers, one chunk, many.
     for shape, changes in {
@@ -419,6 +432,24 @@ def fixed():
             ("get_header_map_pairs", kind, Out()),
         ])}))  # fmt: skip
         add(f"headers/{phase}-removed", **full(script={phase: (0, [("remove_header_map_value", kind, "x-t")])}))
+    for kind, phase in ((0, "request_headers"), (2, "response_headers")):
+        # The order of what is left: a field that is replaced goes to the end, with others in theirs.
+        for name, change in {
+            "replaced": ("replace_header_map_value", kind, "x-multi", "new"),
+            "first-replaced": ("replace_header_map_value", kind, "x-first", "new"),
+            "last-replaced": ("replace_header_map_value", kind, "x-last", "new"),
+            "removed": ("remove_header_map_value", kind, "x-multi"),
+        }.items():
+            names = [("add_header_map_value", kind, "x-last", "l")]
+            add(f"headers/order/{phase}/{name}", headers=[("x-first", "f"), ("x-multi", "a"), ("x-multi", "b"), ("x-second", "s")], answer={
+                "headers": [["x-first", "f"], ["x-multi", "c"], ["x-multi", "d"], ["x-second", "s"]],
+            }, script={phase: (0, [*names, change, ("get_header_map_pairs", kind, Out())])})  # fmt: skip
+        apart = [("x-multi", "a"), ("x-second", "s"), ("x-multi", "b")]
+        add(f"headers/order/{phase}/values-apart", headers=apart, answer={"headers": apart}, script={phase: (0, [("get_header_map_pairs", kind, Out())])})
+    add("headers/order/pseudo", script={"request_headers": (0, [
+        ("replace_header_map_value", 0, ":path", "/other"), ("get_header_map_pairs", 0, Out()),
+        ("remove_header_map_value", 0, ":authority"), ("add_header_map_value", 0, ":authority", "other"), ("get_header_map_pairs", 0, Out()),
+    ])})  # fmt: skip
 
     # Bodies.
     for kind, phase, number in ((0, "request", 0), (1, "response", 2)):

@@ -37,6 +37,7 @@ import cases as fixed_list
 import config
 import generate
 from pace import Pace
+from rounds import CASE, Rounds
 from run import ROOT, Client, Deviations, Process, address_of, normalise_header, normalise_text
 from script import show
 from servers import Recorder
@@ -47,6 +48,8 @@ LINE = re.compile(r"^@(\w+) wasm log ?(.*?): ~(\d+)~(.*)$")
 DATE = re.compile(r"[A-Z][a-z]{2},%20\d\d%20[A-Z][a-z]{2}%20\d{4}%20[\d:]{8}%20GMT")
 SERVICE_TIME = re.compile(r"(x-envoy-upstream-service-time%00)\d+")
 STATISTIC = re.compile(r"^wasmcustom\.c(\d+)\.")
+# How long a client waits for all of its answer: a machine may be slow.
+CLIENT = 30
 # What a stream still has to do when its client is answered: callouts with deadlines, ticks.
 SETTLE = 1.5
 
@@ -58,6 +61,7 @@ class Log(threading.Thread):
         super().__init__(daemon=True)
         self.file = file
         self.pace = pace
+        self.rounds = None
         self.lines = {}
         # The case of the last line: where the process dies, what it died of.
         self.last = None
@@ -79,6 +83,10 @@ class Log(threading.Thread):
                     match = LINE.match(line)
                     if match:
                         level, prefix, case, said = match.groups()
+                        if int(case) == CASE:
+                            if self.rounds:
+                                self.rounds.heard(said)
+                            continue
                         self.last = int(case)
                         self.lines.setdefault(self.last, []).append(f"{level} [{prefix}] {said}")
                         self.pace.heard(case, said)
@@ -98,6 +106,8 @@ class Proxy(Process):
         self.said = Log(self.output, self.pace)
         self.said.start()
         self.wait_until_ready([name for name in self.values if name not in ("dead", "blackhole", "upstream")])
+        self.said.rounds = Rounds(self.pace, self.process, self.values["pace"])
+        self.said.rounds.start()
         self.died_at = None
         threading.Thread(target=self.watch, daemon=True).start()
 
@@ -148,16 +158,18 @@ def exchange(proxy, case, number, script, script2, port, address):
     key = str(number)
     with proxy.pace.sending(key):
         try:
-            client = Client(port, address, 12)
+            client = Client(port, address, CLIENT)
         except OSError as error:
             return {"answer": f"no connection: {error}", "after": ""}
+        if waits_for_tick(case):
+            # Ticks wait for nobody: all is there when the first one comes.
+            pieces = ["".join(pieces)]
         for index, piece in enumerate(pieces):
             if index:
-                # The fixed list has ticks, which do not wait.
-                at_once = index > 1 or not case.get("id", "").startswith("seed")
-                while not (proxy.pace.followed(key, *mark) and (at_once or proxy.pace.arrived(key, mark[1]))):
+                reached = index > 1 or not case.get("id", "").startswith("seed")
+                while not (proxy.pace.followed(key, mark) and (reached or proxy.pace.arrived(key, mark))):
                     time.sleep(0.005)
-            mark = proxy.pace.count(key), time.monotonic()
+            mark = proxy.pace.now(key)
             client.send(piece)
     answer = client.answer(lines[0].split()[0])
     outcome = {"answer": answer or f"nothing ({(client.ended or '').replace('reset', 'closed')})"}
@@ -166,6 +178,12 @@ def exchange(proxy, case, number, script, script2, port, address):
     outcome["after"] = client.state_after(closing).replace("reset", "closed")
     client.socket.close()
     return outcome
+
+
+def waits_for_tick(case):
+    """Whether a tick ends the wait of the request's headers."""
+    action, operations = case.get("script", {}).get("request_headers", (0, []))
+    return action and any(call[0] == "set_tick_period_milliseconds" for call in operations)
 
 
 def run_case(proxy, case, number):
@@ -195,7 +213,9 @@ def run_until_dead(name, command, numbered, work, parallel):
         jobs = [pool.submit(run_case, proxy, case, number) for number, case in numbered]
         outcomes = [job.result() for job in jobs]
     if not proxy.died_at:
-        time.sleep(SETTLE)
+        end = proxy.pace.now(None)
+        while not proxy.pace.passed(end, SETTLE):
+            time.sleep(0.05)
     statistics = {} if proxy.died_at else proxy.statistics()
     # What roots say at the end of the process is not compared: Plenipo's guests are not called then.
     proxy.said.ended = True

@@ -166,6 +166,8 @@ def bootstrap(numbered, guest, old_guest, port, log):
         listener("chain", port("chain"), log, [plugin("first", guest, a, "first"), plugin("second", guest, b, "second")]),
         listener("pair", port("pair"), log, [plugin("one", guest, a, "pair"), plugin("two", guest, b, "pair")]),
         listener("old", port("old"), log, [plugin("old", old_guest, a, "old")]),
+        # The rounds' own.
+        listener("pace", port("pace"), log, [plugin("pace", guest, a, "pace")]),
     ]
     for number, case in numbered:
         own = case["listener"]

@@ -91,7 +91,7 @@ def script(rng, can_edit_bodies, old, without):
             resume = ("continue_stream", kind)
             if old:
                 resume = ("continue_request",) if kind == 0 else ("continue_response",)
-            operations.append(("http_call", "callout", CALL_HEADERS, "", "", 3000, Out32(TOKEN, 0)))
+            operations.append(("http_call", "callout", CALL_HEADERS, "", "", 10000, Out32(TOKEN, 0)))
             made["http_call_response"] = (0, [("set_effective_context", Self()), resume])
         elif phase in TRAFFIC and rng.random() < 0.08:
             # Nothing ends this wait but the stream's end.
@@ -253,7 +253,7 @@ def operation(rng, phase, can_edit_bodies, may_call, without):
         [("set_effective_context", rng.choice([Self(), Root(), 999999, 0]))],
         [("get_status", Out32(), Out())],
         [("log", rng.choice([2, 3, 4, 6]), "~@case@~said")],
-        [("http_call", "nosuch" if not may_call else rng.choice(["callout", "nosuch"]), rng.choice([CALL_HEADERS, CALL_POST, CALL_CLOSED]), "", "", 3000, Out32(TOKEN, 0))],
+        [("http_call", "nosuch" if not may_call else rng.choice(["callout", "nosuch"]), rng.choice([CALL_HEADERS, CALL_POST, CALL_CLOSED]), "", "", 10000, Out32(TOKEN, 0))],
         [("get_header_map_value", kind, BAD, 4, Out())],
         [("get_header_map_value", kind, name, BAD, BAD)],
         [("grpc_cancel", 99991)],

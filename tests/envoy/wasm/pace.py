@@ -2,20 +2,38 @@
 
 Guests say every callback in a line. A client or an upstream that sends a body waits after each chunk for the guest's line
 of it. A callout is answered when its case is at rest: nobody has anything left to send, and the guest is silent.
+
+Silence is counted in rounds (`rounds.py`), not in time alone: a message of a queue is told of by a turn of the worker of
+its own, in both proxies, and what is sent before that turn comes is dealt with before or after it, as it happens. On a
+machine that stalls no time is long enough for such a turn; a request that went all the way since is.
 """
 
 import contextlib
+import dataclasses
 import threading
 import time
 
-# A line that did not come within this will not come: the guest is not asked, as its stream stands still.
+# A line that did not come within this, and within a few rounds, will not come: the guest is not asked, as its stream
+# stands still.
 NOTHING = 0.4
-# How long a proxy may work on what one thing set off.
+# How long a proxy may work on what one thing set off, and for how many rounds.
 SETTLED = 0.03
+ROUNDS = 2
 # In a guest's line: `enqueue_shared_queue` was Ok.
 ENQUEUED = " 28:0"
 # How long a case at rest has been silent.
 REST = 0.12
+# Who has waited so long goes on: a proxy that makes no more rounds hangs, and that is what the case then shows.
+PATIENCE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When something was sent, or said: the time, the rounds made before, the case's lines before."""
+
+    time: float
+    rounds: int
+    lines: int
 
 
 class Pace:
@@ -26,6 +44,12 @@ class Pace:
         self.last = {}
         self.owed = {}
         self.reached = set()
+        self.rounds = 0
+        # No rounds are made any more: the process has ended.
+        self.ended = False
+
+    def now(self, case):
+        return Moment(time.monotonic(), self.rounds, self.lines.get(case, 0))
 
     def heard(self, case, said):
         """The guest has said a line. A message that it put into a queue is told of in another one."""
@@ -33,12 +57,12 @@ class Pace:
             told = said.count(ENQUEUED) - ("queue_ready" in said)
             self.owed[case] = max(0, self.owed.get(case, 0) + told)
             self.lines[case] = self.lines.get(case, 0) + 1
-            self.last[case] = time.monotonic()
+            self.last[case] = self.now(case)
 
     def moved(self, case):
         """Something was sent of which the guest may have to speak."""
         with self.lock:
-            self.last[case] = time.monotonic()
+            self.last[case] = self.now(case)
 
     @contextlib.contextmanager
     def sending(self, case):
@@ -50,24 +74,31 @@ class Pace:
         finally:
             with self.lock:
                 self.busy[case] -= 1
-                self.last[case] = time.monotonic()
+                self.last[case] = self.now(case)
 
-    def count(self, case):
-        return self.lines.get(case, 0)
+    def passed(self, since, seconds, rounds=ROUNDS):
+        """Whether that long has passed since a moment, in time and in rounds. The round that was under way does not count."""
+        passed = time.monotonic() - since.time
+        return passed > PATIENCE or passed > seconds and (self.ended or self.rounds - since.rounds > rounds)
 
-    def silent_for(self, case):
-        return time.monotonic() - self.last.get(case, 0)
+    def silent_for(self, case, seconds):
+        last = self.last.get(case)
+        return last is None or self.passed(last, seconds)
 
     def at_rest(self, case):
         with self.lock:
-            return not self.busy.get(case) and self.silent_for(case) > REST
+            return not self.busy.get(case) and self.silent_for(case, REST)
 
-    def followed(self, case, before, since):
-        """Whether the guest has said what it has to say of something that was sent at `since`, after `before` lines."""
-        if time.monotonic() - since > NOTHING:
-            return self.count(case) == before or self.silent_for(case) > SETTLED
-        return self.count(case) > before and not self.owed.get(case) and self.silent_for(case) > SETTLED
+    def settled(self, case):
+        """Whether the guest has said all that was set off so far."""
+        return not self.owed.get(case) and self.silent_for(case, SETTLED)
+
+    def followed(self, case, since):
+        """Whether the guest has said what it has to say of something that was sent at a moment."""
+        if self.lines.get(case, 0) > since.lines and self.settled(case):
+            return True
+        return self.passed(since, NOTHING) and self.silent_for(case, SETTLED)
 
     def arrived(self, case, since):
-        """Whether the upstream has the head of a request that was sent at `since`, or will not get it."""
-        return case in self.reached or time.monotonic() - since > NOTHING
+        """Whether the upstream has the head of a request that was sent at a moment, or will not get it."""
+        return case in self.reached or self.passed(since, NOTHING)

@@ -7,6 +7,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from pace import NOTHING
 from upstream import Upstream, each_exchange, read_body, read_headers, reset
 
 
@@ -49,6 +50,8 @@ class Recorder(Upstream):
         head = line.startswith("HEAD ")
         if kind == "seen":
             with self.pace.sending(case):
+                # What the guest has to say of the request is said before it has to speak of the answer.
+                await self.until_settled(case)
                 return await self.answer(answer, case, kind, head, writer)
         # A case's callouts are answered one after the other, each in one piece.
         async with self.calls.setdefault(case, asyncio.Lock()):
@@ -82,7 +85,7 @@ class Recorder(Upstream):
             writer.write(out.encode("latin1"))
             await writer.drain()
             return True
-        mark = self.pace.count(case), time.monotonic()
+        mark = self.pace.now(case)
         writer.write((out + "transfer-encoding: chunked\r\n\r\n").encode("latin1"))
         await writer.drain()
         if head:
@@ -101,14 +104,20 @@ class Recorder(Upstream):
 
     async def until_followed(self, case, kind, mark):
         """Until the guest has said what it has to say of what was written at `mark`."""
-        while kind == "seen" and not self.pace.followed(case, *mark):
+        while kind == "seen" and not self.pace.followed(case, mark):
             await asyncio.sleep(0.005)
-        return self.pace.count(case), time.monotonic()
+        return self.pace.now(case)
+
+    async def until_settled(self, case):
+        # Not for ever: of what a dead VM has put into queues nobody is told.
+        since = self.pace.now(case)
+        while not (self.pace.settled(case) or self.pace.passed(since, NOTHING)):
+            await asyncio.sleep(0.005)
 
     async def until_at_rest(self, case):
         # Not for ever: there may be ticks. And long enough that its duration in milliseconds has three digits.
         since = time.monotonic()
-        while time.monotonic() - since < 3:
+        while time.monotonic() - since < 9:
             await asyncio.sleep(0.02)
             if self.pace.at_rest(case) and time.monotonic() - since > 0.11:
                 break

@@ -53,6 +53,17 @@ async fn a_local_reply_takes_the_course_of_its_phase() {
 }
 
 #[tokio::test]
+async fn of_two_replies_the_first_is_the_answer_and_the_last_is_logged() {
+    let bench = Bench::new();
+    let chain = bench.chain(config(guest("reply-twice"), "")).await;
+    let outcome = chain.get("/").await;
+    assert_eq!(
+        (outcome.status, outcome.body.as_deref(), &*outcome.details),
+        (418, Ok("first"), "second")
+    );
+}
+
+#[tokio::test]
 async fn a_reply_to_nobody_stops_the_callback_that_made_it() {
     let bench = Bench::new();
     let chain = bench.chain(config(guest("reply-of-none"), "")).await;
@@ -281,6 +292,8 @@ async fn headers_that_are_none_fail_the_request_and_never_reach_the_wire() {
             outcome.details
         );
         assert!(!outcome.headers.contains_key("set-cookie"), "{edit:?}");
+        let missing = detail.starts_with("missing");
+        assert_eq!(outcome.flags, if missing { "DPE" } else { "-" }, "{edit:?}");
     }
 }
 

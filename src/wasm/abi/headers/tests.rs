@@ -1,4 +1,4 @@
-//! What a message has once, and what is joined.
+//! What a message has once, what is joined, and the order of fields.
 
 use super::*;
 
@@ -35,4 +35,43 @@ fn what_a_message_has_once_is_joined() {
         .add(&mut removed, b":path", None, b"/c")
         .expect("HTTP");
     assert_eq!(head.path, "/c");
+}
+
+#[test]
+fn what_is_left_keeps_its_order() {
+    let names = |head: &ResponseHead| -> Vec<String> {
+        let entries = head.headers.iter();
+        entries
+            .map(|(name, value)| format!("{name}={}", value.to_str().expect("text")))
+            .collect()
+    };
+    let mut removed = Removed::default();
+    let mut head = ResponseHead::new(StatusCode::OK);
+    for (name, value) in [
+        ("a", "1"),
+        ("b", "1"),
+        ("b", "2"),
+        ("c", "1"),
+        ("d", "1"),
+        ("d", "2"),
+    ] {
+        head.headers.append(name, HeaderValue::from_static(value));
+    }
+    let mut replace = |head: &mut ResponseHead, name: &'static str| {
+        let field = Some(HeaderName::from_static(name));
+        Map::Response(head)
+            .replace(&mut removed, name.as_bytes(), field, b"new")
+            .expect("HTTP");
+    };
+    replace(&mut head, "b");
+    assert_eq!(names(&head), ["a=1", "c=1", "d=1", "d=2", "b=new"]);
+    replace(&mut head, "b");
+    assert_eq!(names(&head), ["a=1", "c=1", "d=1", "d=2", "b=new"]);
+    replace(&mut head, "e");
+    let mut removed = Removed::default();
+    Map::Response(&mut head).remove(&mut removed, b"A");
+    assert_eq!(names(&head), ["c=1", "d=1", "d=2", "b=new", "e=new"]);
+    Map::Response(&mut head).remove(&mut removed, b"d");
+    Map::Response(&mut head).remove(&mut removed, b"e");
+    assert_eq!(names(&head), ["c=1", "b=new"]);
 }

@@ -214,7 +214,8 @@ async fn small_frames_may_wait_to_be_read() {
     let mut options = Options::default();
     options.http2.initial_connection_window = 65_535;
     let mut served = serve(CodecType::Http2, options, |exchange| async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // All has come by then.
+        settled().await;
         describe(exchange).await
     });
     let mut request = PREFACE.to_vec();

@@ -153,7 +153,8 @@ impl Connection {
             Ending::Malformed | Ending::Truncated => {
                 self.live.stats.set.inc(stat::UPSTREAM_CX_PROTOCOL_ERROR);
             }
-            Ending::Open | Ending::Spent | Ending::Eof | Ending::Peer => {}
+            Ending::Open | Ending::Spent | Ending::Eof | Ending::Peer | Ending::PrematureResets => {
+            }
         }
         self.by_peer = matches!(ending, Ending::Eof | Ending::Peer | Ending::Truncated);
         self.with_request = matches!(

@@ -241,6 +241,10 @@ pub(super) async fn serve(
         ConnectionEnd::Duration => stats.inc(http::DOWNSTREAM_CX_MAX_DURATION_REACHED),
         ConnectionEnd::Drained => stats.inc(http::DOWNSTREAM_CX_DRAIN_CLOSE),
         ConnectionEnd::Protocol(_) => stats.inc(http::DOWNSTREAM_CX_PROTOCOL_ERROR),
+        ConnectionEnd::PrematureResets => {
+            stats.inc(http::DOWNSTREAM_RQ_TOO_MANY_PREMATURE_RESETS);
+            stats.inc(http::DOWNSTREAM_CX_PROTOCOL_ERROR);
+        }
         ConnectionEnd::Remote | ConnectionEnd::Local => {}
     }
 }

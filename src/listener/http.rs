@@ -527,6 +527,7 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         .flags
         .contains(ResponseFlag::DownstreamConnectionTermination)
         || info.flags.contains(ResponseFlag::DownstreamRemoteReset)
+        || info.details.as_deref() == Some("too_many_premature_resets")
     {
         http.inc(stat::DOWNSTREAM_RQ_RX_RESET);
     }

@@ -77,6 +77,11 @@ impl Stream {
                 return;
             }
             let (flag, details) = match self.connection.meter.ending() {
+                // No flag, as in Envoy.
+                ConnectionEnding::PrematureResets => {
+                    info.details = Some("too_many_premature_resets".into());
+                    return;
+                }
                 // An HTTP/2 stream can end while its connection goes on.
                 ConnectionEnding::Open if http2 => {
                     (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset")

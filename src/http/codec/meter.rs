@@ -21,6 +21,8 @@ pub enum Ending {
     Truncated,
     /// The peer does not speak HTTP.
     Malformed,
+    /// We gave up a client that resets its streams at once.
+    PrematureResets,
 }
 
 /// Bytes on the wire of one connection. Only the connection writes; its owner may read at any time.
@@ -52,6 +54,7 @@ impl ConnectionMeter {
             4 => Ending::Peer,
             5 => Ending::Truncated,
             6 => Ending::Malformed,
+            7 => Ending::PrematureResets,
             _ => Ending::Open,
         }
     }

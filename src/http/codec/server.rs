@@ -27,6 +27,8 @@ pub enum ConnectionEnd {
     Drained,
     /// Closed since the peer is not speaking HTTP, where there is no stream to answer on; with the details.
     Protocol(Cow<'static, str>),
+    /// Closed since the client resets its streams before they are answered.
+    PrematureResets,
 }
 
 /// Serves one downstream connection until it ends.

@@ -40,6 +40,15 @@ fn filters(list: &[String]) -> Result<Vec<HttpFilter>, String> {
 }
 
 #[test]
+fn a_limit_of_headers_is_no_more_than_a_message_can_have() {
+    for (asked, expected) in [("200", 200), ("16385", 16_384), ("4294967295", 16_384)] {
+        let fields = format!("common_http_protocol_options: {{max_headers_count: {asked}}}");
+        let options = with(&fields).expect("valid").options;
+        assert_eq!(options.max_headers_count, expected);
+    }
+}
+
+#[test]
 fn unset_options_are_envoys_defaults() {
     let manager = with("").expect("valid");
     let options = &manager.options;

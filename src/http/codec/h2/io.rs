@@ -20,13 +20,45 @@ use crate::base::WorkerCell;
 pub(super) struct Metered {
     io: Io,
     first: Bytes,
+    /// The peer sends no more.
+    ended: bool,
     meter: Arc<ConnectionMeter>,
 }
 
 impl Metered {
     /// `first`: bytes that were read from `io` already, and counted.
     pub(super) fn new(io: Io, first: Bytes, meter: Arc<ConnectionMeter>) -> Self {
-        Self { io, first, meter }
+        Self {
+            io,
+            first,
+            ended: false,
+            meter,
+        }
+    }
+
+    /// Reads what was not read ahead.
+    fn poll_more(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let count = buf.filled().len() - before;
+        if result.is_err() || (count == 0 && buf.remaining() > 0) {
+            self.ended = true;
+            self.meter.set_ending(Ending::Peer);
+        }
+        self.meter.add_received(count);
+        Poll::Ready(result)
+    }
+
+    /// Reads on for a reader that does not, as far as there is room, so that the peer's end is seen.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        let mut room = [0; 2 << 10];
+        while !self.ended && self.first.len() < AHEAD {
+            let mut buf = ReadBuf::new(&mut room);
+            if self.poll_more(cx, &mut buf).is_pending() {
+                return;
+            }
+            self.first = [&self.first, buf.filled()].concat().into();
+        }
     }
 
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -49,14 +81,7 @@ impl AsyncRead for Metered {
             self.first.advance(count);
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        let count = buf.filled().len() - before;
-        if result.is_err() || (count == 0 && buf.remaining() > 0) {
-            self.meter.set_ending(Ending::Peer);
-        }
-        self.meter.add_received(count);
-        Poll::Ready(result)
+        self.poll_more(cx, buf)
     }
 }
 
@@ -92,6 +117,8 @@ impl AsyncWrite for Metered {
     }
 }
 
+/// So much is read ahead of the library at most.
+const AHEAD: usize = 16 << 10;
 /// So much at once is written without a copy.
 const DIRECT: usize = 4 << 10;
 /// So much waits at most.
@@ -111,8 +138,13 @@ struct Gathering {
     waiting: Vec<u8>,
     /// So much of it is written.
     written: usize,
-    /// The byte stream took less than all: nothing is added before it has taken the rest.
+    /// The byte stream took less than all: nothing is added before it has taken the rest. Where nothing waits here, the
+    /// rest is the library's, which tries again by itself.
     blocked: bool,
+    /// The library is told that there is nothing to read.
+    paused: bool,
+    /// The library has read all there was, since this was taken away.
+    read: bool,
 }
 
 impl Gathered {
@@ -122,17 +154,41 @@ impl Gathered {
             waiting: Vec::new(),
             written: 0,
             blocked: false,
+            paused: false,
+            read: false,
         })))
     }
 
-    /// Writes what waits.
+    /// Writes what waits. Pending also where the library's own last write was.
     pub(super) fn poll_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().poll_out(cx)
+        let mut this = self.0.lock();
+        ready!(this.poll_waiting(cx))?;
+        match this.blocked {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Before the library is polled while [`Gathered::poll_out`] is pending. `paused`: it is to read nothing.
+    pub(super) fn pace(&self, paused: bool) {
+        let mut this = self.0.lock();
+        this.paused = paused;
+        this.read = false;
+    }
+
+    /// After that: whether the peer is gone. The library does not read on where it must write before, and would learn of
+    /// that when the socket takes something, which is never.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
+        let mut this = self.0.lock();
+        if !this.read {
+            this.io.poll_ahead(cx);
+        }
+        this.io.ended
     }
 }
 
 impl Gathering {
-    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.waiting.len() {
             let waiting = &self.waiting[self.written..];
             let polled = Pin::new(&mut self.io).poll_write(cx, waiting);
@@ -158,7 +214,8 @@ impl Gathering {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.blocked {
-            ready!(self.poll_out(cx))?;
+            ready!(self.poll_waiting(cx))?;
+            self.blocked = false;
         }
         let size = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         if size < DIRECT && self.waiting.len() + size <= MOST {
@@ -186,7 +243,9 @@ impl Gathering {
             }
         }
         self.clear();
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.blocked = polled.is_pending();
+        polled
     }
 }
 
@@ -196,7 +255,13 @@ impl AsyncRead for Gathered {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.lock().io).poll_read(cx, buf)
+        let mut this = self.0.lock();
+        if this.paused {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        this.read |= polled.is_pending();
+        polled
     }
 }
 
@@ -228,7 +293,7 @@ impl AsyncWrite for Gathered {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.0.lock();
-        ready!(this.poll_out(cx))?;
+        ready!(this.poll_waiting(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }
@@ -248,7 +313,7 @@ mod tests {
         (Gathered::new(io), theirs, meter)
     }
 
-    async fn write(io: &mut Gathered, bytes: &[u8]) {
+    async fn write(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
         tokio::io::AsyncWriteExt::write_all(io, bytes)
             .await
             .expect("written");
@@ -309,5 +374,39 @@ mod tests {
         let mut seen = [0; 10];
         peer.read_exact(&mut seen).await.expect("read");
         write(&mut io, &[2]).await;
+    }
+
+    #[tokio::test]
+    async fn a_blocked_write_of_the_library_shows() {
+        let (mut io, mut peer, _) = gathered(10);
+        let big = [1; DIRECT];
+        let mut write = async |expected: Option<usize>| {
+            let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, &big))).await;
+            assert_eq!(polled.is_ready(), expected.is_some());
+            let blocked = poll_fn(|cx| Poll::Ready(io.poll_out(cx).is_pending())).await;
+            assert_eq!(blocked, expected.is_none());
+        };
+        write(Some(10)).await;
+        write(None).await;
+        peer.read_exact(&mut [0; 10]).await.expect("read");
+        write(Some(10)).await;
+    }
+
+    #[tokio::test]
+    async fn an_end_is_seen_ahead_of_a_reader_that_is_behind() {
+        let (mut io, mut peer, meter) = gathered(1 << 20);
+        let sent = [7; 3_000];
+        write(&mut peer, &sent).await;
+        let gone = async |io: &Gathered| poll_fn(|cx| Poll::Ready(io.poll_gone(cx))).await;
+        io.pace(true);
+        assert!(!gone(&io).await);
+        drop(peer);
+        io.pace(true);
+        assert!(gone(&io).await);
+        // What was read ahead is not lost, and counted once.
+        io.pace(false);
+        let mut seen = Vec::new();
+        io.read_to_end(&mut seen).await.expect("read");
+        assert_eq!((&*seen, meter.received()), (&sent[..], 3_000));
     }
 }

@@ -8,6 +8,7 @@ pub(super) mod client;
 mod convert;
 mod io;
 mod keepalive;
+mod resets;
 mod runtime;
 mod sending;
 pub(super) mod server;

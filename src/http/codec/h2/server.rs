@@ -40,6 +40,7 @@ pub(in super::super) async fn serve<H: Handler>(
         library: Library::Handshake(builder(&options).handshake(io.clone())),
         io,
         blocked: None,
+        pace: Pace::default(),
         keepalive: None,
         silent: false,
         timers: Timers::new(&options, drain),
@@ -89,6 +90,8 @@ struct Served<H: Handler> {
     io: Gathered,
     /// Bytes wait for the peer to take some: counts as a tail, since no stream may be left that does.
     blocked: Option<Tail>,
+    /// What has happened since.
+    pace: Pace,
     keepalive: Option<KeepAlive>,
     /// Our PING was not answered.
     silent: bool,
@@ -125,6 +128,8 @@ enum Over {
     Failed(h2::Error),
     /// The peer is gone.
     Cut,
+    /// The peer resets its streams too early.
+    PrematureResets,
 }
 
 impl<H: Handler> Served<H> {
@@ -152,6 +157,9 @@ impl<H: Handler> Served<H> {
             connection |= std::mem::take(&mut self.has_news);
             if connection && let Poll::Ready(over) = self.poll_library(wakes) {
                 return Poll::Ready(self.over(over));
+            }
+            if self.streams.too_many_resets() {
+                return Poll::Ready(self.over(Over::PrematureResets));
             }
             let mut cx = Context::from_waker(&self.timers_waker);
             if self.streams.close() && self.ending.is_none() {
@@ -198,6 +206,10 @@ impl<H: Handler> Served<H> {
         }
         if let Library::Connection(connection) = &mut self.library {
             loop {
+                if self.blocked.is_some() {
+                    let paused = self.pace.paused(&self.streams, &self.meter);
+                    self.io.pace(paused);
+                }
                 // What wakes it from here on is news.
                 wakes.take_connection();
                 match connection.poll_accept(&mut cx) {
@@ -235,22 +247,37 @@ impl<H: Handler> Served<H> {
             }
         }
         match self.io.poll_out(&mut cx) {
-            Poll::Ready(Ok(())) => self.blocked = None,
-            Poll::Ready(Err(_)) => return Poll::Ready(Over::Cut),
-            Poll::Pending => {
-                self.blocked.get_or_insert_with(|| Tail::new(&self.tails));
+            Poll::Ready(Ok(())) => {
+                if self.blocked.take().is_some() {
+                    // It reads on where it was told not to.
+                    self.has_news |= self.pace.paused(&self.streams, &self.meter);
+                    self.io.pace(false);
+                }
             }
+            Poll::Ready(Err(_)) => return Poll::Ready(Over::Cut),
+            Poll::Pending if self.blocked.is_none() => {
+                self.blocked = Some(Tail::new(&self.tails));
+                self.pace.begin(&self.streams, &self.meter);
+            }
+            // What was said to it is for nobody.
+            Poll::Pending if self.io.poll_gone(&mut cx) => return Poll::Ready(Over::Cut),
+            Poll::Pending => {}
         }
         Poll::Pending
     }
 
     fn over(&mut self, over: Over) -> ConnectionEnd {
+        if matches!(over, Over::PrematureResets) {
+            self.meter.set_ending(Ending::PrematureResets);
+            return ConnectionEnd::PrematureResets;
+        }
         if let Some(end) = self.ending.take() {
             return end;
         }
         // Its streams learn of the end only now, and ask what it was.
         let (end, ending) = match over {
             Over::Well => return ConnectionEnd::Remote,
+            Over::PrematureResets => (ConnectionEnd::PrematureResets, Ending::PrematureResets),
             Over::Silent => (ConnectionEnd::Local, Ending::Peer),
             Over::Failed(error) if error.is_library() => (
                 ConnectionEnd::Protocol("http2.protocol_error".into()),
@@ -260,6 +287,35 @@ impl<H: Handler> Served<H> {
         };
         self.meter.set_ending(ending);
         end
+    }
+}
+
+/// What a client asks while it takes nothing. A stream that it resets then lets go of all it had, but the library keeps an
+/// entry for it until it has written something: so not too many may begin meanwhile.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Streams that had begun, and bytes that were sent, when it was looked at.
+    begun: u32,
+    sent: u64,
+}
+
+impl Pace {
+    fn begin<H: Handler>(&mut self, streams: &Streams<H>, meter: &ConnectionMeter) {
+        (self.begun, self.sent) = (streams.begun(), meter.sent());
+    }
+
+    /// True where nothing more is to be read before something is sent.
+    fn paused<H: Handler>(&mut self, streams: &Streams<H>, meter: &ConnectionMeter) -> bool {
+        if streams.begun().wrapping_sub(self.begun) < MOST_AHEAD {
+            return false;
+        }
+        // With a frame of each the library has come past all that it had to say something of.
+        let round = (streams.active() as u64 + 1) * u64::from(FRAME);
+        if meter.sent() - self.sent >= round {
+            self.begin(streams, meter);
+            return false;
+        }
+        true
     }
 }
 
@@ -309,6 +365,13 @@ const MOST_RESET: usize = 1024;
 /// So many streams that we have reset are remembered for what may still come on them: each beyond counts as one that the
 /// peer has broken.
 const REMEMBERED: usize = 1024;
+/// So many streams may begin while the peer takes nothing.
+const MOST_AHEAD: u32 = 1024;
+/// So many that came at once may be reset before we have seen them. [`Streams::too_many_resets`] judges those that we have;
+/// this bounds what the library reads at once.
+const MOST_UNSEEN: usize = 4096;
+/// Bytes of a frame at most.
+const FRAME: u32 = 16 << 10;
 /// What small frames that nobody has read yet may cost beyond their bytes, on one connection. The library's own measure is
 /// half the connection's window, which a stream of messages of a few bytes spends long before its window.
 const FRAMES: usize = 32 << 20;
@@ -324,10 +387,11 @@ fn builder(options: &Options) -> Builder {
         .max_concurrent_streams(http2.max_concurrent_streams)
         .initial_window_size(http2.initial_stream_window)
         .initial_connection_window_size(http2.initial_connection_window)
-        .max_frame_size(16 << 10)
+        .max_frame_size(FRAME)
         .max_header_list_size(list)
         .max_local_error_reset_streams(Some(MOST_RESET))
         .max_concurrent_reset_streams(REMEMBERED)
+        .max_pending_accept_reset_streams(MOST_UNSEEN)
         .data_frame_budget(FRAMES)
         .max_send_buffer_size(MOST_QUEUED);
     if http2.allow_connect {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::super::{Exchange, Handler, Malformed, Reply, Reset};
 use super::body::IncomingBody;
 use super::convert;
+use super::resets::Resets;
 use super::sending::{Chunk, Sending};
 use super::tails::Tails;
 use super::wakes::{StreamWake, Wakes};
@@ -34,6 +35,7 @@ pub(super) struct Streams<H: Handler> {
     fresh: Vec<usize>,
     /// When the last one ended.
     idle_since: Instant,
+    resets: Resets,
 }
 
 /// What a stream asks of its connection.
@@ -61,12 +63,16 @@ enum Stream<H: Handler> {
         asked: Asked,
     },
     Sending(Box<Sending>),
-    Over,
+    Over {
+        /// It was told something.
+        answered: bool,
+    },
 }
 
 /// What an answer needs of its request.
 struct Asked {
     respond: SendResponse<Chunk>,
+    begun: Instant,
     head_request: bool,
     /// The stream of a CONNECT, which nobody reads.
     connect: Option<RecvStream>,
@@ -93,6 +99,7 @@ impl<H: Handler> Streams<H> {
             begun: 0,
             fresh: Vec::new(),
             idle_since: Instant::now(),
+            resets: Resets::default(),
         }
     }
 
@@ -106,6 +113,16 @@ impl<H: Handler> Streams<H> {
         self.idle_since
     }
 
+    /// How many have begun.
+    pub(super) fn begun(&self) -> u32 {
+        self.begun
+    }
+
+    /// True where the client resets so many that it is to be given up.
+    pub(super) fn too_many_resets(&self) -> bool {
+        self.resets.too_many()
+    }
+
     /// True where the connection is to end with its streams.
     pub(super) fn close(&self) -> bool {
         self.connection.close
@@ -113,18 +130,19 @@ impl<H: Handler> Streams<H> {
 
     /// Begins a stream. It goes on with [`Streams::poll_fresh`].
     pub(super) fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Chunk>) {
-        self.begun += 1;
+        self.begun = self.begun.wrapping_add(1);
+        let begun = Instant::now();
         let limit = self.connection.options.max_requests_per_connection;
         if limit.is_some_and(|limit| self.begun >= limit) {
             self.connection.close = true;
         }
-        let (parts, incoming) = request.into_parts();
+        let (mut parts, incoming) = request.into_parts();
         let head_request = parts.method == Method::HEAD;
         let connect = parts.method == Method::CONNECT;
         let length = content_length(&parts.headers);
-        if connect && length.is_some_and(|length| length != 0) {
-            respond.send_reset(Reason::INTERNAL_ERROR);
-            return;
+        if connect {
+            // It has none (RFC 9110 section 9.3.6), and none is passed on for it.
+            parts.headers.remove(header::CONTENT_LENGTH);
         }
         let head = match convert::request_head(parts, &self.connection.options) {
             Ok(head) => head,
@@ -133,6 +151,7 @@ impl<H: Handler> Streams<H> {
                 let handler = &self.connection.handler;
                 let _ = catch_unwind(AssertUnwindSafe(|| handler.refused(refusal)));
                 respond.send_reset(reset);
+                self.resets.ended(false, begun);
                 return;
             }
         };
@@ -145,6 +164,7 @@ impl<H: Handler> Streams<H> {
         };
         let asked = Asked {
             respond,
+            begun,
             head_request,
             connect,
         };
@@ -160,7 +180,7 @@ impl<H: Handler> Streams<H> {
                     let reply = self.connection.panicked();
                     self.connection.answered(Ok(reply), asked)
                 }));
-                answered.unwrap_or(Stream::Over)
+                answered.unwrap_or(Stream::Over { answered: true })
             }
         };
         let place = self.free.pop().unwrap_or_else(|| {
@@ -195,6 +215,10 @@ impl<H: Handler> Streams<H> {
 
     /// Goes on with the stream of that place, where there is one.
     pub(super) fn poll(&mut self, place: usize) {
+        // Nothing is done for one whose connection is about to end.
+        if self.resets.too_many() {
+            return;
+        }
         let Some(Place {
             wake,
             waker,
@@ -207,6 +231,10 @@ impl<H: Handler> Streams<H> {
         let Some(running) = stream else {
             return;
         };
+        let begun = match running {
+            Stream::Waiting { asked, .. } => Some(asked.begun),
+            Stream::Sending(_) | Stream::Over { .. } => None,
+        };
         let mut cx = Context::from_waker(waker);
         let connection = &mut self.connection;
         // What one stream may do at once ends with what is in its windows and sockets; a budget for all would stop them in the middle.
@@ -218,8 +246,10 @@ impl<H: Handler> Streams<H> {
                 }))
             },
         );
-        if matches!(polled, Ok(Poll::Pending)) {
-            return;
+        match (polled, begun) {
+            (Ok(Poll::Pending), _) => return,
+            (Ok(Poll::Ready(answered)), Some(begun)) => self.resets.ended(answered, begun),
+            (_, begun) => self.resets.ended(true, begun.unwrap_or(self.idle_since)),
         }
         // A filter that panics as its stream ends costs that stream alone.
         let over = stream.take();
@@ -240,31 +270,36 @@ impl<H: Handler> Streams<H> {
 const KEPT: usize = 16;
 
 impl<H: Handler> Stream<H> {
-    /// Ready where nothing more is to be done.
-    fn poll(&mut self, connection: &mut Connection<H>, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready where nothing more is to be done, with whether the client was told something.
+    fn poll(&mut self, connection: &mut Connection<H>, cx: &mut Context<'_>) -> Poll<bool> {
         if let Self::Waiting { answer, asked } = self {
             match pin!(unconstrained(answer.as_mut())).poll(cx) {
                 Poll::Ready(answer) => {
-                    let Self::Waiting { asked, .. } = std::mem::replace(self, Self::Over) else {
-                        return Poll::Ready(());
+                    let over = Self::Over { answered: false };
+                    let Self::Waiting { asked, .. } = std::mem::replace(self, over) else {
+                        return Poll::Ready(false);
                     };
                     *self = connection.answered(answer, asked);
                 }
                 // A client that resets its stream, or is gone, is not answered.
-                Poll::Pending => return asked.respond.poll_reset(cx).map(drop),
+                Poll::Pending => return asked.respond.poll_reset(cx).map(|_| false),
             }
         }
         match self {
             Self::Sending(sending) => {
-                pin!(unconstrained(std::future::poll_fn(|cx| sending.poll(cx)))).poll(cx)
+                pin!(unconstrained(std::future::poll_fn(|cx| sending.poll(cx))))
+                    .poll(cx)
+                    .map(|()| true)
             }
-            Self::Waiting { .. } | Self::Over => Poll::Ready(()),
+            Self::Waiting { .. } => Poll::Ready(false),
+            Self::Over { answered } => Poll::Ready(*answered),
         }
     }
 
     /// After a panic: the answer, where there is none yet.
     fn panicked(&mut self, connection: &mut Connection<H>) {
-        if let Self::Waiting { asked, .. } = std::mem::replace(self, Self::Over) {
+        let over = Self::Over { answered: true };
+        if let Self::Waiting { asked, .. } = std::mem::replace(self, over) {
             let reply = connection.panicked();
             *self = connection.answered(Ok(reply), asked);
         }
@@ -283,6 +318,7 @@ impl<H: Handler> Connection<H> {
     fn answered(&mut self, answer: Result<Reply<H::Head>, Reset>, asked: Asked) -> Stream<H> {
         let Asked {
             mut respond,
+            begun: _,
             head_request,
             connect,
         } = asked;
@@ -290,7 +326,7 @@ impl<H: Handler> Connection<H> {
             Ok(reply) => reply,
             Err(reset) => {
                 respond.send_reset(reason(reset));
-                return Stream::Over;
+                return Stream::Over { answered: false };
             }
         };
         self.close |= reply.close;
@@ -301,12 +337,12 @@ impl<H: Handler> Connection<H> {
             // RFC 9110 section 9.3.6: what follows is the tunnel, of which we have none.
             if !without_content(&mut response) {
                 respond.send_reset(Reason::INTERNAL_ERROR);
-                return Stream::Over;
+                return Stream::Over { answered: true };
             }
             (body, ends) = (Body::empty(), false);
         }
         match respond.send_response(response, ends) {
-            Ok(_) if ends => Stream::Over,
+            Ok(_) if ends => Stream::Over { answered: true },
             Ok(stream) => Stream::Sending(Box::new(Sending::new(
                 stream,
                 body,
@@ -314,7 +350,8 @@ impl<H: Handler> Connection<H> {
             ))),
             Err(_) => {
                 respond.send_reset(Reason::INTERNAL_ERROR);
-                Stream::Over
+                // Most likely the client has reset it before; but there was an answer.
+                Stream::Over { answered: true }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Both sides of HTTP/2, against each other and against hyper.
 
+mod pressure;
 mod windows;
 
 use std::sync::Arc;

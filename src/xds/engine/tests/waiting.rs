@@ -212,7 +212,7 @@ async fn an_update_that_cannot_be_read_is_refused_for_all_who_wait() {
     assert!(side.listeners().is_empty(), "waits for its routes");
     let broken = pb::Any {
         type_url: RDS.type_url().to_owned(),
-        value: vec![0x0a, 0xff].into(),
+        value: vec![0x0a, 0xff],
     };
     side.engine.received(
         side.channel,

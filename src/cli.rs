@@ -331,10 +331,15 @@ fn level(name: &str) -> Result<Level, Exit> {
 }
 
 fn component_levels(text: &str) -> Result<Vec<(Component, Level)>, Exit> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
     text.split(',')
-        .filter(|entry| !entry.is_empty())
         .map(|entry| {
-            let (name, wanted) = entry.split_once(':').ok_or_else(|| {
+            let parts = entry
+                .split_once(':')
+                .filter(|(_, wanted)| !wanted.contains(':'));
+            let (name, wanted) = parts.ok_or_else(|| {
                 Exit::error(format_args!(
                     "component log level not correctly specified '{entry}'"
                 ))
@@ -359,7 +364,7 @@ fn stats_tag(text: &str) -> Result<(String, String), Exit> {
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Err(bad(name));
     }
-    if value.contains('.') {
+    if value.is_empty() || value.contains('.') {
         return Err(bad(value));
     }
     Ok((name.to_owned(), value.to_owned()))

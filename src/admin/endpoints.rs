@@ -310,10 +310,10 @@ pub(super) fn answer(context: &Context, request: &Request) -> Response {
     let Some(endpoint) = find(&request.path) else {
         return unknown(context, request);
     };
-    if endpoint.changes && !request.post {
+    if endpoint.changes && request.method != http::Method::POST {
         return Response::error(
             StatusCode::METHOD_NOT_ALLOWED,
-            "Method GET not allowed, POST required.",
+            format!("Method {} not allowed, POST required.", request.method),
         );
     }
     (endpoint.handler)(context, request)

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 /// A request to the admin interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,26 +13,21 @@ pub struct Request {
     pub target: String,
     /// Query parameters, and those of a form.
     pub params: Vec<(String, String)>,
-    /// POST.
-    pub post: bool,
+    /// As it came; only POST changes something.
+    pub method: Method,
 }
 
 impl Request {
     /// From a request's target, such as `//stats?usedonly`.
-    pub fn new(post: bool, target: &str) -> Self {
+    pub fn new(method: Method, target: &str) -> Self {
         let query_at = target.find('?').unwrap_or(target.len());
         let (path, query) = target.split_at(query_at);
-        let mut merged = String::with_capacity(path.len());
-        for c in decoded(path, false).chars() {
-            if c != '/' || !merged.ends_with('/') {
-                merged.push(c);
-            }
-        }
+        let merged = normalized(&decoded(path, false));
         let mut request = Self {
             target: format!("{merged}{query}"),
             path: merged,
             params: Vec::new(),
-            post,
+            method,
         };
         request.add_params(query.strip_prefix('?').unwrap_or_default());
         request
@@ -72,6 +67,31 @@ impl Request {
     pub fn wants_json(&self) -> bool {
         self.param("format") == Some("json")
     }
+}
+
+/// Without `.` and `..`, and with slashes merged.
+fn normalized(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut ends_open = false;
+    for segment in path.split('/') {
+        ends_open = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => {
+                kept.pop();
+            }
+            segment => kept.push(segment),
+        }
+    }
+    let mut out = String::with_capacity(path.len());
+    for segment in kept {
+        out.push('/');
+        out.push_str(segment);
+    }
+    if ends_open && path.starts_with('/') {
+        out.push('/');
+    }
+    out
 }
 
 fn decoded(text: &str, form: bool) -> Cow<'_, str> {
@@ -174,7 +194,7 @@ mod tests {
     #[test]
     fn targets_are_taken_apart() {
         let request = Request::new(
-            false,
+            Method::GET,
             "//stats//%70rometheus?usedonly&filter=a%2Bb+c&x=&x=2",
         );
         assert_eq!(request.path, "/stats/prometheus");
@@ -185,6 +205,17 @@ mod tests {
         assert!(request.flag("usedonly") && request.flag("x") && !request.flag("y"));
         assert_eq!(request.param("filter"), Some("a+b c"));
         assert_eq!((request.param("x"), request.text("x")), (Some(""), None));
-        assert_eq!(Request::new(true, "").path, "");
+        let path = |target: &str| Request::new(Method::GET, target).path;
+        for (target, is) in [
+            ("", ""),
+            ("/", "/"),
+            ("/ready/", "/ready/"),
+            ("/./ready", "/ready"),
+            ("/x/../ready?a", "/ready"),
+            ("/../ready/.", "/ready/"),
+            ("/stats/..", "/"),
+        ] {
+            assert_eq!(path(target), is, "{target}");
+        }
     }
 }

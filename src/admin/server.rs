@@ -189,7 +189,7 @@ async fn respond(context: Arc<Context>, exchange: Exchange) -> Response {
     let Exchange { head, body } = exchange;
     let post = head.method == http::Method::POST;
     let target = String::from_utf8_lossy(head.path.as_bytes()).into_owned();
-    let mut request = Request::new(post, &target);
+    let mut request = Request::new(head.method.clone(), &target);
     let is_form = head
         .headers
         .get(http::header::CONTENT_TYPE)

@@ -60,6 +60,8 @@ struct Wanted {
     /// `invert_filter`: what this matches is left out.
     except: Option<Regex>,
     buckets: Option<Buckets>,
+    /// `hidden=only`: none are hidden here.
+    nothing: bool,
 }
 
 impl Wanted {
@@ -80,11 +82,19 @@ fn wanted(request: &Request) -> Result<Wanted, Response> {
         (filter, None)
     };
     let kind = match request.param("type") {
-        None => KindFilter::All,
+        None | Some("") => KindFilter::All,
         Some(name) => {
             KindFilter::parse(name).ok_or_else(|| Response::bad("invalid &type= param"))?
         }
     };
+    if !matches!(
+        request.param("hidden"),
+        None | Some("" | "include" | "only" | "exclude")
+    ) {
+        return Err(Response::bad(
+            "usage: /stats?hidden=(include|only|exclude)\n\n",
+        ));
+    }
     let buckets = match request.param("histogram_buckets") {
         None | Some("none" | "") => None,
         Some(name) => Some(Buckets::parse(name).ok_or_else(|| {
@@ -101,13 +111,15 @@ fn wanted(request: &Request) -> Result<Wanted, Response> {
         },
         except,
         buckets,
+        nothing: request.param("hidden") == Some("only"),
     })
 }
 
 fn collect(context: &Context, wanted: &Wanted) -> Samples {
     let matcher = &context.bootstrap.stats.matcher;
     Samples::collect(&context.metrics, &wanted.query, &|name| {
-        hidden(matcher, name)
+        wanted.nothing
+            || hidden(matcher, name)
             || wanted
                 .except
                 .as_ref()

@@ -287,11 +287,11 @@ fn world() -> World {
 
 impl World {
     fn get(&self, target: &str) -> Response {
-        answer(&self.context, &Request::new(false, target))
+        answer(&self.context, &Request::new(http::Method::GET, target))
     }
 
     fn post(&self, target: &str) -> Response {
-        answer(&self.context, &Request::new(true, target))
+        answer(&self.context, &Request::new(http::Method::POST, target))
     }
 
     fn json(&self, target: &str) -> Value {
@@ -319,6 +319,11 @@ fn paths_and_methods() {
     assert_eq!(
         (response.status.as_u16(), response.body.as_str()),
         (405, "Method GET not allowed, POST required.")
+    );
+    let delete = Request::new(http::Method::DELETE, "/quitquitquit");
+    assert_eq!(
+        answer(&world.context, &delete).body,
+        "Method DELETE not allowed, POST required."
     );
     assert_eq!(world.get("//ready?x").body, "LIVE\n", "slashes are merged");
     assert_eq!(

@@ -108,6 +108,9 @@ impl Proxy for View {
 
     fn set_health_failed(&self, failed: bool) {
         self.server.state.set_health_failed(failed);
+        self.server
+            .stats
+            .set(super::stats::server::LIVE, u64::from(!failed));
     }
 
     fn start_drain(&self, inbound_only: bool) {

@@ -346,7 +346,11 @@ fn set_up_log(options: &Options, loaded: &bootstrap::Loaded) -> anyhow::Result<O
         components: options.component_log_levels.clone(),
         format,
         escaped: options.log_format_escaped,
-        path: options.log_path.clone(),
+        // A check writes nothing, as in Envoy.
+        path: options
+            .log_path
+            .clone()
+            .filter(|_| options.mode == Mode::Serve),
     })
     .with_context(|| match &options.log_path {
         Some(path) => format!("Failed to open log-file '{}'", path.display()),

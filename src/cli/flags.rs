@@ -312,7 +312,13 @@ pub(super) fn read<'a>(
                 .ok_or_else(|| parse_error(program, &shown, "Missing a value for this argument!"))?
                 .to_owned(),
         };
-        if flag.takes == Number && value.parse::<u32>().is_err() {
+        // As Envoy reads numbers: blanks in front are skipped, and what is empty leaves the default.
+        let value = if flag.takes == Number {
+            value.trim_start().to_owned()
+        } else {
+            value
+        };
+        if flag.takes == Number && !value.is_empty() && value.parse::<u32>().is_err() {
             let text = format!("Couldn't read argument value from string '{value}'");
             return Err(parse_error(program, &shown, &text));
         }

@@ -129,6 +129,9 @@ fn more_is_taken_than_envoy_takes() {
     assert_eq!(options.config_path, Some(PathBuf::from("a b.yaml")));
     assert_eq!(options.mode, Mode::Validate);
     assert_eq!(options.concurrency, 1, "0 means 1");
+    let of = |words: &[&str]| self::options(words).concurrency;
+    assert_eq!(of(&["--concurrency", " 2"]), 2);
+    assert_eq!(of(&["--concurrency", ""]), of(&[]), "the default");
 }
 
 #[test]
@@ -203,6 +206,18 @@ fn value_errors_are_envoys() {
         (
             &["--component-log-level", "upstream"],
             "error: component log level not correctly specified 'upstream'\n",
+        ),
+        (
+            &["--component-log-level", "upstream:debug,"],
+            "error: component log level not correctly specified ''\n",
+        ),
+        (
+            &["--component-log-level", "upstream:debug:x"],
+            "error: component log level not correctly specified 'upstream:debug:x'\n",
+        ),
+        (
+            &["--stats-tag", "a:"],
+            "error: misformatted stats-tag 'a:' contains invalid char in ''\n",
         ),
         (
             &["--local-address-ip-version", "v5"],

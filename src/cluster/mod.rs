@@ -230,6 +230,10 @@ impl Cluster {
                 Some(Arc::clone(host))
             }
             Picked::None => {
+                // Who has no hosts at all is in panic, too, as in Envoy.
+                if self.config.healthy_panic_threshold > 0.0 && set.hosts().next().is_none() {
+                    self.live.stats.set.inc(stat::LB_HEALTHY_PANIC);
+                }
                 self.live.stats.set.inc(stat::UPSTREAM_CX_NONE_HEALTHY);
                 None
             }

@@ -70,6 +70,7 @@ fn eds_endpoints_come_with_the_snapshot_and_without() {
     assert!(!*cluster.warmed().borrow());
     let stats = &cluster.stats().set;
     assert_eq!(stats.value(stat::UPSTREAM_CX_NONE_HEALTHY), 1);
+    assert_eq!(stats.value(stat::LB_HEALTHY_PANIC), 1, "nobody is healthy");
     assert_eq!(stats.value(stat::MEMBERSHIP_CHANGE), 0);
 
     let list = addresses(&["10.0.0.1:80", "10.0.0.2:80"]);

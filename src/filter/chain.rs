@@ -34,6 +34,11 @@ pub trait Observer: Send + Sync + 'static {
         let _ = stream;
     }
 
+    /// The request asks for an upgrade, or is a CONNECT, and its route or the manager takes it.
+    fn upgrading(&self, stream: &Arc<Stream>) {
+        let _ = stream;
+    }
+
     /// The stream is over; the filters have logged: access logs and statistics. May run inside a `Drop`.
     fn log(&self, stream: &Arc<Stream>) {
         let _ = stream;
@@ -228,7 +233,16 @@ impl HttpFilterChain {
         let body = RequestBody::wrap(&stream, body);
         set_timeouts(&stream);
         let mut timer = pin!(Timer::new(&stream));
-        let first = ends.chain.exchange(&stream, &ends.active, body);
+        let refused = match upgrade(&stream) {
+            Some(false) => Some(Stop::reply(ReplyReason::UpgradeFailed.into())),
+            Some(true) => {
+                stream.info.lock().upgrade = true;
+                ends.observer.upgrading(&stream);
+                None
+            }
+            None => None,
+        };
+        let first = ends.chain.exchange(&stream, &ends.active, body, refused);
         let mut outcome = drive(&stream, timer.as_mut(), first).await;
         loop {
             match outcome {
@@ -302,9 +316,10 @@ impl HttpFilterChain {
         stream: &Arc<Stream>,
         active: &Active,
         mut body: Body,
+        refused: Option<Stop>,
     ) -> Result<Body, Stop> {
-        if !upgrade_is_allowed(stream) {
-            return Err(Stop::reply(ReplyReason::UpgradeFailed.into()));
+        if let Some(stop) = refused {
+            return Err(stop);
         }
         for (index, entry) in self.entries.iter().enumerate() {
             if !active.contains(index) {
@@ -367,15 +382,15 @@ impl HttpFilterChain {
 }
 
 /// A route says whether it takes an upgrade, else the connection manager does. CONNECT counts as one, where a route
-/// matched it. `h2c` is nobody's wish: it is ignored, as by Envoy.
-fn upgrade_is_allowed(stream: &Stream) -> bool {
+/// matched it. `h2c` is nobody's wish: it is ignored, as by Envoy. `None` where nothing is asked for.
+fn upgrade(stream: &Stream) -> Option<bool> {
     let wish = {
         let request = stream.request.lock();
         match &request.upgrade {
-            Some(wish) if wish.as_bytes().eq_ignore_ascii_case(b"h2c") => return true,
+            Some(wish) if wish.as_bytes().eq_ignore_ascii_case(b"h2c") => return None,
             Some(wish) => wish.clone(),
             None if request.method == Method::CONNECT => HeaderValue::from_static("connect"),
-            None => return true,
+            None => return None,
         }
     };
     let among = |allowed: &[(Box<str>, bool)]| {
@@ -386,7 +401,7 @@ fn upgrade_is_allowed(stream: &Stream) -> bool {
     };
     let route = stream.route();
     if route.is_none() && wish == "connect" {
-        return true;
+        return None;
     }
     let of_route = route.and_then(|route| match &route.route.action {
         Action::Forward(action) => among(&action.upgrades),
@@ -394,7 +409,7 @@ fn upgrade_is_allowed(stream: &Stream) -> bool {
     });
     of_route
         .or_else(|| among(&stream.config.options.upgrades))
-        .unwrap_or(false)
+        .or(Some(false))
 }
 
 /// Why a phase was given up.

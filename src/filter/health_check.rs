@@ -35,6 +35,7 @@ use crate::telemetry::metrics::StatSet;
 
 const CHECKED_CLUSTER: HeaderName =
     HeaderName::from_static("x-envoy-upstream-healthchecked-cluster");
+const IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 const DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
 
 crate::stats! {
@@ -226,6 +227,13 @@ impl HttpFilter for HealthCheck {
     }
 
     fn response(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
+        if self.server_failed()
+            && let Some(head) = &mut *stream.response.lock()
+        {
+            // Whoever balances load over this server needs no health check to know.
+            head.headers
+                .insert(IMMEDIATE_FAIL, HeaderValue::from_static("true"));
+        }
         if stream.take_slot::<Checked>(self.slot).is_none() {
             return Step::Next(body);
         }
@@ -312,6 +320,29 @@ cluster_min_healthy_percentages: {gone: {value: 50}}",
         assert_eq!(value(&registry, stat::CACHED_RESPONSE), 1);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(chain.get("/healthz").await.text(), "upstream");
+    }
+
+    #[tokio::test]
+    async fn every_answer_tells_that_the_server_fails() {
+        let switch = Arc::<AtomicBool>::default();
+        let registry = metrics();
+        let filter = HealthCheck {
+            slot: 0,
+            config: Arc::new(
+                parse::<HealthCheck>(&format!("{PATH}\npass_through_mode: false")).expect("valid"),
+            ),
+            stats: registry.set(&stat::TABLE, "health_check.", "health_check", []),
+            cluster: HeaderValue::from_static("here"),
+            server_failed: Some(Arc::clone(&switch)),
+            cache: Mutex::default(),
+        };
+        let chain = TestChain::new(vec![Arc::new(filter)]);
+        let told = "x-envoy-immediate-health-check-fail";
+        assert_eq!(chain.get("/").await.header(told), None);
+        switch.store(true, Relaxed);
+        assert_eq!(chain.get("/").await.header(told), Some("true"));
+        let answer = chain.get("/healthz").await;
+        assert_eq!((answer.status(), answer.header(told)), (503, Some("true")));
     }
 
     #[test]

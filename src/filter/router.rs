@@ -190,6 +190,11 @@ impl Router {
             let options = &stream.config.options;
             let max_duration =
                 timeout::max_duration(&request.headers, action, options.max_stream_duration);
+            if let Some(rule) = &action.stream_duration
+                && request.is_grpc()
+            {
+                timeout::tell(&mut request.headers, rule, max_duration);
+            }
             drop(request);
             // Anew, since a filter may have cleared the first route.
             stream.set_timeouts(|timeouts| {

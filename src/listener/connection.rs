@@ -218,6 +218,7 @@ pub(super) async fn serve(
     let network = Some(&chain.network).filter(|network| !network.filters.is_empty());
     let filters = network.map(|network| filters_of(network, &info));
     let handler = HttpConnection::new(Arc::clone(&context), info, &chain, hcm);
+    let drained = handler.drained();
     drop(chain);
     let end = match filters {
         None => {
@@ -239,7 +240,11 @@ pub(super) async fn serve(
     match end {
         ConnectionEnd::Idle => stats.inc(http::DOWNSTREAM_CX_IDLE_TIMEOUT),
         ConnectionEnd::Duration => stats.inc(http::DOWNSTREAM_CX_MAX_DURATION_REACHED),
-        ConnectionEnd::Drained => stats.inc(http::DOWNSTREAM_CX_DRAIN_CLOSE),
+        // Unless an answer was counted as the last one already.
+        ConnectionEnd::Drained if !drained.load(Relaxed) => {
+            stats.inc(http::DOWNSTREAM_CX_DRAIN_CLOSE);
+        }
+        ConnectionEnd::Drained => {}
         ConnectionEnd::Protocol(_) => stats.inc(http::DOWNSTREAM_CX_PROTOCOL_ERROR),
         ConnectionEnd::PrematureResets => {
             stats.inc(http::DOWNSTREAM_RQ_TOO_MANY_PREMATURE_RESETS);

@@ -31,8 +31,6 @@ use crate::telemetry::metrics::{Stat, StatSet};
 
 const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const HEALTH_CHECK_FAIL: HeaderName =
-    HeaderName::from_static("x-envoy-immediate-health-check-fail");
 
 /// The `date` header of one second.
 #[derive(Debug)]
@@ -82,6 +80,8 @@ struct Inner {
     counted: WorkerCell<Option<(Arc<StatSet>, bool)>>,
     /// The client has left a request without its answer.
     left: AtomicBool,
+    /// An answer has said that the connection ends because of a drain; it is counted.
+    drained: Arc<AtomicBool>,
 }
 
 impl Inner {
@@ -128,6 +128,11 @@ struct Known {
 }
 
 impl HttpConnection {
+    /// Set once an answer was counted as the last one because of a drain.
+    pub(super) fn drained(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0.drained)
+    }
+
     pub(super) fn new(
         context: Arc<ServeContext>,
         info: Arc<ConnectionInfo>,
@@ -147,6 +152,7 @@ impl HttpConnection {
             known: WorkerCell::new(known),
             counted: WorkerCell::default(),
             left: AtomicBool::new(false),
+            drained: Arc::default(),
         }))
     }
 
@@ -454,16 +460,24 @@ impl Observer for Inner {
             }
             ServerHeader::PassThrough => {}
         }
-        if self.context.state.health_failed() {
-            response
-                .headers
-                .insert(HEALTH_CHECK_FAIL, HeaderValue::from_static("true"));
+        if closing
+            && let Some(records) = &stream.config.records
+            && !self.drained.swap(true, Ordering::Relaxed)
+        {
+            records.http.inc(stat::DOWNSTREAM_CX_DRAIN_CLOSE);
         }
         stream.info.lock().close = close;
         if close && single && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
             // The codec says so by itself; here it is for those who look at the head still, as in Envoy.
             let value = HeaderValue::from_static("close");
             response.headers.insert(header::CONNECTION, value);
+        }
+    }
+
+    fn upgrading(&self, stream: &Arc<Stream>) {
+        if let Some(records) = &stream.config.records {
+            records.http.inc(stat::DOWNSTREAM_CX_UPGRADES_TOTAL);
+            records.http.inc(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE);
         }
     }
 
@@ -505,15 +519,19 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
     if let Some(status) = status.filter(|_| !info.health_check) {
         http.inc(stat::DOWNSTREAM_RQ_COMPLETED);
         listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
-        let (class, listener_class) = match status / 100 {
-            1 => (stat::DOWNSTREAM_RQ_1XX, listener_http::DOWNSTREAM_RQ_1XX),
-            2 => (stat::DOWNSTREAM_RQ_2XX, listener_http::DOWNSTREAM_RQ_2XX),
-            3 => (stat::DOWNSTREAM_RQ_3XX, listener_http::DOWNSTREAM_RQ_3XX),
-            4 => (stat::DOWNSTREAM_RQ_4XX, listener_http::DOWNSTREAM_RQ_4XX),
-            _ => (stat::DOWNSTREAM_RQ_5XX, listener_http::DOWNSTREAM_RQ_5XX),
+        let class = match status / 100 {
+            1 => Some((stat::DOWNSTREAM_RQ_1XX, listener_http::DOWNSTREAM_RQ_1XX)),
+            2 => Some((stat::DOWNSTREAM_RQ_2XX, listener_http::DOWNSTREAM_RQ_2XX)),
+            3 => Some((stat::DOWNSTREAM_RQ_3XX, listener_http::DOWNSTREAM_RQ_3XX)),
+            4 => Some((stat::DOWNSTREAM_RQ_4XX, listener_http::DOWNSTREAM_RQ_4XX)),
+            5 => Some((stat::DOWNSTREAM_RQ_5XX, listener_http::DOWNSTREAM_RQ_5XX)),
+            // An upstream may answer with 600 to 999.
+            _ => None,
         };
-        http.inc(class);
-        listener.inc(listener_class);
+        if let Some((class, listener_class)) = class {
+            http.inc(class);
+            listener.inc(listener_class);
+        }
         let took = info
             .end
             .unwrap_or_else(Instant::now)
@@ -564,6 +582,17 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
     }
     if info.reached_router {
         http.inc(stat::RQ_TOTAL);
+    }
+    if info.upgrade {
+        http.dec(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE);
+    }
+    // Those of the codec's own included: each is an answer, as in Envoy.
+    let interim = u64::from(stream.connection.meter.take_interim());
+    if interim > 0 {
+        http.add(stat::DOWNSTREAM_RQ_COMPLETED, interim);
+        http.add(stat::DOWNSTREAM_RQ_1XX, interim);
+        listener.add(listener_http::DOWNSTREAM_RQ_COMPLETED, interim);
+        listener.add(listener_http::DOWNSTREAM_RQ_1XX, interim);
     }
 }
 

@@ -135,6 +135,8 @@ fn write_json(
 ) -> bool {
     match template {
         JsonFormat::Literal(text) => out.extend_from_slice(text.as_bytes()),
+        JsonFormat::Null if omit_empty => return false,
+        JsonFormat::Null => out.extend_from_slice(b"null"),
         JsonFormat::String(format) => {
             out.push(b'"');
             let start = out.len();

@@ -99,6 +99,8 @@ pub struct StreamInfo {
     pub refused: Option<Refusal>,
     /// The request came as one of gRPC, whatever filters have made of it.
     pub grpc: bool,
+    /// An upgrade was asked for, and may be.
+    pub upgrade: bool,
     /// The router filter saw the request (`rq_total`).
     pub reached_router: bool,
     /// The response is one of our own.
@@ -238,6 +240,7 @@ impl StreamInfo {
             without_head: false,
             refused: None,
             grpc: false,
+            upgrade: false,
             reached_router: false,
             answered_by_filter: false,
             local_reply: false,

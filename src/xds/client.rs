@@ -110,6 +110,7 @@ impl Client {
             .map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster)))
             .collect();
         let unknown_fields = options.unknown_fields;
+        let unknown_fields_stat = options.unknown_fields_stat.clone();
         let mut engine = Engine::new(options, extensions, admission, registry, Instant::now())?;
         let effects = engine.settle(Instant::now());
         let (snapshots, snapshots_watch) =
@@ -122,6 +123,7 @@ impl Client {
             engine,
             clusters,
             unknown_fields,
+            unknown_fields_stat,
             tasks: FxHashMap::default(),
             admissions: FuturesUnordered::new(),
             events,
@@ -186,6 +188,7 @@ struct Driver {
     engine: Engine,
     clusters: FxHashMap<Arc<str>, Arc<Cluster>>,
     unknown_fields: UnknownFields,
+    unknown_fields_stat: Option<(Arc<StatSet>, Stat)>,
     tasks: FxHashMap<ChannelId, Task>,
     admissions: FuturesUnordered<BoxFuture<'static, (u64, Refusals)>>,
     events: mpsc::Sender<Event>,
@@ -306,6 +309,7 @@ impl Driver {
                     path: PathBuf::from(&*path),
                     directory: directory.map(|directory| PathBuf::from(&*directory)),
                     unknown_fields: self.unknown_fields,
+                    unknown_fields_stat: self.unknown_fields_stat.clone(),
                     events: self.events.clone(),
                     reload,
                     moved: moved.clone(),

@@ -290,7 +290,7 @@ impl Engine {
             (Err(error), _) => {
                 // As Envoy: a failure ends the first wait, and what was good stays.
                 tracing::warn!(%path, %error, "configuration file refused; the last good one stays");
-                for subscription in self.subscriptions[kind.index()].of_mut(id) {
+                for (_, subscription) in self.subscriptions[kind.index()].of_mut(id) {
                     self.dirty |= subscription.answer(Answered::Nothing);
                     subscription.stats.failure();
                 }
@@ -571,7 +571,7 @@ impl Engine {
             Some(Line::File { judging, .. }) => {
                 *judging = false;
                 // A file says all that it will say: what it does not hold is not waited for.
-                for subscription in self.subscriptions[kind.index()].of_mut(channel) {
+                for (_, subscription) in self.subscriptions[kind.index()].of_mut(channel) {
                     self.dirty |= subscription.answer(Answered::Nothing);
                 }
             }
@@ -622,6 +622,15 @@ impl Engine {
             if let Some(subscription) = subscriptions.get_mut(channel, name) {
                 self.dirty |= subscription.answer(Answered::Rejected);
                 subscription.stats.rejected();
+            }
+        }
+        if rejected.iter().any(|name| name.is_empty()) {
+            // Whose it was cannot be told: it was everyone's, as in Envoy.
+            for (name, subscription) in subscriptions.of_mut(channel) {
+                if !good.contains(name) && !rejected.contains(name) {
+                    self.dirty |= subscription.answer(Answered::Rejected);
+                    subscription.stats.rejected();
+                }
             }
         }
         for name in &committed.absent {

@@ -4,6 +4,7 @@
 //! which is how Kubernetes swaps mounted files); writing in place does nothing, so that no half-written file is read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use notify::event::{EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -14,6 +15,7 @@ use super::client::{Event, UnknownFields};
 use super::engine::ChannelId;
 use crate::pb;
 use crate::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use crate::telemetry::metrics::{Stat, StatSet};
 
 /// What a file's task needs.
 pub(super) struct File {
@@ -22,6 +24,8 @@ pub(super) struct File {
     /// `watched_directory`.
     pub(super) directory: Option<PathBuf>,
     pub(super) unknown_fields: UnknownFields,
+    /// Where an accepted unknown field is counted.
+    pub(super) unknown_fields_stat: Option<(Arc<StatSet>, Stat)>,
     pub(super) events: mpsc::Sender<Event>,
     /// Asks for another reading.
     pub(super) reload: mpsc::UnboundedReceiver<()>,
@@ -40,7 +44,7 @@ impl File {
             }
         };
         loop {
-            let read = load(&self.path, self.unknown_fields).await;
+            let read = self.load().await;
             let event = Event::Loaded(self.channel, read.map(Box::new));
             if self.events.send(event).await.is_err() || self.reload.recv().await.is_none() {
                 return;
@@ -83,26 +87,32 @@ impl File {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
         Ok(watcher)
     }
-}
 
-async fn load(path: &Path, unknown_fields: UnknownFields) -> Result<DiscoveryResponse, String> {
-    let bytes = tokio::fs::read(path)
-        .await
-        .map_err(|error| error.to_string())?;
-    if path.extension().is_some_and(|extension| extension == "pb") {
-        return DiscoveryResponse::decode(bytes.as_slice()).map_err(|error| error.to_string());
-    }
-    let text = std::str::from_utf8(&bytes).map_err(|error| error.to_string())?;
-    let parsed = pb::from_text::<DiscoveryResponse>(text, pb::Format::of_path(path))
-        .map_err(|error| error.to_string())?;
-    match unknown_fields {
-        UnknownFields::Reject => parsed.strict().map_err(|error| error.to_string()),
-        UnknownFields::Warn => {
-            for field in &parsed.unknown_fields {
-                tracing::warn!(path = %path.display(), "unknown field ignored: {field}");
-            }
-            Ok(parsed.message)
+    async fn load(&self) -> Result<DiscoveryResponse, String> {
+        let path = &self.path;
+        let bytes = tokio::fs::read(path)
+            .await
+            .map_err(|error| error.to_string())?;
+        if path.extension().is_some_and(|extension| extension == "pb") {
+            return DiscoveryResponse::decode(bytes.as_slice()).map_err(|error| error.to_string());
         }
-        UnknownFields::Ignore => Ok(parsed.message),
+        let text = std::str::from_utf8(&bytes).map_err(|error| error.to_string())?;
+        let parsed = pb::from_text::<DiscoveryResponse>(text, pb::Format::of_path(path))
+            .map_err(|error| error.to_string())?;
+        match self.unknown_fields {
+            UnknownFields::Reject => parsed.strict().map_err(|error| error.to_string()),
+            UnknownFields::Warn => {
+                for field in &parsed.unknown_fields {
+                    tracing::warn!(path = %path.display(), "unknown field ignored: {field}");
+                }
+                if let Some((set, stat)) = &self.unknown_fields_stat
+                    && !parsed.unknown_fields.is_empty()
+                {
+                    set.add(*stat, parsed.unknown_fields.len() as u64);
+                }
+                Ok(parsed.message)
+            }
+            UnknownFields::Ignore => Ok(parsed.message),
+        }
     }
 }

@@ -13,7 +13,7 @@ fn listener(name: &str, address: &str, options: &str) -> String {
 
 async fn proxy(listeners: &[String], upstream: &FakeUpstream) -> TestProxy {
     TestProxy::start(&format!(
-        "{{node: {{id: test, cluster: test}}, static_resources: {{listeners: [{}], clusters: [{{name: up, connect_timeout: 1s, load_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{}]}}]}}}}]}}}}",
+        "{{node: {{id: test, cluster: test}}, admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}, static_resources: {{listeners: [{}], clusters: [{{name: up, connect_timeout: 1s, load_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{}]}}]}}}}]}}}}",
         listeners.join(", "),
         upstream.endpoint()
     ))
@@ -74,4 +74,44 @@ async fn an_ipv6_listener_serves_ipv4_where_it_is_told_to() {
     assert_eq!(client.get("a", "/").await.status, 200);
     let port = proxy.address("alone").await.port();
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_and_interim_answers_are_counted() {
+    let switching =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let upstream = FakeUpstream::answering(switching.to_owned()).await;
+    let options = "upgrade_configs: [{upgrade_type: websocket}],";
+    let proxy = proxy(&[listener("l", "address: 127.0.0.1", options)], &upstream).await;
+    let mut admin = Client::connect(proxy.admin()).await;
+    let address = proxy.address("l").await;
+
+    let mut tunnel = Client::connect(address).await;
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    assert_eq!(tunnel.send(request).await.status, 101);
+    let page = admin.get("a", "/stats?filter=http.l.*upgrades").await.body;
+    assert_eq!(
+        page,
+        "http.l.downstream_cx_upgrades_active: 1\nhttp.l.downstream_cx_upgrades_total: 1\n"
+    );
+    drop(tunnel);
+
+    let mut other = Client::connect(address).await;
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nexpect: 100-continue\r\ncontent-length: 1\r\nconnection: close\r\n\r\n";
+    assert_eq!(other.send(request).await.status, 100);
+    other.write(b"x").await;
+    // What switches protocols unasked is no answer.
+    assert_eq!(other.read().await.map(|answer| answer.status), Some(502));
+    assert!(other.is_closed().await);
+    // The 101 is the first of two; streams are counted once they are over.
+    let wanted = "http.l.downstream_cx_upgrades_active: 0\nhttp.l.downstream_rq_1xx: 2\nhttp.l.downstream_rq_5xx: 1\n";
+    let target = "/stats?filter=^http.l.*(upgrades_active|rq_1xx|rq_5xx)";
+    let counted = async {
+        while admin.get("a", target).await.body != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), counted)
+        .await
+        .expect("counted");
 }

@@ -1022,3 +1022,25 @@ async fn await_listeners(admin: &mut Client, counts: [&str; 2]) -> Vec<String> {
         .await
         .expect("they are counted")
 }
+
+#[tokio::test]
+async fn unknown_fields_of_files_are_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cds.yaml");
+    let cluster = "{'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: c, connect_timeout: 1s, nosuch: 1}";
+    std::fs::write(&path, format!("resources: [{cluster}]")).expect("a file");
+    let proxy = TestProxy::start(&format!(
+        "node: {{id: a, cluster: b}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\ndynamic_resources: {{cds_config: {{path_config_source: {{path: '{}'}}, resource_api_version: V3}}}}\n",
+        path.display()
+    ))
+    .await;
+    let mut admin = Client::connect(proxy.admin()).await;
+    let page = admin
+        .get("admin", "/stats?filter=dynamic_unknown|active_clusters")
+        .await
+        .body;
+    assert_eq!(
+        page,
+        "cluster_manager.active_clusters: 1\nserver.dynamic_unknown_fields: 1\n"
+    );
+}

@@ -24,13 +24,15 @@ pub enum JsonFormat {
     },
     /// Written as is.
     Literal(Box<str>),
+    /// A null of the template: left out where empty values are.
+    Null,
 }
 
 impl JsonFormat {
     /// Validates the fields of a `json_format`.
     ///
     /// # Errors
-    /// A bad format string, or a null.
+    /// A bad format string.
     pub fn parse(fields: pb::Struct) -> Result<Self, ConfigError> {
         let mut entries = Vec::with_capacity(fields.fields.len());
         for (key, value) in fields.fields {
@@ -71,9 +73,7 @@ impl JsonFormat {
                 .map(Self::List),
             Some(Kind::NumberValue(number)) => Ok(Self::Literal(number_text(number).into())),
             Some(Kind::BoolValue(value)) => Ok(Self::Literal(value.to_string().into())),
-            Some(Kind::NullValue(_)) | None => Err(ConfigError::invalid(
-                "Only string values, nested structs, list values, number values and bool values are supported in structured access log format.",
-            )),
+            Some(Kind::NullValue(_)) | None => Ok(Self::Null),
         }
     }
 }

@@ -128,7 +128,7 @@ fn compile(format: &str, text: &mut String, parts: &mut Vec<TimePart>) {
         let mut used = 1 + letter.len_utf8();
         let digits = |text: &str| -> Option<u8> {
             let first = text.bytes().next()?;
-            first.is_ascii_digit().then_some(first - b'0')
+            first.is_ascii_digit().then(|| first - b'0')
         };
         match letter {
             'Y' => push(TimePart::Year),
@@ -213,4 +213,22 @@ fn compile(format: &str, text: &mut String, parts: &mut Vec<TimePart>) {
         rest = &rest[used..];
     }
     text.push_str(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_command_stays_text() {
+        for text in [
+            "%E", "%E*s", "%E.", "%Ex", "%E3", "%E3x", "%3", "%Q", "%é", "%",
+        ] {
+            assert_eq!(
+                *TimeFormat::parse(text, false).parts,
+                [TimePart::Text(text.into())],
+                "{text}"
+            );
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::config::route::{ForwardAction, GrpcTimeout};
+use crate::config::route::{ForwardAction, GrpcTimeout, StreamDuration};
 pub(super) use crate::http::grpc::{TIMEOUT as GRPC_TIMEOUT, timeout as to_grpc};
 
 /// The timeout of a gRPC request on a route with `max_grpc_timeout`.
@@ -39,6 +39,20 @@ pub(in crate::filter) fn max_duration(
         return Some(capped.saturating_sub(grpc.offset));
     }
     rule.max.unwrap_or(fallback)
+}
+
+/// Tells the upstream of a gRPC request how long the exchange may last on a route that says so, as Envoy does: what has no
+/// limit has no `grpc-timeout` either.
+pub(super) fn tell(headers: &mut HeaderMap, rule: &StreamDuration, duration: Option<Duration>) {
+    match duration {
+        Some(duration) if !duration.is_zero() => {
+            headers.insert(GRPC_TIMEOUT, to_grpc(duration));
+        }
+        None if rule.max.is_none() => {}
+        _ => {
+            headers.remove(GRPC_TIMEOUT);
+        }
+    }
 }
 
 /// What a `grpc-timeout` asks for, if there is one that can be read.
@@ -100,6 +114,25 @@ mod tests {
         }
         assert_eq!(to_grpc(Duration::from_millis(1500)), "1500m");
         assert_eq!(to_grpc(Duration::from_secs(200_000)), "200000S");
+    }
+
+    #[test]
+    fn the_upstream_of_grpc_is_told_the_longest_duration() {
+        let rule = |max| StreamDuration { max, grpc: None };
+        let two = Duration::from_secs(2);
+        for (rule, duration, told) in [
+            (rule(Some(Some(two))), Some(two), Some("2000m")),
+            (rule(None), Some(two), Some("2000m")),
+            (rule(None), None, Some("1S")),
+            (rule(Some(None)), None, None),
+            (rule(None), Some(Duration::ZERO), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("1S"));
+            tell(&mut headers, &rule, duration);
+            let found = headers.get(GRPC_TIMEOUT);
+            assert_eq!(found.map(HeaderValue::as_bytes), told.map(str::as_bytes));
+        }
     }
 
     #[test]

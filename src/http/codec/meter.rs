@@ -1,7 +1,7 @@
 //! [`ConnectionMeter`]: what a connection counts while it lives, for its owner's statistics.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// How an upstream connection came to its end, as far as its codec has seen one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub struct ConnectionMeter {
     received: AtomicU64,
     sent: AtomicU64,
     ending: AtomicU8,
+    interim: AtomicU32,
     closed: OnceLock<&'static str>,
 }
 
@@ -43,6 +44,18 @@ impl ConnectionMeter {
     /// Bytes written so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Interim answers (1xx) written since this was asked last.
+    pub fn take_interim(&self) -> u32 {
+        match self.interim.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.interim.swap(0, Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn add_interim(&self) {
+        self.interim.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How it ended.

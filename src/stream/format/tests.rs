@@ -428,6 +428,12 @@ async fn omitted_values_leave_no_trace() {
         "{\"d\":[],\"e\":\"x\",\"f\":\"\",\"g\":[\"HTTP/1.1\"]}\n"
     );
     assert_eq!(json(&stream, "{a: '%REQ(nope)%'}", true), "{}\n");
+    let nulls = "{a: null, b: [1, null], c: {d: null}}";
+    assert_eq!(json(&stream, nulls, true), "{\"b\":[1]}\n");
+    assert_eq!(
+        json(&stream, nulls, false),
+        "{\"a\":null,\"b\":[1,null],\"c\":{\"d\":null}}\n"
+    );
 }
 
 #[tokio::test]

@@ -71,9 +71,12 @@ impl Subscriptions {
         self.0.get(&channel).into_iter().flat_map(FxHashMap::values)
     }
 
-    pub(super) fn of_mut(&mut self, channel: ChannelId) -> impl Iterator<Item = &mut Subscription> {
+    pub(super) fn of_mut(
+        &mut self,
+        channel: ChannelId,
+    ) -> impl Iterator<Item = (&Arc<str>, &mut Subscription)> {
         let known = self.0.get_mut(&channel);
-        known.into_iter().flat_map(FxHashMap::values_mut)
+        known.into_iter().flatten()
     }
 
     /// The channels that something is asked for on.

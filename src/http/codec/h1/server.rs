@@ -375,6 +375,7 @@ impl<H: Handler> Server<H> {
     async fn interim(&mut self, version: Version) -> bool {
         let mut out = OutBuf::default();
         encode::interim(out.text(), version);
+        self.shared.lock().wire.meter.add_interim();
         let written = poll_fn(|cx| self.shared.lock().poll_write(cx, &mut out));
         match self.options.stream_idle_timeout {
             Some(limit) => matches!(tokio::time::timeout(limit, written).await, Ok(Ok(()))),
@@ -431,6 +432,7 @@ impl<H: Handler> Server<H> {
                     let (text, persistence) = (before.text(), Persistence::Implied);
                     let sending = Sending::Nothing;
                     encode::response(text, &head, sending, answering, persistence, proper_case);
+                    self.shared.lock().wire.meter.add_interim();
                 }
                 if let Poll::Ready(answer) = polled {
                     return Poll::Ready(Some(answer));

@@ -204,3 +204,27 @@ async fn a_file_that_cannot_be_read_or_lacks_a_name_is_not_waited_for() {
     assert_eq!(side.clusters(), ["a"]);
     assert_eq!(side.stat("cluster.e.init_fetch_timeout"), 0);
 }
+
+#[tokio::test]
+async fn an_update_that_cannot_be_read_is_refused_for_all_who_wait() {
+    let mut side = at_listeners(false);
+    side.respond(LDS, &[listener("l", "r", "")]);
+    assert!(side.listeners().is_empty(), "waits for its routes");
+    let broken = pb::Any {
+        type_url: RDS.type_url().to_owned(),
+        value: vec![0x0a, 0xff],
+    };
+    side.engine.received(
+        side.channel,
+        Response::Sotw(DiscoveryResponse {
+            version_info: "9".to_owned(),
+            nonce: "9".to_owned(),
+            type_url: RDS.type_url().to_owned(),
+            resources: vec![broken],
+            ..DiscoveryResponse::default()
+        }),
+    );
+    side.settle();
+    assert_eq!(side.stat("http.in.rds.r.update_rejected"), 1);
+    assert_eq!(side.listeners(), ["l"], "as if it had been refused by name");
+}

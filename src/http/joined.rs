@@ -30,6 +30,28 @@ pub fn is_joined(side: Side, name: &HeaderName) -> bool {
     }
 }
 
+/// On which sides a name is [joined](is_joined): for who meets the same few names all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joins(u8);
+
+impl Joins {
+    /// Those of `name`.
+    pub fn of(name: &HeaderName) -> Self {
+        let sides = [
+            Side::Request,
+            Side::Response,
+            Side::RequestTrailers,
+            Side::ResponseTrailers,
+        ];
+        let joined = sides.into_iter().filter(|side| is_joined(*side, name));
+        Self(joined.map(|side| 1 << side as u8).sum())
+    }
+
+    fn on(self, side: Side) -> bool {
+        self.0 & (1 << side as u8) != 0
+    }
+}
+
 fn is_joined_in_both(name: &str) -> bool {
     matches!(
         name,
@@ -167,6 +189,23 @@ pub fn append(side: Side, headers: &mut HeaderMap, name: HeaderName, value: Head
             let _ = entry.try_insert(value);
         }
         _ => {}
+    }
+}
+
+/// As [`append`], of a name that `joins` is known of.
+#[inline]
+pub fn append_known(
+    side: Side,
+    joins: Joins,
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    value: HeaderValue,
+) {
+    if joins.on(side) {
+        append(side, headers, name.clone(), value);
+    } else if headers.len() < MOST {
+        // There is room. The name is copied only where the map has none of it.
+        let _ = headers.try_append(name, value);
     }
 }
 

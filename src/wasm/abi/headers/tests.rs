@@ -1,11 +1,15 @@
 //! What a message has once, and what is joined.
 
+use http::{HeaderValue, Method};
+
 use super::*;
+use crate::http::RequestHead;
 
 #[test]
 fn what_a_message_has_once_is_joined() {
     let mut head = RequestHead::new(Method::GET, "a", "/");
     let mut removed = Removed::default();
+    let mut names = Names::default();
     for (name, value) in [
         ("user-agent", "u"),
         ("user-agent", "v"),
@@ -14,7 +18,7 @@ fn what_a_message_has_once_is_joined() {
         (":path", "/b"),
         ("host", "b"),
     ] {
-        let field = HeaderName::from_bytes(name.as_bytes()).ok();
+        let field = names.parse(name.as_bytes());
         Map::Request(&mut head)
             .add(&mut removed, name.as_bytes(), field, value.as_bytes())
             .expect("HTTP");

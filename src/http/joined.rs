@@ -284,6 +284,32 @@ mod tests {
     }
 
     #[test]
+    fn a_known_name_is_appended_as_any_other() {
+        for side in [
+            Side::Request,
+            Side::Response,
+            Side::RequestTrailers,
+            Side::ResponseTrailers,
+        ] {
+            for name in ["via", "accept", "vary", "grpc-status", "x-other"] {
+                let name = HeaderName::from_static(name);
+                let (mut one, mut other) = (HeaderMap::new(), HeaderMap::new());
+                for value in ["a", "b", "c"].map(HeaderValue::from_static) {
+                    append(side, &mut one, name.clone(), value.clone());
+                    append_known(side, Joins::of(&name), &mut other, &name, value);
+                }
+                assert_eq!(one, other, "{side:?} {name}");
+            }
+        }
+        let (name, mut full) = (HeaderName::from_static("x-other"), HeaderMap::new());
+        for number in 0..MOST + 2 {
+            let value = HeaderValue::from(number);
+            append_known(Side::Request, Joins::of(&name), &mut full, &name, value);
+        }
+        assert_eq!(full.len(), MOST);
+    }
+
+    #[test]
     fn nothing_adds_nothing() {
         let joined = |first, second| {
             let value = HeaderValue::from_static;

@@ -50,6 +50,12 @@ impl<T> WorkerCell<T> {
         }
     }
 
+    /// Gives it to the running thread where that is a worker, as if it had been made there: what is made elsewhere, and
+    /// then used by one worker alone, is locked as cheaply from then on.
+    pub fn settle(&mut self) {
+        self.owner = worker_thread();
+    }
+
     #[inline]
     fn acquire(&self) -> bool {
         if self.owner == 0 {
@@ -180,6 +186,20 @@ mod tests {
                 assert_eq!(cell.into_inner(), 2);
             });
         }
+    }
+
+    #[test]
+    fn a_cell_settles_on_a_worker() {
+        let mut cell = WorkerCell::new(7);
+        let cell = elsewhere(move || {
+            Shard::worker(0).enter();
+            assert_eq!(*cell.lock(), 7);
+            cell.settle();
+            *cell.lock() += 1;
+            cell
+        });
+        assert!(cell.try_lock().is_none());
+        assert_eq!(cell.into_inner(), 8);
     }
 
     #[test]

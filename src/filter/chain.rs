@@ -434,8 +434,18 @@ impl Stop {
     }
 }
 
+/// What was decided. Asked for after each step of each filter, and seldom anything.
 #[inline]
 fn verdict(stream: &Stream) -> Option<Stop> {
+    if stream.is_decided() {
+        decided(stream)
+    } else {
+        None
+    }
+}
+
+#[cold]
+fn decided(stream: &Stream) -> Option<Stop> {
     match stream.take_verdict() {
         Verdict::None => None,
         Verdict::Reply { reply, direct } => Some(Stop::Reply { reply, direct }),

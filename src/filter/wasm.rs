@@ -20,14 +20,15 @@
 //! As a filter of an upstream it hears of one attempt instead of a stream: what it answers passes the listener's filters, it
 //! cannot have the route chosen anew, and there is no `on_log`, as in Envoy.
 
+mod choice;
 mod declared;
+mod hold;
 mod tap;
 
-use self::declared::declared;
-use self::tap::GuestTap;
+pub(super) use self::choice::Choice;
+use self::hold::Hold;
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -40,13 +41,10 @@ use crate::config::error::At as _;
 use crate::http::{Body, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
 use crate::stream::attempt::{UPSTREAM_SLOTS, is_upstream};
-use crate::stream::{PumpHandle, Side, Start, Stream, Verdict};
-use crate::wasm::rollout::{Part, Trial};
+use crate::stream::{PumpHandle, Stream, Verdict};
+use crate::wasm::rollout::Part;
 use crate::wasm::spec::{Code, Digest, FailurePolicy};
-use crate::wasm::{
-    Answer, Dead, Direction, HeadersAction, OnLoss, Place, Plugin, PluginSpec, Plugins, Resolution,
-    Vm, reset_details,
-};
+use crate::wasm::{Direction, Place, PluginSpec, Plugins};
 
 /// The filter of one chain: one version of one plugin, and those that its routes put in its place.
 #[derive(Debug)]
@@ -56,83 +54,8 @@ pub struct Wasm {
     own: Choice,
     /// By the key of what a route says.
     by_route: HashMap<Digest, Choice>,
-}
-
-/// One version of one plugin.
-#[derive(Debug)]
-pub(super) struct Choice {
-    spec: Arc<PluginSpec>,
-    /// `None`: no version of it was ever ready.
-    plugin: Option<Arc<Plugin>>,
-    /// A version on trial beside it.
-    trial: Option<Arc<Trial>>,
-    on_loss: OnLoss,
-}
-
-impl Choice {
-    fn new(
-        slot: usize,
-        spec: Arc<PluginSpec>,
-        plugin: Option<Arc<Plugin>>,
-        trial: Option<Arc<Trial>>,
-    ) -> Self {
-        Self {
-            spec,
-            plugin,
-            trial,
-            on_loss: OnLoss::new(move |stream, direction, pump| {
-                lose(slot, stream, direction, pump);
-            }),
-        }
-    }
-
-    /// What serves the place `place` of the configuration now.
-    pub(super) fn resolve(place: &str, spec: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
-        let chain = context.chain;
-        chain.warmth.slot(place);
-        let mut trial = None;
-        let plugin = match chain.plugins.map(|plugins| plugins.resolve(place, spec)) {
-            Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
-            Some(Resolution::Trial(plugin, running)) => {
-                trial = Some(running);
-                Some(plugin)
-            }
-            Some(Resolution::Pending) => {
-                chain.warmth.wait();
-                None
-            }
-            Some(Resolution::Failed(_)) | None => None,
-        };
-        // What serves decides, also how it fails: a version that is still loading has no say.
-        let spec = plugin.as_ref().map_or(spec, |plugin| plugin.spec());
-        Self::new(context.slot, Arc::clone(spec), plugin, trial)
-    }
-
-    /// The version that a stream begins with, and its place on this worker.
-    #[inline]
-    pub(super) fn pick(&self) -> (Option<(&Arc<Plugin>, Place)>, Option<Part>) {
-        let Some(trial) = &self.trial else {
-            let plugin = self.plugin.as_ref();
-            let found = plugin.and_then(|plugin| Some((plugin, plugin.place()?)));
-            return (found, None);
-        };
-        for (plugin, part) in [trial.pick(), trial.fall_back()] {
-            if let Some(place) = plugin.place() {
-                return (Some((plugin, place)), Some(part));
-            }
-        }
-        (None, None)
-    }
-
-    /// The configuration of what serves, or of what is waited for.
-    pub(super) fn spec(&self) -> &Arc<PluginSpec> {
-        &self.spec
-    }
-
-    /// What serves.
-    pub(super) fn plugin(&self) -> Option<&Arc<Plugin>> {
-        self.plugin.as_ref()
-    }
+    /// False where none of them has a callback that hears of a stream's end.
+    hears_ends: bool,
 }
 
 impl PerRoute for Wasm {
@@ -200,15 +123,6 @@ struct State {
     broken: bool,
 }
 
-/// A stream's hold on its VM.
-#[derive(Clone)]
-struct Hold<V = Arc<Vm>> {
-    vm: V,
-    id: u32,
-    policy: FailurePolicy,
-    slot: usize,
-}
-
 impl Wasm {
     /// Brings it to life.
     pub(super) fn of(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
@@ -239,17 +153,23 @@ impl Wasm {
                 });
             });
         }
+        Self::with(context.slot, context.name, own, by_route)
+    }
+
+    fn with(slot: usize, name: &str, own: Choice, by_route: HashMap<Digest, Choice>) -> Self {
+        let hears_ends = own.hears_ends || by_route.values().any(|choice| choice.hears_ends);
         Self {
-            slot: context.slot,
-            name: context.name.into(),
+            slot,
+            name: name.into(),
             own,
             by_route,
+            hears_ends,
         }
     }
 
     /// Where the filter's own plugin is on this worker.
     pub(super) fn place(&self) -> Option<Place> {
-        self.own.plugin.as_ref()?.place()
+        self.own.plugin()?.place()
     }
 
     /// What the route of `stream` asks for.
@@ -267,6 +187,9 @@ impl Wasm {
     }
 
     fn key_of(&self, choice: &Choice) -> Option<Digest> {
+        if self.by_route.is_empty() {
+            return None;
+        }
         // What serves may be an earlier version than the one asked for.
         self.by_route
             .iter()
@@ -281,7 +204,7 @@ impl Wasm {
 
     /// Settles where a stream belongs that had no context while it lasted.
     fn settle(&self, state: &mut State, stream: &Stream) {
-        let plugin = self.choose(stream).plugin.as_ref();
+        let plugin = self.choose(stream).plugin();
         state.place = plugin.and_then(|plugin| plugin.place());
         state.policy = plugin.map(|plugin| plugin.spec().failure);
     }
@@ -290,13 +213,26 @@ impl Wasm {
         stream.with_slot(self.slot, State::default, f)
     }
 
+    /// What the first callback came to is noted already: adds `state` to that.
+    #[cold]
+    fn complete(&self, stream: &Stream, state: State) {
+        self.with_state(stream, |noted| {
+            *noted = State {
+                failed: noted.failed,
+                broken: noted.broken,
+                ..state
+            };
+        });
+    }
+
     /// There is no VM for this stream.
+    #[cold]
     fn without_vm(&self, choice: &Choice, stream: &Stream, body: Body) -> Step<Body> {
-        if let Some(plugin) = &choice.plugin {
+        if let Some(plugin) = choice.plugin() {
             plugin.count_backoff();
         }
         self.with_state(stream, |state| state.failed = true);
-        match choice.spec.failure {
+        match choice.spec().failure {
             FailurePolicy::Open { .. } => Step::Next(body),
             FailurePolicy::Closed | FailurePolicy::Reload { .. } => Step::reply(fail_stream()),
         }
@@ -345,14 +281,7 @@ impl HttpFilter for Wasm {
             broken: false,
         };
         if let Some(state) = stream.fill_slot(self.slot, state) {
-            // What the callback came to is noted already.
-            self.with_state(stream, |noted| {
-                *noted = State {
-                    failed: noted.failed,
-                    broken: noted.broken,
-                    ..state
-                };
-            });
+            self.complete(stream, state);
         }
         step
     }
@@ -384,7 +313,7 @@ impl HttpFilter for Wasm {
     }
 
     fn log(&self, stream: &Arc<Stream>) {
-        if stream.info.lock().abandoned {
+        if !self.hears_ends || stream.info.lock().abandoned {
             return;
         }
         let pinned = self.with_state(stream, |state| {
@@ -432,173 +361,6 @@ impl HttpFilter for Wasm {
             return;
         }
         vm.post_end(root, id, stream, !logged);
-    }
-}
-
-impl Hold {
-    /// True where an answer to this half goes past the filters. That of an upstream filter never does.
-    fn replies_directly(&self, direction: Direction) -> bool {
-        replies_directly(self.slot, direction)
-    }
-
-    fn by_ref(&self) -> Hold<&Arc<Vm>> {
-        Hold {
-            vm: &self.vm,
-            id: self.id,
-            policy: self.policy,
-            slot: self.slot,
-        }
-    }
-}
-
-impl Hold<&Arc<Vm>> {
-    fn keep(&self) -> Hold {
-        Hold {
-            vm: Arc::clone(self.vm),
-            id: self.id,
-            policy: self.policy,
-            slot: self.slot,
-        }
-    }
-
-    /// Goes on as the guest has answered to the head.
-    #[inline]
-    fn head(
-        &self,
-        stream: &Arc<Stream>,
-        direction: Direction,
-        body: Body,
-        answer: Result<Answer<HeadersAction>, Dead>,
-        on_loss: &OnLoss,
-    ) -> Step<Body> {
-        let Ok(answer) = answer else {
-            return self.dead(stream, body, true);
-        };
-        if let Some(reply) = answer.reply {
-            self.judge(stream, &reply);
-            return Step::Reply(reply);
-        }
-        if answer.reset {
-            stream.decide(Verdict::Reset {
-                details: reset_details(direction == Direction::Response).into(),
-            });
-            return Step::Wait(Box::pin(pending()));
-        }
-        let action = if answer.resumed {
-            HeadersAction::Continue
-        } else {
-            answer.action
-        };
-        if action == HeadersAction::Continue {
-            let (body, pump) = self.watch(stream, direction, body, Start::Flowing, on_loss);
-            return Step::Next(match pump {
-                None => body,
-                Some(_) => declared(stream, direction, body, true),
-            });
-        }
-        self.held(stream, direction, body, action, on_loss)
-    }
-
-    /// The guest holds the head back.
-    #[cold]
-    fn held(
-        &self,
-        stream: &Arc<Stream>,
-        direction: Direction,
-        body: Body,
-        action: HeadersAction,
-        on_loss: &OnLoss,
-    ) -> Step<Body> {
-        let start = match action {
-            HeadersAction::Stop | HeadersAction::Continue => Start::Flowing,
-            HeadersAction::StopAllAndBuffer => Start::HeldBuffer,
-            HeadersAction::StopAllAndWatermark => Start::HeldWatermark,
-        };
-        let flowing = start == Start::Flowing;
-        let resume = self.vm.wait(self.id, direction, flowing);
-        let (body, pump) = match action {
-            // The source need not be read for this: it stays where it is.
-            HeadersAction::StopAllAndWatermark if !self.vm.wants_body(direction) => (body, None),
-            HeadersAction::StopAllAndBuffer => self.pump(stream, direction, body, start, on_loss),
-            _ => self.watch(stream, direction, body, start, on_loss),
-        };
-        let (hold, stream) = (self.keep(), Arc::clone(stream));
-        Step::Wait(Box::pin(async move {
-            let resumed = resume.await;
-            // Of a dead VM nobody else lets go what it held of the body.
-            if (!flowing || resumed.is_err())
-                && let Some(pump) = &pump
-            {
-                pump.resume();
-            }
-            match resumed {
-                Ok(()) if let Some(reply) = hold.vm.refusal(hold.id, direction) => {
-                    Step::Reply(reply)
-                }
-                Ok(()) => Step::Next(declared(&stream, direction, body, pump.is_some())),
-                // The sender goes with its VM.
-                Err(_) => hold.by_ref().dead(&stream, body, false),
-            }
-        }))
-    }
-
-    /// Pumps the body where the guest wants to see it.
-    fn watch(
-        &self,
-        stream: &Arc<Stream>,
-        direction: Direction,
-        body: Body,
-        start: Start,
-        on_loss: &OnLoss,
-    ) -> (Body, Option<PumpHandle>) {
-        if !self.vm.wants_body(direction) {
-            return (body, None);
-        }
-        self.pump(stream, direction, body, start, on_loss)
-    }
-
-    fn pump(
-        &self,
-        stream: &Arc<Stream>,
-        direction: Direction,
-        body: Body,
-        start: Start,
-        on_loss: &OnLoss,
-    ) -> (Body, Option<PumpHandle>) {
-        if body.is_end_stream() {
-            return (body, None);
-        }
-        let side = match direction {
-            Direction::Request => Side::Request,
-            Direction::Response => Side::Response,
-        };
-        let tap = Box::new(GuestTap {
-            hold: self.keep(),
-            direction,
-        });
-        let (body, pump) = stream.pump(side, body, start, tap);
-        self.vm.set_pump(self.id, direction, pump.clone(), on_loss);
-        (body, Some(pump))
-    }
-
-    /// The guest answers by itself.
-    fn judge(&self, stream: &Stream, reply: &LocalReply) {
-        if reply.status.is_server_error() {
-            stream.with_slot(self.slot, State::default, |state| state.broken = true);
-        }
-    }
-
-    /// The VM is dead; `here`: it died in this very callback.
-    fn dead(&self, stream: &Stream, body: Body, here: bool) -> Step<Body> {
-        stream.with_slot(self.slot, State::default, |state| {
-            state.failed = true;
-            state.broken = true;
-        });
-        if passes(self.policy, here) {
-            Step::Next(body)
-        } else {
-            Step::reply(fail_stream())
-        }
     }
 }
 

@@ -30,6 +30,28 @@ pub fn is_joined(side: Side, name: &HeaderName) -> bool {
     }
 }
 
+/// On which sides a name is [joined](is_joined): for who meets the same few names all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joins(u8);
+
+impl Joins {
+    /// Those of `name`.
+    pub fn of(name: &HeaderName) -> Self {
+        let sides = [
+            Side::Request,
+            Side::Response,
+            Side::RequestTrailers,
+            Side::ResponseTrailers,
+        ];
+        let joined = sides.into_iter().filter(|side| is_joined(*side, name));
+        Self(joined.map(|side| 1 << side as u8).sum())
+    }
+
+    fn on(self, side: Side) -> bool {
+        self.0 & (1 << side as u8) != 0
+    }
+}
+
 fn is_joined_in_both(name: &str) -> bool {
     matches!(
         name,
@@ -170,6 +192,23 @@ pub fn append(side: Side, headers: &mut HeaderMap, name: HeaderName, value: Head
     }
 }
 
+/// As [`append`], of a name that `joins` is known of.
+#[inline]
+pub fn append_known(
+    side: Side,
+    joins: Joins,
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    value: HeaderValue,
+) {
+    if joins.on(side) {
+        append(side, headers, name.clone(), value);
+    } else if headers.len() < MOST {
+        // There is room. The name is copied only where the map has none of it.
+        let _ = headers.try_append(name, value);
+    }
+}
+
 /// Sets a value in the place of all of its name. Beyond [`MOST`] nothing is added.
 pub fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     if headers.len() < MOST || headers.contains_key(&name) {
@@ -242,6 +281,32 @@ mod tests {
         assert_eq!(headers["accept"], "a,b");
         assert_eq!(headers.get_all("x-unknown").iter().count(), 2);
         assert_eq!(headers.get_all("cookie").iter().count(), 2);
+    }
+
+    #[test]
+    fn a_known_name_is_appended_as_any_other() {
+        for side in [
+            Side::Request,
+            Side::Response,
+            Side::RequestTrailers,
+            Side::ResponseTrailers,
+        ] {
+            for name in ["via", "accept", "vary", "grpc-status", "x-other"] {
+                let name = HeaderName::from_static(name);
+                let (mut one, mut other) = (HeaderMap::new(), HeaderMap::new());
+                for value in ["a", "b", "c"].map(HeaderValue::from_static) {
+                    append(side, &mut one, name.clone(), value.clone());
+                    append_known(side, Joins::of(&name), &mut other, &name, value);
+                }
+                assert_eq!(one, other, "{side:?} {name}");
+            }
+        }
+        let (name, mut full) = (HeaderName::from_static("x-other"), HeaderMap::new());
+        for number in 0..MOST + 2 {
+            let value = HeaderValue::from(number);
+            append_known(Side::Request, Joins::of(&name), &mut full, &name, value);
+        }
+        assert_eq!(full.len(), MOST);
     }
 
     #[test]

@@ -188,6 +188,7 @@ impl Stream {
     }
 
     /// True where something was decided that the root driver has not acted on.
+    #[inline]
     pub fn is_decided(&self) -> bool {
         !matches!(self.drive.lock().verdict, Verdict::None)
     }

@@ -96,7 +96,15 @@ callbacks! {
     stats_update: (u32, u32) => () = "envoy_on_stats_update";
 }
 
+/// Those that hear of a stream's end.
+pub(crate) const ENDS: [&str; 3] = ["proxy_on_log", "proxy_on_done", "proxy_on_delete"];
+
 impl Callbacks {
+    /// True where the guest has one of [`ENDS`].
+    pub(crate) fn hears_ends(&self) -> bool {
+        self.log.is_some() || self.done.is_some() || self.delete.is_some()
+    }
+
     /// True where the guest has a callback for the headers of `direction`.
     #[inline]
     pub(crate) fn hears_headers(&self, direction: Direction) -> bool {

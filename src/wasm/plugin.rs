@@ -4,7 +4,7 @@
 //! no place there, and requests follow its failure policy.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -39,7 +39,8 @@ pub struct Place {
 /// What a version has on one worker.
 #[derive(Debug, Default)]
 struct Seat {
-    place: WorkerCell<Option<Place>>,
+    /// Made by the worker, whose it is.
+    place: OnceLock<WorkerCell<Option<Place>>>,
     /// The same, for the control side: to take leave of.
     left: Mutex<Option<(Weak<Vm>, u32)>>,
     taken: AtomicBool,
@@ -80,8 +81,13 @@ impl Plugin {
     #[inline]
     pub fn place(&self) -> Option<Place> {
         let worker = Shard::current().index().checked_sub(1)?;
-        let place = self.seats.get(worker)?.place.lock().clone()?;
+        let place = self.seats.get(worker)?.place.get()?.lock().clone()?;
         self.set.admits(worker).then_some(place)
+    }
+
+    /// False where the plugin has no callback that hears of a stream's end.
+    pub fn hears_ends(&self) -> bool {
+        self.set.hears_ends()
     }
 
     /// Posts values of the statistics to its VMs: from any thread. False where none of them works.
@@ -117,7 +123,8 @@ impl Plugin {
     pub(crate) fn sit(&self, worker: usize, vm: &Arc<Vm>, root: u32) {
         let seat = &self.seats[worker];
         *seat.left.lock() = Some((Arc::downgrade(vm), root));
-        *seat.place.lock() = Some(Place {
+        let place = seat.place.get_or_init(WorkerCell::default);
+        *place.lock() = Some(Place {
             vm: Arc::clone(vm),
             root,
         });
@@ -128,7 +135,7 @@ impl Plugin {
     pub(crate) fn rise(&self, worker: usize, reason: &str) {
         let seat = &self.seats[worker];
         seat.taken.store(false, Relaxed);
-        let place = seat.place.lock().take();
+        let place = seat.place.get().map(|place| place.lock().take());
         drop(place);
         self.blame(reason);
     }

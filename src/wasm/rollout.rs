@@ -112,6 +112,11 @@ impl Trial {
         (self.plugin(arm), self.part(arm))
     }
 
+    /// As [`Plugin::hears_ends`], of either.
+    pub fn hears_ends(&self) -> bool {
+        self.old.hears_ends() || self.new.hears_ends()
+    }
+
     /// The old version, for a stream that the new one cannot take.
     pub fn fall_back(self: &Arc<Self>) -> (&Arc<Plugin>, Part) {
         (&self.old, self.part(Arm::Old))

@@ -75,7 +75,8 @@ impl Streams {
         self.places.get_mut(at as usize)?.context.as_mut()
     }
 
-    /// Adds the context of a stream whose id, which is not 0, no other has.
+    /// Adds the context of a stream whose id, which is not 0, no other has. Inlined, so that it is made in its place.
+    #[inline]
     pub(crate) fn insert(&mut self, id: u32, context: StreamContext) -> &mut StreamContext {
         if self.len == self.chains.len() {
             self.grow();

@@ -13,9 +13,13 @@ mod network;
 mod pauses;
 mod roots;
 mod start;
+mod task;
+mod traffic;
 
-use self::core::{Core, repair, without_status};
+use self::core::Core;
 use self::start::{describe, start};
+use self::task::serve;
+use self::traffic::{repair, without_status};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -30,7 +34,7 @@ use wasmtime::{InstancePre, Store};
 use super::abi::calls;
 use super::abi::grpc::{Event, Failed};
 use super::callbacks::Callbacks;
-use super::context::{Environment, Host, OnLoss, Phase, Root, RootSpec, Waiting};
+use super::context::{Environment, Host, OnLoss, Phase, RootSpec, Waiting};
 use super::engine::{Budget, Runtime, thread_cpu_time};
 use super::meter::Meter;
 use super::module::LoadError;
@@ -184,7 +188,7 @@ pub struct Vm {
 struct Exports {
     bodies: [bool; 2],
     trailers: [bool; 2],
-    log: bool,
+    ends: bool,
 }
 
 impl Vm {
@@ -238,7 +242,7 @@ impl Vm {
                 callbacks.request_trailers.is_some(),
                 callbacks.response_trailers.is_some(),
             ],
-            log: callbacks.log.is_some() || callbacks.done.is_some() || callbacks.delete.is_some(),
+            ends: callbacks.hears_ends(),
         };
         let mut core = Core {
             first_look: store.data().budget.first_look(),
@@ -323,7 +327,11 @@ impl Vm {
 
     /// Makes the running worker its home: callouts and timers of its configuration start, and a task serves it until
     /// it dies or is retired.
-    pub(crate) fn adopt(self: &Arc<Self>, on_death: OnDeath) {
+    pub(crate) fn adopt(self: &mut Arc<Self>, on_death: OnDeath) {
+        // Nobody else has it yet.
+        if let Some(vm) = Arc::get_mut(self) {
+            vm.core.settle();
+        }
         let inbox = self.inbox.lock().take();
         {
             let mut core = self.core.lock();
@@ -357,18 +365,32 @@ impl Vm {
     /// True where the guest wants to hear of a stream's end.
     #[inline]
     pub fn wants_end(&self) -> bool {
-        self.exports.log
+        self.exports.ends
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Core) -> Result<R, Dead>) -> Result<R, Dead> {
-        let mut core = self.core.lock();
+        self.with_locked(&mut self.core.lock(), f)
+    }
+
+    /// As [`Vm::with`]; `None` where the guest runs already.
+    fn try_with<R>(&self, f: impl FnOnce(&mut Core) -> Result<R, Dead>) -> Option<Result<R, Dead>> {
+        let mut core = self.core.try_lock()?;
+        Some(self.with_locked(&mut core, f))
+    }
+
+    #[inline]
+    fn with_locked<R>(
+        &self,
+        core: &mut Core,
+        f: impl FnOnce(&mut Core) -> Result<R, Dead>,
+    ) -> Result<R, Dead> {
         if core.dead {
             return Err(Dead);
         }
         if core.entered {
             core.fail("a host function panicked");
         }
-        let result = if core.dead { Err(Dead) } else { f(&mut core) };
+        let result = if core.dead { Err(Dead) } else { f(core) };
         let result = result.and_then(|result| core.settle().map(|()| result));
         if core.dead {
             self.dead.store(true, Relaxed);
@@ -448,7 +470,8 @@ impl Vm {
         self.with(|core| core.trailers(id, direction, buffer))
     }
 
-    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends with an error where the VM or the stream dies first.
+    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends with an error
+    /// where the VM or the stream dies first.
     pub fn wait(&self, id: u32, direction: Direction, flowing: bool) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut core = self.core.lock();
@@ -494,15 +517,17 @@ impl Vm {
     /// `on_log`, in a context made for it below `root` where `id` is 0; the context's id. `None` where the guest runs
     /// already, or is dead.
     pub fn log(&self, root: u32, id: u32, stream: &Arc<Stream>) -> Option<u32> {
-        self.core.try_lock()?;
-        self.with(|core| core.log(root, id, stream)).ok()
+        self.try_with(|core| core.log(root, id, stream))?.ok()
     }
 
     /// `on_log` in the root context `root`: at once, or by the VM's task where the guest runs already, or where `now` is
     /// false because it must not be entered.
     pub fn log_in_root(&self, root: u32, stream: &Arc<Stream>, now: bool) {
-        if now && self.core.try_lock().is_some() {
-            let _ = self.with(|core| core.log_in_root(root, stream));
+        if now
+            && self
+                .try_with(|core| core.log_in_root(root, stream))
+                .is_some()
+        {
             return;
         }
         // A VM without a task is dead.
@@ -514,11 +539,7 @@ impl Vm {
 
     /// `on_done`, `on_delete`. False where the guest runs already.
     pub fn end(&self, id: u32) -> bool {
-        if self.core.try_lock().is_none() {
-            return false;
-        }
-        let _ = self.with(|core| core.end(id));
-        true
+        self.try_with(|core| core.end(id)).is_some()
     }
 
     /// Has the VM's task tell the guest of the end of a stream: for use where the guest must not be entered.
@@ -547,113 +568,6 @@ impl Vm {
         // A VM without a task is dead.
         let _ = self.mailbox.send(Message::Sync(done));
         settled
-    }
-
-    fn due(&self) -> Option<Instant> {
-        let core = self.core.lock();
-        let host = core.store.data();
-        let pause = host.pauses.front().map(|(until, ..)| *until);
-        host.roots.iter().filter_map(Root::due).chain(pause).min()
-    }
-
-    /// Handles one message; true where it was the last.
-    fn handle(&self, message: Message) -> bool {
-        // What fails here has been dealt with by `with`.
-        let result = match message {
-            Message::Called { token, result } => self.with(|core| core.called(token, result)),
-            Message::Grpc {
-                token,
-                event,
-                handled,
-            } => {
-                let result = self.with(|core| core.grpc(token, event));
-                drop(handled);
-                result
-            }
-            Message::GrpcFailed(failed) => self.with(|core| core.grpc_failed(failed)),
-            Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
-            Message::End {
-                root,
-                id,
-                stream,
-                log,
-            } => self.with(|core| {
-                if core.is_connection(id) {
-                    return core.forget_connection(id);
-                }
-                let id = if log {
-                    core.log(root, id, &stream)?
-                } else {
-                    id
-                };
-                core.end(id)
-            }),
-            Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
-            Message::Sync(done) => {
-                // Who waited may have given up.
-                let _ = done.send(());
-                Ok(())
-            }
-            Message::Stats { root, update } => {
-                self.with(|core| core.stats_update(root, Bytes::clone(&update)))
-            }
-            Message::Leave { root } => self.with(|core| core.leave_root(root)),
-            Message::Wake | Message::Retire => Ok(()),
-        };
-        let _ = result;
-        self.is_dead()
-    }
-
-    /// Ticks that are due, and root contexts that have had their time to say goodbye.
-    fn timers(&self) {
-        let _ = self.with(Core::timers);
-    }
-}
-
-/// The VM's task on its worker.
-async fn serve(vm: Arc<Vm>, mut inbox: mpsc::UnboundedReceiver<Message>) {
-    let mut retiring = false;
-    loop {
-        let due = vm.due();
-        let message = tokio::select! {
-            biased;
-            message = inbox.recv() => message,
-            () = sleep_until(due) => {
-                vm.timers();
-                // Due ticks must not starve the runtime.
-                tokio::task::yield_now().await;
-                Some(Message::Wake)
-            }
-        };
-        let Some(message) = message else { return };
-        retiring |= matches!(message, Message::Retire);
-        if vm.handle(message) || (retiring && vm.core.lock().store.data().roots.is_empty()) {
-            return;
-        }
-        if !inbox.is_empty() {
-            turn().await;
-        }
-    }
-}
-
-/// Lets those have their turn who were woken before: what one message set off in a stream comes before the next message, as
-/// in Envoy. The runtime's own way to yield comes back only after it has looked for I/O.
-async fn turn() {
-    let mut taken = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut taken, true) {
-            return std::task::Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

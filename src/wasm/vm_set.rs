@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::abi::Imports;
 use super::breaker::{Breaker, BreakerState, Gate};
+use super::callbacks::ENDS;
 use super::context::{Environment, RootSpec};
 use super::engine::Runtime;
 use super::module::{LoadError, Module};
@@ -183,6 +184,13 @@ impl VmSet {
         self.slots.len()
     }
 
+    /// False where the code has no callback that hears of a stream's end.
+    pub(crate) fn hears_ends(&self) -> bool {
+        let Recipe { module, env, .. } = &*self.recipe;
+        let mut exports = module.code.exports();
+        exports.any(|export| ENDS.contains(&export.name()) && env.vm.allows(export.name()))
+    }
+
     /// Counts of one worker's VM.
     pub(crate) fn status(&self, worker: usize, working: bool) -> VmStatus {
         let counters = &self.slots[worker].counters;
@@ -324,12 +332,16 @@ impl VmSet {
         let (done, installed) = oneshot::channel();
         let set = Arc::downgrade(self);
         self.recipe.workers.run_on(worker, move || {
+            let mut vm = vm;
             let Some(this) = set.upgrade() else { return };
-            vm.adopt(Box::new(move |reason| {
-                if let Some(set) = set.upgrade() {
-                    set.died(worker, reason);
-                }
-            }));
+            Vm::adopt(
+                &mut vm,
+                Box::new(move |reason| {
+                    if let Some(set) = set.upgrade() {
+                        set.died(worker, reason);
+                    }
+                }),
+            );
             let slot = &this.slots[worker];
             *slot.current.lock() = Arc::downgrade(&vm);
             for (plugin, root) in seats {

@@ -60,8 +60,8 @@ impl GuestTap {
         buffer: &mut Bytes,
         call: impl FnOnce(&Vm, &mut Bytes) -> Result<Answer<DataAction>, Dead>,
     ) -> Flow {
-        let done = stream.with_slot(self.hold.slot, State::default, |state| state.failed);
-        if done {
+        let failed = stream.peek_slot(self.hold.slot, |state: &mut State| state.failed);
+        if failed.unwrap_or(false) {
             return Flow::Continue;
         }
         if self.hold.vm.is_dead() {

@@ -1,5 +1,6 @@
 //! Plugins in a chain: a host, one worker (the test itself), a recording upstream.
 
+use std::future::pending;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -8,6 +9,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use super::declared::declared;
 use super::*;
 use crate::base::Workers;
 use crate::base::task::OwnedTask;
@@ -24,9 +26,9 @@ use crate::pb;
 use crate::pb::envoy::extensions::wasm::v3 as pb_wasm;
 use crate::stream::{ConnectionInfo, StreamConfig};
 use crate::telemetry::metrics;
-use crate::wasm::Options;
 use crate::wasm::status::State as LifeState;
 use crate::wasm::testing::{built, cluster_map, config, guest, spec};
+use crate::wasm::{Options, Plugin, Resolution};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
@@ -125,12 +127,8 @@ impl Bench {
         let spec = spec
             .or_else(|| plugin.as_ref().map(|plugin| Arc::clone(plugin.spec())))
             .expect("one of them");
-        let filter = Arc::new(Wasm {
-            slot: 0,
-            name: "wasm".into(),
-            own: Choice::new(0, spec, plugin, None),
-            by_route: HashMap::new(),
-        });
+        let own = Choice::new(0, spec, plugin, None);
+        let filter = Arc::new(Wasm::with(0, "wasm", own, HashMap::new()));
         Chain {
             filters: Arc::new(HttpFilterChain::of([
                 ("wasm".into(), filter as Arc<dyn HttpFilter>),

@@ -33,15 +33,16 @@ impl<'a> Writer<'a> {
     pub(crate) fn pair(&mut self, key: &[u8], value: &[u8]) {
         self.number(key.len());
         self.number(value.len());
-        for part in [key, value] {
-            if let Some((to, rest)) =
-                std::mem::take(&mut self.texts).split_at_mut_checked(part.len() + 1)
-                && let [to @ .., end] = to
-            {
-                to.copy_from_slice(part);
-                *end = 0;
-                self.texts = rest;
+        let texts = std::mem::take(&mut self.texts);
+        if let Some((to, rest)) = texts.split_at_mut_checked(key.len() + value.len() + 2) {
+            let (to_key, to_value) = to.split_at_mut(key.len() + 1);
+            for (to, part) in [(to_key, key), (to_value, value)] {
+                if let [to @ .., end] = to {
+                    to.copy_from_slice(part);
+                    *end = 0;
+                }
             }
+            self.texts = rest;
         }
     }
 

@@ -4,7 +4,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::Direction;
-use super::core::{Core, go_on, hide};
+use super::core::{Core, go_on};
+use super::traffic::hide;
 use crate::http::LocalReply;
 use crate::stream::Verdict;
 use crate::wasm::context::{Effect, Pause};

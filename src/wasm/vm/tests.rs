@@ -12,6 +12,7 @@ use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::telemetry::metrics::Registry;
 use crate::wasm::abi;
+use crate::wasm::context::Root;
 use crate::wasm::module::Abi;
 use crate::wasm::shared::Shared;
 use crate::wasm::spec::PluginSpec;

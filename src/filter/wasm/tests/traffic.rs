@@ -227,12 +227,8 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
             Step::reply(LocalReply::new(StatusCode::FORBIDDEN, "", "no"))
         }
     }
-    let wasm = Wasm {
-        slot: 1,
-        name: "wasm".into(),
-        own: Choice::new(1, Arc::clone(plugin.spec()), Some(plugin), None),
-        by_route: HashMap::new(),
-    };
+    let own = Choice::new(1, Arc::clone(plugin.spec()), Some(plugin), None);
+    let wasm = Wasm::with(1, "wasm", own, HashMap::new());
     let mut chain = bench.chain(config(guest("order"), "")).await;
     chain.filters = Arc::new(HttpFilterChain::of([
         ("refuse".into(), Arc::new(Refuse) as Arc<dyn HttpFilter>),

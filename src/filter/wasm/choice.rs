@@ -1,0 +1,95 @@
+//! Which version of which plugin serves: for a filter, or for a route that puts another in its place.
+
+use std::sync::Arc;
+
+use super::lose;
+use crate::filter::BuildContext;
+use crate::wasm::rollout::{Part, Trial};
+use crate::wasm::{OnLoss, Place, Plugin, PluginSpec, Resolution};
+
+/// One version of one plugin.
+#[derive(Debug)]
+pub(in crate::filter) struct Choice {
+    spec: Arc<PluginSpec>,
+    /// `None`: no version of it was ever ready.
+    plugin: Option<Arc<Plugin>>,
+    /// A version on trial beside it.
+    trial: Option<Arc<Trial>>,
+    pub(super) on_loss: OnLoss,
+    /// False where neither has a callback that hears of a stream's end.
+    pub(super) hears_ends: bool,
+}
+
+impl Choice {
+    /// Of the filter whose slot is `slot`.
+    pub(super) fn new(
+        slot: usize,
+        spec: Arc<PluginSpec>,
+        plugin: Option<Arc<Plugin>>,
+        trial: Option<Arc<Trial>>,
+    ) -> Self {
+        let hears_ends = plugin.as_ref().is_some_and(|plugin| plugin.hears_ends())
+            || trial.as_ref().is_some_and(|trial| trial.hears_ends());
+        Self {
+            hears_ends,
+            spec,
+            plugin,
+            trial,
+            on_loss: OnLoss::new(move |stream, direction, pump| {
+                lose(slot, stream, direction, pump);
+            }),
+        }
+    }
+
+    /// What serves the place `place` of the configuration now.
+    pub(in crate::filter) fn resolve(
+        place: &str,
+        spec: &Arc<PluginSpec>,
+        context: &BuildContext<'_>,
+    ) -> Self {
+        let chain = context.chain;
+        chain.warmth.slot(place);
+        let mut trial = None;
+        let plugin = match chain.plugins.map(|plugins| plugins.resolve(place, spec)) {
+            Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
+            Some(Resolution::Trial(plugin, running)) => {
+                trial = Some(running);
+                Some(plugin)
+            }
+            Some(Resolution::Pending) => {
+                chain.warmth.wait();
+                None
+            }
+            Some(Resolution::Failed(_)) | None => None,
+        };
+        // What serves decides, also how it fails: a version that is still loading has no say.
+        let spec = plugin.as_ref().map_or(spec, |plugin| plugin.spec());
+        Self::new(context.slot, Arc::clone(spec), plugin, trial)
+    }
+
+    /// The version that a stream begins with, and its place on this worker.
+    #[inline]
+    pub(in crate::filter) fn pick(&self) -> (Option<(&Arc<Plugin>, Place)>, Option<Part>) {
+        let Some(trial) = &self.trial else {
+            let plugin = self.plugin.as_ref();
+            let found = plugin.and_then(|plugin| Some((plugin, plugin.place()?)));
+            return (found, None);
+        };
+        for (plugin, part) in [trial.pick(), trial.fall_back()] {
+            if let Some(place) = plugin.place() {
+                return (Some((plugin, place)), Some(part));
+            }
+        }
+        (None, None)
+    }
+
+    /// The configuration of what serves, or of what is waited for.
+    pub(in crate::filter) fn spec(&self) -> &Arc<PluginSpec> {
+        &self.spec
+    }
+
+    /// What serves.
+    pub(in crate::filter) fn plugin(&self) -> Option<&Arc<Plugin>> {
+        self.plugin.as_ref()
+    }
+}

@@ -1,0 +1,311 @@
+//! A header map as a plugin sees and edits it: pseudo-headers are entries like others, first in the map.
+//!
+//! What is written must still be a message: what is none is refused with its reason.
+
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::super::names::Known;
+use super::order::take_out;
+use crate::http::joined::{self, Side};
+use crate::http::{RequestHead, ResponseHead, Scheme};
+use crate::wasm::context::Removed;
+
+/// A header map under one roof.
+pub(in crate::wasm::abi) enum Map<'a> {
+    Request(&'a mut RequestHead),
+    Response(&'a mut ResponseHead),
+    Fields(&'a mut HeaderMap, Side),
+}
+
+/// What is not HTTP.
+pub(super) type Invalid = &'static str;
+
+/// Most fields of a map that a plugin may add to. Far above what listeners let in: it bounds what plugins make of it.
+const MAX_FIELDS: usize = 1000;
+/// Most bytes of names and values of a map that a plugin may add to.
+const MAX_BYTES: usize = 256 << 10;
+
+impl Map<'_> {
+    fn fields(&self) -> &HeaderMap {
+        match self {
+            Self::Request(head) => &head.headers,
+            Self::Response(head) => &head.headers,
+            Self::Fields(fields, _) => fields,
+        }
+    }
+
+    fn fields_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Request(head) => &mut head.headers,
+            Self::Response(head) => &mut head.headers,
+            Self::Fields(fields, _) => fields,
+        }
+    }
+
+    /// Calls `f` for each entry, in order.
+    #[inline]
+    pub(in crate::wasm::abi) fn each(&self, removed: &Removed, mut f: impl FnMut(&[u8], &[u8])) {
+        match self {
+            Self::Request(head) => {
+                if !removed.authority && head.has_host {
+                    f(b":authority", head.authority.as_bytes());
+                }
+                if !removed.path && !head.path.is_empty() {
+                    f(b":path", head.path.as_bytes());
+                }
+                if !removed.method {
+                    f(b":method", head.method.as_str().as_bytes());
+                }
+                if !removed.scheme && head.scheme != Scheme::Unknown {
+                    f(b":scheme", head.scheme.as_str().as_bytes());
+                }
+            }
+            Self::Response(head) => {
+                if !removed.status {
+                    f(b":status", head.status.as_str().as_bytes());
+                }
+            }
+            Self::Fields(..) => {}
+        }
+        for (name, value) in self.fields() {
+            f(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+
+    /// How many times [`Map::each`] calls.
+    pub(super) fn count(&self, removed: &Removed) -> usize {
+        let pseudo = match self {
+            Self::Request(head) => [
+                !removed.authority && head.has_host,
+                !removed.path && !head.path.is_empty(),
+                !removed.method,
+                !removed.scheme && head.scheme != Scheme::Unknown,
+            ]
+            .into_iter()
+            .map(usize::from)
+            .sum(),
+            Self::Response(_) => usize::from(!removed.status),
+            Self::Fields(..) => 0,
+        };
+        pseudo + self.fields().len()
+    }
+
+    /// The first value of `name`.
+    pub(in crate::wasm::abi) fn get(&self, removed: &Removed, name: &[u8]) -> Option<&[u8]> {
+        match self {
+            Self::Request(head) => match name {
+                b":authority" | b"host" => {
+                    return (!removed.authority && head.has_host)
+                        .then(|| head.authority.as_bytes());
+                }
+                b":path" => {
+                    return (!removed.path && !head.path.is_empty()).then(|| head.path.as_bytes());
+                }
+                b":method" => {
+                    return (!removed.method).then(|| head.method.as_str().as_bytes());
+                }
+                b":scheme" => {
+                    let shown = !removed.scheme && head.scheme != Scheme::Unknown;
+                    return shown.then(|| head.scheme.as_str().as_bytes());
+                }
+                _ => {}
+            },
+            Self::Response(head) => {
+                if name == b":status" {
+                    return (!removed.status).then(|| head.status.as_str().as_bytes());
+                }
+            }
+            Self::Fields(..) => {}
+        }
+        let name = std::str::from_utf8(name).ok()?;
+        self.fields().get(name).map(HeaderValue::as_bytes)
+    }
+
+    /// Sets a pseudo-header. `None`: it is none.
+    fn set_pseudo(
+        &mut self,
+        removed: &mut Removed,
+        name: &[u8],
+        value: &[u8],
+    ) -> Option<Result<(), Invalid>> {
+        let text = || HeaderValue::from_bytes(value).map_err(|_| "invalid header value for");
+        Some(match (self, name) {
+            (Self::Request(head), b":authority" | b"host") => text().map(|value| {
+                head.has_host = true;
+                head.authority = value;
+                removed.authority = false;
+            }),
+            (Self::Request(head), b":path") => {
+                if value.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
+                    return Some(Err("invalid path"));
+                }
+                text().map(|value| {
+                    head.path = value;
+                    removed.path = false;
+                })
+            }
+            (Self::Request(head), b":method") => match Method::from_bytes(value) {
+                // A request does not become a tunnel, nor a tunnel a request.
+                Ok(method) if (method == Method::CONNECT) == (head.method == Method::CONNECT) => {
+                    head.method = method;
+                    removed.method = false;
+                    Ok(())
+                }
+                _ => Err("invalid method"),
+            },
+            (Self::Request(head), b":scheme") => {
+                head.scheme = match value {
+                    b"http" => Scheme::Http,
+                    b"https" => Scheme::Https,
+                    _ => return Some(Err("invalid scheme")),
+                };
+                removed.scheme = false;
+                Ok(())
+            }
+            (Self::Response(head), b":status") => {
+                // Below 200 is not a final status: bytes that follow it would be taken for another response.
+                match StatusCode::from_bytes(value) {
+                    Ok(status) if status.as_u16() >= 200 => {
+                        head.status = status;
+                        removed.status = false;
+                        Ok(())
+                    }
+                    _ => Err("invalid status"),
+                }
+            }
+            (_, [b':', ..]) => Err("unknown pseudo-header"),
+            _ => return None,
+        })
+    }
+
+    /// Whether an entry more leaves the map within bounds. `added` counts what was ever added: while that is little,
+    /// nothing needs to be measured.
+    pub(super) fn room(&self, added: &mut usize, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
+        let more = name.len() + value.len();
+        *added = added.saturating_add(more);
+        let fields = self.fields();
+        if fields.len() >= MAX_FIELDS
+            || (*added > MAX_BYTES && byte_size(fields) + more > MAX_BYTES)
+        {
+            return Err("too many headers");
+        }
+        Ok(())
+    }
+
+    /// Adds an entry; a pseudo-header is set. `field` is the name where it is that of a field.
+    #[inline]
+    pub(super) fn add(
+        &mut self,
+        removed: &mut Removed,
+        name: &[u8],
+        field: Option<&mut Known>,
+        value: &[u8],
+    ) -> Result<(), Invalid> {
+        if may_be_pseudo(name) {
+            let joined: Vec<u8>;
+            let value = match self.first_of_joined(removed, name) {
+                Some(first) => {
+                    joined = [first, b",", value].concat();
+                    &joined
+                }
+                None => value,
+            };
+            if let Some(result) = self.set_pseudo(removed, name, value) {
+                return result;
+            }
+        }
+        let (known, value) = valid(field, value)?;
+        let side = match self {
+            Self::Request(_) => Side::Request,
+            Self::Response(_) => Side::Response,
+            Self::Fields(_, side) => *side,
+        };
+        joined::append_known(side, known.joins, self.fields_mut(), &known.name, value);
+        Ok(())
+    }
+
+    /// The value of a pseudo-header that another one is joined to, as to other headers that Envoy keeps once. A method,
+    /// a scheme or a status of two is none: there the last one counts.
+    fn first_of_joined(&self, removed: &Removed, name: &[u8]) -> Option<&[u8]> {
+        match (self, name) {
+            (Self::Request(_), b":path" | b":authority" | b"host") => self.get(removed, name),
+            _ => None,
+        }
+    }
+
+    /// Sets an entry instead of all of its name, behind the others as in Envoy; `field` as for [`Map::add`].
+    pub(super) fn replace(
+        &mut self,
+        removed: &mut Removed,
+        name: &[u8],
+        field: Option<&mut Known>,
+        value: &[u8],
+    ) -> Result<(), Invalid> {
+        if may_be_pseudo(name)
+            && let Some(result) = self.set_pseudo(removed, name, value)
+        {
+            return result;
+        }
+        let (known, value) = valid(field, value)?;
+        let fields = self.fields_mut();
+        take_out(fields, &known.name);
+        fields
+            .try_insert(&known.name, value)
+            .map(drop)
+            .map_err(|_| "too many headers")
+    }
+
+    /// Removes all entries of a name; `field` as for [`Map::add`].
+    pub(super) fn remove(&mut self, removed: &mut Removed, name: &[u8], field: Option<&mut Known>) {
+        match (&mut *self, name) {
+            (Self::Request(_), b":authority" | b"host") => removed.authority = true,
+            (Self::Request(_), b":path") => removed.path = true,
+            (Self::Request(_), b":method") => removed.method = true,
+            (Self::Request(_), b":scheme") => removed.scheme = true,
+            (Self::Response(_), b":status") => removed.status = true,
+            _ => {
+                if let Some(known) = field {
+                    take_out(self.fields_mut(), &known.name);
+                }
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self, removed: &mut Removed) {
+        self.fields_mut().clear();
+        match self {
+            Self::Request(_) => {
+                removed.method = true;
+                removed.path = true;
+                removed.authority = true;
+                removed.scheme = true;
+            }
+            Self::Response(_) => removed.status = true,
+            Self::Fields(..) => {}
+        }
+    }
+}
+
+/// False for names of fields, whichever head they are of.
+fn may_be_pseudo(name: &[u8]) -> bool {
+    matches!(name, [b':', ..] | b"host")
+}
+
+#[inline]
+fn valid<'n>(
+    name: Option<&'n mut Known>,
+    value: &[u8],
+) -> Result<(&'n Known, HeaderValue), Invalid> {
+    let known = name.ok_or("invalid header name")?;
+    let value = known.value(value).map_err(|_| "invalid header value for")?;
+    Ok((known, value))
+}
+
+/// Bytes of all names and values: what Envoy calls the size of a map.
+pub(crate) fn byte_size(fields: &HeaderMap) -> usize {
+    fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}

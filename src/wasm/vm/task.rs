@@ -1,0 +1,121 @@
+//! The task of a VM on its worker: what reaches it from outside its worker's calls, one message after the other, and its
+//! timers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::{Message, Vm};
+use crate::wasm::context::Root;
+
+/// The VM's task on its worker.
+pub(super) async fn serve(vm: Arc<Vm>, mut inbox: mpsc::UnboundedReceiver<Message>) {
+    let mut retiring = false;
+    loop {
+        let due = vm.due();
+        let message = tokio::select! {
+            biased;
+            message = inbox.recv() => message,
+            () = sleep_until(due) => {
+                vm.timers();
+                // Due ticks must not starve the runtime.
+                tokio::task::yield_now().await;
+                Some(Message::Wake)
+            }
+        };
+        let Some(message) = message else { return };
+        retiring |= matches!(message, Message::Retire);
+        if vm.handle(message) || (retiring && vm.core.lock().store.data().roots.is_empty()) {
+            return;
+        }
+        if !inbox.is_empty() {
+            turn().await;
+        }
+    }
+}
+
+/// Lets those have their turn who were woken before: what one message set off in a stream comes before the next message, as
+/// in Envoy. The runtime's own way to yield comes back only after it has looked for I/O.
+async fn turn() {
+    let mut taken = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut taken, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Vm {
+    fn due(&self) -> Option<Instant> {
+        let core = self.core.lock();
+        let host = core.store.data();
+        let pause = host.pauses.front().map(|(until, ..)| *until);
+        host.roots.iter().filter_map(Root::due).chain(pause).min()
+    }
+
+    /// Handles one message; true where it was the last.
+    fn handle(&self, message: Message) -> bool {
+        // What fails here has been dealt with by `with`.
+        let result = match message {
+            Message::Called { token, result } => self.with(|core| core.called(token, result)),
+            Message::Grpc {
+                token,
+                event,
+                handled,
+            } => {
+                let result = self.with(|core| core.grpc(token, event));
+                drop(handled);
+                result
+            }
+            Message::GrpcFailed(failed) => self.with(|core| core.grpc_failed(failed)),
+            Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
+            Message::End {
+                root,
+                id,
+                stream,
+                log,
+            } => self.with(|core| {
+                if core.is_connection(id) {
+                    return core.forget_connection(id);
+                }
+                let id = if log {
+                    core.log(root, id, &stream)?
+                } else {
+                    id
+                };
+                core.end(id)
+            }),
+            Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
+            Message::Sync(done) => {
+                // Who waited may have given up.
+                let _ = done.send(());
+                Ok(())
+            }
+            Message::Stats { root, update } => {
+                self.with(|core| core.stats_update(root, Bytes::clone(&update)))
+            }
+            Message::Leave { root } => self.with(|core| core.leave_root(root)),
+            Message::Wake | Message::Retire => Ok(()),
+        };
+        let _ = result;
+        self.is_dead()
+    }
+
+    /// Ticks that are due, and root contexts that have had their time to say goodbye.
+    fn timers(&self) {
+        let _ = self.with(Core::timers);
+    }
+}

@@ -49,10 +49,11 @@ impl Proxy {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([format!("-{name}"), self.child.id().to_string()])
+        // A program of that name is not everywhere; every shell has it.
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
             .status()
-            .expect("kill");
+            .expect("a shell");
         assert!(sent.success());
     }
 

@@ -233,7 +233,12 @@ impl HttpFilterChain {
         let body = RequestBody::wrap(&stream, body);
         set_timeouts(&stream);
         let mut timer = pin!(Timer::new(&stream));
-        let refused = match upgrade(&stream) {
+        // Of a head that is refused already nobody asks what it wishes.
+        let wish = match stream.is_decided() {
+            true => None,
+            false => upgrade(&stream),
+        };
+        let refused = match wish {
             Some(false) => Some(Stop::reply(ReplyReason::UpgradeFailed.into())),
             Some(true) => {
                 stream.info.lock().upgrade = true;

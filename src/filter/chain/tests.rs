@@ -487,6 +487,25 @@ async fn an_upgrade_needs_leave() {
     assert_eq!(answer.status(), 200);
 }
 
+#[tokio::test]
+async fn what_is_refused_already_upgrades_nothing() {
+    let allowed = vec![("websocket".into(), true)];
+    let chain = chain![].options(|options| options.upgrades = allowed);
+    for refused in [false, true] {
+        let mut head = RequestHead::new(Method::GET, "a", "/");
+        head.upgrade = Some(http::HeaderValue::from_static("websocket"));
+        let stream = chain.stream(head);
+        if refused {
+            stream.decide(Verdict::Reply {
+                reply: Box::new(reply()),
+                direct: false,
+            });
+        }
+        chain.run(&stream, Body::empty()).await.expect("not reset");
+        assert_eq!(stream.info.lock().upgrade, !refused);
+    }
+}
+
 #[test]
 fn a_request_costs_few_bytes() {
     let chain = chain![];

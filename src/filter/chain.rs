@@ -68,6 +68,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct HttpFilterChain {
     entries: Box<[Entry]>,
+    /// So many of them, the last ones, are access loggers.
+    logs: usize,
 }
 
 /// Which filters of the chain a stream has, one bit each.
@@ -149,6 +151,7 @@ impl HttpFilterChain {
         });
         Self {
             entries: entries.collect(),
+            logs: 0,
         }
     }
 
@@ -159,6 +162,7 @@ impl HttpFilterChain {
         logs: &[PluginLog],
         context: &ChainContext<'_>,
     ) -> Self {
+        let filters = self.entries.len() - self.logs;
         let mut entries = self.entries.into_vec();
         for (number, log) in logs.iter().enumerate() {
             let name: Box<str> = format!("access_log[{number}]").into();
@@ -181,6 +185,7 @@ impl HttpFilterChain {
             });
         }
         Self {
+            logs: entries.len() - filters,
             entries: entries.into(),
         }
     }
@@ -197,6 +202,7 @@ impl HttpFilterChain {
                     wants: None,
                 })
                 .collect(),
+            logs: 0,
         }
     }
 
@@ -233,7 +239,12 @@ impl HttpFilterChain {
         let body = RequestBody::wrap(&stream, body);
         set_timeouts(&stream);
         let mut timer = pin!(Timer::new(&stream));
-        let refused = match upgrade(&stream) {
+        // Of a head that is refused already nobody asks what it wishes.
+        let wish = match stream.is_decided() {
+            true => None,
+            false => upgrade(&stream),
+        };
+        let refused = match wish {
             Some(false) => Some(Stop::reply(ReplyReason::UpgradeFailed.into())),
             Some(true) => {
                 stream.info.lock().upgrade = true;
@@ -336,7 +347,8 @@ impl HttpFilterChain {
                             return Err(stop);
                         }
                         *stream.response.lock() = Some(*head);
-                        stream.info.lock().answered_by_filter = index + 1 < self.entries.len();
+                        let last = index + 1 + self.logs == self.entries.len();
+                        stream.info.lock().answered_by_filter = !last;
                         stream.set_phase(Phase::Response);
                         return self.respond(stream, active, body).await;
                     }

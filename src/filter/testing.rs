@@ -463,13 +463,32 @@ pub(crate) fn build<F: super::FilterFactory>(
     metrics: &crate::telemetry::metrics::Registry,
 ) -> Arc<dyn HttpFilter> {
     let config = Arc::new(parse::<F>(yaml).expect("a valid configuration"));
+    let source = pb::Any::default();
+    let name = format!("f{slot}");
+    with_context(metrics, |chain| {
+        F::build(
+            &config,
+            &super::BuildContext {
+                slot,
+                name: &name,
+                source: &source,
+                chain,
+            },
+        )
+    })
+}
+
+/// What chains are built in.
+pub(crate) fn with_context<R>(
+    metrics: &crate::telemetry::metrics::Registry,
+    f: impl FnOnce(&super::ChainContext<'_>) -> R,
+) -> R {
     let node = pb::Node {
         cluster: "here".into(),
         ..Default::default()
     };
-    let source = pb::Any::default();
     let warmth = super::factory::Warmth::default();
-    let chain = super::ChainContext {
+    f(&super::ChainContext {
         stat_prefix: "p",
         listener: "l",
         filter_chain: "",
@@ -481,17 +500,7 @@ pub(crate) fn build<F: super::FilterFactory>(
         warmth: &warmth,
         routes: None,
         health_failed: None,
-    };
-    let name = format!("f{slot}");
-    F::build(
-        &config,
-        &super::BuildContext {
-            slot,
-            name: &name,
-            source: &source,
-            chain: &chain,
-        },
-    )
+    })
 }
 
 pub(crate) fn metrics() -> crate::telemetry::metrics::Registry {

@@ -10,9 +10,10 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 
-use crate::config::extension::PerRouteConfig;
+use crate::config::access_log::PluginLog;
+use crate::config::extension::{Extensions as _, PerRouteConfig};
 use crate::filter::testing::{self, FakeUpstream, chain, details};
-use crate::filter::{HttpFilter, Step};
+use crate::filter::{HttpFilter, HttpFilterChain, Registry, Step};
 use crate::http::{Body, BodyError, LocalReply, RequestHead, ResponseFlag};
 use crate::stream::{Flow, Phase, Side, Start, Stream, Tap, Verdict};
 
@@ -485,6 +486,59 @@ async fn an_upgrade_needs_leave() {
     let allowed = vec![("websocket".into(), true)];
     let answer = wish(chain![].options(|options| options.upgrades = allowed)).await;
     assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn the_answer_is_the_terminal_filter_s_whatever_logs_it() {
+    let metrics = testing::metrics();
+    let mutation = "mutations: {response_mutations: [{append: {header: {key: x-code, value: '%RESPONSE_CODE%'}}}]}";
+    let mutation =
+        testing::build::<crate::filter::header_mutation::HeaderMutation>(0, mutation, &metrics);
+    let test = testing::TestChain::new(vec![mutation]);
+    let registry = Registry::new();
+    // A filter that does nothing stands for a logger.
+    let any = crate::pb::Any {
+        type_url: "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig"
+            .into(),
+        value: Vec::new(),
+    };
+    let config = registry.http_filter("log", &any).expect("accepted");
+    let log = PluginLog {
+        index: 0,
+        config: config.expect("known"),
+        filter: None,
+    };
+    for logs in [vec![], vec![log]] {
+        let chain = HttpFilterChain::of(test.filters.iter().cloned());
+        let chain = testing::with_context(&metrics, |context| {
+            chain.with_logs(&registry, &logs, context)
+        });
+        assert_eq!(chain.len(), 2 + logs.len());
+        let stream = test.stream(RequestHead::new(Method::GET, "a", "/"));
+        let run = Arc::new(chain).run(Arc::clone(&stream), Body::empty(), test.seen.clone());
+        let body = run.await.expect("not reset");
+        let answer = testing::read(stream, body).await;
+        assert_eq!(answer.header("x-code"), Some("200"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_already_upgrades_nothing() {
+    let allowed = vec![("websocket".into(), true)];
+    let chain = chain![].options(|options| options.upgrades = allowed);
+    for refused in [false, true] {
+        let mut head = RequestHead::new(Method::GET, "a", "/");
+        head.upgrade = Some(http::HeaderValue::from_static("websocket"));
+        let stream = chain.stream(head);
+        if refused {
+            stream.decide(Verdict::Reply {
+                reply: Box::new(reply()),
+                direct: false,
+            });
+        }
+        chain.run(&stream, Body::empty()).await.expect("not reset");
+        assert_eq!(stream.info.lock().upgrade, !refused);
+    }
 }
 
 #[test]

@@ -169,15 +169,16 @@ impl Gathered {
         }
     }
 
-    /// Before the library is polled while [`Gathered::poll_out`] is pending. `paused`: it is to read nothing.
-    pub(super) fn pace(&self, paused: bool) {
+    /// Before the library is polled. `paused`: it is to read nothing. Gives back whether it was told so before, and thus may
+    /// have asked for a wake-up that does not come.
+    pub(super) fn pace(&self, paused: bool) -> bool {
         let mut this = self.0.lock();
-        this.paused = paused;
         this.read = false;
+        std::mem::replace(&mut this.paused, paused)
     }
 
-    /// After that: whether the peer is gone. The library does not read on where it must write before, and would learn of
-    /// that when the socket takes something, which is never.
+    /// After that, while [`Gathered::poll_out`] is pending: whether the peer is gone. The library does not read on where it
+    /// must write before, and would learn of that when the socket takes something, which is never.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
         let mut this = self.0.lock();
         if !this.read {

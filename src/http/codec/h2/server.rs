@@ -206,10 +206,8 @@ impl<H: Handler> Served<H> {
         }
         if let Library::Connection(connection) = &mut self.library {
             loop {
-                if self.blocked.is_some() {
-                    let paused = self.pace.paused(&self.streams, &self.meter);
-                    self.io.pace(paused);
-                }
+                let paused = self.blocked.is_some() && self.pace.paused(&self.streams, &self.meter);
+                self.io.pace(paused);
                 // What wakes it from here on is news.
                 wakes.take_connection();
                 match connection.poll_accept(&mut cx) {
@@ -250,18 +248,20 @@ impl<H: Handler> Served<H> {
             Poll::Ready(Ok(())) => {
                 if self.blocked.take().is_some() {
                     // It reads on where it was told not to.
-                    self.has_news |= self.pace.paused(&self.streams, &self.meter);
-                    self.io.pace(false);
+                    self.has_news |= self.io.pace(false);
                 }
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Over::Cut),
-            Poll::Pending if self.blocked.is_none() => {
-                self.blocked = Some(Tail::new(&self.tails));
-                self.pace.begin(&self.streams, &self.meter);
+            Poll::Pending => {
+                if self.blocked.is_none() {
+                    self.blocked = Some(Tail::new(&self.tails));
+                    self.pace.begin(&self.streams, &self.meter);
+                }
+                if self.io.poll_gone(&mut cx) {
+                    // What was said to it is for nobody.
+                    return Poll::Ready(Over::Cut);
+                }
             }
-            // What was said to it is for nobody.
-            Poll::Pending if self.io.poll_gone(&mut cx) => return Poll::Ready(Over::Cut),
-            Poll::Pending => {}
         }
         Poll::Pending
     }

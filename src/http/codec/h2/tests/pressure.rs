@@ -139,6 +139,51 @@ async fn not_many_streams_begin_while_nothing_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_reads_on_where_its_last_write_lets_it() {
+    // Of some of these bodies the last write is also the one that makes up a round.
+    for size in [80, 96, 112, 128] {
+        let asked = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&asked);
+        let served = full(Options::default(), move |_| {
+            let number = count.fetch_add(1, Relaxed);
+            async move {
+                match number {
+                    0 => Ok(Reply {
+                        body: Body::full(vec![b'x'; size << 10]),
+                        ..reply(200, "")
+                    }),
+                    _ => Ok(reply(204, "")),
+                }
+            }
+        })
+        .await;
+        let (mut reads, mut writes) = tokio::io::split(served.client);
+        let writer = crate::base::task::spawn("client", async move {
+            for number in 0..8_000 {
+                let mut bytes = get(3 + 2 * number);
+                bytes.extend(reset(3 + 2 * number));
+                writes.write_all(&bytes).await.expect("not closed");
+                if number % 100 == 0 {
+                    settled().await;
+                }
+            }
+            writes
+        });
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(!writer.is_finished());
+        crate::base::task::spawn("reader", async move {
+            let mut buffer = vec![0; 64 << 10];
+            while reads.read(&mut buffer).await.is_ok_and(|count| count > 0) {
+                settled().await;
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(writer.is_finished(), "{size}: {}", asked.load(Relaxed));
+        assert_eq!(asked.load(Relaxed), 8_001, "{size}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_a_client_that_takes_nothing_is_seen_at_once() {
     // With a PING, the library reads nothing before it has answered it.
     for ping in [false, true] {

@@ -139,8 +139,14 @@ def without_quirks(made, scripts):
                     # What a reply of no stream drops of a body that was held before is in the buffer still, and goes on.
                     operations = without_replies_of_none(operations)
                 one[phase] = action, operations
+    # A callout whose answer the guest does not act upon ends no wait.
     endless = any(
-        action and (made["listener"] == "small" or not any(call[:2] == ("http_call", "callout") for call in calls))
+        action
+        and (
+            made["listener"] == "small"
+            or "http_call_response" not in one
+            or not any(call[:2] == ("http_call", "callout") for call in calls)
+        )
         for one in scripts for phase, (action, calls) in one.items() if phase.startswith("request_")
     )  # fmt: skip
     if endless:

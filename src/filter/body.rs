@@ -71,9 +71,10 @@ impl Drop for RequestBody {
 }
 
 /// Reads on, and throws away, what still comes of a request that was answered here, while its answer is held back: as in
-/// Envoy it counts as received, and where its end comes before the answer's head goes out, the connection can be kept.
+/// Envoy it counts as received, and where its end comes before the answer's head goes out, the connection can be kept. Not where filters held so much of it
+/// that it was not read before either.
 pub(super) fn drain(stream: &Arc<Stream>, context: &mut Context<'_>) {
-    if !stream.info.lock().local_reply {
+    if !stream.info.lock().local_reply || stream.is_choked() {
         return;
     }
     let Some(mut rest) = stream.take_rest() else {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::testing::{self, FakeUpstream, TestChain, chain, data};
 use super::{HttpFilter, Step};
-use crate::http::{Body, RequestHead, ResponseHead};
+use crate::http::{Body, ReplyReason, RequestHead, ResponseHead};
 use crate::stream::{Flow, Phase, PumpHandle, Side, Start, Stream, Tap, Verdict};
 
 type Calls = Arc<Mutex<Vec<(String, bool)>>>;
@@ -354,6 +354,44 @@ async fn a_held_start_shows_everything_at_once() {
         let first = seen.lock()[0].0.clone();
         assert_eq!(first, all, "{start:?}");
         assert_eq!(received(&upstream), all);
+    }
+}
+
+/// Holds answers back for a while.
+#[derive(Debug)]
+struct HoldsAnswers;
+
+impl HttpFilter for HoldsAnswers {
+    fn response(&self, _: &Arc<Stream>, body: Body) -> Step<Body> {
+        Step::Wait(Box::pin(async move {
+            tokio::task::yield_now().await;
+            Step::Next(body)
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_watermark_kept_from_being_read_is_not_read_for_an_answer() {
+    // The limit is 16 bytes.
+    for (text, ends) in [("0123456789", false), ("01234", true)] {
+        let mut filter = pumping(Side::Request, &[]);
+        filter.start = Start::HeldWatermark;
+        let upstream = Arc::new(Arc::new(FakeUpstream::default()));
+        let chain = chain![filter, HoldsAnswers].terminal(upstream);
+        let stream = chain.stream(RequestHead::new(Method::POST, "a", "/"));
+        let run = chain.run(&stream, frames(&[text, text]));
+        let reply = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stream.decide(Verdict::Reply {
+                reply: Box::new(ReplyReason::RequestPayloadTooLarge.into()),
+                direct: false,
+            });
+        };
+        let (body, ()) = tokio::join!(run, reply);
+        let ended = stream.info.lock().request_end.is_some();
+        assert_eq!(ended, ends, "{text}");
+        let answer = testing::read(stream, body.expect("a head")).await;
+        assert_eq!(answer.status(), 413);
     }
 }
 

@@ -138,6 +138,8 @@ pub(super) struct Drive {
     rest: Option<Body>,
     /// The filters were shown a part of the request's body, and not yet its end.
     cut: bool,
+    /// Filters hold more of the request's body than they may: the rest of it is not read.
+    choked: bool,
     /// Pumps that were made of each body.
     pumps: [usize; 2],
     timeouts: Timeouts,
@@ -302,6 +304,17 @@ impl Stream {
     /// See [`Stream::cut`].
     pub fn is_cut(&self) -> bool {
         self.drive.lock().cut
+    }
+
+    /// Says whether filters hold so much of the request's body (`Flow::Watermark`) that no more of it is read. Who answers
+    /// then leaves the rest where it is: as in Envoy, whose buffer stays as full as it was until the stream ends.
+    pub(super) fn choke(&self, choked: bool) {
+        self.drive.lock().choked = choked;
+    }
+
+    /// See [`Stream::choke`].
+    pub fn is_choked(&self) -> bool {
+        self.drive.lock().choked
     }
 
     /// Keeps what still comes of the request where nobody reads it, until the stream's end.

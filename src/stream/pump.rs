@@ -209,6 +209,7 @@ impl Stream {
             tap,
             limit,
             holding: hold.is_some(),
+            over: false,
             end: None,
             trailers_wait: false,
             shared: Arc::clone(&shared),
@@ -227,6 +228,8 @@ struct Pump {
     limit: usize,
     /// Began held, and was not resumed yet: the tap sees nothing.
     holding: bool,
+    /// Holds more than the limit, which keeps the source from being read.
+    over: bool,
     /// Set with the end; the tap may still hold the flow.
     end: Option<End>,
     /// Trailers came while it began held, and the tap is to see them next.
@@ -266,11 +269,15 @@ impl Companion for Pump {
         let Some(source) = &mut self.source else {
             return Progress::Idle;
         };
-        let choked = match stopped {
-            Some(Flow::Watermark) => held > self.limit,
-            _ => full,
-        };
-        if choked {
+        let watermark = stopped == Some(Flow::Watermark);
+        let over = watermark && held > self.limit;
+        if self.over != over {
+            self.over = over;
+            if self.side == Side::Request {
+                stream.choke(over);
+            }
+        }
+        if over || (full && !watermark) {
             return Progress::Idle;
         }
         let frame = match Pin::new(&mut *source).poll_frame(context) {

@@ -4,7 +4,8 @@
 ;; u  a call to a cluster that there is not                       p  the same by name
 ;; s  a stream: sends "one", at the first message "two", and closes at the second
 ;; x  a stream that is cancelled when it begins to answer         t  a stream whose first message traps
-;; A configuration is a path too: a call by the cluster's name, whose answer nobody hears of.
+;; A configuration is a path too: a call by the cluster's name, whose answer nobody hears of; with p it is good where that
+;; is a ParseFailure.
 (module
   (import "env" "proxy_get_header_map_value" (func $header (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
@@ -67,6 +68,8 @@
     (if (local.get $size) (then
       (drop (call $buffer (i32.const 7) (i32.const 0) (local.get $size) (i32.const 0) (i32.const 4)))
       (memory.copy (i32.const 1024) (i32.load (i32.const 0)) (local.get $size))
+      (if (i32.eq (i32.load8_u (i32.const 1025)) (i32.const 0x70))
+        (then (return (i32.eq (call $one (i32.const 148) (i32.const 4)) (i32.const 4)))))
       (if (call $one (i32.const 132) (i32.const 4)) (then (return (i32.const 0))))))
     (i32.const 1))
 

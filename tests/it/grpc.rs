@@ -294,6 +294,14 @@ async fn what_is_called_while_a_vm_is_configured_starts_with_it() {
 }
 
 #[tokio::test]
+async fn the_name_of_no_cluster_is_refused_while_a_vm_is_configured_too() {
+    let configuration = "configuration: {'@type': type.googleapis.com/google.protobuf.StringValue, value: /p/hello},";
+    let mut world = World::configured(configuration).await;
+    // Else the configuration would be refused.
+    assert_eq!(world.told("/p/hello").await, (200, "status 4\n".to_owned()));
+}
+
+#[tokio::test]
 async fn a_stream_goes_both_ways() {
     let mut world = World::new().await;
     let told = world.told("/s/echo").await;

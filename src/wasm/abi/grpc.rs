@@ -298,9 +298,7 @@ fn start(
 fn service(host: &Host, bytes: &[u8]) -> Result<GrpcService, Status> {
     let plain = || {
         let name = std::str::from_utf8(bytes).ok()?;
-        if host.calls.is_adopted() {
-            host.env.clusters.load().get(name)?;
-        }
+        host.env.clusters.load().get(name)?;
         Some(GrpcService {
             cluster: name.into(),
             target_uri: None,

@@ -167,6 +167,19 @@ def fixed():
             "http_call_response#0": (0, [("set_effective_context", Self()), RESUME_RESPONSE]),
         })  # fmt: skip
 
+    # A request that nothing lets go on is answered for, and that answer is held: while it waits the rest of the request is
+    # read, but for what did not fit into the buffer.
+    for size in (50, 1500):
+        for action in (3, 4):
+            add(f"answer/held/{action}/{size}", listener="small", chunks=["0123456789", size], script={
+                "request_headers": (action, []), "response_headers": (STOP, [call()]),
+                "http_call_response#0": (0, [("set_effective_context", Self()), RESUME_RESPONSE]),
+            })  # fmt: skip
+            add(f"answer/held/body-{action - 2}/{size}", listener="small", chunks=["0123456789", size], script={
+                "request_body": (action - 2, []), "response_headers": (STOP, [call()]),
+                "http_call_response#0": (0, [("set_effective_context", Self()), RESUME_RESPONSE]),
+            })  # fmt: skip
+
     # Content-length, no trailers, one chunk, many.
     for shape, changes in {
         "length": {"length": True, "chunks": ["0123456789"], "answer": {"length": True}},

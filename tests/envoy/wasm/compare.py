@@ -47,6 +47,8 @@ OLD_GUEST = HERE / "guest" / "guest-0_1_0.wasm"
 LINE = re.compile(r"^@(\w+) wasm log ?(.*?): ~(\d+)~(.*)$")
 DATE = re.compile(r"[A-Z][a-z]{2},%20\d\d%20[A-Z][a-z]{2}%20\d{4}%20[\d:]{8}%20GMT")
 SERVICE_TIME = re.compile(r"(x-envoy-upstream-service-time%00)\d+")
+# Its length in a serialized map: how many digits it has is a matter of moments, too.
+SERVICE_TIME_LENGTH = re.compile(r"(%1d%00%00%00)%0\d(?=%00%00%00.*x-envoy-upstream-service-time%00)")
 STATISTIC = re.compile(r"^wasmcustom\.c(\d+)\.")
 # How long a client waits for all of its answer: a machine may be slow.
 CLIENT = 30
@@ -176,6 +178,10 @@ def exchange(proxy, case, number, script, script2, port, address):
     closing = not answer or ("connection", "close") in [(n.lower(), v) for n, v in answer["headers"]]
     # A close is a reset where the other side has not read all: a matter of moments.
     outcome["after"] = client.state_after(closing).replace("reset", "closed")
+    if answer and answer["code"].startswith("1"):
+        # For the client it has no body. That the proxy sends one nevertheless it does not break off by leaving.
+        while not proxy.pace.at_rest(key):
+            time.sleep(0.005)
     client.socket.close()
     return outcome
 
@@ -292,7 +298,8 @@ def flatten(proxy, case, number, outcomes, records):
 
 
 def normalise_line(line, ports):
-    return SERVICE_TIME.sub(r"\1<ms>", DATE.sub("<date>", normalise_text(line, ports)))
+    line = DATE.sub("<date>", normalise_text(line, ports))
+    return SERVICE_TIME.sub(r"\1<ms>", SERVICE_TIME_LENGTH.sub(r"\1<length>", line))
 
 
 def shorten(text):

@@ -139,8 +139,14 @@ def without_quirks(made, scripts):
                     # What a reply of no stream drops of a body that was held before is in the buffer still, and goes on.
                     operations = without_replies_of_none(operations)
                 one[phase] = action, operations
+    # A callout whose answer the guest does not act upon ends no wait.
     endless = any(
-        action and (made["listener"] == "small" or not any(call[:2] == ("http_call", "callout") for call in calls))
+        action
+        and (
+            made["listener"] == "small"
+            or "http_call_response" not in one
+            or not any(call[:2] == ("http_call", "callout") for call in calls)
+        )
         for one in scripts for phase, (action, calls) in one.items() if phase.startswith("request_")
     )  # fmt: skip
     if endless:
@@ -155,7 +161,12 @@ def without_quirks(made, scripts):
             for phase, (action, calls) in one.items():
                 empties = [call for call in calls if call[0] == "set_buffer_bytes" and call[3] and not call[4]]
                 one[phase] = action, [call for call in calls if call not in empties]
-        for side in ("request", "response"):
+        for side, before, after in (("request", first, second), ("response", second, first)):
+            # What one holds the next one sees in the buffer where it stays, whatever that drops of it.
+            stops = {f"{side}_headers": (1, 3, 4), f"{side}_body": (1, 2)}
+            if any(action in stops.get(phase.partition("#")[0], ()) for phase, (action, _) in before.items()):
+                for phase in [phase for phase in after if phase.startswith(f"{side}_body")]:
+                    after[phase] = 0 if after[phase][0] == 3 else after[phase][0], after[phase][1]
             # Both hold the body in one buffer, and to go on with what went on before, or with the other's, shows it again.
             ends = (f"{side}_body", f"{side}_trailers")
             for one, other in ((first, second), (second, first)):

@@ -182,9 +182,15 @@ async fn the_death_of_a_vm_lets_nobody_wait_whose_body_it_holds() {
         ("040000!", pb_wasm::FailurePolicy::FailClosed, 503),
         ("010000!", pb_wasm::FailurePolicy::FailOpen, 200),
         ("001000!", pb_wasm::FailurePolicy::FailClosed, 503),
+        // The head with it.
+        ("110000!", pb_wasm::FailurePolicy::FailClosed, 503),
+        ("110000!", pb_wasm::FailurePolicy::FailOpen, 200),
+        ("000110!", pb_wasm::FailurePolicy::FailOpen, 200),
     ];
     for (actions, policy, status) in cases {
         let mut config = config(guest("action"), actions);
+        config.allow_on_headers_stop_iteration =
+            Some(pb::google::protobuf::BoolValue { value: true });
         config.failure_policy = policy as i32;
         let chain = bench.chain(config).await;
         let trailers = actions.starts_with("001").then(trailers);
@@ -194,6 +200,9 @@ async fn the_death_of_a_vm_lets_nobody_wait_whose_body_it_holds() {
             assert_eq!(outcome.details, "wasm_fail_stream");
         } else {
             assert_eq!(chain.requests()[0].1, "x0;1;", "it goes on as it is");
+            if actions == "000110!" {
+                assert_eq!(outcome.body.as_deref(), Ok("an0;swer0;1;"));
+            }
         }
     }
 }

@@ -130,6 +130,24 @@ async fn real_stop_iteration_shows_the_body_while_the_heads_wait() {
 }
 
 #[tokio::test]
+async fn one_call_lets_a_held_head_and_its_held_body_go_on() {
+    let bench = Bench::new();
+    for actions in ["110000o", "000110o"] {
+        let mut config = config(guest("action"), actions);
+        config.allow_on_headers_stop_iteration =
+            Some(pb::google::protobuf::BoolValue { value: true });
+        let chain = bench.chain(config).await;
+        // From here on the tick comes when nothing else moves: all of the body is held by then.
+        tokio::time::pause();
+        let outcome = chain.post(&["x", "y"], None).await.expect("no reset");
+        tokio::time::resume();
+        assert_eq!(outcome.status, 200, "{actions}");
+        assert_eq!(chain.requests()[0].1, "x0;y0;1;", "{actions}");
+        assert_eq!(outcome.body.as_deref(), Ok("an0;swer0;1;"), "{actions}");
+    }
+}
+
+#[tokio::test]
 async fn a_buffered_body_grows_and_goes_on_at_once() {
     let bench = Bench::new();
     // Stop at data, go on at the trailers.

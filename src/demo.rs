@@ -105,7 +105,7 @@ fn invite(stage: &Stage, screen: &Screen) {
 async fn drain(stage: &Stage, screen: &Screen) {
     screen.line("draining");
     let server = &stage.proxy.server;
-    server.start_drain(false);
+    let _ = server.start_drain(false);
     server.stop_accepting(false).await;
     let idle = async {
         while active(stage) > 0 {

@@ -17,12 +17,16 @@ pub(super) fn health_ok(context: &Context, _: &Request) -> Response {
     Response::ok()
 }
 
-/// `graceful` stops listening after the drain time; `skip_exit` never does, in spite of its name.
+/// `graceful` stops listening after the drain time, unless a drain has begun before; `skip_exit` never does, in spite of
+/// its name.
 pub(super) fn drain_listeners(context: &Context, request: &Request) -> Response {
     let inbound_only = request.flag("inboundonly");
-    context.proxy.start_drain(inbound_only);
+    let begins = context.proxy.start_drain(inbound_only);
     if !request.flag("skip_exit") {
         if request.flag("graceful") {
+            if !begins {
+                return Response::ok();
+            }
             let proxy = Arc::clone(&context.proxy);
             let wait = proxy.drain_time();
             task::spawn("drain listeners", async move {

@@ -115,22 +115,11 @@ fn cluster_text(cluster: &ClusterStatus, added_via_api: bool, out: &mut String) 
         line("region", &attributes.locality.region);
         line("zone", &attributes.locality.zone);
         line("sub_zone", &attributes.locality.sub_zone);
-        line("canary", &is_canary(host));
+        line("canary", &attributes.is_canary());
         line("priority", &attributes.priority);
         line("success_rate", &-1);
         line("local_origin_success_rate", &-1);
     }
-}
-
-/// `envoy.lb: {canary: true}` in the host's metadata.
-fn is_canary(host: &HostStatus) -> bool {
-    use crate::pb::google::protobuf::value::Kind;
-    host.attributes
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.filter_metadata.get("envoy.lb"))
-        .and_then(|fields| fields.fields.get("canary"))
-        .is_some_and(|value| matches!(value.kind, Some(Kind::BoolValue(true))))
 }
 
 fn cluster_json(cluster: &ClusterStatus, added_via_api: bool) -> Value {

@@ -81,7 +81,7 @@ pub(super) fn page(context: &Context, request: &Request) -> Response {
     }) {
         None => None,
         Some(Ok(names)) => Some(names),
-        Some(Err(response)) => return response,
+        Some(Err(response)) => return response.bare(),
     };
     let mask = request.text("mask").map(|text| (text, Mask::parse(text)));
     let resource = request.text("resource");
@@ -115,7 +115,8 @@ fn all(sections: Vec<Value>, mask: Option<&(&str, Mask)>) -> Response {
             if masked.is_empty() {
                 return Response::bad(format!(
                     "FieldMask {text} could not be successfully applied to any configs."
-                ));
+                ))
+                .bare();
             }
             let has_fields =
                 |section: &Value| section.as_object().is_some_and(|fields| fields.len() > 1);
@@ -138,13 +139,15 @@ fn not_found(resource: &str) -> Response {
         StatusCode::NOT_FOUND,
         format!("{resource} not found in config dump"),
     )
+    .bare()
 }
 
 fn one_list(sections: Vec<Value>, resource: &str, mask: Option<&(&str, Mask)>) -> Response {
     if SINGLE.contains(&resource) {
         return Response::bad(format!(
             "{resource} is not a repeated field. Use ?mask={resource} to get only this field"
-        ));
+        ))
+        .bare();
     }
     let Some((_, element)) = LISTS.iter().find(|(name, _)| *name == resource) else {
         return not_found(resource);
@@ -166,7 +169,8 @@ fn one_list(sections: Vec<Value>, resource: &str, mask: Option<&(&str, Mask)>) -
                 None => {
                     return Response::bad(format!(
                         "FieldMask paths: \"{text}\"\n could not be successfully used."
-                    ));
+                    ))
+                    .bare();
                 }
             },
         };

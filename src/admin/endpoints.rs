@@ -104,7 +104,7 @@ pub(super) static ENDPOINTS: [Endpoint; 35] = [
         ..post(
             "/cpuprofiler",
             "switch the CPU profiler",
-            fixed::no_profiler,
+            fixed::usage_enable,
         )
     },
     Endpoint {

@@ -90,7 +90,7 @@ pub trait Proxy: Send + Sync + 'static {
     /// `/healthcheck/fail` and `/healthcheck/ok`.
     fn set_health_failed(&self, failed: bool);
     /// Responses begin to close their connections.
-    fn start_drain(&self, inbound_only: bool);
+    fn start_drain(&self, inbound_only: bool) -> bool;
     /// Listeners stop accepting.
     fn stop_accepting(&self, inbound_only: bool);
     /// `--drain-time-s`.

@@ -113,6 +113,8 @@ pub enum Kind {
     /// `text/plain; charset=UTF-8`.
     #[default]
     Text,
+    /// `text/plain`: the errors of `/config_dump`, as in Envoy.
+    Bare,
     /// `application/json`.
     Json,
     /// `text/html; charset=UTF-8`.
@@ -123,6 +125,7 @@ impl Kind {
     pub(super) fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; charset=UTF-8",
+            Self::Bare => "text/plain",
             Self::Json => "application/json",
             Self::Html => "text/html; charset=UTF-8",
         }
@@ -168,6 +171,14 @@ impl Response {
         Self {
             status,
             ..Self::text(body)
+        }
+    }
+
+    /// The same, of a type without a character set.
+    pub(super) fn bare(self) -> Self {
+        Self {
+            kind: Kind::Bare,
+            ..self
         }
     }
 

@@ -102,6 +102,8 @@ struct FakeProxy {
     clusters: Vec<Arc<Cluster>>,
     state: Mutex<ServerState>,
     done: Mutex<Vec<String>>,
+    /// Drains that have begun, by whether they are of inbound listeners alone.
+    drains: Mutex<Vec<bool>>,
 }
 
 impl FakeProxy {
@@ -213,8 +215,12 @@ impl Proxy for FakeProxy {
         self.note(format!("health failed {failed}"));
     }
 
-    fn start_drain(&self, inbound_only: bool) {
+    fn start_drain(&self, inbound_only: bool) -> bool {
         self.note(format!("drain {inbound_only}"));
+        let mut begun = self.drains.lock();
+        let begins = !begun.contains(&inbound_only);
+        begun.push(inbound_only);
+        begins
     }
 
     fn stop_accepting(&self, inbound_only: bool) {
@@ -265,6 +271,7 @@ fn world_of(text: &str) -> World {
         clusters,
         state: Mutex::new(ServerState::Live),
         done: Mutex::default(),
+        drains: Mutex::default(),
     });
     let context = Context::new(
         Arc::clone(&proxy) as Arc<dyn Proxy>,
@@ -398,8 +405,10 @@ async fn actions_reach_the_proxy() {
         ("/reopen_logs", &["reopen"]),
         ("/drain_listeners", &["drain false", "stop false"]),
         ("/drain_listeners?graceful&skip_exit", &["drain false"]),
-        ("/drain_listeners?inboundonly&skip_exit", &["drain true"]),
+        // As in Envoy: a drain that goes on is not begun again, and ends as it was to.
+        ("/drain_listeners?graceful", &["drain false"]),
         ("/drain_listeners?inboundonly&graceful", &["drain true"]),
+        ("/drain_listeners?inboundonly&skip_exit", &["drain true"]),
     ] {
         let response = world.post(target);
         assert_eq!(
@@ -661,4 +670,9 @@ fn small_endpoints() {
         StatusCode::NOT_IMPLEMENTED
     );
     assert_eq!(world.post("/allocprofiler").body, "?enable=<y|n>\n");
+    let response = world.post("/cpuprofiler");
+    assert_eq!(
+        (response.status.as_u16(), response.body.as_str()),
+        (400, "?enable=<y|n>\n")
+    );
 }

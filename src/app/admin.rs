@@ -113,8 +113,8 @@ impl Proxy for View {
             .set(super::stats::server::LIVE, u64::from(!failed));
     }
 
-    fn start_drain(&self, inbound_only: bool) {
-        self.server.start_drain(inbound_only);
+    fn start_drain(&self, inbound_only: bool) -> bool {
+        self.server.start_drain(inbound_only)
     }
 
     fn stop_accepting(&self, inbound_only: bool) {

@@ -255,9 +255,9 @@ impl Server {
         self.bind_errors.clone()
     }
 
-    /// Responses begin to close their connections (`/drain_listeners`).
-    pub fn start_drain(&self, inbound_only: bool) {
-        self.state.start_drain(inbound_only);
+    /// Responses begin to close their connections (`/drain_listeners`). False where they do already.
+    pub fn start_drain(&self, inbound_only: bool) -> bool {
+        self.state.start_drain(inbound_only)
     }
 
     /// Flushes statistics to their sinks. To be called on the control side.

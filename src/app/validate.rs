@@ -18,7 +18,8 @@ use crate::wasm;
 
 /// Checks what a start checks: that every source can be reached by construction, and that Wasm code at hand works.
 ///
-/// Files that are watched (`path_config_source`) are not read, as in Envoy; they must be there. Plugins see the static
+/// Files that are watched (`path_config_source`) are not read, as in Envoy; they must be there, but that of
+/// `lds_config`. Plugins see the static
 /// clusters, as when they are tried at a start; in Envoy's own validation they see none, so that one that makes a call
 /// while it is configured is refused there, and by nothing else.
 pub(super) async fn validate(
@@ -27,7 +28,7 @@ pub(super) async fn validate(
     filters: &Arc<filter::Registry>,
 ) -> anyhow::Result<()> {
     let xds = xds_options(options, bootstrap, None);
-    xds.check()?;
+    xds.check_for_validation()?;
     let workers = Workers::inline();
     let metrics = Registry::new(workers.handles().shards());
     let runtime = cluster::Runtime {

@@ -10,10 +10,11 @@ use super::{
 use crate::config::cluster::{ConfigSource, SourceSpecifier};
 use crate::config::endpoint::Address;
 use crate::config::error::At as _;
-use crate::config::field::non_empty;
+use crate::config::field::{non_empty, required};
 use crate::config::matcher::StringMatcher;
 use crate::config::{
     Cluster, ConfigError, Extensions, Listener, ParseContext, Source, WasmSettings,
+    ignored_extensions,
 };
 use crate::pb;
 use crate::pb::envoy::config::core::v3 as core;
@@ -45,8 +46,8 @@ impl Bootstrap {
             stats_server_version_override,
             header_prefix,
             bootstrap_extensions,
-            // Read when the log is set up: [`super::load::log_format`].
-            application_log_config: _,
+            // Read when the log is set up, too: [`super::load::log_format`].
+            application_log_config,
             // Accepted without effect; told where it is set.
             node_context_params,
             cluster_manager,
@@ -127,16 +128,26 @@ impl Bootstrap {
                 notes.push(format!("bootstrap: {field} is accepted without effect"));
             }
         }
+        if let Some(format) = application_log_config.and_then(|config| config.log_format) {
+            required(format.log_format, "log_format")
+                .at("log_format")
+                .at("application_log_config")?;
+        }
         if !header_prefix.is_empty() && header_prefix != "x-envoy" {
             return Err(ConfigError::unsupported(
                 "header_prefix",
                 "it is always x-envoy",
             ));
         }
+        ignored_extensions::check_tracer(tracing.and_then(|tracing| tracing.http))
+            .at("http")
+            .at("tracing")?;
         let mut wasm = None;
         let mut services = Vec::new();
         for (index, extension) in bootstrap_extensions.into_iter().enumerate() {
-            let config = extension.typed_config.unwrap_or_default();
+            let name = non_empty(extension.name, "name").at_index("bootstrap_extensions", index)?;
+            let config = required(extension.typed_config, "typed_config")
+                .at_index("bootstrap_extensions", index)?;
             let config = pb::resolve_typed_struct(&config)
                 .map_err(ConfigError::from)
                 .at("typed_config")
@@ -163,9 +174,10 @@ impl Bootstrap {
                 }
                 continue;
             }
+            ignored_extensions::check(ignored_extensions::BOOTSTRAP, &name, &config)
+                .at_index("bootstrap_extensions", index)?;
             notes.push(format!(
-                "bootstrap: extension {} is accepted without effect",
-                extension.name
+                "bootstrap: extension {name} is accepted without effect"
             ));
         }
         for (index, sink) in stats_sinks.into_iter().enumerate() {
@@ -183,15 +195,27 @@ impl Bootstrap {
                     place: format!("stats_sinks[{index}]").into(),
                     config,
                 }),
-                None => notes.push(format!(
-                    "bootstrap: statistics sink {name} is accepted without effect"
-                )),
+                None => {
+                    ignored_extensions::check(ignored_extensions::STATS_SINKS, &name, &config)
+                        .at_index("stats_sinks", index)?;
+                    notes.push(format!(
+                        "bootstrap: statistics sink {name} is accepted without effect"
+                    ));
+                }
             }
         }
 
         let (clusters, listeners, secrets) =
             static_resources_of(static_resources.unwrap_or_default(), extensions)
                 .at("static_resources")?;
+        let local = cluster_manager.map_or_else(String::new, |manager| manager.local_cluster_name);
+        if !local.is_empty() && !clusters.iter().any(|cluster| *cluster.value.name == *local) {
+            return Err(
+                ConfigError::invalid(format!("local cluster '{local}' must be defined"))
+                    .at("local_cluster_name")
+                    .at("cluster_manager"),
+            );
+        }
         let dynamic =
             Dynamic::parse(dynamic_resources.unwrap_or_default()).at("dynamic_resources")?;
         if dynamic.needs_node() && (node.id.is_empty() || node.cluster.is_empty()) {
@@ -445,7 +469,12 @@ fn runtime(
                 admin = true;
                 RuntimeLayerKind::Admin
             }
-            Some(LayerSpecifier::DiskLayer(_) | LayerSpecifier::RtdsLayer(_)) | None => {
+            None => {
+                return Err(
+                    ConfigError::missing("layer_specifier").at_index("layers", index)
+                );
+            }
+            Some(LayerSpecifier::DiskLayer(_) | LayerSpecifier::RtdsLayer(_)) => {
                 notes.push(format!(
                     "bootstrap: runtime layer {name} is accepted without effect"
                 ));
@@ -499,7 +528,10 @@ fn stats(
             .map(|(index, matcher)| StringMatcher::parse(matcher).at_index("patterns", index))
             .collect::<Result<Vec<_>, _>>()
     };
-    let matcher = match stats_matcher.and_then(|matcher| matcher.stats_matcher) {
+    let matcher = stats_matcher
+        .map(|matcher| required(matcher.stats_matcher, "stats_matcher").at("stats_matcher"))
+        .transpose()?;
+    let matcher = match matcher {
         None | Some(Matcher::RejectAll(false)) => StatsMatcher::All,
         Some(Matcher::RejectAll(true)) => StatsMatcher::None,
         Some(Matcher::ExclusionList(matchers)) => {

@@ -309,12 +309,14 @@ fn services_are_known_by_their_places() {
 
     let parse = |text: &str| Bootstrap::parse(load(&yaml(text)).unwrap().proto, &Services);
     let known = "typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}";
-    let unknown =
-        "typed_config: {'@type': type.googleapis.com/google.protobuf.StringValue, value: ''}";
+    let envoys =
+        |kind: &str| format!("typed_config: {{'@type': type.googleapis.com/envoy.{kind}}}");
+    let extension = envoys("extensions.bootstrap.internal_listener.v3.InternalListener");
+    let sink = envoys("config.metrics.v3.HystrixSink");
     let wrong = "typed_config: {'@type': type.googleapis.com/google.protobuf.Duration, value: 1s}";
     let bootstrap = parse(&format!(
-        "bootstrap_extensions: [{{name: a, {unknown}}}, {{name: b, {known}}}]\n\
-         stats_sinks: [{{name: c, {known}}}, {{name: d, {unknown}}}]\n"
+        "bootstrap_extensions: [{{name: a, {extension}}}, {{name: b, {known}}}]\n\
+         stats_sinks: [{{name: c, {known}}}, {{name: d, {sink}}}]\n"
     ))
     .unwrap();
     let places: Vec<_> = bootstrap
@@ -571,6 +573,10 @@ fn runtime_layers_have_names_of_their_own_and_one_admin_layer() {
             "layered_runtime.layers[0].name: value length must be at least 1 characters",
         ),
         (
+            "{name: a}",
+            "layered_runtime.layers[0].layer_specifier: value is required",
+        ),
+        (
             "{name: a, static_layer: {}}, {name: a, static_layer: {}}",
             "layered_runtime.layers[1]: Duplicate layer name: a",
         ),
@@ -595,4 +601,73 @@ fn a_pipe_that_no_socket_can_have_is_refused() {
             "admin.address.pipe.path: Path \"{path}\" exceeds maximum UNIX domain socket path size of 108."
         )
     );
+}
+
+#[test]
+fn what_is_accepted_without_effect_must_be_something_that_envoy_accepts() {
+    let unknown = |name: &str, kind: &str| {
+        format!("Didn't find a registered implementation for '{name}' with type URL: '{kind}'")
+    };
+    let typed = "typed_config: {'@type': type.googleapis.com/google.protobuf.Struct}";
+    let statsd = "stats_sinks: [{name: s, typed_config: {'@type': type.googleapis.com/envoy.config.metrics.v3.StatsdSink, \
+                  tcp_cluster_name: x}}]";
+    let zipkin = "tracing: {http: {name: z, typed_config: {'@type': type.googleapis.com/envoy.config.trace.v3.ZipkinConfig}}}";
+    let local = |name: &str| {
+        format!(
+            "static_resources: {{clusters: [{CLUSTER}]}}\ncluster_manager: {{local_cluster_name: {name}}}"
+        )
+    };
+    for fine in [
+        statsd,
+        zipkin,
+        "tracing: {}",
+        "application_log_config: {}",
+        "stats_config: {}",
+        &local("x"),
+    ] {
+        assert!(parse(fine).is_ok(), "{fine}");
+    }
+    for (text, error) in [
+        (
+            "stats_sinks: [{name: s}]".to_owned(),
+            format!("stats_sinks[0]: {}", unknown("s", "")),
+        ),
+        (
+            format!("stats_sinks: [{{name: s, {typed}}}]"),
+            format!("stats_sinks[0]: {}", unknown("s", "google.protobuf.Struct")),
+        ),
+        (
+            format!("bootstrap_extensions: [{{name: e, {typed}}}]"),
+            format!(
+                "bootstrap_extensions[0]: {}",
+                unknown("e", "google.protobuf.Struct")
+            ),
+        ),
+        (
+            "bootstrap_extensions: [{name: e}]".to_owned(),
+            "bootstrap_extensions[0].typed_config: value is required".to_owned(),
+        ),
+        (
+            format!("bootstrap_extensions: [{{{typed}}}]"),
+            "bootstrap_extensions[0].name: value length must be at least 1 characters".to_owned(),
+        ),
+        (
+            "tracing: {http: {name: t}}".to_owned(),
+            format!("tracing.http: {}", unknown("t", "")),
+        ),
+        (
+            "stats_config: {stats_matcher: {}}".to_owned(),
+            "stats_config.stats_matcher.stats_matcher: value is required".to_owned(),
+        ),
+        (
+            "application_log_config: {log_format: {}}".to_owned(),
+            "application_log_config.log_format.log_format: value is required".to_owned(),
+        ),
+        (
+            local("nope"),
+            "cluster_manager.local_cluster_name: local cluster 'nope' must be defined".to_owned(),
+        ),
+    ] {
+        assert_eq!(refused(&text), error, "{text}");
+    }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 pub use stream::{Answer, Full, Sender, Sent, channel, open, refuse};
 
-use super::{Cluster, ClusterMap, Host, Origin, PickContext, SendOptions};
+use super::{Cluster, ClusterMap, Host, Origin, Parties, PickContext, SendOptions};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
 /// A request of our own.
@@ -195,7 +195,9 @@ async fn exchange(
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    cluster.answer_time(begun.elapsed(), Origin::Internal);
+    let canary = host.is_canary();
+    let origin = Origin::Internal;
+    cluster.answer_time(begun.elapsed(), Parties { origin, canary });
     Ok(CallResponse {
         head,
         body: Bytes::new(),

@@ -32,6 +32,8 @@ pub struct Host {
     attributes: ArcSwap<Attributes>,
     health: HealthFlags,
     removed: AtomicBool,
+    /// What its metadata say: [`Attributes::is_canary`].
+    canary: AtomicBool,
     /// Current address of a logical host (`LOGICAL_DNS`): where new connections go.
     resolved: arc_swap::ArcSwapOption<std::net::SocketAddr>,
 }
@@ -53,6 +55,18 @@ pub struct Attributes {
     pub locality_metadata: Option<Arc<pb::Metadata>>,
     /// `metadata`.
     pub metadata: Option<Arc<pb::Metadata>>,
+}
+
+impl Attributes {
+    /// `envoy.lb: {canary: true}` in the metadata.
+    pub fn is_canary(&self) -> bool {
+        use crate::pb::google::protobuf::value::Kind;
+        self.metadata
+            .as_ref()
+            .and_then(|metadata| metadata.filter_metadata.get("envoy.lb"))
+            .and_then(|fields| fields.fields.get("canary"))
+            .is_some_and(|value| matches!(value.kind, Some(Kind::BoolValue(true))))
+    }
 }
 
 impl Default for Attributes {
@@ -157,6 +171,7 @@ impl Host {
             attributes: ArcSwap::from_pointee(Attributes::default()),
             health: HealthFlags::default(),
             removed: AtomicBool::new(false),
+            canary: AtomicBool::new(false),
             resolved: arc_swap::ArcSwapOption::empty(),
         };
         host.set_attributes(attributes);
@@ -176,6 +191,11 @@ impl Host {
         self.attributes.load_full()
     }
 
+    /// It is a canary; answers from it are counted apart.
+    pub fn is_canary(&self) -> bool {
+        self.canary.load(Relaxed)
+    }
+
     /// Takes over what an update says.
     pub fn set_attributes(&self, attributes: Attributes) {
         const EDS: u32 = HealthFlag::FailedEds as u32
@@ -190,6 +210,7 @@ impl Host {
         // One writer (the control side): the two steps cannot lose another's bit.
         self.health.0.fetch_or(flag, Relaxed);
         self.health.0.fetch_and(!EDS | flag, Relaxed);
+        self.canary.store(attributes.is_canary(), Relaxed);
         if **self.attributes.load() != attributes {
             self.attributes.store(Arc::new(attributes));
         }

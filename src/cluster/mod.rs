@@ -39,7 +39,7 @@ pub use map::ClusterMap;
 pub use send::{
     Observer, SendOptions, UpstreamConnection, UpstreamError, UpstreamErrorKind, UpstreamResponse,
 };
-pub use stats::{ClusterStats, Origin};
+pub use stats::{ClusterStats, Origin, Parties};
 pub use status::{ClusterStatus, HostStatus};
 pub use tcp::TcpConnection;
 
@@ -254,15 +254,21 @@ impl Cluster {
     /// Counts the answer of a request: codes for the cluster, success or error for the host. An answer that we made
     /// because the host failed counts as well (503), as in Envoy.
     pub fn answered(&self, host: Option<&Host>, code: u16, origin: Origin) {
-        self.live.stats.answered(code, origin);
+        let canary = host.is_some_and(Host::is_canary);
+        self.answered_by(host, code, Parties { origin, canary });
+    }
+
+    /// As [`Cluster::answered`], where the answer may tell that it is a canary's.
+    pub fn answered_by(&self, host: Option<&Host>, code: u16, parties: Parties) {
+        self.live.stats.answered(code, parties);
         if let Some(host) = host {
             host.answered(code);
         }
     }
 
     /// Records the time from the last byte of a request to the last byte of its answer.
-    pub fn answer_time(&self, time: Duration, origin: Origin) {
-        self.live.stats.answer_time(time, origin);
+    pub fn answer_time(&self, time: Duration, parties: Parties) {
+        self.live.stats.answer_time(time, parties);
     }
 
     /// Counts a request that the route's timeout ended.

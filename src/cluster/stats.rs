@@ -129,8 +129,8 @@ crate::stats! {
 }
 
 crate::stats! {
-    /// `cluster.<name>.external.…` and `cluster.<name>.internal.…`: there once such a request was answered.
-    pub mod by_origin {
+    /// `cluster.<name>.external.…`, `….internal.…` and `….canary.…`: there once such a request was answered.
+    pub mod group {
         UPSTREAM_RQ_COMPLETED: Counter = "upstream_rq_completed",
     }
 }
@@ -189,6 +189,15 @@ pub enum Origin {
     External,
 }
 
+/// Who asked, and who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parties {
+    /// Who asked.
+    pub origin: Origin,
+    /// The host is a canary, or says so (`x-envoy-upstream-canary: true`).
+    pub canary: bool,
+}
+
 /// The statistics of one cluster; they survive updates of its configuration.
 #[derive(Debug)]
 pub struct ClusterStats {
@@ -202,14 +211,15 @@ pub struct ClusterStats {
 #[derive(Debug, Default)]
 struct OnDemand {
     timed: OnceLock<Arc<StatSet>>,
-    external: ByOrigin,
-    internal: ByOrigin,
+    external: Group,
+    internal: Group,
+    canary: Group,
     http1: OnceLock<Arc<StatSet>>,
     http2: OnceLock<Arc<StatSet>>,
 }
 
 #[derive(Debug, Default)]
-struct ByOrigin {
+struct Group {
     answers: OnceLock<Arc<StatSet>>,
     timed: OnceLock<Arc<StatSet>>,
 }
@@ -234,37 +244,45 @@ impl ClusterStats {
         self.on_demand.get_or_init(Box::default)
     }
 
-    /// Counts an answer: `upstream_rq_completed`, `_<code>` and the origin's copies of both.
-    pub fn answered(&self, code: u16, origin: Origin) {
+    /// Counts an answer: `upstream_rq_completed`, `_<code>` and the groups' copies of both.
+    pub fn answered(&self, code: u16, parties: Parties) {
         self.set.inc(cluster::UPSTREAM_RQ_COMPLETED);
         self.set.inc_code(code);
-        let (slots, part, family) = self.by_origin(origin);
-        let answers = slots
-            .answers
-            .get_or_init(|| self.register(&by_origin::TABLE, part, family));
-        answers.inc(by_origin::UPSTREAM_RQ_COMPLETED);
-        answers.inc_code(code);
+        for (slots, part, family) in self.groups(parties) {
+            let answers = slots
+                .answers
+                .get_or_init(|| self.register(&group::TABLE, part, family));
+            answers.inc(group::UPSTREAM_RQ_COMPLETED);
+            answers.inc_code(code);
+        }
     }
 
     /// Records the time from the last byte of the request to the last byte of the response.
-    pub fn answer_time(&self, time: Duration, origin: Origin) {
+    pub fn answer_time(&self, time: Duration, parties: Parties) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let (slots, part, family) = self.by_origin(origin);
-        for (slot, part, family) in [
-            (&self.on_demand().timed, "", "cluster"),
-            (&slots.timed, part, family),
-        ] {
+        let record = |slot: &OnceLock<Arc<StatSet>>, part, family| {
             slot.get_or_init(|| self.register(&timed::TABLE, part, family))
                 .record(timed::UPSTREAM_RQ_TIME, millis);
+        };
+        record(&self.on_demand().timed, "", "cluster");
+        for (slots, part, family) in self.groups(parties) {
+            record(&slots.timed, part, family);
         }
     }
 
-    fn by_origin(&self, origin: Origin) -> (&ByOrigin, &'static str, &'static str) {
+    fn groups(
+        &self,
+        parties: Parties,
+    ) -> impl Iterator<Item = (&Group, &'static str, &'static str)> {
         let on_demand = self.on_demand();
-        match origin {
+        let origin = match parties.origin {
             Origin::External => (&on_demand.external, "external.", "cluster_external"),
             Origin::Internal => (&on_demand.internal, "internal.", "cluster_internal"),
-        }
+        };
+        let canary = parties
+            .canary
+            .then_some((&on_demand.canary, "canary.", "cluster_canary"));
+        std::iter::once(origin).chain(canary)
     }
 
     /// `cluster.<name>.http1.…`.

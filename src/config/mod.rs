@@ -15,6 +15,7 @@ pub(crate) mod field;
 pub mod header;
 pub mod http_connection_manager;
 pub mod ignored;
+pub mod ignored_extensions;
 pub mod listener;
 pub mod matcher;
 mod protocol;

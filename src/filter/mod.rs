@@ -21,6 +21,7 @@ pub mod factory;
 pub mod fault;
 pub mod header_mutation;
 pub mod health_check;
+pub mod idle;
 pub mod local_reply;
 pub mod network;
 pub mod no_op;

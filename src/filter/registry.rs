@@ -7,7 +7,9 @@ use prost::{Message, Name};
 
 use super::factory::{BuildContext, ChainContext, FilterFactory, PerRoute};
 use super::network::NetworkFilter;
-use super::{BoxFuture, HttpFilter, cors, fault, header_mutation, health_check, no_op, router};
+use super::{
+    BoxFuture, HttpFilter, cors, fault, header_mutation, health_check, idle, no_op, router,
+};
 use crate::config::extension::{ExtensionConfig, HttpFilterConfig};
 use crate::config::{ConfigError, Extensions};
 use crate::pb;
@@ -22,6 +24,9 @@ fn table() -> Vec<Registration> {
             .per_route::<header_mutation::HeaderMutation>()
             .upstream(),
         register::<health_check::HealthCheck>(),
+        register::<idle::LocalRateLimit>().per_route::<idle::LocalRateLimit>(),
+        register::<idle::Lua>().per_route::<idle::Lua>(),
+        register::<idle::Rbac>().per_route::<idle::Rbac>(),
         register::<router::Router>(),
         #[cfg(feature = "wasm")]
         register::<super::wasm::Wasm>()

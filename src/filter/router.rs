@@ -32,8 +32,8 @@ use super::factory::{BuildContext, FilterFactory};
 use super::upstream::{self, Filters};
 use super::{BoxFuture, HttpFilter, HttpFilterChain, Step};
 use crate::cluster::{
-    self, Cluster, DropOverload, Host, Origin, PickContext, SendOptions, UpstreamConnection,
-    UpstreamError, UpstreamErrorKind, UpstreamResponse,
+    self, Cluster, DropOverload, Host, Origin, Parties, PickContext, SendOptions,
+    UpstreamConnection, UpstreamError, UpstreamErrorKind, UpstreamResponse,
 };
 use crate::config::ConfigError;
 use crate::config::route::{Action, ForwardAction, HostRewrite};
@@ -51,6 +51,7 @@ pub(super) const UPSTREAM_RQ_PER_TRY_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 pub(super) const EXPECTED_RQ_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const CANARY: HeaderName = HeaderName::from_static("x-envoy-upstream-canary");
 /// Wishes of internal clients that end here.
 static FOR_THE_ROUTER: [HeaderName; 10] = [
     UPSTREAM_RQ_PER_TRY_TIMEOUT,
@@ -155,7 +156,11 @@ impl HttpFilter for Router {
             && !info.health_check
             && let (Some(from), Some(to)) = (info.request_end, info.upstream_last_rx)
         {
-            cluster.answer_time(to.saturating_duration_since(from), origin);
+            let canary = info.upstream.canary;
+            cluster.answer_time(
+                to.saturating_duration_since(from),
+                Parties { origin, canary },
+            );
         }
     }
 }
@@ -463,6 +468,11 @@ impl Attempt {
                 note(&self.stream, connection);
                 info = self.stream.info.lock();
             }
+            info.upstream.canary = self.host.is_canary()
+                || head
+                    .headers
+                    .get(CANARY)
+                    .is_some_and(|value| value == "true");
             info.upstream_first_rx = Some(now);
             // A request that had ended before it was sent on was sent whole at the first moment.
             let first = info.upstream_first_tx;
@@ -487,10 +497,15 @@ impl Attempt {
             body,
             connection: _,
         } = response;
-        let request_end = self.stream.info.lock().request_end;
+        let (request_end, canary) = {
+            let info = self.stream.info.lock();
+            (info.request_end, info.upstream.canary)
+        };
         if self.config.dynamic_stats {
             let code = self.counted_code(&head);
-            self.cluster.answered(Some(&self.host), code, self.origin);
+            let origin = self.origin;
+            self.cluster
+                .answered_by(Some(&self.host), code, Parties { origin, canary });
         }
         if !self.config.suppress_envoy_headers
             && let Some(request_end) = request_end

@@ -424,7 +424,9 @@ impl Observer for Inner {
         let Some(response) = &mut *response else {
             return;
         };
-        remove_hop_by_hop(&mut response.headers, response.status);
+        let switches = response.status == http::StatusCode::SWITCHING_PROTOCOLS
+            && stream.request.lock().upgrade.is_some();
+        remove_hop_by_hop(&mut response.headers, switches);
         if let Some(via) = &options.via {
             append_via(&mut response.headers, via);
         }
@@ -467,7 +469,7 @@ impl Observer for Inner {
             records.http.inc(stat::DOWNSTREAM_CX_DRAIN_CLOSE);
         }
         stream.info.lock().close = close;
-        if close && single && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+        if close && single && !switches {
             // The codec says so by itself; here it is for those who look at the head still, as in Envoy.
             let value = HeaderValue::from_static("close");
             response.headers.insert(header::CONNECTION, value);
@@ -597,8 +599,7 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
 }
 
 /// Connection headers end at this hop; an upgrade's go on.
-fn remove_hop_by_hop(headers: &mut HeaderMap, status: http::StatusCode) {
-    let upgrade = status == http::StatusCode::SWITCHING_PROTOCOLS;
+fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     let mut present = [false; 4];
     for name in headers.keys() {
         match name.as_str() {

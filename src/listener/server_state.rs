@@ -71,16 +71,18 @@ impl ServerState {
         self.health_failed.load(Relaxed)
     }
 
-    /// `/drain_listeners`: responses begin to close their connections.
-    pub fn start_drain(&self, inbound_only: bool) {
+    /// `/drain_listeners`: responses begin to close their connections. False where they do already.
+    pub fn start_drain(&self, inbound_only: bool) -> bool {
         let mut drains = self.drains.write();
         let which = if inbound_only {
             &mut drains.inbound
         } else {
             &mut drains.all
         };
+        let begins = which.is_none();
         which.get_or_insert_with(Instant::now);
         self.draining.store(true, Relaxed);
+        begins
     }
 
     /// True where the response about to be sent should close its connection.

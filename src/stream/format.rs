@@ -101,10 +101,13 @@ pub fn write_text(format: &Format, scope: &Scope<'_>, omit_empty: bool, out: &mu
             FormatPart::Text(text) => out.extend_from_slice(text.as_bytes()),
             FormatPart::Operator { operator, max_len } => {
                 let start = out.len();
-                if operator::write(operator, scope, out) == Written::Missing && !omit_empty {
-                    out.push(b'-');
-                }
-                if let Some(max_len) = max_len {
+                // What stands for a missing value is not cut.
+                if operator::write(operator, scope, out) == Written::Missing {
+                    out.truncate(start);
+                    if !omit_empty {
+                        out.push(b'-');
+                    }
+                } else if let Some(max_len) = max_len {
                     out.truncate(start + (out.len() - start).min(*max_len));
                 }
             }

@@ -205,6 +205,8 @@ pub struct UpstreamInfo {
     pub connection_id: Option<u64>,
     /// When a pooled connection was ready.
     pub pool_ready: Option<Instant>,
+    /// The answer is a canary's.
+    pub canary: bool,
 }
 
 impl StreamInfo {

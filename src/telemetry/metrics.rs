@@ -124,8 +124,11 @@ fn add(cell: &AtomicU64, by: u64, exclusive: bool) {
     }
 }
 
-/// HTTP status codes that have a counter of their own (`upstream_rq_<code>`).
-const CODES: std::ops::Range<u16> = 100..600;
+/// What stands for the status codes that have no counter of their own: `upstream_rq_unknown`.
+pub(super) const UNKNOWN_CODE: u16 = 600;
+
+/// HTTP status codes that have a counter of their own (`upstream_rq_<code>`), and the one that stands for others.
+const CODES: std::ops::Range<u16> = 100..UNKNOWN_CODE + 1;
 
 /// One shard's part of a set.
 struct Block {
@@ -233,20 +236,23 @@ impl StatSet {
         block.mark(stat);
     }
 
-    /// Counts a response code as `upstream_rq_<code>`; codes outside 100..600 are not counted.
+    /// Counts a response code as `upstream_rq_<code>`; codes outside 100..600 as `upstream_rq_unknown`.
     #[inline]
     pub fn inc_code(&self, code: u16) {
-        if CODES.contains(&code) {
-            let codes = self
-                .block()
-                .codes
-                .get_or_init(|| CODES.map(|_| AtomicU64::new(0)).collect());
-            add(
-                &codes[usize::from(code - CODES.start)],
-                1,
-                Shard::current() != Shard::CONTROL,
-            );
-        }
+        let code = if CODES.contains(&code) {
+            code
+        } else {
+            UNKNOWN_CODE
+        };
+        let codes = self
+            .block()
+            .codes
+            .get_or_init(|| CODES.map(|_| AtomicU64::new(0)).collect());
+        add(
+            &codes[usize::from(code - CODES.start)],
+            1,
+            Shard::current() != Shard::CONTROL,
+        );
     }
 
     /// The sum over all shards, of counters since the last reset.
@@ -305,7 +311,7 @@ impl StatSet {
         counts
     }
 
-    /// Counted response codes with their sums since the last reset, ascending.
+    /// Counted response codes with their sums since the last reset, ascending; 600 stands for all from there.
     pub fn codes(&self) -> Vec<(u16, u64)> {
         let mut sums = self.code_sums();
         if let Some(baseline) = &*self.baseline.read() {

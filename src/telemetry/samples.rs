@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use regex::Regex;
 
-use super::metrics::{HistogramCounts, Kind, Registry, Stat};
+use super::metrics::{HistogramCounts, Kind, Registry, Stat, UNKNOWN_CODE};
 
 /// Which statistics are asked for (`/stats?…`).
 #[derive(Debug, Default)]
@@ -94,10 +94,14 @@ impl Samples {
                 for (code, count) in set.codes() {
                     let prefix = set.prefix();
                     // Envoy counts the code and its class; the class is the sum of its codes.
-                    for name in [
-                        format!("{prefix}upstream_rq_{code}"),
-                        format!("{prefix}upstream_rq_{}xx", code / 100),
-                    ] {
+                    let names = match code {
+                        UNKNOWN_CODE => vec![format!("{prefix}upstream_rq_unknown")],
+                        code => vec![
+                            format!("{prefix}upstream_rq_{code}"),
+                            format!("{prefix}upstream_rq_{}xx", code / 100),
+                        ],
+                    };
+                    for name in names {
                         if query.wants(&name) && !hidden(&name) {
                             samples.add_number(&name, Kind::Counter, count);
                         }
@@ -170,6 +174,8 @@ mod tests {
         new.add(sample::HITS, 3);
         new.record(sample::TOOK, 7);
         old.inc_code(404);
+        old.inc_code(600);
+        new.inc_code(999);
         registry.set_text("s.a.version_text", "v1");
         registry.metric("wasmcustom.m", Kind::Gauge).unwrap();
         let all = Samples::collect(&registry, &Query::default(), &|_| false);
@@ -187,8 +193,14 @@ mod tests {
         let used = Samples::collect(&registry, &used, &|_| false);
         assert_eq!(
             used.numbers.keys().collect::<Vec<_>>(),
-            ["s.a.hits", "s.a.upstream_rq_404", "s.a.upstream_rq_4xx"]
+            [
+                "s.a.hits",
+                "s.a.upstream_rq_404",
+                "s.a.upstream_rq_4xx",
+                "s.a.upstream_rq_unknown"
+            ]
         );
+        assert_eq!(used.numbers["s.a.upstream_rq_unknown"].1, 2);
         new.set(sample::OPEN, 0);
         let gauges = Query {
             used_only: true,

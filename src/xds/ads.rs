@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
+use sha2::{Digest as _, Sha256};
 
 use super::ResourceType;
 use super::resource::{name_of, unwrap_resource};
@@ -508,6 +509,7 @@ impl Update {
             };
             self.unreadable.push((name.into(), body, error));
         };
+        let mut unnamed = false;
         let (name, body) = match any {
             None => (outer, None),
             Some(any) => {
@@ -524,6 +526,10 @@ impl Update {
                 }
                 let body = Bytes::from(any.value);
                 match name_of(&body) {
+                    Ok("") if self.kind == ResourceType::Listener => {
+                        unnamed = true;
+                        (outer, Some(body))
+                    }
                     Err(reason) => return wrong(&outer, Some(body), ConfigError::invalid(reason)),
                     // As Envoy: a cluster or listener is called what it calls itself; the rest must be what the wrapper
                     // says, by which they are told apart.
@@ -537,6 +543,10 @@ impl Update {
                     }
                 }
             }
+        };
+        let (name, body) = match body {
+            Some(body) if unnamed => named(name, &body),
+            body => (name, body),
         };
         if name.is_empty() {
             return wrong("", body, ConfigError::missing("name"));
@@ -563,6 +573,25 @@ impl Update {
             body,
         });
     }
+}
+
+/// A listener that has no name is called as the response calls it, or else has one made up, as in Envoy. Here it is made
+/// of what the listener says, so that it stays the same listener for as long as that does.
+fn named(name: String, body: &Bytes) -> (String, Option<Bytes>) {
+    let name = if name.is_empty() {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&Sha256::digest(body)[..16]);
+        uuid::Builder::from_random_bytes(bytes)
+            .into_uuid()
+            .to_string()
+    } else {
+        name
+    };
+    // Every message may be continued by more of its fields.
+    let mut whole = Vec::with_capacity(body.len() + name.len() + 4);
+    prost::encoding::string::encode(1, &name, &mut whole);
+    whole.extend_from_slice(body);
+    (name, Some(whole.into()))
 }
 
 #[cfg(test)]

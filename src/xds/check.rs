@@ -15,18 +15,35 @@ impl Options {
     /// Names the first that cannot be reached by construction: an unknown cluster, ADS without `ads_config`, no such
     /// file.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_but_listeners()?;
+        match &self.lds {
+            Some(source) => self.check_source(source).at("dynamic_resources.lds_config"),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Options::check`], for `--mode validate`: Envoy does not look there for the file of `lds_config`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn check_for_validation(&self) -> Result<(), ConfigError> {
+        match &self.lds {
+            Some(source) if !matches!(source.specifier, SourceSpecifier::Path { .. }) => {
+                self.check()
+            }
+            _ => self.check_but_listeners(),
+        }
+    }
+
+    fn check_but_listeners(&self) -> Result<(), ConfigError> {
         if let Some(ads) = &self.ads {
             self.check_ads(&ads.service)
                 .at("grpc_services")
                 .at("dynamic_resources.ads_config")?;
         }
-        for (source, field) in [
-            (&self.cds, "dynamic_resources.cds_config"),
-            (&self.lds, "dynamic_resources.lds_config"),
-        ] {
-            if let Some(source) = source {
-                self.check_source(source).at(field)?;
-            }
+        if let Some(source) = &self.cds {
+            self.check_source(source)
+                .at("dynamic_resources.cds_config")?;
         }
         for (index, cluster) in self.static_clusters.iter().enumerate() {
             if let Some((_, source)) = cluster_reference(cluster) {

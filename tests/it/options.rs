@@ -12,10 +12,14 @@ fn listener(name: &str, address: &str, options: &str) -> String {
 }
 
 async fn proxy(listeners: &[String], upstream: &FakeUpstream) -> TestProxy {
+    proxy_to(listeners, &upstream.endpoint()).await
+}
+
+async fn proxy_to(listeners: &[String], endpoint: &str) -> TestProxy {
     TestProxy::start(&format!(
         "{{node: {{id: test, cluster: test}}, admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}, static_resources: {{listeners: [{}], clusters: [{{name: up, connect_timeout: 1s, load_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{}]}}]}}}}]}}}}",
         listeners.join(", "),
-        upstream.endpoint()
+        endpoint
     ))
     .await
 }
@@ -100,18 +104,107 @@ async fn upgrades_and_interim_answers_are_counted() {
     let request = "POST / HTTP/1.1\r\nHost: a\r\nexpect: 100-continue\r\ncontent-length: 1\r\nconnection: close\r\n\r\n";
     assert_eq!(other.send(request).await.status, 100);
     other.write(b"x").await;
-    // What switches protocols unasked is no answer.
-    assert_eq!(other.read().await.map(|answer| answer.status), Some(502));
+    // What switches protocols unasked is an answer without a body.
+    assert_eq!(other.read().await.map(|answer| answer.status), Some(101));
     assert!(other.is_closed().await);
-    // The 101 is the first of two; streams are counted once they are over.
-    let wanted = "http.l.downstream_cx_upgrades_active: 0\nhttp.l.downstream_rq_1xx: 2\nhttp.l.downstream_rq_5xx: 1\n";
-    let target = "/stats?filter=^http.l.*(upgrades_active|rq_1xx|rq_5xx)";
-    let counted = async {
-        while admin.get("a", target).await.body != wanted {
+    // The 100 counts, too; streams are counted once they are over.
+    let wanted = "http.l.downstream_cx_upgrades_active: 0\nhttp.l.downstream_rq_1xx: 3\nhttp.l.downstream_rq_5xx: 0\n";
+    let filter = "^http.l.*(upgrades_active|rq_1xx|rq_5xx)";
+    shows(&mut admin, filter, wanted).await;
+}
+
+/// Waits until the statistics that `filter` matches are these.
+async fn shows(admin: &mut Client, filter: &str, wanted: &str) {
+    let target = format!("/stats?filter={filter}");
+    let mut last = String::new();
+    let shown = async {
+        while last != wanted {
+            last = admin.get("a", &target).await.body;
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), counted)
+    if tokio::time::timeout(std::time::Duration::from_secs(5), shown)
         .await
-        .expect("counted");
+        .is_err()
+    {
+        assert_eq!(last, wanted, "{filter}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_canaries_and_with_unknown_codes_are_counted() {
+    let odd = "HTTP/1.1 700 Odd\r\ncontent-length: 0\r\n\r\n".to_owned();
+    let upstream = FakeUpstream::answering(odd).await;
+    let metadata = "{metadata: {filter_metadata: {envoy.lb: {canary: true}}}, endpoint";
+    let canary = upstream.endpoint().replacen("{endpoint", metadata, 1);
+    let proxy = proxy_to(&[listener("l", "address: 127.0.0.1", "")], &canary).await;
+    let mut client = Client::connect(proxy.address("l").await).await;
+    assert_eq!(client.get("a", "/").await.status, 700);
+    let mut admin = Client::connect(proxy.admin()).await;
+    let wanted = ["canary.", "external.", ""].map(|group| {
+        format!(
+            "cluster.up.{group}upstream_rq_completed: 1\ncluster.up.{group}upstream_rq_unknown: 1\n"
+        )
+    });
+    shows(
+        &mut admin,
+        "^cluster.up.*rq_(unknown|completed)$",
+        &wanted.concat(),
+    )
+    .await;
+    let page = admin
+        .get("a", "/stats?filter=canary.upstream_rq_time")
+        .await;
+    assert!(
+        page.body
+            .starts_with("cluster.up.canary.upstream_rq_time: ")
+    );
+
+    // A host may say that it is one.
+    let says = |value: &str| {
+        format!("HTTP/1.1 200 OK\r\nx-envoy-upstream-canary: {value}\r\ncontent-length: 0\r\n\r\n")
+    };
+    for (value, counted) in [
+        ("true", "cluster.up.canary.upstream_rq_200: 1\n"),
+        ("TRUE", ""),
+    ] {
+        let upstream = FakeUpstream::answering(says(value)).await;
+        let listeners = [listener("l", "address: 127.0.0.1", "")];
+        let proxy = self::proxy(&listeners, &upstream).await;
+        let mut client = Client::connect(proxy.address("l").await).await;
+        assert_eq!(client.get("a", "/").await.status, 200);
+        let mut admin = Client::connect(proxy.admin()).await;
+        shows(
+            &mut admin,
+            "^cluster.up.upstream_rq_200",
+            "cluster.up.upstream_rq_200: 1\n",
+        )
+        .await;
+        shows(&mut admin, "canary.upstream_rq_200", counted).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_health_and_drained_connections_show_at_once() {
+    let upstream = FakeUpstream::start("a").await;
+    let proxy = proxy(&[listener("l", "address: 127.0.0.1", "")], &upstream).await;
+    let address = proxy.address("l").await;
+    let mut admin = Client::connect(proxy.admin()).await;
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.get("a", "/").await.header("connection"), "");
+    let drained = "^http.l.downstream_cx_drain_close";
+    shows(&mut admin, drained, "http.l.downstream_cx_drain_close: 0\n").await;
+
+    // The next flush would set it, too: the first look is the one that counts.
+    for (to, live) in [("fail", 0), ("ok", 1), ("fail", 0)] {
+        let request =
+            format!("POST /healthcheck/{to} HTTP/1.1\r\nHost: a\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(admin.send(&request).await.status, 200);
+        let page = admin.get("a", "/stats?filter=^server.live").await;
+        assert_eq!(page.body, format!("server.live: {live}\n"));
+    }
+    // Who fails health checks sends connections away.
+    assert_eq!(client.get("a", "/").await.header("connection"), "close");
+    assert!(client.is_closed().await);
+    shows(&mut admin, drained, "http.l.downstream_cx_drain_close: 1\n").await;
 }

@@ -169,3 +169,25 @@ fn a_signal_while_plugins_are_configured_ends_it_cleanly() {
         assert_eq!(proxy.exit_code(), Some(0), "SIG{signal}");
     }
 }
+
+#[test]
+fn a_check_opens_no_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("a.log");
+    let run = |mode: &[&str], bootstrap: &str| {
+        Command::new(env!("CARGO_BIN_EXE_plenipo"))
+            .args(["--config-yaml", bootstrap, "--concurrency", "1"])
+            .arg("--log-path")
+            .arg(&log)
+            .args(mode)
+            .output()
+            .expect("the binary")
+    };
+    let fine = "node: {id: a, cluster: b}";
+    assert!(run(&["--mode", "validate"], fine).status.success());
+    assert!(!log.exists());
+    // One that serves opens it, even where it cannot start.
+    let clash = "node: {id: a, cluster: b}\nadmin: {address: {socket_address: {address: 203.0.113.1, port_value: 1}}}";
+    assert!(!run(&[], clash).status.success());
+    assert!(log.exists());
+}

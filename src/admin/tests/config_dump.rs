@@ -165,12 +165,19 @@ fn parts_of_the_config_dump() {
     ] {
         let response = world.get(target);
         assert_eq!(
-            (response.status.as_u16(), response.body.as_str()),
-            (status, body)
+            (
+                response.status.as_u16(),
+                response.body.as_str(),
+                response.kind.content_type()
+            ),
+            (status, body, "text/plain")
         );
     }
     let response = world.get("/config_dump?name_regex=(");
-    assert_eq!(response.status, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        (response.status, response.kind),
+        (StatusCode::BAD_REQUEST, Kind::Bare)
+    );
     assert!(
         response
             .body

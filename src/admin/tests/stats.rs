@@ -31,7 +31,22 @@ fn stats_are_filtered_as_asked() {
         world.get("/stats?format=prometheus&filter=server").body,
         world.get("/stats/prometheus?filter=server").body
     );
+    let live = |rest: &str| world.get(&format!("/stats?filter=server.live&{rest}")).body;
+    for shown in [
+        "type=",
+        "hidden=",
+        "hidden=include",
+        "hidden=exclude",
+        "type=Gauges&hidden=include",
+    ] {
+        assert_eq!(live(shown), "server.live: 1\n", "{shown}");
+    }
+    assert_eq!(live("hidden=only"), "", "nothing is hidden");
     for (target, body) in [
+        (
+            "/stats?hidden=maybe",
+            "usage: /stats?hidden=(include|only|exclude)\n\n",
+        ),
         (
             "/stats?format=nope",
             "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n",

@@ -10,7 +10,7 @@ use http_body::Frame;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::{Cluster, Host, Origin, SendOptions};
+use super::super::{Cluster, Host, Origin, Parties, SendOptions};
 use super::{CallError, millis, next_frame};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
@@ -221,7 +221,9 @@ impl Answer {
 
     fn ended(&self) {
         let time = self.begun.elapsed();
-        self.cluster.answer_time(time, Origin::Internal);
+        let canary = self.host.is_canary();
+        let origin = Origin::Internal;
+        self.cluster.answer_time(time, Parties { origin, canary });
     }
 
     /// The next frame of the body. Trailers are the last.

@@ -27,7 +27,7 @@ use crate::config::ignored::Ignored;
 use crate::config::listener::{DEFAULT_DRAIN_TIMEOUT, IpRange};
 use crate::config::protocol::{CommonOptions, scheme_to_overwrite};
 use crate::config::route::RouteConfig;
-use crate::config::{ConfigError, ParseContext};
+use crate::config::{ConfigError, ParseContext, ignored_extensions};
 use crate::pb;
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -98,7 +98,7 @@ impl HttpConnectionManager {
             stat_prefix,
             http_filters,
             add_user_agent,
-            tracing: _,
+            tracing,
             common_http_protocol_options,
             http1_safe_max_connection_duration: _,
             http_protocol_options,
@@ -187,6 +187,9 @@ impl HttpConnectionManager {
             LATER,
         )?;
         request_id(request_id_extension).at("request_id_extension")?;
+        ignored_extensions::check_tracer(tracing.and_then(|tracing| tracing.provider))
+            .at("provider")
+            .at("tracing")?;
         access_log_flushing(access_log_flush_interval, access_log_options)?;
         percent(drain_timeout_jitter, "drain_timeout_jitter")?;
 

@@ -128,6 +128,7 @@ async fn operators_have_envoys_values() {
         ("%REQ(x-many)%", "1"),
         ("%REQ(:PATH):5%", "/hdrs"),
         ("%REQ(:PATH):0%", ""),
+        ("%REQ(NOPE):0%", "-"),
         ("%REQ(HOST)%", "example.test:26060"),
         ("%RESP(:STATUS)%", "200"),
         ("%TRAILER(X-T)%", "-"),

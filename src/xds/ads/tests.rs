@@ -448,6 +448,65 @@ fn of_a_resource_sent_twice_by_name_the_first_counts_in_a_state_of_the_world() {
 }
 
 #[test]
+fn a_listener_without_a_name_is_given_one_that_stays() {
+    use pb::envoy::config::listener::v3::Listener;
+    let of = |prefix: &str| {
+        pb::pack(&Listener {
+            stat_prefix: prefix.to_owned(),
+            ..Listener::default()
+        })
+    };
+    let sotw = |listeners: Vec<pb::Any>| {
+        let response = DiscoveryResponse {
+            resources: listeners,
+            ..DiscoveryResponse::default()
+        };
+        Update::of_sotw(ResourceType::Listener, response)
+    };
+    let update = sotw(vec![of("a"), of("b")]);
+    assert!(update.unreadable.is_empty(), "{update:?}");
+    let names = update_names(&update);
+    assert_eq!(names.len(), 2);
+    assert_ne!(names[0], names[1]);
+    assert!(uuid::Uuid::parse_str(names[0]).is_ok(), "{names:?}");
+    for (received, prefix) in update.resources.iter().zip(["a", "b"]) {
+        let body = received.body.clone().expect("a body");
+        let listener = <Listener as prost::Message>::decode(body).expect("a listener");
+        assert_eq!(
+            (&*listener.name, &*listener.stat_prefix),
+            (&*received.name, prefix)
+        );
+    }
+    // It is the same listener for as long as it says the same.
+    assert_eq!(update_names(&sotw(vec![of("b")])), names[1..]);
+
+    let update = Update::of_delta(
+        ResourceType::Listener,
+        DeltaDiscoveryResponse {
+            resources: vec![Resource {
+                name: "outer".to_owned(),
+                resource: Some(of("a")),
+                ..Resource::default()
+            }],
+            ..DeltaDiscoveryResponse::default()
+        },
+    );
+    assert_eq!(update_names(&update), ["outer"]);
+    let body = update.resources[0].body.clone().expect("a body");
+    let listener = <Listener as prost::Message>::decode(body).expect("a listener");
+    assert_eq!(listener.name, "outer");
+    // Nothing else goes without.
+    let update = Update::of_sotw(
+        CDS,
+        DiscoveryResponse {
+            resources: vec![any_of(CDS, "")],
+            ..DiscoveryResponse::default()
+        },
+    );
+    assert_eq!(update.unreadable.len(), 1);
+}
+
+#[test]
 fn what_a_delta_adds_and_removes_at_once_stays_and_is_refused() {
     let update = Update::of_delta(
         CDS,

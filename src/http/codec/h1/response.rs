@@ -31,7 +31,7 @@ pub(super) struct Response {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     pub(super) method: &'a Method,
-    /// An upgrade was asked for: 101 is an answer.
+    /// An upgrade was asked for: 101 agrees to it.
     pub(super) upgrade: bool,
     /// Trailers are handed up.
     pub(super) trailers: bool,
@@ -73,10 +73,6 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
     if coding.is_some() && length.is_some() {
         return Err(Violation::LENGTH_AND_CHUNKED);
     }
-    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    if switching && !asked.upgrade {
-        return Err(Violation::CODEC);
-    }
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         if coding.is_some() {
             return Err(Violation::CODING_NOT_ALLOWED);
@@ -86,7 +82,9 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
         }
         headers.remove(header::CONTENT_LENGTH);
     }
-    let tunnel = switching || (asked.method == Method::CONNECT && status.is_success());
+    // Where nobody asked, it is an answer without a body, as in Envoy.
+    let switched = status == StatusCode::SWITCHING_PROTOCOLS && asked.upgrade;
+    let tunnel = switched || (asked.method == Method::CONNECT && status.is_success());
     let bodiless = asked.method == Method::HEAD
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED

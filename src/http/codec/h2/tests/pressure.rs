@@ -94,6 +94,12 @@ async fn a_reset_stream_lets_go_of_all_though_nothing_is_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn not_many_streams_begin_while_nothing_is_taken() {
+    paced(endless).await;
+    // Where nothing more is written after what the client had not taken, nothing but that tells that it has.
+    paced(|| reply(200, "x".repeat(300 << 10))).await;
+}
+
+async fn paced(first: fn() -> Reply) {
     const ALL: u32 = 8_000;
     let asked = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&asked);
@@ -101,7 +107,7 @@ async fn not_many_streams_begin_while_nothing_is_taken() {
         let number = count.fetch_add(1, Relaxed);
         async move {
             match number {
-                0 => Ok(endless()),
+                0 => Ok(first()),
                 _ => Ok(reply(204, "")),
             }
         }

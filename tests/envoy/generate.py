@@ -471,13 +471,13 @@ def with_trailers(case, trailers):
     return {"id": case["id"], "listener": case["listener"], "raw": raw}
 
 
-def request_ends(logs):
-    """The durations in the records that end with the request."""
+def showing(logs, *operators):
+    """The fields of the records that show any of these."""
     names = set()
     for log in logs:
         for name, value in log["typed_config"]["log_format"].get("json_format", {}).items():
-            if name.startswith("ms_") and ("REQUEST_DURATION" in value or "DS_RX_END" in value):
-                names.add(name)
+            if any(operator in json.dumps(value) for operator in operators):
+                names.add(f"log*.{name}")
     return sorted(names)
 
 
@@ -499,10 +499,16 @@ def suite(seed, folder, requests):
     (folder / "envoy.yaml").write_text(text)
     rules = []
     for case, manager in zip(cases, managers):
-        # What of a body without a length is there is not known where nobody reads it, and so not its end.
-        if "body" in case.get("h2", {}):
-            fields = ["log.rx", *(f"log*.{name}" for name in request_ends(manager["access_log"]))]
-            rules += [f"{case['id']} {field} not read\n" for field in fields]
+        logs, http2 = manager["access_log"], case.get("h2", {})
+        if "body" in http2:
+            # What of a body without a length is there is not known where nobody reads it, and so not its end.
+            durations = [name for name in showing(logs, "REQUEST_DURATION", "DS_RX_END") if name.startswith("log*.ms_")]
+            rules += [f"{case['id']} {field} not read\n" for field in ["log.rx", *durations]]
+        dropping = manager.get("common_http_protocol_options", {}).get("headers_with_underscores_action") == "DROP_HEADER"
+        if "body" in http2 and dropping and any("_" in name for name, _ in http2["headers"]):
+            # Envoy's codec remembers that it dropped a field, and tells it as the reason where it cuts the request behind an answer.
+            fields = ["log.details", "log.flags", "log.flags_long", *showing(logs, "RESPONSE_CODE_DETAILS", "RESPONSE_FLAGS")]
+            rules += [f"{case['id']} {field} dropped\n" for field in fields]
         # The codec tells no method of what it refuses; Envoy tells no length of an empty answer to HEAD.
         if (case.get("method"), case.get("version")) == ("HEAD", "HTTP/1.0") and "local_reply_config" in manager:
             rules.append(f"{case['id']} header.content-length refused\n")

@@ -196,7 +196,10 @@ impl HttpConnection {
                     }
                     None
                 }
-                Err(reply) => Some(answer_with(reply)),
+                Err(reply) => {
+                    count_unclean_path(&reply, http);
+                    Some(answer_with(reply))
+                }
             },
         };
         let stream = Stream::new(
@@ -358,6 +361,17 @@ impl Handler for HttpConnection {
         let _ = Arc::clone(&manager.filters)
             .run(stream, crate::http::Body::empty(), observer)
             .now_or_never();
+    }
+}
+
+/// By what is decided here: the status that is sent may be mapped to another.
+fn count_unclean_path(reply: &LocalReply, http: &StatSet) {
+    if reply.details == "path_normalization_failed" {
+        http.inc(if reply.status.is_redirection() {
+            stat::DOWNSTREAM_RQ_REDIRECTED_WITH_NORMALIZED_PATH
+        } else {
+            stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION
+        });
     }
 }
 
@@ -571,10 +585,6 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
         Some("request_header_timeout") => http.inc(stat::DOWNSTREAM_RQ_HEADER_TIMEOUT),
         Some("max_duration_timeout") => http.inc(stat::DOWNSTREAM_RQ_MAX_DURATION_REACHED),
         Some("request_payload_too_large") => http.inc(stat::DOWNSTREAM_RQ_TOO_LARGE),
-        Some("path_normalization_failed") => http.inc(match status {
-            Some(300..400) => stat::DOWNSTREAM_RQ_REDIRECTED_WITH_NORMALIZED_PATH,
-            _ => stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION,
-        }),
         Some("response_payload_too_large") => http.inc(stat::RS_TOO_LARGE),
         Some("absolute_path_rejected") => http.inc(stat::DOWNSTREAM_RQ_NON_RELATIVE_PATH),
         Some("upgrade_failed") => http.inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE),

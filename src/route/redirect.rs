@@ -101,9 +101,9 @@ fn request_host<'a>(head: &'a RequestHead, scheme: &str, new_port: bool) -> &'a 
     let Some(colon) = colon else {
         return host;
     };
-    // What the client spoke, which the scheme of an HTTP/2 request need not be.
+    // What the client spoke, which the scheme of an HTTP/2 request need not be; a filter may have taken it away.
     let proto = head.headers.get("x-forwarded-proto");
-    let proto = proto.map_or(head.scheme.as_str().as_bytes(), HeaderValue::as_bytes);
+    let proto = proto.map_or(&b""[..], HeaderValue::as_bytes);
     let default_port = scheme.as_bytes() != proto
         && match proto {
             b"http" => &host[colon..] == b":80",

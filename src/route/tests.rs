@@ -558,7 +558,8 @@ fn redirects_compute_their_location() {
         let table = routes(&format!(
             "{{match: {{prefix: /}}, redirect: {{{redirect}}}}}"
         ));
-        let mut head = get(authority, path);
+        let proto = if https { "https" } else { "http" };
+        let mut head = with(get(authority, path), &[("x-forwarded-proto", proto)]);
         if https {
             head.scheme = Scheme::Https;
         }
@@ -602,6 +603,9 @@ fn the_default_port_of_a_redirect_goes_by_what_the_client_spoke() {
     let location = |scheme: Scheme, proto: &'static str| {
         let mut head = with(get("h.test:80", "/x"), &[("x-forwarded-proto", proto)]);
         head.scheme = scheme;
+        if proto.is_empty() {
+            head.headers.remove("x-forwarded-proto");
+        }
         let selected = table.select(&head, 0).expect("a route");
         let Action::Redirect(action) = &selected.route.action else {
             panic!("a redirect");
@@ -610,6 +614,8 @@ fn the_default_port_of_a_redirect_goes_by_what_the_client_spoke() {
     };
     assert_eq!(location(Scheme::Https, "http"), "ftp://h.test/x");
     assert_eq!(location(Scheme::Http, "https"), "ftp://h.test:80/x");
+    // A filter has taken away what tells.
+    assert_eq!(location(Scheme::Http, ""), "ftp://h.test:80/x");
 }
 
 #[test]

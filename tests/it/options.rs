@@ -113,6 +113,23 @@ async fn upgrades_and_interim_answers_are_counted() {
     shows(&mut admin, filter, wanted).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn unclean_paths_are_counted_by_what_was_decided_and_not_by_the_status_that_is_sent() {
+    let upstream = FakeUpstream::start("a").await;
+    let options = "path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT, local_reply_config: {mappers: [{filter: \
+        {not_health_check_filter: {}}, status_code: 418}]},";
+    let proxy = proxy(&[listener("l", "address: 127.0.0.1", options)], &upstream).await;
+    let mut admin = Client::connect(proxy.admin()).await;
+    let mut client = Client::connect(proxy.address("l").await).await;
+    let answer = client.get("a", "/a%2Fb").await;
+    assert_eq!((answer.status, answer.header("location")), (418, "/a/b"));
+    // No client of gRPC follows a redirect.
+    let grpc = "POST /a%2Fb HTTP/1.1\r\nHost: a\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(client.send(grpc).await.status, 200);
+    let wanted = "http.l.downstream_rq_failed_path_normalization: 1\nhttp.l.downstream_rq_redirected_with_normalized_path: 1\n";
+    shows(&mut admin, "^http.l.*normaliz", wanted).await;
+}
+
 /// Waits until the statistics that `filter` matches are these.
 async fn shows(admin: &mut Client, filter: &str, wanted: &str) {
     let target = format!("/stats?filter={filter}");

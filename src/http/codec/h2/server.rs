@@ -267,11 +267,9 @@ impl<H: Handler> Served<H> {
     }
 
     fn over(&mut self, over: Over) -> ConnectionEnd {
-        if matches!(over, Over::PrematureResets) {
-            self.meter.set_ending(Ending::PrematureResets);
-            return ConnectionEnd::PrematureResets;
-        }
-        if let Some(end) = self.ending.take() {
+        if !matches!(over, Over::PrematureResets)
+            && let Some(end) = self.ending.take()
+        {
             return end;
         }
         // Its streams learn of the end only now, and ask what it was.

@@ -2,10 +2,12 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --profile release-lto --locked
+RUN apt-get update && apt-get install -y --no-install-recommends python3 wrk nghttp2-client util-linux \
+    && rm -rf /var/lib/apt/lists/*
+RUN bash bench/pgo.sh
 
 FROM debian:bookworm-slim
-COPY --from=build /src/target/release-lto/plenipo /usr/local/bin/plenipo
+COPY --from=build /src/target/pgo/plenipo /usr/local/bin/plenipo
 COPY xds-examples /etc/plenipo/xds-examples
 # Launchers look for `envoy`.
 RUN ln -s /usr/local/bin/plenipo /usr/local/bin/envoy \

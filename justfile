@@ -26,7 +26,7 @@ interop *ARGS: release
 
 # Ratios to a real Envoy, written to bench/results/.
 bench *ARGS:
-    cargo build --profile release-lto
+    bash bench/pgo.sh
     python3 bench/run.py {{ARGS}}
 
 # The long forms of everything; their last result is committed.

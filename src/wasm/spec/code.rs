@@ -431,10 +431,16 @@ pub(super) fn parse_backoff(
     Ok((base, cap))
 }
 
+/// As in Envoy, more seconds than nanoseconds can count in 64 bits are none; no clock ends before them.
+const MAX_SECONDS: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
+
 fn parse_duration(proto: google::protobuf::Duration) -> Result<Duration, ConfigError> {
     let seconds = u64::try_from(proto.seconds);
     let nanos = u32::try_from(proto.nanos);
     match (seconds, nanos) {
+        (Ok(seconds), _) if seconds >= MAX_SECONDS => {
+            Err(ConfigError::invalid("Duration out-of-range"))
+        }
         (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
         _ => Err(ConfigError::invalid("must be a duration of at least zero")),
     }

@@ -229,6 +229,7 @@ fn of_a_reloads_backoff_the_base_is_what_counts() {
     for (base, max, field) in [
         (None, None, "base_interval"),
         (Some(0), None, "base_interval"),
+        (Some(315_576_000_000), None, "base_interval"),
         (Some(2), Some(0), "max_interval"),
     ] {
         let error = reload(base, max).expect_err("refused");

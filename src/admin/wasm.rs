@@ -1,6 +1,5 @@
 //! `/wasm`, ours: every plugin version, where it is in its life, and what its VMs did.
 
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -63,11 +62,8 @@ fn time(time: SystemTime) -> String {
 fn plugin_text(plugin: &PluginStatus, out: &mut String) {
     let name = &plugin.name;
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
-        let _ = writeln!(
-            out,
-            "{name}::{:.12}::{key}::{value}",
-            plugin.key.to_string()
-        );
+        let line = format!("{name}::{:.12}::{key}::{value}", plugin.key.to_string());
+        push_line(&line, out);
     };
     line("state", &plugin.state.as_str());
     line("root_id", &plugin.root_id);
@@ -86,7 +82,7 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
         line("trial", trial);
     }
     if let Some(error) = &plugin.error {
-        line("error", &error.replace('\n', "\\n"));
+        line("error", error);
     }
     for import in &plugin.unknown_imports {
         line("unknown_import", import);
@@ -116,12 +112,28 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
         live_text(live, &mut line);
     }
     for event in &plugin.history {
-        let detail = event.detail.replace('\n', "\\n");
         line(
             "history",
-            &format_args!("{} {} {detail}", time(event.at), event.state.as_str()),
+            &format_args!(
+                "{} {} {}",
+                time(event.at),
+                event.state.as_str(),
+                event.detail
+            ),
         );
     }
+}
+
+/// Names and reasons come from configurations and plugins: they end no line and steer no terminal.
+fn push_line(line: &str, out: &mut String) {
+    for char in line.chars() {
+        if char.is_control() {
+            out.extend(char.escape_default());
+        } else {
+            out.push(char);
+        }
+    }
+    out.push('\n');
 }
 
 fn live_text(live: &LiveStatus, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
@@ -161,10 +173,14 @@ fn live_text(live: &LiveStatus, line: &mut impl FnMut(&str, &dyn std::fmt::Displ
         line(&format!("{key}::bytes"), &queue.bytes);
     }
     for trap in &live.traps {
-        let description = trap.description.replace('\n', "\\n");
         line(
             "trap",
-            &format_args!("{} worker_{} {description}", time(trap.at), trap.worker),
+            &format_args!(
+                "{} worker_{} {}",
+                time(trap.at),
+                trap.worker,
+                trap.description
+            ),
         );
     }
 }
@@ -268,4 +284,14 @@ fn plugin_json(plugin: &PluginStatus) -> Value {
         "live": plugin.live.as_ref().map(live_json),
         "history": history,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_line_is_one_line() {
+        let mut out = String::new();
+        super::push_line("a\nb\r\u{1b}[31m\u{e9}\"\\", &mut out);
+        assert_eq!(out, "a\\nb\\r\\u{1b}[31m\u{e9}\"\\\n");
+    }
 }

@@ -1,11 +1,12 @@
-//! What every other module may rest on: worker-affine cells, task spawning, back-off, drain signals, memory
-//! at rest.
+//! What every other module may rest on: worker-affine cells, task spawning, back-off, drain signals, bounded
+//! reads of files, memory at rest.
 //!
 //! Imports nothing of the crate. Nothing here knows of HTTP, xDS or Wasm.
 
 pub mod backoff;
 pub mod cell;
 pub mod drain;
+pub mod file;
 pub mod memory;
 pub mod task;
 pub mod worker;

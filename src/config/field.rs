@@ -1,10 +1,12 @@
 //! Conversions and constraints that many messages share, in the words of Envoy's validation.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::error::{At, ConfigError};
 use super::listener::IpRange;
+use crate::base::file::read_regular;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::config::core::v3::data_source::Specifier;
 use crate::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
@@ -267,6 +269,9 @@ pub(crate) fn refuse(set: bool, field: &str, why: &str) -> Result<(), ConfigErro
     Ok(())
 }
 
+/// No text of a configuration is larger, in bytes.
+const MAX_FILE: u64 = 64 << 20;
+
 /// Reads a `DataSource`, on the control side.
 pub(crate) fn data_source(value: core::DataSource) -> Result<bytes::Bytes, ConfigError> {
     let core::DataSource {
@@ -277,7 +282,7 @@ pub(crate) fn data_source(value: core::DataSource) -> Result<bytes::Bytes, Confi
     Ok(match required(specifier, "specifier")? {
         Specifier::Filename(path) => {
             let path = non_empty(path, "filename")?;
-            std::fs::read(&path)
+            read_regular(Path::new(&path), MAX_FILE)
                 .map_err(|error| {
                     let reason = if error.kind() == std::io::ErrorKind::NotFound {
                         format!("file {path} does not exist")

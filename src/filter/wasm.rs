@@ -167,9 +167,14 @@ impl Wasm {
         }
     }
 
-    /// Where the filter's own plugin is on this worker.
+    /// Where the filter's own plugin is on this worker. That it is nowhere is counted.
     pub(super) fn place(&self) -> Option<Place> {
-        self.own.plugin()?.place()
+        let plugin = self.own.plugin()?;
+        let place = plugin.place();
+        if place.is_none() {
+            plugin.count_backoff();
+        }
+        place
     }
 
     /// What the route of `stream` asks for.

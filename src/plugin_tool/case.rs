@@ -104,7 +104,9 @@ fn keys(path: &Path) -> anyhow::Result<(String, Map<String, Value>)> {
     let text = std::fs::read_to_string(path).with_context(at)?;
     let parsed = pb::from_text::<pb::Struct>(&text, pb::Format::Yaml).with_context(at)?;
     if let Some(warning) = parsed.warnings.first() {
-        bail!("{}: {warning}", path.display());
+        // What a proxy reads with a warning is a mistake here.
+        let mistake = warning.trim_end_matches(": the last one counts");
+        bail!("{}: {mistake}", path.display());
     }
     Ok((text, crate::wasm::spec::json_object(parsed.message)))
 }

@@ -21,7 +21,7 @@ pub(super) fn push(arguments: &PushArgs) -> anyhow::Result<(String, Verdict)> {
         layout,
         registry,
     } = arguments;
-    let code = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let code = source::read_code(file)?.code;
     let found = wasm::inspect(&code)?;
     if let Some(reason) = &found.refused {
         anyhow::bail!("{}: {reason}", file.display());

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::source::Access;
+use serde_json::json;
+
+use super::source::{Access, Fetched, Packed};
 use super::{Verdict, bytes, image, json_text, printable};
 use crate::cli::plugin::InspectArgs;
-use crate::wasm::source::oci::Image;
+use crate::config::WasmSettings;
 use crate::wasm::{Inspection, InspectionKind};
 
 /// Looks into a file, or into what comes from a registry or a server. What is no plugin is described too, and the reason then stands on standard error as well.
@@ -19,9 +21,12 @@ pub(super) fn run(arguments: &InspectArgs) -> anyhow::Result<(String, Verdict)> 
         if let Some(image) = &fetched.image {
             value["image"] = image::json_of(&arguments.source, image);
         }
+        if let Some(packed) = &fetched.packed {
+            value["packed"] = json!({ "size": packed.size, "sha256": packed.sha256 });
+        }
         json_text(&value)?
     } else {
-        text(&arguments.source, fetched.image.as_ref(), &found)
+        text(&arguments.source, &fetched, &found)
     };
     let Some(reason) = found.refused else {
         return Ok((text, Verdict::Well));
@@ -32,7 +37,7 @@ pub(super) fn run(arguments: &InspectArgs) -> anyhow::Result<(String, Verdict)> 
 }
 
 /// A report in lines of a heading and what belongs to it.
-fn text(source: &str, image: Option<&Image>, found: &Inspection) -> String {
+fn text(source: &str, fetched: &Fetched, found: &Inspection) -> String {
     let mut out = String::new();
     let mut line = |heading: &str, value: &str| {
         let _ = writeln!(out, "{heading:<12} {}", printable(value));
@@ -42,8 +47,16 @@ fn text(source: &str, image: Option<&Image>, found: &Inspection) -> String {
     } else {
         line("file", source);
     }
+    let image = fetched.image.as_ref();
     for (heading, value) in image.map(image::lines).unwrap_or_default() {
         line(heading, &value);
+    }
+    if let Some(Packed { size, sha256 }) = &fetched.packed {
+        // What a configuration names is the sum of the bytes as they come.
+        line(
+            "packed",
+            &format!("{}, sha256 {sha256}", bytes(*size as u64)),
+        );
     }
     line("size", &bytes(found.size as u64));
     line("sha256", &found.sha256);
@@ -85,7 +98,16 @@ fn text(source: &str, image: Option<&Image>, found: &Inspection) -> String {
             .map_or("no maximum of its own".to_owned(), |max| {
                 format!("at most {}", bytes(max))
             });
-        line("memory", &format!("{}, {max}", bytes(memory.min_bytes())));
+        let default = WasmSettings::default().defaults.memory as u64;
+        let over = if memory.min_bytes() > default {
+            format!("; a VM may have {} (memory_limit_bytes)", bytes(default))
+        } else {
+            String::new()
+        };
+        line(
+            "memory",
+            &format!("{}, {max}{over}", bytes(memory.min_bytes())),
+        );
     }
     list(&mut line, "callbacks", &found.callbacks);
     list(&mut line, "exports", &found.other_exports);

@@ -154,9 +154,8 @@ fn split<'a>(text: &'a str, folder: &Path) -> Result<Parts<'a>, String> {
     let body = match rest.trim_end().strip_prefix("< ") {
         Some(path) if !path.contains('\n') => {
             let path = folder.join(path.trim());
-            let read = std::fs::read(&path);
-            read.map_err(|error| format!("cannot read the body {}: {error}", path.display()))?
-                .into()
+            let read = super::source::read(&path);
+            read.map_err(|error| format!("the body: {error:#}"))?.into()
         }
         _ => Bytes::copy_from_slice(rest.as_bytes()),
     };

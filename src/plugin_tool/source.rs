@@ -1,17 +1,21 @@
 //! Where code and texts come from: files, web servers, registries of images.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 
+use crate::base::file::read_bounded;
 use crate::cli::plugin::RegistryArgs;
 use crate::config::WasmSettings;
 use crate::wasm::source::credentials::{self, Credential};
 use crate::wasm::source::download::{DownloadError, Downloader};
 use crate::wasm::source::oci::{Image, ImageError, Registry};
 use crate::wasm::source::reference::Reference;
+use crate::wasm::spec::Digest;
+use crate::wasm::{self, LoadError};
 
 /// What begins the name of an image.
 pub(super) const OCI: &str = "oci://";
@@ -19,10 +23,56 @@ pub(super) const OCI: &str = "oci://";
 /// A registry or a server that is slower than this is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// No file that an argument names is of use beyond this, in bytes.
+const MAX_FILE: u64 = 256 << 20;
+
 /// Code, and the image that it was in.
 pub(super) struct Fetched {
     pub(super) code: Vec<u8>,
     pub(super) image: Option<Image>,
+    /// Of the file that held it packed.
+    pub(super) packed: Option<Packed>,
+}
+
+/// What a file is that holds a module packed.
+pub(super) struct Packed {
+    pub(super) size: usize,
+    pub(super) sha256: String,
+}
+
+/// The content of a file, or of a pipe, that an argument names.
+///
+/// # Errors
+/// Where it cannot be read, or never ends.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    read_bounded(path, MAX_FILE).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The code in a file, which may hold it packed in the forms that a proxy takes. What is no code stays as it is.
+///
+/// # Errors
+/// Where it cannot be read, or what it is packed in is broken.
+pub(super) fn read_code(path: &Path) -> anyhow::Result<Fetched> {
+    let bytes = read(path)?;
+    let plain = |code| Fetched {
+        code,
+        image: None,
+        packed: None,
+    };
+    let module = match wasm::unpack(&bytes) {
+        Ok(Cow::Owned(module)) => module,
+        Ok(Cow::Borrowed(module)) if module.len() < bytes.len() => module.to_vec(),
+        Ok(_) | Err(LoadError::NotWasm) => return Ok(plain(bytes)),
+        Err(error) => anyhow::bail!("{}: {error}", path.display()),
+    };
+    let packed = Packed {
+        size: bytes.len(),
+        sha256: Digest::of(&bytes).to_string(),
+    };
+    Ok(Fetched {
+        packed: Some(packed),
+        ..plain(module)
+    })
 }
 
 /// How registries and servers are spoken to.
@@ -58,8 +108,7 @@ impl Access {
         })
     }
 
-    /// The bytes that `source` names: a file's path, `oci://` and an image, or a URL. What comes over the network is
-    /// unpacked.
+    /// The code that `source` names: a file's path, `oci://` and an image, or a URL. What is packed is unpacked.
     ///
     /// # Errors
     /// Where it cannot be read or fetched, or is of another form.
@@ -70,7 +119,7 @@ impl Access {
     /// As [`Access::resolve`], with the image where there is one.
     pub(super) fn fetch(&self, source: &str) -> anyhow::Result<Fetched> {
         let code = match source.split_once("://") {
-            None => std::fs::read(source).with_context(|| format!("cannot read {source}"))?,
+            None => return read_code(Path::new(source)),
             Some(("oci", reference)) => {
                 let reference = Reference::parse(reference)
                     .with_context(|| format!("{source} is not the name of an image"))?;
@@ -81,7 +130,11 @@ impl Access {
                 "{source}: code is read from files, oci://, https:// and, with --plain-http, http://, not from {scheme}://"
             ),
         };
-        Ok(Fetched { code, image: None })
+        Ok(Fetched {
+            code,
+            image: None,
+            packed: None,
+        })
     }
 
     /// The module of an image, and what the image is.
@@ -92,6 +145,7 @@ impl Access {
         Ok(Fetched {
             code: code.to_vec(),
             image: Some(image),
+            packed: None,
         })
     }
 
@@ -194,7 +248,7 @@ pub(super) fn text(argument: &str) -> anyhow::Result<(Vec<u8>, PathBuf)> {
     let Some(file) = argument.strip_prefix('@') else {
         return Ok((argument.as_bytes().to_vec(), PathBuf::from(".")));
     };
-    let read = std::fs::read(file).with_context(|| format!("cannot read {file}"))?;
+    let read = read(Path::new(file))?;
     let folder = Path::new(file).parent().unwrap_or(Path::new("."));
     Ok((read, folder.to_owned()))
 }

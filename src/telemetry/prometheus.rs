@@ -217,6 +217,7 @@ mod tests {
             ("cluster.a.membership_total", Kind::Gauge),
             ("wasmcustom.istio_requests_total", Kind::Counter),
             ("wasmcustom.9lives", Kind::Counter),
+            ("wasmcustom", Kind::Counter),
         ] {
             samples.numbers.insert(name.to_owned(), (kind, 1));
         }
@@ -227,6 +228,7 @@ mod tests {
              envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"a\"} 1\n\
              envoy_cluster_upstream_rq{envoy_response_code=\"503\",envoy_cluster_name=\"a\"} 1\n\
              envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"b\\\"\\\\\"} 1\n\
+             # TYPE envoy_wasmcustom counter\nenvoy_wasmcustom{} 1\n\
              # TYPE istio_requests_total counter\nistio_requests_total{} 1\n\
              # TYPE envoy_cluster_membership_total gauge\n\
              envoy_cluster_membership_total{envoy_cluster_name=\"a\"} 1\n"

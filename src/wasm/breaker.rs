@@ -8,10 +8,13 @@
 //! | half-open | the wait is over | *one* VM is built, for one worker. It serves a few streams. When it has served them, or has lived for a while, the breaker closes and the other workers follow; when it fails, the breaker opens again |
 //! | off | never again | nothing is built (`after_crash: ENVOY` without `FAIL_RELOAD`) |
 //!
+//! Under `FAIL_RELOAD` there is none of this. As in Envoy the back-off is what lies between one VM of a worker and the next, at
+//! least: one that has lived for longer is replaced at once, and waits do not grow. It is shown as open while somebody waits.
+//!
 //! So a plugin that crashed once is back at once, and one that crashes on every request costs one VM a wait, however many
 //! workers there are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -84,8 +87,12 @@ pub(crate) struct Breaker {
     /// As it holds under the failure policy.
     policy: BreakerPolicy,
     off: bool,
-    /// `FAIL_RELOAD`: its back-off comes before the first fresh VM, too, and is all that a single failure costs.
-    reload: bool,
+    /// `FAIL_RELOAD`: the back-off.
+    reload: Option<Duration>,
+    /// When each worker's VM was made; nothing is waited for where it has lived long enough.
+    born: Vec<Instant>,
+    /// Under `FAIL_RELOAD`, when those of `waiting` are due.
+    due: BTreeMap<usize, Instant>,
     capacity: f64,
     tokens: f64,
     /// When the tokens were last counted.
@@ -113,7 +120,9 @@ impl Breaker {
             failure,
             policy,
             off: false,
-            reload: false,
+            reload: None,
+            born: vec![now; workers],
+            due: BTreeMap::new(),
             capacity: 0.0,
             tokens: 0.0,
             counted: now,
@@ -141,13 +150,12 @@ impl Breaker {
     fn set_rules(&mut self) {
         self.policy = self.given;
         self.capacity = f64::from(self.given.tokens) * self.workers as f64;
-        (self.off, self.reload) = (false, false);
+        (self.off, self.reload) = (false, None);
+        self.due.clear();
         match self.failure {
             FailurePolicy::Reload { backoff } => {
-                self.reload = true;
-                self.capacity = 0.0;
-                self.policy.base = backoff;
-                self.policy.max = self.policy.max.max(backoff);
+                self.reload = Some(backoff);
+                self.phase = Phase::Closed;
             }
             FailurePolicy::Closed | FailurePolicy::Open { .. } => {
                 self.off = self.after_crash == AfterCrash::Envoy;
@@ -163,6 +171,7 @@ impl Breaker {
         self.failures = 0;
         self.last_failure = None;
         self.phase = Phase::Closed;
+        self.due.clear();
         if self.off {
             // Each worker got a VM with the newcomer.
             self.waiting.clear();
@@ -171,6 +180,7 @@ impl Breaker {
 
     pub(crate) fn state(&self) -> BreakerState {
         match self.phase {
+            Phase::Closed if !self.due.is_empty() => BreakerState::Open,
             Phase::Closed => BreakerState::Closed,
             Phase::Open { .. } => BreakerState::Open,
             Phase::HalfOpen { .. } => BreakerState::HalfOpen,
@@ -196,6 +206,13 @@ impl Breaker {
             self.phase = Phase::Off;
             return;
         }
+        if let Some(backoff) = self.reload {
+            // Jitter, so that proxies do not build in step: up to half as much again, as Envoy's.
+            let pause = backoff.mul_f64(fastrand::f64().mul_add(0.5, 1.0));
+            let due = self.born.get(worker).map_or(now, |born| *born + pause);
+            self.due.insert(worker, due);
+            return;
+        }
         let calm = self.policy.token_interval;
         if self.last_failure.is_some_and(|last| now - last >= calm) {
             self.failures = 0;
@@ -219,6 +236,9 @@ impl Breaker {
 
     /// The VM of `worker` is in its place.
     pub(crate) fn built(&mut self, worker: usize, now: Instant) {
+        if let Some(born) = self.born.get_mut(worker) {
+            *born = now;
+        }
         if let Phase::HalfOpen {
             worker: probe,
             since,
@@ -241,14 +261,8 @@ impl Breaker {
     pub(crate) fn next(&mut self, now: Instant) -> Action {
         loop {
             match self.phase {
-                Phase::Closed => {
-                    return self.waiting.pop_first().map_or(Action::Idle, Action::Build);
-                }
+                Phase::Closed => return self.next_closed(now),
                 Phase::Open { until } if now >= until => {
-                    if self.reload && self.failures == 1 {
-                        self.phase = Phase::Closed;
-                        continue;
-                    }
                     let Some(worker) = self.waiting.pop_first() else {
                         self.phase = Phase::Closed;
                         continue;
@@ -272,6 +286,25 @@ impl Breaker {
                 Phase::HalfOpen { since: None, .. } | Phase::Off => return Action::Idle,
             }
         }
+    }
+
+    /// Whoever is not told to wait gets a VM.
+    fn next_closed(&mut self, now: Instant) -> Action {
+        let due = |worker: &usize| self.due.get(worker).copied().unwrap_or(now);
+        let Some(worker) = self.waiting.iter().copied().min_by_key(due) else {
+            return Action::Idle;
+        };
+        let due = due(&worker);
+        if due > now {
+            return Action::SleepUntil(due);
+        }
+        self.waiting.remove(&worker);
+        self.due.remove(&worker);
+        if let Some(born) = self.born.get_mut(worker) {
+            // Also where it comes to nothing.
+            *born = now;
+        }
+        Action::Build(worker)
     }
 
     fn take_token(&mut self, now: Instant) -> bool {

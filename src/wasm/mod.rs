@@ -77,6 +77,8 @@ mod vm;
 mod vm_set;
 
 #[cfg(feature = "wasm")]
+pub(crate) use archive::unpack;
+#[cfg(feature = "wasm")]
 pub use context::OnLoss;
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};
@@ -84,6 +86,8 @@ pub use disabled::{Plugin, Plugins};
 pub use inspect::{Inspection, Kind as InspectionKind, hint as import_hint, inspect};
 #[cfg(feature = "wasm")]
 pub use manager::Plugins;
+#[cfg(feature = "wasm")]
+pub(crate) use module::LoadError;
 pub use options::{Options, Resolution, RolloutCommand};
 #[cfg(feature = "wasm")]
 pub use plugin::{Place, Plugin};

@@ -13,6 +13,8 @@ use wasmtime::{Engine, ExternType};
 use super::archive;
 use super::disk::{PrivateFolder, Seal};
 use super::spec::Digest;
+pub(crate) use super::spec::MAX_CODE;
+use crate::base::file::read_regular;
 
 /// A version of the ABI, by the module's marker export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +35,8 @@ impl Abi {
     }
 }
 
-/// Code larger than this is refused.
-pub(crate) const MAX_CODE: usize = 64 << 20;
+/// A compiled module that is larger, in bytes, is none of ours.
+const MAX_COMPILED: u64 = 16 * MAX_CODE as u64;
 
 /// Compiled entries kept on disk, unless the settings say otherwise; the least recently used go.
 const MAX_ENTRIES: usize = 64;
@@ -186,7 +188,7 @@ impl Cache {
 
     fn load(&self, engine: &Engine, digest: Digest) -> Option<wasmtime::Module> {
         let path = self.folder.path(&self.name(digest));
-        let entry = std::fs::read(&path).ok()?;
+        let entry = read_regular(&path, MAX_COMPILED).ok()?;
         let body = entry
             .strip_prefix(MAGIC)
             .and_then(|rest| rest.split_at_checked(32))

@@ -152,6 +152,12 @@ impl Plugin {
         self.last_error.lock().clone()
     }
 
+    /// VMs that it was in and that have failed.
+    pub(crate) fn failed_vms(&self) -> u64 {
+        let workers = 0..self.seats.len();
+        workers.map(|worker| self.set.failures(worker)).sum()
+    }
+
     pub(crate) fn stats(&self) -> &StatSet {
         &self.stats
     }

@@ -2,7 +2,8 @@
 //! comes of them.
 //!
 //! What is compared: the part of streams that the plugin itself broke (a VM that failed under them, or a reply of its own
-//! with a status of 500 or more), and how long streams took. A version that breaks more is rolled back as soon as that is
+//! with a status of 500 or more), or, where those are more, the VMs that failed whatever they were at – a log, the end of a
+//! stream, a timer –, and how long streams took. A version that breaks more is rolled back as soon as that is
 //! plain, and at the latest when the window ends. Streams stay with the version that they began with; those for which the
 //! version on trial has no VM begin with the old one.
 
@@ -47,6 +48,8 @@ pub struct Trial {
     /// Streams of a million that begin with the new version.
     share: AtomicU32,
     begin: Instant,
+    /// VMs of either that had failed before.
+    failed_before: [u64; 2],
     tallies: [Tally; 2],
     verdict: Mutex<Option<Verdict>>,
 }
@@ -92,13 +95,14 @@ impl Part {
 impl Trial {
     pub(crate) fn new(old: Arc<Plugin>, new: Arc<Plugin>, policy: RolloutPolicy) -> Self {
         Self {
-            old,
-            new,
             share: AtomicU32::new(per_million(policy.share_percent)),
             policy,
             begin: Instant::now(),
+            failed_before: [old.failed_vms(), new.failed_vms()],
             tallies: Default::default(),
             verdict: Mutex::new(None),
+            old,
+            new,
         }
     }
 
@@ -169,16 +173,22 @@ impl Trial {
 
     /// Looks at how it goes; true where it has ended with this look.
     pub(crate) fn look(&self) -> bool {
-        let [old, new] = [Arm::Old, Arm::New].map(|arm| self.tallies[arm as usize].count());
+        let [old, new] = [Arm::Old, Arm::New].map(|arm| self.count(arm));
         match judge(&self.policy, &old, &new, self.begin.elapsed()) {
             Some(verdict) => self.decide(verdict),
             None => false,
         }
     }
 
+    fn count(&self, arm: Arm) -> Count {
+        let before = self.failed_before[arm as usize];
+        let failed = self.plugin(arm).failed_vms().saturating_sub(before);
+        self.tallies[arm as usize].count(failed)
+    }
+
     /// How it goes, in a line.
     pub(crate) fn describe(&self) -> String {
-        let [old, new] = [Arm::Old, Arm::New].map(|arm| self.tallies[arm as usize].count());
+        let [old, new] = [Arm::Old, Arm::New].map(|arm| self.count(arm));
         format!(
             "on trial with {} % of streams: {}; the old version: {}",
             f64::from(self.share.load(Relaxed)) / 10_000.0,
@@ -193,7 +203,7 @@ fn per_million(percent: u32) -> u32 {
 }
 
 impl Tally {
-    fn count(&self) -> Count {
+    fn count(&self, failed: u64) -> Count {
         let times: Vec<u64> = self.times.iter().map(|count| count.load(Relaxed)).collect();
         let ended: u64 = times.iter().sum();
         let rank = (ended * 9).div_ceil(10).max(1);
@@ -205,6 +215,7 @@ impl Tally {
         Count {
             streams: self.streams.load(Relaxed),
             broken: self.broken.load(Relaxed),
+            failed,
             p90: p90.map_or(Duration::ZERO, |found| Duration::from_nanos(bound(found))),
         }
     }
@@ -215,24 +226,37 @@ impl Tally {
 struct Count {
     streams: u64,
     broken: u64,
+    /// VMs.
+    failed: u64,
     p90: Duration,
 }
 
 impl Count {
+    /// Streams that it broke, or VMs that failed: a VM fails under a stream, or where none is harmed yet.
+    fn harm(&self) -> u64 {
+        self.broken.max(self.failed)
+    }
+
     fn part(&self) -> f64 {
-        if self.streams == 0 {
-            0.0
-        } else {
-            self.broken as f64 / self.streams as f64
-        }
+        self.harm() as f64 / self.of() as f64
+    }
+
+    /// What the harm is a part of. A VM that fails all by itself need not have seen a stream.
+    fn of(&self) -> u64 {
+        self.streams.max(self.harm()).max(1)
     }
 
     fn describe(&self) -> String {
+        let failed = match self.failed {
+            0 => String::new(),
+            1 => ", 1 VM failed".to_owned(),
+            failed => format!(", {failed} VMs failed"),
+        };
         format!(
-            "{} of {} streams broken ({:.2} %), p90 {:?}",
+            "{} of {} streams broken ({:.2} %){failed}, p90 {:?}",
             self.broken,
             self.streams,
-            self.part() * 100.0,
+            self.broken as f64 / self.streams.max(1) as f64 * 100.0,
             self.p90
         )
     }
@@ -244,23 +268,29 @@ fn judge(policy: &RolloutPolicy, old: &Count, new: &Count, age: Duration) -> Opt
     let roll_back = |why: &str| Some(Verdict::RolledBack(format!("{why}: {}", report())));
     let allowed = old.part() + policy.max_broken_percent / 100.0;
     // Two standard deviations of a count that is as small as this.
-    let surely = (new.broken as f64 - 2.0 * (new.broken as f64).sqrt()) / new.streams.max(1) as f64;
-    if new.broken >= FEW && surely > allowed {
-        return roll_back("it breaks more streams");
+    let harm = new.harm() as f64;
+    let surely = (harm - 2.0 * harm.sqrt()) / new.of() as f64;
+    let breaks_more = if new.failed > new.broken {
+        "its VMs fail more"
+    } else {
+        "it breaks more streams"
+    };
+    if new.harm() >= FEW && surely > allowed {
+        return roll_back(breaks_more);
     }
     if age < policy.window {
         return None;
     }
     if new.streams < u64::from(policy.min_streams) {
         let waited = age >= policy.window.saturating_mul(PATIENCE);
-        return match (waited, new.broken) {
+        return match (waited, new.harm()) {
             (false, _) => None,
             (true, 0) => Some(Verdict::Promoted(format!("few streams came: {}", report()))),
             (true, _) => roll_back("few streams came, and it breaks some"),
         };
     }
     if new.part() > allowed {
-        return roll_back("it breaks more streams");
+        return roll_back(breaks_more);
     }
     if old.streams >= u64::from(policy.min_streams)
         && new.p90 > old.p90.saturating_add(policy.max_added_latency)
@@ -278,7 +308,15 @@ mod tests {
         Count {
             streams,
             broken,
+            failed: 0,
             p90: Duration::from_millis(millis),
+        }
+    }
+
+    fn failing(streams: u64, failed: u64) -> Count {
+        Count {
+            failed,
+            ..count(streams, 0, 5)
         }
     }
 
@@ -326,6 +364,35 @@ mod tests {
             ("nobody came", good, count(0, 0, 0), 60, None),
             ("nobody ever came", good, count(0, 0, 0), 600, Some(true)),
             ("few came to harm", good, count(50, 1, 5), 600, Some(false)),
+            (
+                "its VMs fail when streams have ended",
+                good,
+                failing(5, 5),
+                1,
+                Some(false),
+            ),
+            (
+                "its VMs fail before a stream comes to them",
+                good,
+                failing(0, 5),
+                1,
+                Some(false),
+            ),
+            (
+                "one VM failed, and nobody came",
+                good,
+                failing(0, 1),
+                600,
+                Some(false),
+            ),
+            ("one of many", good, failing(1000, 1), 60, Some(true)),
+            (
+                "those of the old one fail as often",
+                failing(9000, 450),
+                failing(1000, 50),
+                60,
+                Some(true),
+            ),
         ] {
             let verdict = judge(&policy, &old, &new, Duration::from_secs(seconds));
             let promoted = verdict

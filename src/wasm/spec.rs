@@ -19,6 +19,7 @@ use crate::pb::{self, google};
 
 mod code;
 
+pub(crate) use code::MAX_CODE;
 pub use code::{Code, Origin, Pull, PullPolicy, Remote, Secret};
 use code::{parse_backoff, parse_code, take_pull};
 
@@ -285,10 +286,9 @@ fn parse_failure(
     }
     let backoff = match reload.and_then(|wasm::ReloadConfig { backoff }| backoff) {
         Some(backoff) => {
-            parse_backoff(backoff, Duration::from_secs(1))
-                .at("backoff")
-                .at("reload_config")?
-                .0
+            // Envoy looks at the base alone.
+            let (base, _) = parse_backoff(backoff).at("backoff").at("reload_config")?;
+            base
         }
         None => Duration::from_secs(1),
     };
@@ -308,8 +308,9 @@ fn parse_environment(
         key_values,
     } = proto;
     let mut environment = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for (index, key) in host_env_keys.into_iter().enumerate() {
-        if key_values.contains_key(&key) {
+        if key_values.contains_key(&key) || !seen.insert(key.clone()) {
             return Err(ConfigError::invalid(format!(
                 "Key {key} is duplicated in envoy.extensions.wasm.v3.VmConfig.environment_variables"
             ))

@@ -191,6 +191,9 @@ fn note_name(source: Digest) -> String {
 
 /// All of a file, with the lock that keeps it.
 fn read_pinned(path: &Path, limit: u64) -> Option<(Vec<u8>, Pin)> {
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
     let file = File::open(path).ok()?;
     let mut bytes = Vec::new();
     (&file).take(limit + 1).read_to_end(&mut bytes).ok()?;

@@ -405,7 +405,8 @@ impl Vm {
     /// id, and what came of the call. `upstream`: for a filter of the stream's attempt.
     ///
     /// # Errors
-    /// Where the VM is dead before there is a context.
+    /// Where the VM was dead before. One that fails while it makes the context has failed in a callback of the stream, whose
+    /// context is then 0.
     #[allow(
         clippy::type_complexity,
         reason = "a context whose VM has failed is one that its stream has met"
@@ -417,16 +418,18 @@ impl Vm {
         upstream: bool,
         end_of_stream: bool,
     ) -> Result<(u32, Result<Answer<HeadersAction>, Dead>), Dead> {
-        let mut made = 0;
+        let (mut entered, mut made) = (false, 0);
         let answer = self.with(|core| {
+            entered = true;
             let id = core.create_context(root, stream, upstream)?;
             core.settle()?;
             made = id;
             core.headers(id, Direction::Request, end_of_stream)
         });
-        match made {
-            0 => Err(Dead),
-            id => Ok((id, answer)),
+        if entered {
+            Ok((made, answer))
+        } else {
+            Err(Dead)
         }
     }
 

@@ -191,6 +191,11 @@ impl VmSet {
         exports.any(|export| ENDS.contains(&export.name()) && env.vm.allows(export.name()))
     }
 
+    /// VMs of one worker that have failed.
+    pub(crate) fn failures(&self, worker: usize) -> u64 {
+        self.slots[worker].counters.traps.load(Relaxed)
+    }
+
     /// Counts of one worker's VM.
     pub(crate) fn status(&self, worker: usize, working: bool) -> VmStatus {
         let counters = &self.slots[worker].counters;

@@ -386,9 +386,12 @@ async fn connections_pin_no_generation_and_drain_when_their_proxy_changes() {
 
 /// The guest of `tests/guests/network.wat`, compiled.
 fn guest(folder: &Path) -> PathBuf {
-    let path = folder.join("network.wasm");
-    let source = format!("{}/tests/guests/network.wat", env!("CARGO_MANIFEST_DIR"));
-    std::fs::write(&path, wat::parse_file(source).expect("valid text")).expect("a file");
+    guest_of(folder, "network")
+}
+
+fn guest_of(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name).with_extension("wasm");
+    std::fs::write(&path, crate::support::guest(name)).expect("a file");
     path
 }
 
@@ -406,8 +409,16 @@ async fn with_guest(
     config: &str,
     more: &str,
 ) -> (TestProxy, SocketAddr, JoinHandle<()>, tempfile::TempDir) {
+    with_guest_of("network", config, more).await
+}
+
+async fn with_guest_of(
+    name: &str,
+    config: &str,
+    more: &str,
+) -> (TestProxy, SocketAddr, JoinHandle<()>, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = guest(folder.path());
+    let path = guest_of(folder.path(), name);
     let (host, task) = echo().await;
     let bootstrap = bootstrap(
         &[listener(
@@ -483,6 +494,19 @@ async fn a_plugin_that_traps_closes_its_connections_or_is_left_out_of_them() {
         tokio::time::timeout(Duration::from_secs(20), again)
             .await
             .expect("a fresh VM");
+        drop(proxy);
+    }
+}
+
+#[tokio::test]
+async fn a_context_that_cannot_be_made_is_the_crash_of_its_connection() {
+    for (more, answer) in [
+        ("", &b""[..]),
+        ("failure_policy: FAIL_OPEN,", &b""[..]),
+        ("fail_open: true,", &b"x"[..]),
+    ] {
+        let (proxy, address, _task, _folder) = with_guest_of("fault", "tn", more).await;
+        assert_eq!(attempt(address, b"x").await, answer, "{more}");
         drop(proxy);
     }
 }

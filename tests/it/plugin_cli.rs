@@ -204,6 +204,55 @@ fn inspect_prints_json_and_its_code_is_the_verdict() {
     }
 }
 
+/// What a proxy takes packed, the tools take too.
+#[test]
+fn packed_files_are_unpacked_as_a_proxy_does() {
+    use std::io::Write as _;
+    let folder = folder("packed");
+    let module = std::fs::read(root().join("plugins/bin/hello.wasm")).expect("the plugin");
+    let packed = folder.join("hello.wasm.gz");
+    let file = std::fs::File::create(&packed).expect("a file");
+    let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    gzip.write_all(&module).expect("written");
+    gzip.finish().expect("written");
+    let path = packed.to_str().expect("a path");
+    let found = json(&["inspect", path, "--json"], 0);
+    let sum = found["sha256"].as_str().expect("a sum");
+    assert_eq!(format!("sha256:{sum}"), digest(&module));
+    // A configuration names the sum of what comes.
+    let bytes = std::fs::read(&packed).expect("the file");
+    let sum = found["packed"]["sha256"].as_str().expect("a sum");
+    assert_eq!(format!("sha256:{sum}"), digest(&bytes));
+    assert_eq!(found["packed"]["size"], bytes.len());
+    printed(&["run", path], 0);
+
+    std::fs::write(&packed, &bytes[..bytes.len() / 2]).expect("a file");
+    for (command, code) in [("inspect", 1), ("run", 2)] {
+        let all = printed(&[command, path], code);
+        assert!(all.contains("broken gzip"), "{command}: {all}");
+    }
+}
+
+#[test]
+fn what_never_ends_is_not_read() {
+    for (arguments, code) in [
+        (&["inspect", "/dev/zero"][..], 1),
+        (&["run", "/dev/zero"], 2),
+        (&["push", "/dev/zero", "oci://127.0.0.1:1/a:1"], 1),
+        (
+            &["run", "plugins/bin/hello.wasm", "--config", "@/dev/zero"],
+            2,
+        ),
+        (
+            &["run", "plugins/bin/hello.wasm", "--body", "@/dev/zero"],
+            2,
+        ),
+    ] {
+        let all = printed(arguments, code);
+        assert!(all.contains("it has more than"), "{arguments:?}: {all}");
+    }
+}
+
 #[test]
 fn run_prints_json() {
     let found = json(

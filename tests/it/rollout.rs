@@ -75,10 +75,21 @@ impl World {
 }
 
 fn push(plane: &ControlPlane, files: &tempfile::TempDir, name: &str, version: &str) {
+    push_with(plane, files, name, version, "");
+}
+
+fn push_with(
+    plane: &ControlPlane,
+    files: &tempfile::TempDir,
+    name: &str,
+    version: &str,
+    configuration: &str,
+) {
     let code = files.path().join(format!("{name}.wasm"));
     std::fs::write(&code, guest(name)).expect("a file");
     let config = format!(
-        "{{\"@type\": {WASM}, config: {{name: p, vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}}}}}",
+        "{{\"@type\": {WASM}, config: {{name: p, vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}, \
+         configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{configuration}'}}}}}}",
         code.display()
     );
     let filter = format!("- {{name: plugin, typed_config: {config}}}");
@@ -138,6 +149,31 @@ async fn a_version_that_breaks_two_streams_of_a_hundred_is_rolled_back_and_the_r
 /// The last word of a version's history.
 fn last_word(version: &PluginStatus) -> &str {
     version.history.last().map_or("", |event| &event.detail)
+}
+
+/// VMs that fail when a stream has ended, or before a stream has a context, harm whoever comes next.
+#[tokio::test]
+async fn a_version_whose_vms_fail_outside_of_streams_is_rolled_back() {
+    for fault in ["to", "td", "te", "tn"] {
+        let world = World::new("share_percent: 50, window: 60s").await;
+        let mut client = world.client().await;
+        assert_eq!(client.send(GET).await.header("x-guest"), "1");
+        push_with(&world.plane, &world.files, "fault", "2", fault);
+        let end = Instant::now() + Duration::from_secs(40);
+        let version = loop {
+            assert!(Instant::now() < end, "{fault}: it is not rolled back");
+            client.send(GET).await;
+            if let Some(version) = world.version(State::RolledBack) {
+                break version;
+            }
+        };
+        let event = last_word(&version);
+        assert!(event.contains("VMs failed"), "{fault}: {event}");
+        for _ in 0..50 {
+            let response = client.send(GET).await;
+            assert_eq!((response.status, response.header("x-guest")), (200, "1"));
+        }
+    }
 }
 
 #[tokio::test]

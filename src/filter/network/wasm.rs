@@ -65,7 +65,7 @@ impl NetworkFilter for Wasm {
                 if let Some(plugin) = choice.plugin() {
                     plugin.count_backoff();
                 }
-                Guest::Failed
+                Guest::Failed { here: false }
             }
         };
         Box::new(Connection {
@@ -90,8 +90,8 @@ enum Guest {
         place: Place,
         id: u32,
     },
-    /// Its VM has failed, or there was none.
-    Failed,
+    /// There is no context for it: its VM has failed, in making one where `here`, or there was none.
+    Failed { here: bool },
     /// The connection goes on without it, or has told it all.
     Gone,
 }
@@ -112,6 +112,7 @@ impl Connection {
     /// The context, made at the first callback.
     fn context(&mut self) -> Option<(Arc<Vm>, u32)> {
         if let Guest::Waiting(plugin, place) = &self.guest {
+            let here = !place.vm.is_dead();
             let made = place
                 .vm
                 .create_connection(place.root, &self.stream, &self.handle);
@@ -122,12 +123,12 @@ impl Connection {
                     place: place.clone(),
                     id,
                 },
-                Err(Dead) => Guest::Failed,
+                Err(Dead) => Guest::Failed { here },
             };
         }
         match &self.guest {
             Guest::Here { place, id, .. } => Some((Arc::clone(&place.vm), *id)),
-            Guest::Waiting(..) | Guest::Failed | Guest::Gone => None,
+            Guest::Waiting(..) | Guest::Failed { .. } | Guest::Gone => None,
         }
     }
 
@@ -135,6 +136,7 @@ impl Connection {
         let Some((vm, id)) = self.context() else {
             return match self.guest {
                 Guest::Gone => Status::Continue,
+                Guest::Failed { here } => self.failed(here),
                 _ => self.failed(false),
             };
         };

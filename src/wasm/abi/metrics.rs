@@ -32,6 +32,14 @@ impl Metrics {
     }
 }
 
+/// As in Envoy, one without a name is that of the family.
+fn stat_name(name: &str) -> String {
+    match name {
+        "" => "wasmcustom".to_owned(),
+        name => format!("wasmcustom.{name}"),
+    }
+}
+
 pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out: u32) -> Outcome {
     let metric_kind = match kind {
         0 => Kind::Counter,
@@ -49,7 +57,7 @@ pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out:
         host.meter().refuse(Quota::Metrics);
         return Err(Status::InternalFailure.into());
     }
-    let name = format!("wasmcustom.{}", String::from_utf8_lossy(name));
+    let name = stat_name(&String::from_utf8_lossy(name));
     let metric = host
         .env
         .registry

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::{Digest, hash_field};
+use crate::base::file::read_regular;
 use crate::config::ConfigError;
 use crate::config::error::At as _;
 use crate::pb::envoy::config::core::v3 as core;
@@ -209,6 +211,9 @@ impl Asked {
     }
 }
 
+/// Code larger than this, in bytes, is refused.
+pub(crate) const MAX_CODE: usize = 64 << 20;
+
 pub(super) fn parse_code(
     proto: core::AsyncDataSource,
     asked: Asked,
@@ -235,7 +240,7 @@ fn parse_local(proto: core::DataSource) -> Result<Code, ConfigError> {
     } = proto;
     let (bytes, origin): (Vec<u8>, Box<str>) = match specifier {
         Some(Specifier::Filename(name)) => {
-            let bytes = std::fs::read(&name).map_err(|error| {
+            let bytes = read_regular(Path::new(&name), MAX_CODE as u64).map_err(|error| {
                 ConfigError::invalid(format!("Failed to load Wasm code from {name}: {error}"))
                     .at("filename")
             })?;
@@ -322,7 +327,15 @@ fn parse_remote(
             host_selection_retry_max_attempts: _,
         } = policy;
         if let Some(proto) = retry_back_off {
-            backoff = parse_backoff(proto, backoff.0)
+            backoff = parse_backoff(proto)
+                .and_then(|(base, cap)| {
+                    let cap = cap.unwrap_or(base.saturating_mul(10));
+                    let least = || ConfigError::invalid("must be at least base_interval");
+                    if cap < base {
+                        return Err(least().at("max_interval"));
+                    }
+                    Ok((base, cap))
+                })
                 .at("retry_back_off")
                 .at("retry_policy")?;
         }
@@ -399,33 +412,35 @@ fn parse_origin(uri: &str, cluster: Option<String>) -> Result<Origin, ConfigErro
 /// Base and cap of a `BackoffStrategy`.
 pub(super) fn parse_backoff(
     proto: core::BackoffStrategy,
-    default: Duration,
-) -> Result<(Duration, Duration), ConfigError> {
+) -> Result<(Duration, Option<Duration>), ConfigError> {
     let core::BackoffStrategy {
         base_interval,
         max_interval,
     } = proto;
-    let base = match base_interval {
-        Some(base) => parse_duration(base).at("base_interval")?,
-        None => default,
-    };
-    let cap = match max_interval {
-        Some(cap) => parse_duration(cap).at("max_interval")?,
-        None => base.saturating_mul(10),
-    };
+    let base = base_interval.ok_or_else(|| ConfigError::missing("base_interval"))?;
+    let base = parse_duration(base).at("base_interval")?;
     if base < Duration::from_millis(1) {
         return Err(ConfigError::invalid("must be at least 1 ms").at("base_interval"));
     }
-    if cap < base {
-        return Err(ConfigError::invalid("must be at least base_interval").at("max_interval"));
+    let cap = max_interval
+        .map(|cap| parse_duration(cap).at("max_interval"))
+        .transpose()?;
+    if cap == Some(Duration::ZERO) {
+        return Err(ConfigError::invalid("must be greater than 0s").at("max_interval"));
     }
     Ok((base, cap))
 }
+
+/// As in Envoy, more seconds than nanoseconds can count in 64 bits are none; no clock ends before them.
+const MAX_SECONDS: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
 
 fn parse_duration(proto: google::protobuf::Duration) -> Result<Duration, ConfigError> {
     let seconds = u64::try_from(proto.seconds);
     let nanos = u32::try_from(proto.nanos);
     match (seconds, nanos) {
+        (Ok(seconds), _) if seconds >= MAX_SECONDS => {
+            Err(ConfigError::invalid("Duration out-of-range"))
+        }
         (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
         _ => Err(ConfigError::invalid("must be a duration of at least zero")),
     }

@@ -206,7 +206,60 @@ fn the_key_is_all_that_a_guest_can_see() {
 }
 
 #[test]
+fn of_a_reloads_backoff_the_base_is_what_counts() {
+    let reload = |base: Option<i64>, max: Option<i64>| {
+        let seconds = |seconds| google::protobuf::Duration { seconds, nanos: 0 };
+        PluginSpec::parse(wasm::PluginConfig {
+            failure_policy: wasm::FailurePolicy::FailReload as i32,
+            reload_config: Some(wasm::ReloadConfig {
+                backoff: Some(core::BackoffStrategy {
+                    base_interval: base.map(seconds),
+                    max_interval: max.map(seconds),
+                }),
+            }),
+            ..plugin()
+        })
+        .map(|spec| spec.failure)
+        .map_err(|error| error.to_string())
+    };
+    let backoff = Duration::from_secs(2);
+    let taken = Ok(FailurePolicy::Reload { backoff });
+    assert_eq!(reload(Some(2), None), taken);
+    assert_eq!(reload(Some(2), Some(1)), taken);
+    for (base, max, field) in [
+        (None, None, "base_interval"),
+        (Some(0), None, "base_interval"),
+        (Some(315_576_000_000), None, "base_interval"),
+        (Some(2), Some(0), "max_interval"),
+    ] {
+        let error = reload(base, max).expect_err("refused");
+        let path = format!("reload_config.backoff.{field}: ");
+        assert!(error.starts_with(&path), "{error}");
+    }
+}
+
+#[test]
+fn code_that_never_ends_is_not_read() {
+    let error = refused(with_vm(|vm| {
+        *vm = self::vm(core::data_source::Specifier::Filename(
+            "/dev/zero".to_owned(),
+        ));
+    }));
+    assert!(error.ends_with("it is no regular file"), "{error}");
+}
+
+#[test]
 fn a_variable_named_twice_is_refused() {
+    let error = refused(with_vm(|vm| {
+        vm.environment_variables = Some(wasm::EnvironmentVariables {
+            host_env_keys: vec!["A".to_owned(), "A".to_owned()],
+            ..wasm::EnvironmentVariables::default()
+        });
+    }));
+    assert!(
+        error.contains("host_env_keys[1]: Key A is duplicated"),
+        "{error}"
+    );
     let error = refused(with_vm(|vm| {
         vm.environment_variables = Some(wasm::EnvironmentVariables {
             host_env_keys: vec!["A".to_owned()],

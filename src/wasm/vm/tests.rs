@@ -289,6 +289,7 @@ fn metrics_have_envoys_ids_and_rules() {
         (u32::MAX, u32::MAX),
         "it wraps"
     );
+    assert_eq!(define(&mut bench, 0, 0, 0), 12, "one without a name");
     let names: Vec<_> = bench.store.data().env.registry.metrics();
     let names: Vec<_> = names
         .iter()
@@ -297,6 +298,7 @@ fn metrics_have_envoys_ids_and_rules() {
     assert_eq!(
         names,
         [
+            "wasmcustom",
             "wasmcustom.counter",
             "wasmcustom.gauge",
             "wasmcustom.histogram"

@@ -126,6 +126,7 @@ fn plugin_text(plugin: &PluginStatus, out: &mut String) {
 
 fn live_text(live: &LiveStatus, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
     line("abi", &live.abi);
+    line("tier", &live.tier);
     if let Some(sdk) = &live.sdk {
         line("sdk", sdk);
     }
@@ -216,6 +217,7 @@ fn live_json(live: &LiveStatus) -> Value {
         .collect();
     json!({
         "abi": live.abi,
+        "tier": live.tier,
         "sdk": live.sdk,
         "breaker": live.breaker,
         "callbacks": callbacks,

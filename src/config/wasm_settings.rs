@@ -286,7 +286,9 @@ impl WasmSettings {
         }
         settings.refresh_interval =
             super::field::timeout(refresh_interval, None, "refresh_interval").at("cache")?;
-        let proto::Compiler { baseline_from_bytes } = compiler.unwrap_or_default();
+        let proto::Compiler {
+            baseline_from_bytes,
+        } = compiler.unwrap_or_default();
         if let Some(UInt64Value { value }) = baseline_from_bytes {
             let from = usize::try_from(value).unwrap_or(usize::MAX);
             settings.baseline_from = (from > 0).then_some(from);

@@ -335,10 +335,10 @@ impl Plugins {
         let mut state = self.0.state.lock();
         let state = &mut *state;
         let serving = state.slots.get(slot).and_then(|slot| slot.live.as_ref());
-        let version = state
-            .versions
-            .entry(key)
-            .or_insert_with(|| self.0.load(spec, self.0.home(spec, serving), serving.is_none()));
+        let version = state.versions.entry(key).or_insert_with(|| {
+            self.0
+                .load(spec, self.0.home(spec, serving), serving.is_none())
+        });
         version.supply.offer(&spec.code);
         let ready = match &*version.outcome.lock() {
             Outcome::Live(plugin) => Some(Arc::clone(plugin)),
@@ -623,7 +623,11 @@ impl Inner {
     /// by new VMs.
     fn set(&self, spec: &PluginSpec, recipe: &Arc<Recipe>) -> Arc<VmSet> {
         let module = &recipe.module;
-        let parts = [&spec.vm_key().0, &module.digest.0, module.tier().as_str().as_bytes()];
+        let parts = [
+            &spec.vm_key().0,
+            &module.digest.0,
+            module.tier().as_str().as_bytes(),
+        ];
         let key = Digest::of(&parts.concat());
         let mut sets = self.sets.lock();
         let of_key = sets.get(&key).into_iter().flatten();

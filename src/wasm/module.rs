@@ -119,7 +119,11 @@ impl Module {
     }
 
     /// Compiles `bytes`, packed or not. Takes long: call it on a blocking thread.
-    pub(crate) fn compile(engine: &Engine, bytes: &[u8], digest: Digest) -> Result<Self, LoadError> {
+    pub(crate) fn compile(
+        engine: &Engine,
+        bytes: &[u8],
+        digest: Digest,
+    ) -> Result<Self, LoadError> {
         Self::compile_with(bytes, digest, |unpacked| {
             Ok((wasmtime::Module::from_binary(engine, unpacked)?, None))
         })
@@ -187,28 +191,16 @@ impl Module {
 }
 
 impl Successor {
-    /// Compiles it on a thread that gives way to all others, and waits for that: call it on a blocking thread.
+    /// Compiles it. Takes long, on the running thread alone.
     pub(crate) fn compile(&self, engine: &Engine, digest: Digest) -> Result<Module, LoadError> {
-        let work = || {
-            give_way();
-            Module::compile_with(&self.source, digest, |unpacked| {
-                Ok((compile_to(Tier::Optimised, engine, unpacked)?, None))
-            })
-        };
-        let failed = |reason: &str| LoadError::Start(reason.to_owned());
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name("wasm:optimise".to_owned())
-                .spawn_scoped(scope, work)
-                .map_err(|error| failed(&error.to_string()))?
-                .join()
-                .unwrap_or_else(|_| Err(failed("the compiler panicked")))
+        Module::compile_with(&self.source, digest, |unpacked| {
+            Ok((compile_to(Tier::Optimised, engine, unpacked)?, None))
         })
     }
 }
 
 /// Makes the running thread one that runs when no other wants to.
-fn give_way() {
+pub(crate) fn give_way() {
     #[allow(
         unsafe_code,
         reason = "no safe wrapper is among the dependencies' features; beside a worker on the one CPU of a container, a \

@@ -262,7 +262,9 @@ fn the_documents_list_every_field_with_its_default() {
                 size(usize::try_from(settings.source_bytes_on_disk).expect("64 bits"))
             }
             "cache.refresh_interval" => settings.refresh_interval.map_or("none".to_owned(), time),
-            "compiler.baseline_from_bytes" => settings.baseline_from.map_or("none".to_owned(), size),
+            "compiler.baseline_from_bytes" => {
+                settings.baseline_from.map_or("none".to_owned(), size)
+            }
             "insecure_registries" | "internal_registries" => "none".to_owned(),
             other => panic!("{other} has no default here"),
         };

@@ -4,12 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use super::{Failure, Inner, Machine};
+use crate::base::memory;
 use crate::wasm::engine::Tier;
 use crate::wasm::fetch::{self, FetchError};
-use crate::wasm::module::{LoadError, Module};
+use crate::wasm::module::{LoadError, Module, give_way};
 use crate::wasm::source::download::Downloader;
 use crate::wasm::source::oci::Image;
 use crate::wasm::source::reference::Reference;
@@ -400,7 +401,10 @@ impl Inner {
         if module.tier() == Tier::Optimised {
             let (inner, module) = (Arc::clone(self), module.clone());
             drop(tokio::task::spawn_blocking(move || {
-                if let Ok(Machine { cache: Some(cache), .. }) = inner.machine() {
+                if let Ok(Machine {
+                    cache: Some(cache), ..
+                }) = inner.machine()
+                {
                     cache.store(&module);
                 }
             }));
@@ -413,11 +417,35 @@ impl Inner {
             return Ok(module.clone());
         };
         let digest = module.digest;
+        let failed = |reason: &str| Failure::Load(LoadError::Start(reason.to_owned()));
         let compile = || async {
-            let work = Arc::clone(successor);
-            let compile = move |inner: &Self| work.compile(inner.machine()?.runtime.engine(), digest);
-            let module = self.blocking(compile).await?;
-            self.keep(&module);
+            let (done, compiled) = oneshot::channel();
+            let (inner, work) = (Arc::clone(self), Arc::clone(successor));
+            // No thread of the runtime: an end of the process does not wait for it.
+            std::thread::Builder::new()
+                .name("wasm:optimise".to_owned())
+                .spawn(move || {
+                    give_way();
+                    let machine = || inner.machine();
+                    let module = machine()
+                        .and_then(|machine| work.compile(machine.runtime.engine(), digest));
+                    let kept = module.as_ref().ok().cloned();
+                    // Whoever waited may be gone; what was compiled is kept all the same.
+                    let _ = done.send(module);
+                    if let (Some(module), Ok(machine)) = (kept, machine())
+                        && let Some(cache) = &machine.cache
+                    {
+                        cache.store(&module);
+                    }
+                    // The start may have come to rest before.
+                    memory::forget_startup_code();
+                    memory::collect();
+                })
+                .map_err(|error| failed(&error.to_string()))?;
+            let module = match compiled.await {
+                Ok(module) => module.map_err(Failure::Load)?,
+                Err(_) => return Err(failed("the compiler panicked")),
+            };
             self.modules.lock().replace(&module);
             Ok(module)
         };

@@ -47,6 +47,31 @@ fn what_was_compiled_is_loaded_and_only_by_its_digest() {
 }
 
 #[test]
+fn baseline_code_is_never_kept_and_what_succeeds_it_is_what_is_compiled_otherwise() {
+    let root = tempfile::tempdir().expect("a folder");
+    let runtime = crate::wasm::engine::Runtime::new().expect("an engine");
+    let engine = runtime.engine();
+    let code = Bytes::from(crate::wasm::testing::guest("fault"));
+    let digest = Digest::of(&code);
+    let cache = Cache::open(root.path(), engine).expect("opens");
+    let compile = |from| Module::compile_soon(engine, &code, digest, from).expect("compiles");
+    assert_eq!(compile(code.len() + 1).tier(), Tier::Optimised);
+    let baseline = compile(code.len());
+    assert_eq!(baseline.tier(), Tier::Baseline);
+    cache.store(&baseline);
+    assert!(entries(root.path()).is_empty());
+    let successor = baseline.successor.as_ref().expect("there will be one");
+    let optimised = successor.compile(engine, digest).expect("compiles");
+    assert_eq!(optimised.tier(), Tier::Optimised);
+    cache.store(&optimised);
+    let kept = Module::cached(engine, digest, &cache).expect("kept");
+    let at_once = Module::compile(engine, &code, digest).expect("compiles");
+    let bytes = |module: &Module| module.code.serialize().expect("serializes");
+    assert_eq!(bytes(&kept), bytes(&at_once));
+    assert_ne!(bytes(&kept), bytes(&baseline));
+}
+
+#[test]
 fn an_entry_that_is_not_ours_is_never_run() {
     let root = tempfile::tempdir().expect("a folder");
     let (engine, code) = (engine(), code());

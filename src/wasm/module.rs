@@ -199,7 +199,8 @@ impl Successor {
     }
 }
 
-/// Makes the running thread one that runs when no other wants to.
+/// Gives the running thread a tenth of the weight of the others: enough to come to an end beside workers that have more
+/// to do than they can.
 pub(crate) fn give_way() {
     #[allow(
         unsafe_code,
@@ -207,7 +208,7 @@ pub(crate) fn give_way() {
                   thread of equal priority would take half of its time for seconds"
     )]
     // SAFETY: it takes numbers and touches no memory. On Linux 0 is the calling thread.
-    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } != 0;
+    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) } != 0;
     if refused {
         tracing::debug!(target: "wasm", "code is optimised at the priority of all threads");
     }

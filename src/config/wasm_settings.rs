@@ -50,7 +50,7 @@ impl Default for WasmSettings {
             modules_on_disk: 64,
             source_bytes_on_disk: 1 << 30,
             refresh_interval: None,
-            baseline_from: Some(1 << 20),
+            baseline_from: None,
             insecure_registries: Vec::new(),
             internal_registries: Vec::new(),
         }

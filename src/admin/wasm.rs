@@ -138,6 +138,7 @@ fn push_line(line: &str, out: &mut String) {
 
 fn live_text(live: &LiveStatus, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
     line("abi", &live.abi);
+    line("tier", &live.tier);
     if let Some(sdk) = &live.sdk {
         line("sdk", sdk);
     }
@@ -232,6 +233,7 @@ fn live_json(live: &LiveStatus) -> Value {
         .collect();
     json!({
         "abi": live.abi,
+        "tier": live.tier,
         "sdk": live.sdk,
         "breaker": live.breaker,
         "callbacks": callbacks,

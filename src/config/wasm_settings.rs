@@ -32,6 +32,9 @@ pub struct WasmSettings {
     /// How often a source is asked anew whose answer may change, under the pull policy `Always`; `None`: only with a new
     /// version of its resource.
     pub refresh_interval: Option<Duration>,
+    /// Code of at least so many bytes is compiled to the baseline tier where nothing serves before it, and optimised
+    /// behind it; `None`: none is.
+    pub baseline_from: Option<usize>,
     /// Hosts that code may be fetched from without TLS: `host` or `host:port`. They are internal, too.
     pub insecure_registries: Vec<Box<str>>,
     /// Hosts that may send us on to private addresses: `host` or `host:port`.
@@ -47,6 +50,7 @@ impl Default for WasmSettings {
             modules_on_disk: 64,
             source_bytes_on_disk: 1 << 30,
             refresh_interval: None,
+            baseline_from: None,
             insecure_registries: Vec::new(),
             internal_registries: Vec::new(),
         }
@@ -255,6 +259,7 @@ impl WasmSettings {
             cache,
             insecure_registries,
             internal_registries,
+            compiler,
         } = message;
         let mut settings = Self::default();
         if let Some(defaults) = defaults {
@@ -281,6 +286,13 @@ impl WasmSettings {
         }
         settings.refresh_interval =
             super::field::timeout(refresh_interval, None, "refresh_interval").at("cache")?;
+        let proto::Compiler {
+            baseline_from_bytes,
+        } = compiler.unwrap_or_default();
+        if let Some(UInt64Value { value }) = baseline_from_bytes {
+            let from = usize::try_from(value).unwrap_or(usize::MAX);
+            settings.baseline_from = (from > 0).then_some(from);
+        }
         settings.insecure_registries = hosts(insecure_registries, "insecure_registries")?;
         settings.internal_registries = hosts(internal_registries, "internal_registries")?;
         Ok(settings)

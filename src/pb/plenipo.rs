@@ -26,6 +26,8 @@ pub mod extensions {
                 pub insecure_registries: Vec<String>,
                 #[prost(string, repeated, tag = "5")]
                 pub internal_registries: Vec<String>,
+                #[prost(message, optional, tag = "6")]
+                pub compiler: Option<Compiler>,
             }
 
             impl prost::Name for WasmSettings {
@@ -121,6 +123,12 @@ pub mod extensions {
                 pub probe_streams: Option<UInt32Value>,
                 #[prost(message, optional, tag = "6")]
                 pub probe_time: Option<Duration>,
+            }
+
+            #[derive(Clone, Copy, PartialEq, Message)]
+            pub struct Compiler {
+                #[prost(message, optional, tag = "1")]
+                pub baseline_from_bytes: Option<UInt64Value>,
             }
 
             #[derive(Clone, PartialEq, Message)]

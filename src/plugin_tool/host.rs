@@ -213,6 +213,8 @@ impl Host {
         options.cache_dir = cache.map(Path::to_owned);
         // What crashed stays down: what it did stands alone in the record.
         options.settings.defaults.after_crash = AfterCrash::Envoy;
+        // One set of VMs: a second one would be in the record, too.
+        options.settings.baseline_from = None;
         options.probe = Some(probe);
         let plugins = Plugins::new(options);
         let mut changed = plugins.changed();

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, UpdateDeadline,
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    RegallocAlgorithm, UpdateDeadline,
 };
 
 /// The unit of deadlines.
@@ -19,6 +20,38 @@ pub(crate) const TICK: Duration = Duration::from_millis(5);
 
 /// VMs that may live at once: workers × plugins × 2 while a reload is under way.
 const MAX_VMS: u32 = 2000;
+
+/// How much work the compiler puts into code. What the code does is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// Little: it is there soon.
+    Baseline,
+    /// All that it can.
+    Optimised,
+}
+
+impl Tier {
+    /// As `/wasm` prints it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Optimised => "optimised",
+        }
+    }
+
+    /// An engine that compiles code of this tier for [`Runtime::engine`] to run, and runs none itself.
+    pub(crate) fn compiler(self) -> wasmtime::Result<Engine> {
+        let mut config = config(false);
+        match self {
+            Self::Baseline => config
+                .cranelift_opt_level(OptLevel::None)
+                .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass),
+            // Nobody waits for it: one thread, whose priority is its caller's, is enough.
+            Self::Optimised => config.parallel_compilation(false),
+        };
+        Engine::new(&config)
+    }
+}
 
 /// The engine with its ticker.
 #[derive(Debug)]
@@ -113,6 +146,8 @@ fn config(pooling: bool) -> Config {
         .epoch_interruption(true)
         .memory_init_cow(true)
         .parallel_compilation(true)
+        // Backtraces are taken by frame pointers; these tables are for debuggers and profilers.
+        .native_unwind_info(false)
         .wasm_backtrace_max_frames(NonZeroUsize::new(20))
         .max_wasm_stack(512 << 10);
     if pooling {

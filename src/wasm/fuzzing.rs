@@ -63,7 +63,7 @@ pub fn module(data: &[u8]) {
         assert!(unpacked.starts_with(b"\0asm"), "it is no module");
     }
     let found = inspect::look(runtime.engine(), table, data);
-    let compiled = Module::compile(runtime.engine(), data, Digest::of(data), None);
+    let compiled = Module::compile(runtime.engine(), data, Digest::of(data));
     let module = match (&found.refused, compiled) {
         (_, Ok(module)) => module,
         (Some(_), Err(_)) => return,

@@ -222,7 +222,7 @@ fn verdict(
             "its memory is {what}; Proxy-Wasm has 32-bit, unshared memory"
         ));
     }
-    let module = match Module::compile(engine, bytes, Digest::of(bytes), None) {
+    let module = match Module::compile(engine, bytes, Digest::of(bytes)) {
         Ok(module) => module.code,
         Err(error) => return Some(error.to_string()),
     };

@@ -12,7 +12,7 @@ use super::abi::{Imports, linker};
 use super::context::{Environment, Host, RootSpec};
 use super::engine::Runtime;
 use super::fetch::FetchError;
-use super::module::{Cache, LoadError};
+use super::module::{Cache, LoadError, Module};
 use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::Plugin;
 use super::shared::Shared;
@@ -32,7 +32,7 @@ mod modules;
 mod trials;
 
 use loader::Supply;
-use modules::{Loaded, Modules};
+use modules::{Loaded, Modules, Wanted};
 use trials::Trials;
 
 /// Steps of a version's life that are remembered.
@@ -264,9 +264,15 @@ impl Plugins {
                 error.to_string().lines().next().unwrap_or_default()
             ))
         };
+        // Where a plugin of its name serves, this is a change of it, and nobody waits.
+        let wanted = if self.serves(&spec.name) {
+            Wanted::Known
+        } else {
+            Wanted::First
+        };
         let (_, recipe) = self
             .0
-            .recipe(spec, &spec.code, false, |_| ())
+            .recipe(spec, &spec.code, wanted, |_| ())
             .await
             .map_err(|error| match error {
                 Failure::Load(error) => refuse(&error),
@@ -304,6 +310,13 @@ impl Plugins {
         })
     }
 
+    /// True where a plugin of this name serves a slot.
+    fn serves(&self, name: &str) -> bool {
+        let state = self.0.state.lock();
+        let mut live = state.slots.values().filter_map(|slot| slot.live.as_ref());
+        live.any(|plugin| &*plugin.spec().name == name)
+    }
+
     /// What serves `slot` now.
     pub(crate) fn serving(&self, slot: &str) -> Option<Arc<Plugin>> {
         let state = self.0.state.lock();
@@ -322,10 +335,10 @@ impl Plugins {
         let mut state = self.0.state.lock();
         let state = &mut *state;
         let serving = state.slots.get(slot).and_then(|slot| slot.live.as_ref());
-        let version = state
-            .versions
-            .entry(key)
-            .or_insert_with(|| self.0.load(spec, self.0.home(spec, serving)));
+        let version = state.versions.entry(key).or_insert_with(|| {
+            self.0
+                .load(spec, self.0.home(spec, serving), serving.is_none())
+        });
         version.supply.offer(&spec.code);
         let ready = match &*version.outcome.lock() {
             Outcome::Live(plugin) => Some(Arc::clone(plugin)),
@@ -477,8 +490,8 @@ impl std::fmt::Display for Failure {
 }
 
 impl Inner {
-    /// Starts a version on its way.
-    fn load(self: &Arc<Self>, spec: &Arc<PluginSpec>, home: Home) -> Version {
+    /// Starts a version on its way; `first`: nothing serves meanwhile.
+    fn load(self: &Arc<Self>, spec: &Arc<PluginSpec>, home: Home, first: bool) -> Version {
         let record = Arc::new(Mutex::new(Record::new(Arc::clone(spec))));
         let outcome = Arc::new(Mutex::new(Outcome::Loading));
         let supply = Arc::new(Supply::new(spec.code.clone()));
@@ -489,6 +502,7 @@ impl Inner {
                 inner: Arc::downgrade(self),
                 spec: Arc::clone(spec),
                 home,
+                first,
                 record: Arc::clone(&record),
                 outcome: Arc::clone(&outcome),
                 supply: Arc::clone(&supply),
@@ -521,12 +535,21 @@ impl Inner {
         self: &Arc<Self>,
         spec: &Arc<PluginSpec>,
         code: &Code,
-        fresh: bool,
+        wanted: Wanted,
         enter: impl Fn(State),
     ) -> Result<(Loaded, Arc<Recipe>), Failure> {
-        let loaded = self.module(code, fresh, &enter).await?;
-        let module = &loaded.module;
+        let loaded = self.module(code, wanted, &enter).await?;
         enter(State::Configuring);
+        let recipe = self.recipe_with(spec, &loaded.module)?;
+        Ok((loaded, recipe))
+    }
+
+    /// All that the VMs of `spec` are made of, with `module`.
+    fn recipe_with(
+        self: &Arc<Self>,
+        spec: &Arc<PluginSpec>,
+        module: &Module,
+    ) -> Result<Arc<Recipe>, Failure> {
         let machine = self.machine().map_err(Failure::Load)?;
         let imports = Imports::resolve(&machine.linker, module, spec).map_err(Failure::Load)?;
         if !imports.unknown.is_empty() {
@@ -557,7 +580,7 @@ impl Inner {
             workers: options.workers.clone(),
             process_stats: Arc::clone(&self.stats),
         };
-        Ok((loaded, Arc::new(recipe)))
+        Ok(Arc::new(recipe))
     }
 
     /// A live version of `spec`, in the VMs of its key or, where it cannot or shall not be there, in VMs of its own.
@@ -596,10 +619,16 @@ impl Inner {
     }
 
     /// The VMs of the key of `spec` under the settings of `recipe`: those that live, or new ones of it. The code counts
-    /// too: a source without a sum may give another one to the same key.
+    /// too: a source without a sum may give another one to the same key. So does its tier: what is compiled anew is run
+    /// by new VMs.
     fn set(&self, spec: &PluginSpec, recipe: &Arc<Recipe>) -> Arc<VmSet> {
-        let parts = [spec.vm_key().0, recipe.module.digest.0];
-        let key = Digest::of(parts.as_flattened());
+        let module = &recipe.module;
+        let parts = [
+            &spec.vm_key().0,
+            &module.digest.0,
+            module.tier().as_str().as_bytes(),
+        ];
+        let key = Digest::of(&parts.concat());
         let mut sets = self.sets.lock();
         let of_key = sets.get(&key).into_iter().flatten();
         let mut living = of_key.filter_map(Weak::upgrade);

@@ -5,13 +5,17 @@
 
 use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use wasmtime::{Engine, ExternType};
 
 use super::archive;
 use super::disk::{PrivateFolder, Seal};
+use super::engine::Tier;
 use super::spec::Digest;
 pub(crate) use super::spec::MAX_CODE;
 use crate::base::file::read_regular;
@@ -90,6 +94,16 @@ pub(crate) struct Module {
     pub(crate) code: wasmtime::Module,
     /// `None`: it came from the cache.
     pub(crate) compile_time: Option<Duration>,
+    /// What follows it, where it is of the baseline tier.
+    pub(crate) successor: Option<Arc<Successor>>,
+}
+
+/// The optimised form of a module, perhaps still to come.
+#[derive(Debug)]
+pub(crate) struct Successor {
+    /// What it is compiled of, packed or not.
+    source: Bytes,
+    pub(crate) module: OnceCell<Module>,
 }
 
 impl Module {
@@ -102,15 +116,45 @@ impl Module {
             abi,
             code,
             compile_time: None,
+            successor: None,
         })
     }
 
-    /// Compiles `bytes`, packed or not, and keeps the result in `cache`. Takes long: call it on a blocking thread.
+    /// Compiles `bytes`, packed or not. Takes long: call it on a blocking thread.
     pub(crate) fn compile(
         engine: &Engine,
         bytes: &[u8],
         digest: Digest,
-        cache: Option<&Cache>,
+    ) -> Result<Self, LoadError> {
+        Self::compile_with(bytes, digest, |unpacked| {
+            Ok((wasmtime::Module::from_binary(engine, unpacked)?, None))
+        })
+    }
+
+    /// As [`Module::compile`], but to the baseline tier where the code is, unpacked, at least `from` bytes.
+    pub(crate) fn compile_soon(
+        engine: &Engine,
+        bytes: &Bytes,
+        digest: Digest,
+        from: usize,
+    ) -> Result<Self, LoadError> {
+        Self::compile_with(bytes, digest, |unpacked| {
+            if unpacked.len() < from {
+                return Ok((wasmtime::Module::from_binary(engine, unpacked)?, None));
+            }
+            let successor = Successor {
+                source: bytes.clone(),
+                module: OnceCell::new(),
+            };
+            let code = compile_to(Tier::Baseline, engine, unpacked)?;
+            Ok((code, Some(Arc::new(successor))))
+        })
+    }
+
+    fn compile_with(
+        bytes: &[u8],
+        digest: Digest,
+        compile: impl FnOnce(&[u8]) -> wasmtime::Result<(wasmtime::Module, Option<Arc<Successor>>)>,
     ) -> Result<Self, LoadError> {
         if bytes.len() > MAX_CODE {
             return Err(LoadError::TooLarge(bytes.len()));
@@ -121,18 +165,67 @@ impl Module {
             return Err(LoadError::NotWasm);
         }
         let begin = Instant::now();
-        let code = wasmtime::Module::from_binary(engine, bytes).map_err(LoadError::Compile)?;
+        let (code, successor) = compile(bytes).map_err(LoadError::Compile)?;
         let compile_time = Some(begin.elapsed());
-        let abi = abi(&code)?;
-        if let Some(cache) = cache {
-            cache.store(&code, digest);
-        }
         Ok(Self {
             digest,
-            abi,
+            abi: abi(&code)?,
             code,
             compile_time,
+            successor,
         })
+    }
+
+    pub(crate) fn tier(&self) -> Tier {
+        match self.successor {
+            Some(_) => Tier::Baseline,
+            None => Tier::Optimised,
+        }
+    }
+
+    /// Itself, or what follows it where that is there.
+    pub(crate) fn best(&self) -> &Self {
+        let successor = self.successor.as_ref();
+        successor
+            .and_then(|successor| successor.module.get())
+            .unwrap_or(self)
+    }
+}
+
+impl Successor {
+    /// Compiles it. Takes long, on the running thread alone.
+    pub(crate) fn compile(&self, engine: &Engine, digest: Digest) -> Result<Module, LoadError> {
+        Module::compile_with(&self.source, digest, |unpacked| {
+            Ok((compile_to(Tier::Optimised, engine, unpacked)?, None))
+        })
+    }
+}
+
+/// Gives the running thread a tenth of the weight of the others: enough to come to an end beside workers that have more
+/// to do than they can.
+pub(crate) fn give_way() {
+    #[allow(
+        unsafe_code,
+        reason = "no safe wrapper is among the dependencies' features; beside a worker on the one CPU of a container, a \
+                  thread of equal priority would take half of its time for seconds"
+    )]
+    // SAFETY: it takes numbers and touches no memory. On Linux 0 is the calling thread.
+    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) } != 0;
+    if refused {
+        tracing::debug!(target: "wasm", "code is optimised at the priority of all threads");
+    }
+}
+
+/// Code of `tier` for `engine`, which differs in its compiler's settings, but not in what the code must be like.
+fn compile_to(tier: Tier, engine: &Engine, bytes: &[u8]) -> wasmtime::Result<wasmtime::Module> {
+    let compiled = tier.compiler()?.precompile_module(bytes)?;
+    #[allow(
+        unsafe_code,
+        reason = "deserialize runs native code from bytes: these our compiler has just made, and nobody else has seen"
+    )]
+    // SAFETY: see the reason above.
+    unsafe {
+        wasmtime::Module::deserialize(engine, &compiled)
     }
 }
 
@@ -219,9 +312,13 @@ impl Cache {
         }
     }
 
-    /// Keeps a compiled module; failing to is no failure.
-    fn store(&self, code: &wasmtime::Module, digest: Digest) {
-        if let Err(error) = self.try_store(code, digest) {
+    /// Keeps a compiled module of the optimised tier; failing to is no failure. Writes a file: call it on a blocking
+    /// thread.
+    pub(crate) fn store(&self, module: &Module) {
+        if module.tier() != Tier::Optimised {
+            return;
+        }
+        if let Err(error) = self.try_store(&module.code, module.digest) {
             tracing::warn!(target: "wasm", "cannot keep a compiled module in {}: {error:#}", self.folder.shown());
         }
     }

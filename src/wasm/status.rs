@@ -138,6 +138,8 @@ pub struct PluginStatus {
 pub struct LiveStatus {
     /// The version of the ABI, by the module's marker.
     pub abi: &'static str,
+    /// What its VMs run: `baseline` code, which was there sooner, or `optimised`.
+    pub tier: &'static str,
     /// What the module was written with, as far as it says.
     pub sdk: Option<String>,
     /// `closed`, `open`, `half_open`, `off`.

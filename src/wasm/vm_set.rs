@@ -227,6 +227,7 @@ impl VmSet {
         let shared = env.shared.status(&env.vm.vm_id, &env.space);
         LiveStatus {
             abi: module.abi.as_str(),
+            tier: module.tier().as_str(),
             sdk: said.or_else(|| guess().map(str::to_owned)),
             breaker: self.breaker.lock().as_str(),
             traps: self.traps.lock().iter().cloned().collect(),

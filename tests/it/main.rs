@@ -28,6 +28,7 @@ mod rollout;
 mod services;
 mod start;
 mod support;
+mod tiers;
 mod updates;
 mod upstream_filters;
 #[cfg(feature = "wasm")]

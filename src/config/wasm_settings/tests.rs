@@ -29,6 +29,7 @@ overrides: [{plugin: {prefix: a}, settings: {max_pause: 0s, vm_sharing: BY_KEY, 
 cache: {modules_in_memory: 1, modules_on_disk: 2, source_bytes_on_disk: 3, refresh_interval: 4s}
 insecure_registries: ['registry.test:5000']
 internal_registries: ['Internal.test']
+compiler: {baseline_from_bytes: 5}
 ";
 
 #[test]
@@ -85,6 +86,9 @@ fn every_field_arrives() {
     );
     assert_eq!(settings.source_bytes_on_disk, 3);
     assert_eq!(settings.refresh_interval, Some(Duration::from_secs(4)));
+    assert_eq!(settings.baseline_from, Some(5));
+    let never = parse("compiler: {baseline_from_bytes: 0}").unwrap();
+    assert_eq!(never.baseline_from, None);
     assert_eq!(settings.internal_registries, [Box::from("internal.test")]);
     assert_eq!(
         settings.insecure_registries,
@@ -258,6 +262,9 @@ fn the_documents_list_every_field_with_its_default() {
                 size(usize::try_from(settings.source_bytes_on_disk).expect("64 bits"))
             }
             "cache.refresh_interval" => settings.refresh_interval.map_or("none".to_owned(), time),
+            "compiler.baseline_from_bytes" => {
+                settings.baseline_from.map_or("none".to_owned(), size)
+            }
             "insecure_registries" | "internal_registries" => "none".to_owned(),
             other => panic!("{other} has no default here"),
         };

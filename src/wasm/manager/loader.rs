@@ -8,8 +8,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Failure, Home, Inner, Outcome, Record};
+use super::{Failure, Home, Inner, Outcome, Record, Wanted};
 use crate::base::backoff::Backoff;
+use crate::wasm::engine::Tier;
+use crate::wasm::module::Module;
+use crate::wasm::plugin::Plugin;
 use crate::wasm::spec::{Code, PluginSpec, PullPolicy, Remote};
 use crate::wasm::status::{State, wasm_stats};
 use crate::wasm::store::{Given, Pin};
@@ -68,6 +71,8 @@ pub(super) struct Loader {
     pub(super) inner: Weak<Inner>,
     pub(super) spec: Arc<PluginSpec>,
     pub(super) home: Home,
+    /// Nothing serves in its place until it is live.
+    pub(super) first: bool,
     pub(super) record: Arc<Mutex<Record>>,
     pub(super) outcome: Arc<Mutex<Outcome>>,
     pub(super) supply: Arc<Supply>,
@@ -133,12 +138,18 @@ impl Loader {
                 record.enter(state, "");
             }
         };
-        let (loaded, recipe) = match inner.recipe(&self.spec, code, live.is_some(), enter).await {
+        let wanted = match (live.is_some(), self.first) {
+            (true, _) => Wanted::Fresh,
+            (false, true) => Wanted::First,
+            (false, false) => Wanted::Known,
+        };
+        let (loaded, recipe) = match inner.recipe(&self.spec, code, wanted, enter).await {
             Ok(made) => made,
             Err(failure) => return self.fail(inner, code, &failure, live.is_some(), attempts),
         };
         let given = loaded.given;
-        if *live != Some(given) {
+        let new = *live != Some(given);
+        if new {
             {
                 let mut record = self.record.lock();
                 record.compile_time = loaded.module.compile_time;
@@ -155,20 +166,18 @@ impl Loader {
                     return self.fail(inner, code, &failure, live.is_some(), attempts);
                 }
             };
-            self.replace(inner, Outcome::Live(plugin));
+            self.replace(inner, plugin, "its source gives another code now");
             *live = Some(given);
             *self.supply.pin.lock() = loaded.pin;
             let mut record = self.record.lock();
             record.code = Some(given.code);
             record.image = given.image;
             record.given_up = false;
-            record.enter(
-                State::Live,
-                &given
-                    .image
-                    .map(|image| format!("image sha256:{image}"))
-                    .unwrap_or_default(),
-            );
+            let image = given.image.map(|image| format!("image sha256:{image}"));
+            let baseline = loaded.module.tier() == Tier::Baseline;
+            let details = [image, baseline.then(|| "baseline code".to_owned())];
+            let details: Vec<_> = details.into_iter().flatten().collect();
+            record.enter(State::Live, &details.join(", "));
             tracing::info!(target: "wasm", "plugin {}: live, {}", self.spec.name, given.code);
         }
         self.record.lock().error = loaded.stale.as_ref().map(|error| {
@@ -177,6 +186,9 @@ impl Loader {
             text.into()
         });
         inner.ring();
+        if new {
+            self.optimise(inner, &loaded.module).await;
+        }
         match (loaded.stale, refresh_of(inner, code)) {
             (Some(_), _) => Next::Again,
             (None, Some(interval)) => Next::Refresh(interval),
@@ -184,12 +196,45 @@ impl Loader {
         }
     }
 
-    /// What was live until now drains.
-    fn replace(&self, inner: &Inner, outcome: Outcome) {
-        let old = std::mem::replace(&mut *self.outcome.lock(), outcome);
+    /// Where `module`, which is live, is of the baseline tier: puts VMs with its optimised code in the place of those
+    /// that serve, as a new version would be put there. Where that fails they go on.
+    async fn optimise(&self, inner: &Arc<Inner>, module: &Module) {
+        if module.tier() == Tier::Optimised {
+            return;
+        }
+        let optimise = async {
+            let module = inner.optimised(module).await?;
+            let recipe = inner.recipe_with(&self.spec, &module)?;
+            let plugin = inner.start(&self.spec, recipe, self.home).await;
+            Ok((module, plugin.map_err(Failure::Load)?))
+        };
+        let name = &self.spec.name;
+        let (module, plugin) = match optimise.await {
+            Ok(made) => made,
+            Err(failure) => {
+                let failure: Failure = failure;
+                tracing::warn!(target: "wasm", "plugin {name}: its baseline code goes on: {failure}");
+                let detail = format!("baseline code goes on: {failure}");
+                self.record.lock().enter(State::Live, &detail);
+                return;
+            }
+        };
+        self.replace(inner, plugin, "its code was optimised");
+        {
+            let mut record = self.record.lock();
+            record.compile_time = module.compile_time;
+            record.enter(State::Live, "optimised code");
+        }
+        tracing::info!(target: "wasm", "plugin {name}: optimised, {}", module.digest);
+        inner.ring();
+    }
+
+    /// `plugin` is live; what was so until now drains, and why.
+    fn replace(&self, inner: &Inner, plugin: Arc<Plugin>, why: &str) {
+        let old = std::mem::replace(&mut *self.outcome.lock(), Outcome::Live(plugin));
         if let Outcome::Live(plugin) = old {
             let mut record = self.record.lock().clone();
-            record.enter(State::Draining, "its source gives another code now");
+            record.enter(State::Draining, why);
             let mut state = inner.state.lock();
             state.draining.push((Arc::downgrade(&plugin), record));
         }

@@ -4,11 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use super::{Failure, Inner, Machine};
+use crate::base::memory;
+use crate::wasm::engine::Tier;
 use crate::wasm::fetch::{self, FetchError};
-use crate::wasm::module::{LoadError, Module};
+use crate::wasm::module::{LoadError, Module, give_way};
 use crate::wasm::source::download::Downloader;
 use crate::wasm::source::oci::Image;
 use crate::wasm::source::reference::Reference;
@@ -30,6 +32,17 @@ pub(super) struct Modules {
     given: HashMap<Digest, Given>,
     /// One asks a source at a time, for all who want the same of it.
     turns: HashMap<Digest, Weak<tokio::sync::Mutex<()>>>,
+}
+
+/// What a module is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Nothing serves until it is there.
+    First,
+    /// Something serves meanwhile.
+    Known,
+    /// Likewise, and the source is asked whatever is known; nothing stands in for its answer.
+    Fresh,
 }
 
 /// A module, and how it came.
@@ -57,6 +70,13 @@ impl Modules {
         cell
     }
 
+    /// `module` is the better form of what is in memory.
+    fn replace(&mut self, module: &Module) {
+        if let Some(cell) = self.cells.get_mut(&module.digest) {
+            *cell = Arc::new(OnceCell::new_with(Some(module.clone())));
+        }
+    }
+
     /// Its cell has stayed empty.
     fn forget(&mut self, digest: Digest) {
         if self
@@ -82,11 +102,10 @@ impl Modules {
 
 impl Inner {
     /// The compiled module: the one in memory, the one on disk, or a new one of code at hand, kept on disk, or fetched.
-    /// With `fresh` the source is asked whatever is known, and nothing stands in for its answer.
     pub(super) async fn module(
         self: &Arc<Self>,
         code: &Code,
-        fresh: bool,
+        wanted: Wanted,
         enter: impl Fn(State),
     ) -> Result<Loaded, Failure> {
         let remote = match code {
@@ -96,7 +115,8 @@ impl Inner {
                     code: *digest,
                     image: None,
                 };
-                let module = self.compiled(*digest, Some(bytes.clone()), &enter).await?;
+                let bytes = Some(bytes.clone());
+                let module = self.compiled(*digest, bytes, wanted, &enter).await?;
                 return Ok(Loaded {
                     module: module.ok_or_else(no_code)?,
                     given,
@@ -107,7 +127,7 @@ impl Inner {
         };
         let turn = self.modules.lock().turn(remote.identity());
         let _turn = turn.lock().await;
-        let loaded = self.remote_module(remote, fresh, &enter).await?;
+        let loaded = self.remote_module(remote, wanted, &enter).await?;
         let entries = self.modules.lock().cells.len() as u64;
         self.stats
             .set(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES, entries);
@@ -117,19 +137,20 @@ impl Inner {
     async fn remote_module(
         self: &Arc<Self>,
         remote: &Remote,
-        fresh: bool,
+        wanted: Wanted,
         enter: &impl Fn(State),
     ) -> Result<Loaded, Failure> {
+        let fresh = wanted == Wanted::Fresh;
         if !fresh {
             for given in self.known(remote).await? {
-                if let Some(loaded) = self.at_hand(given, enter).await? {
+                if let Some(loaded) = self.at_hand(given, wanted, enter).await? {
                     self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
                     return Ok(loaded);
                 }
             }
         }
         self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_MISSES);
-        let result = self.obtain(remote, enter).await;
+        let result = self.obtain(remote, wanted, enter).await;
         self.stats.inc(match &result {
             Err(Failure::Fetch { .. }) => wasm_stats::REMOTE_LOAD_FETCH_FAILURES,
             _ => wasm_stats::REMOTE_LOAD_FETCH_SUCCESSES,
@@ -143,7 +164,7 @@ impl Inner {
             if !fresh && remote.pin().is_none() {
                 let noted = self.noted(note_key(remote)).await?;
                 if let Some(given) = noted
-                    && let Some(mut loaded) = self.at_hand(given, enter).await?
+                    && let Some(mut loaded) = self.at_hand(given, wanted, enter).await?
                 {
                     loaded.stale = Some(error);
                     return Ok(loaded);
@@ -175,6 +196,7 @@ impl Inner {
     async fn obtain(
         self: &Arc<Self>,
         remote: &Remote,
+        wanted: Wanted,
         enter: &impl Fn(State),
     ) -> Result<Loaded, Failure> {
         let fetched = match &remote.origin {
@@ -192,7 +214,7 @@ impl Inner {
             }
             Origin::Direct => self.within(remote, self.direct(remote)).await,
             Origin::Image(reference) => {
-                self.within(remote, self.image(remote, reference, enter))
+                self.within(remote, self.image(remote, reference, wanted, enter))
                     .await
             }
         };
@@ -207,7 +229,9 @@ impl Inner {
                     .with_store(move |store| store.keep(given.code, &kept))
                     .await?
                     .flatten();
-                let module = self.compiled(given.code, Some(bytes), enter).await?;
+                let module = self
+                    .compiled(given.code, Some(bytes), wanted, enter)
+                    .await?;
                 let loaded = Loaded {
                     module: module.ok_or_else(no_code)?,
                     given,
@@ -262,6 +286,7 @@ impl Inner {
         self: &Arc<Self>,
         remote: &Remote,
         reference: &Reference,
+        wanted: Wanted,
         enter: &impl Fn(State),
     ) -> Result<Fetched, FetchError> {
         let downloader = self.downloader().await?;
@@ -272,7 +297,7 @@ impl Inner {
         // The tag may have come back to an image that was here before.
         if remote.sha256.is_none_or(|sha256| image.has(sha256))
             && let Ok(Some(given)) = self.noted(image_key(image.image)).await
-            && let Ok(Some(loaded)) = self.at_hand(given, enter).await
+            && let Ok(Some(loaded)) = self.at_hand(given, wanted, enter).await
         {
             return Ok(Fetched::Known(Box::new(loaded)));
         }
@@ -296,9 +321,10 @@ impl Inner {
     async fn at_hand(
         self: &Arc<Self>,
         given: Given,
+        wanted: Wanted,
         enter: &impl Fn(State),
     ) -> Result<Option<Loaded>, Failure> {
-        let Some(module) = self.compiled(given.code, None, enter).await? else {
+        let Some(module) = self.compiled(given.code, None, wanted, enter).await? else {
             return Ok(None);
         };
         let pin = self.with_store(move |store| store.pin(given.code)).await?;
@@ -311,16 +337,17 @@ impl Inner {
     }
 
     /// The module of the sum `digest`: in memory, on disk, or compiled of `bytes` or of what is kept; `None` where there
-    /// is no code.
+    /// is no code. What is in memory will do whatever its tier: who has it follows what [succeeds](Self::optimised) it.
     async fn compiled(
         self: &Arc<Self>,
         digest: Digest,
         bytes: Option<Bytes>,
+        wanted: Wanted,
         enter: &impl Fn(State),
     ) -> Result<Option<Module>, Failure> {
         let spare = self.options.settings.modules_in_memory;
         let cell = self.modules.lock().cell(digest, spare);
-        let module = cell
+        let module: Result<_, Option<Failure>> = cell
             .get_or_try_init(|| async {
                 let kept = self
                     .blocking(move |inner| {
@@ -342,21 +369,87 @@ impl Inner {
                     }
                 };
                 enter(State::Compiling);
-                self.blocking(move |inner| {
-                    let Machine { runtime, cache, .. } = inner.machine()?;
-                    Module::compile(runtime.engine(), &bytes, digest, cache.as_ref())
-                })
-                .await
-                .map_err(Some)
+                let baseline_from = match wanted {
+                    Wanted::First => self.options.settings.baseline_from,
+                    Wanted::Known | Wanted::Fresh => None,
+                };
+                let module = self
+                    .blocking(move |inner| {
+                        let engine = inner.machine()?.runtime.engine();
+                        match baseline_from {
+                            Some(from) => Module::compile_soon(engine, &bytes, digest, from),
+                            None => Module::compile(engine, &bytes, digest),
+                        }
+                    })
+                    .await
+                    .map_err(Some)?;
+                self.keep(&module);
+                Ok(module)
             })
             .await;
         match module {
-            Ok(module) => Ok(Some(module.clone())),
+            Ok(module) => Ok(Some(module.best().clone())),
             Err(failure) => {
                 self.modules.lock().forget(digest);
                 failure.map_or(Ok(None), Err)
             }
         }
+    }
+
+    /// Writes `module` to the disk, if it is what belongs there. Nobody waits for it.
+    fn keep(self: &Arc<Self>, module: &Module) {
+        if module.tier() == Tier::Optimised {
+            let (inner, module) = (Arc::clone(self), module.clone());
+            drop(tokio::task::spawn_blocking(move || {
+                if let Ok(Machine {
+                    cache: Some(cache), ..
+                }) = inner.machine()
+                {
+                    cache.store(&module);
+                }
+            }));
+        }
+    }
+
+    /// The optimised form of `module`: compiled once, behind everything else, however many wait for it.
+    pub(super) async fn optimised(self: &Arc<Self>, module: &Module) -> Result<Module, Failure> {
+        let Some(successor) = &module.successor else {
+            return Ok(module.clone());
+        };
+        let digest = module.digest;
+        let failed = |reason: &str| Failure::Load(LoadError::Start(reason.to_owned()));
+        let compile = || async {
+            let (done, compiled) = oneshot::channel();
+            let (inner, work) = (Arc::clone(self), Arc::clone(successor));
+            // No thread of the runtime: an end of the process does not wait for it.
+            std::thread::Builder::new()
+                .name("wasm:optimise".to_owned())
+                .spawn(move || {
+                    give_way();
+                    let machine = || inner.machine();
+                    let module = machine()
+                        .and_then(|machine| work.compile(machine.runtime.engine(), digest));
+                    let kept = module.as_ref().ok().cloned();
+                    // Whoever waited may be gone; what was compiled is kept all the same.
+                    let _ = done.send(module);
+                    if let (Some(module), Ok(machine)) = (kept, machine())
+                        && let Some(cache) = &machine.cache
+                    {
+                        cache.store(&module);
+                    }
+                    // The start may have come to rest before.
+                    memory::forget_startup_code();
+                    memory::collect();
+                })
+                .map_err(|error| failed(&error.to_string()))?;
+            let module = match compiled.await {
+                Ok(module) => module.map_err(Failure::Load)?,
+                Err(_) => return Err(failed("the compiler panicked")),
+            };
+            self.modules.lock().replace(&module);
+            Ok(module)
+        };
+        successor.module.get_or_try_init(compile).await.cloned()
     }
 
     async fn noted(self: &Arc<Self>, key: Digest) -> Result<Option<Given>, Failure> {

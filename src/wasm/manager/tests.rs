@@ -18,6 +18,8 @@ use crate::wasm::testing::{cluster_map, config, guest, spec};
 
 #[path = "tests/images.rs"]
 mod images;
+#[path = "tests/tiers.rs"]
+mod tiers;
 
 /// A server that gives each connection the next of its answers, the last one for ever.
 struct Server {

@@ -32,7 +32,7 @@ fn what_was_compiled_is_loaded_and_only_by_its_digest() {
     let cache = Cache::open(&folder, &engine).expect("opens");
     let digest = Digest::of(&code);
     assert!(Module::cached(&engine, digest, &cache).is_none());
-    Module::compile(&engine, &code, digest, Some(&cache)).expect("compiles");
+    cache.store(&Module::compile(&engine, &code, digest).expect("compiles"));
     assert!(Module::cached(&engine, digest, &cache).is_some());
     assert!(Module::cached(&engine, Digest::of(b"other"), &cache).is_none());
     // Another process finds the same key.
@@ -47,12 +47,38 @@ fn what_was_compiled_is_loaded_and_only_by_its_digest() {
 }
 
 #[test]
+fn baseline_code_is_never_kept_and_what_succeeds_it_is_what_is_compiled_otherwise() {
+    let root = tempfile::tempdir().expect("a folder");
+    let runtime = crate::wasm::engine::Runtime::new().expect("an engine");
+    let engine = runtime.engine();
+    let code = Bytes::from(crate::wasm::testing::guest("fault"));
+    let digest = Digest::of(&code);
+    let cache = Cache::open(root.path(), engine).expect("opens");
+    let compile = |from| Module::compile_soon(engine, &code, digest, from).expect("compiles");
+    assert_eq!(compile(code.len() + 1).tier(), Tier::Optimised);
+    let baseline = compile(code.len());
+    assert_eq!(baseline.tier(), Tier::Baseline);
+    cache.store(&baseline);
+    assert!(entries(root.path()).is_empty());
+    let successor = baseline.successor.as_ref().expect("there will be one");
+    let optimised = successor.compile(engine, digest).expect("compiles");
+    assert_eq!(optimised.tier(), Tier::Optimised);
+    cache.store(&optimised);
+    let kept = Module::cached(engine, digest, &cache).expect("kept");
+    let at_once = Module::compile(engine, &code, digest).expect("compiles");
+    let bytes = |module: &Module| module.code.serialize().expect("serializes");
+    assert_eq!(bytes(&kept), bytes(&at_once));
+    assert_ne!(bytes(&kept), bytes(&baseline));
+}
+
+#[test]
 fn an_entry_that_is_not_ours_is_never_run() {
     let root = tempfile::tempdir().expect("a folder");
     let (engine, code) = (engine(), code());
     let cache = Cache::open(root.path(), &engine).expect("opens");
     let digest = Digest::of(&code);
-    let module = Module::compile(&engine, &code, digest, Some(&cache)).expect("compiles");
+    let module = Module::compile(&engine, &code, digest).expect("compiles");
+    cache.store(&module);
     let [path] = &entries(root.path())[..] else {
         panic!("one entry")
     };
@@ -87,9 +113,10 @@ fn the_folder_stays_small() {
     let root = tempfile::tempdir().expect("a folder");
     let (engine, code) = (engine(), code());
     let cache = Cache::open(root.path(), &engine).expect("opens");
-    let module = Module::compile(&engine, &code, Digest::of(&code), None).expect("compiles");
+    let mut module = Module::compile(&engine, &code, Digest::of(&code)).expect("compiles");
     for number in 0..MAX_ENTRIES as u32 + 5 {
-        cache.store(&module.code, Digest::of(&number.to_le_bytes()));
+        module.digest = Digest::of(&number.to_le_bytes());
+        cache.store(&module);
     }
     assert_eq!(entries(root.path()).len(), MAX_ENTRIES);
 }
@@ -99,7 +126,7 @@ fn the_marker_says_the_version() {
     let engine = engine();
     let load = |name: &str| {
         let code = wat::parse_str(format!(r#"(module (func (export "{name}")))"#)).expect("valid");
-        Module::compile(&engine, &code, Digest::of(&code), None).map(|module| module.abi)
+        Module::compile(&engine, &code, Digest::of(&code)).map(|module| module.abi)
     };
     assert_eq!(load("proxy_abi_version_0_1_0").ok(), Some(Abi::V0_1_0));
     assert_eq!(load("proxy_abi_version_0_2_0").ok(), Some(Abi::V0_2_0));
@@ -109,7 +136,7 @@ fn the_marker_says_the_version() {
         Err(LoadError::UnknownAbi)
     ));
     let memory = wat::parse_str(r#"(module (memory (export "proxy_abi_version_0_2_1") 1))"#);
-    let result = Module::compile(&engine, &memory.expect("valid"), Digest::of(b""), None);
+    let result = Module::compile(&engine, &memory.expect("valid"), Digest::of(b""));
     assert!(
         matches!(result, Err(LoadError::UnknownAbi)),
         "a marker is a function"

@@ -1,6 +1,7 @@
 //! Traps, loops, memory and the death of a VM: who pays, and who goes on.
 
 use super::*;
+use crate::config::wasm_settings::AfterCrash;
 
 /// Where a fault happens, and what the client sees of it: with FAIL_CLOSED, FAIL_OPEN, the deprecated fail_open.
 #[tokio::test]
@@ -294,4 +295,57 @@ async fn a_trap_takes_all_plugins_of_the_vm_and_the_fresh_one_has_them_all() {
     timeout(Duration::from_secs(60), fresh)
         .await
         .expect("both are there again");
+}
+
+/// The baseline code of a first start fails as optimised code does, in the same function and at the same deadlines.
+#[tokio::test]
+async fn both_tiers_fail_alike() {
+    for (how, reason) in [("th", "unreachable"), ("lh", "time budget")] {
+        let mut told = Vec::new();
+        for (from, tier) in [(Some(1), "baseline"), (None, "optimised")] {
+            let bench = Bench::with(|options| {
+                options.settings.baseline_from = from;
+                options.settings.defaults.after_crash = AfterCrash::Envoy;
+            });
+            let plugin = bench.plugin(config(guest("fault"), how)).await;
+            assert_eq!(plugin.live_status().tier, tier);
+            let chain = bench.chain_of(Some(Arc::clone(&plugin)), None);
+            assert_eq!(chain.get("/").await.status, 503, "{how} {tier}");
+            let trap = plugin.live_status().traps.remove(0).description;
+            assert!(trap.contains(reason), "{tier}: {trap}");
+            // Offsets of baseline code may be those of the instruction after.
+            let words = trap.split_whitespace();
+            let words: Vec<_> = words.filter(|word| !word.starts_with("0x")).collect();
+            told.push(words.join(" "));
+        }
+        assert_eq!(told[0], told[1], "{how}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_on_the_tier_that_it_began_on() {
+    let bench = Bench::with(|options| options.settings.baseline_from = Some(1));
+    let config = config(guest("add-header"), "");
+    let baseline = bench.plugin(config.clone()).await;
+    let chain = bench.chain_of(Some(Arc::clone(&baseline)), None);
+    chain
+        .upstream
+        .hang
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    let stream = chain.stream(RequestHead::new(Method::GET, "h", "/"));
+    let mut run = Box::pin(Arc::clone(&chain.filters).run(stream, Body::empty(), Arc::new(())));
+    let mut held = timeout(Duration::from_millis(20), &mut run).await.is_err();
+    let optimised = loop {
+        let plugin = bench.plugin(config.clone()).await;
+        if !Arc::ptr_eq(&plugin, &baseline) {
+            break plugin;
+        }
+        held &= timeout(Duration::from_millis(5), &mut run).await.is_err();
+    };
+    assert!(held, "the stream goes on");
+    assert_eq!(optimised.live_status().tier, "optimised");
+    let contexts = |plugin: &Plugin| plugin.vm_status()[0].contexts;
+    assert_eq!((contexts(&baseline), contexts(&optimised)), (1, 0));
+    let answer = bench.chain_of(Some(optimised), None).get("/").await;
+    assert_eq!(answer.headers["x-guest"], "1");
 }

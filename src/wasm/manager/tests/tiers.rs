@@ -1,0 +1,190 @@
+//! The baseline tier of a first start, and the optimised code behind it.
+
+use super::*;
+
+/// Code of every size has a baseline tier.
+fn tiered(cache_dir: Option<&std::path::Path>) -> Bench {
+    Bench::with(|options| {
+        options.cache_dir = cache_dir.map(std::path::Path::to_owned);
+        options.settings.baseline_from = Some(1);
+    })
+}
+
+/// What it was when it was live, in order.
+fn lives(status: &PluginStatus) -> Vec<&str> {
+    let history = status.history.iter();
+    history
+        .filter(|event| event.state == State::Live)
+        .map(|event| &*event.detail)
+        .collect()
+}
+
+impl Bench {
+    /// What is said of the version of `spec` that is wanted.
+    fn version(&self, spec: &Arc<PluginSpec>) -> PluginStatus {
+        let all = self.plugins.status().into_iter();
+        let mut wanted = all.filter(|status| status.state != State::Draining);
+        let found = wanted.find(|status| status.key == spec.key());
+        found.expect("it is wanted")
+    }
+
+    /// Follows `plugin` to its optimised code.
+    async fn optimised(&self, spec: &Arc<PluginSpec>, plugin: &Arc<Plugin>) -> Arc<Plugin> {
+        assert_eq!(plugin.live_status().tier, "baseline");
+        let other = |resolution: &Resolution| match resolution {
+            Resolution::Ready(ready) => !Arc::ptr_eq(ready, plugin),
+            other => panic!("a live version is not taken away: {other:?}"),
+        };
+        let Resolution::Ready(optimised) = self.until(spec, other).await else {
+            unreachable!("that was waited for")
+        };
+        assert_eq!(optimised.live_status().tier, "optimised");
+        optimised
+    }
+}
+
+async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let wait = async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), wait).await.expect(what);
+}
+
+#[tokio::test]
+async fn optimised_code_takes_over_from_the_baseline_code_of_a_first_start() {
+    let root = tempfile::tempdir().expect("a folder");
+    let kept = || {
+        let entries = std::fs::read_dir(root.path()).expect("a folder").flatten();
+        let name = |entry: std::fs::DirEntry| entry.file_name().into_string().unwrap_or_default();
+        entries
+            .map(name)
+            .filter(|name| name.ends_with(".cwasm"))
+            .count()
+    };
+    let spec = spec(config(guest("add-header"), "one"));
+    let bench = tiered(Some(root.path()));
+    assert_eq!(bench.plugins.canary(&spec).await, Ok(()));
+    assert_eq!(kept(), 0, "baseline code is not kept");
+    let baseline = bench.ready(&spec).await;
+    let optimised = bench.optimised(&spec, &baseline).await;
+    assert_eq!(
+        lives(&bench.version(&spec)),
+        ["baseline code", "optimised code"]
+    );
+    // What streams hold drains, and goes with the last of them.
+    let draining = |bench: &Bench| {
+        let all = bench.plugins.status();
+        all.iter()
+            .filter(|status| status.state == State::Draining)
+            .count()
+    };
+    assert_eq!(draining(&bench), 1);
+    assert_eq!(bench.stat(wasm_stats::WASM_VM_COUNT), 2);
+    drop(baseline);
+    eventually("the first VM goes", || {
+        bench.stat(wasm_stats::WASM_VM_COUNT) == 1
+    })
+    .await;
+    bench.plugins.retain(|_| true);
+    assert_eq!(draining(&bench), 0);
+    drop(optimised);
+
+    // Another version of the same code, and another process: nobody starts at the beginning.
+    let second = super::spec(config(guest("add-header"), "two"));
+    let plugin = bench.ready(&second).await;
+    assert_eq!(plugin.live_status().tier, "optimised");
+    eventually("it is kept", || kept() == 1).await;
+    drop((plugin, bench));
+    let bench = tiered(Some(root.path()));
+    let plugin = bench.ready(&spec).await;
+    assert_eq!(plugin.live_status().tier, "optimised");
+    let version = bench.version(&spec);
+    assert_eq!((lives(&version), version.compile_time), (vec![""], None));
+}
+
+#[tokio::test]
+async fn a_change_of_what_serves_is_optimised_before_it_is_live() {
+    let bench = tiered(None);
+    let first = spec(config(guest("add-header"), ""));
+    let baseline = bench.ready(&first).await;
+    bench.optimised(&first, &baseline).await;
+    drop(baseline);
+    let changed = spec(config(guest("property"), "plugin_name"));
+    assert_eq!(bench.plugins.canary(&changed).await, Ok(()));
+    let plugin = bench.ready(&changed).await;
+    assert_eq!(plugin.live_status().tier, "optimised");
+    assert_eq!(lives(&bench.version(&changed)), [""]);
+}
+
+#[tokio::test]
+async fn code_below_the_limit_and_all_of_it_without_one_is_optimised_at_once() {
+    for from in [Some(1 << 20), None] {
+        let bench = Bench::with(|options| options.settings.baseline_from = from);
+        let spec = spec(config(guest("add-header"), ""));
+        let plugin = bench.ready(&spec).await;
+        assert_eq!(plugin.live_status().tier, "optimised");
+        assert_eq!(lives(&bench.version(&spec)), [""]);
+    }
+}
+
+#[tokio::test]
+async fn fetched_code_is_optimised_without_another_fetch() {
+    let bench = tiered(None);
+    let code = guest("add-header");
+    let server = Server::start(vec![Reply::Code(code.clone())]).await;
+    bench.serve_from(&server);
+    let spec = remote(&code, "");
+    let baseline = bench.ready(&spec).await;
+    bench.optimised(&spec, &baseline).await;
+    assert_eq!(server.hits(), 1);
+}
+
+#[tokio::test]
+async fn versions_of_one_vm_key_end_up_in_one_vm() {
+    let bench = tiered(None);
+    let specs = ["one", "two"].map(|name| {
+        let mut config = config(guest("add-header"), name);
+        config.name = name.to_owned();
+        spec(config)
+    });
+    let together = || {
+        let ready = specs
+            .each_ref()
+            .map(|spec| bench.plugins.resolve(&spec.name, spec));
+        bench.plugins.retain(|_| true);
+        ready.iter().all(|resolution| match resolution {
+            Resolution::Ready(plugin) => plugin.live_status().tier == "optimised",
+            _ => false,
+        })
+    };
+    eventually("both are optimised", together).await;
+    eventually("in one VM", || bench.stat(wasm_stats::WASM_VM_COUNT) == 1).await;
+}
+
+#[tokio::test]
+async fn where_the_optimised_code_does_not_start_the_baseline_code_goes_on() {
+    let bench = tiered(None);
+    // Its second configuration is refused.
+    let text = r#"(module
+        (import "env" "proxy_get_shared_data" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+        (import "env" "proxy_set_shared_data" (func $set (param i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "proxy_abi_version_0_2_1"))
+        (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (if (i32.eqz (call $get (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 68) (i32.const 72)))
+                (then (return (i32.const 0))))
+            (drop (call $set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0)))
+            (i32.const 1)))"#;
+    let spec = spec(config(wat::parse_str(text).expect("valid text"), ""));
+    let baseline = bench.ready(&spec).await;
+    eventually("it was tried", || lives(&bench.version(&spec)).len() == 2).await;
+    let version = bench.version(&spec);
+    let last = lives(&version)[1];
+    assert!(last.starts_with("baseline code goes on: "), "{last}");
+    assert!(last.contains("proxy_on_configure returned false"), "{last}");
+    let still = bench.ready(&spec).await;
+    assert!(Arc::ptr_eq(&still, &baseline));
+}

@@ -265,12 +265,13 @@ impl Server {
         self.flush.now();
     }
 
-    /// Ends the plugins that run beside the traffic; returns when they have said goodbye.
-    pub async fn stop_services(&self) {
+    /// Ends the plugins, as the process ends; returns when those beside the traffic, and then all others, have said goodbye.
+    pub async fn stop_plugins(&self) {
         let services = std::mem::take(&mut *self.services.lock());
         for service in services {
             service.stop().await;
         }
+        self.plugins.stop().await;
     }
 
     /// Stops accepting, on all listeners or on the inbound ones.

@@ -29,6 +29,7 @@ use crate::config::field::{each, required};
 use crate::config::header::{HeaderMutations, HeaderTarget, HeaderValueOption};
 use crate::config::matcher::StringMatcher;
 use crate::http::Body;
+use crate::http::order::take_out_all;
 use crate::pb::envoy::config::common::mutation_rules::v3::HeaderMutation as MutationProto;
 use crate::pb::envoy::config::common::mutation_rules::v3::header_mutation::{
     Action, RemoveOnMatch,
@@ -120,14 +121,9 @@ impl Mutation {
 }
 
 fn remove_matching(headers: &mut HeaderMap, matcher: &StringMatcher) {
-    let matching: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| string_matches(matcher, name.as_str().as_bytes()))
-        .cloned()
-        .collect();
-    for name in matching {
-        headers.remove(name);
-    }
+    take_out_all(headers, |name| {
+        string_matches(matcher, name.as_str().as_bytes())
+    });
 }
 
 impl Mutations {

@@ -37,6 +37,7 @@ use crate::cluster::{
 };
 use crate::config::ConfigError;
 use crate::config::route::{Action, ForwardAction, HostRewrite};
+use crate::http::order::take_out_all;
 use crate::http::{
     Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseFlag, ResponseHead,
 };
@@ -279,9 +280,7 @@ impl Router {
         // Meant for this router; the upstream does not see them, as little as Envoy's does. Those of external clients
         // are gone already.
         if headers.contains_key(INTERNAL) {
-            for name in &FOR_THE_ROUTER {
-                headers.remove(name);
-            }
+            take_out_all(headers, |name| FOR_THE_ROUTER.contains(name));
         }
         if let Some(timeout) = timeout
             && !self.config.suppress_envoy_headers

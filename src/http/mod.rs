@@ -6,6 +6,7 @@ pub mod grpc;
 pub mod head;
 mod interim;
 pub mod joined;
+pub mod order;
 pub mod reply;
 
 pub use body::{Body, BodyError, TimedBody};

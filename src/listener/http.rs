@@ -24,6 +24,7 @@ use crate::generation::chain_match::ConnectionFacts;
 use crate::generation::stats::{http as stat, listener_http};
 use crate::generation::{ChainDrain, ChainIdentity, HttpConnectionManager, LiveChain};
 use crate::http::codec::{Exchange, Handler, Malformed, Refusal, Reply, Reset};
+use crate::http::order::take_out_all;
 use crate::http::{Lend, LocalReply, RequestHead, ResponseFlag, ResponseHead};
 use crate::stream::info::Refusal as RefusedBy;
 use crate::stream::{ConnectionInfo, Stream, Verdict};
@@ -190,8 +191,9 @@ impl HttpConnection {
                     if !seen.internal
                         && let Some(routes) = &manager.stream.routes
                     {
-                        for name in &routes.config().internal_only_headers {
-                            head.headers.remove(name);
+                        let internal = &routes.config().internal_only_headers;
+                        if !internal.is_empty() {
+                            take_out_all(&mut head.headers, |name| internal.contains(name));
                         }
                     }
                     None
@@ -610,27 +612,10 @@ fn record(stream: &Stream, http: &StatSet, listener: &StatSet) {
 
 /// Connection headers end at this hop; an upgrade's go on.
 fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    let mut present = [false; 4];
-    for name in headers.keys() {
-        match name.as_str() {
-            "connection" => present[0] = true,
-            "keep-alive" => present[1] = true,
-            "proxy-connection" => present[2] = true,
-            "transfer-encoding" => present[3] = true,
-            _ => {}
-        }
-    }
-    if present[0] && !upgrade {
-        headers.remove(header::CONNECTION);
-        headers.remove(header::UPGRADE);
-    }
-    if present[1] {
-        headers.remove("keep-alive");
-    }
-    if present[2] {
-        headers.remove("proxy-connection");
-    }
-    if present[3] {
-        headers.remove(header::TRANSFER_ENCODING);
-    }
+    let connection = !upgrade && headers.contains_key(header::CONNECTION);
+    take_out_all(headers, |name| match name.as_str() {
+        "connection" | "upgrade" => connection,
+        "keep-alive" | "proxy-connection" | "transfer-encoding" => true,
+        _ => false,
+    });
 }

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use smallvec::SmallVec;
 
 use crate::config::http_connection_manager::{EscapedSlashes, Options, StripPort};
+use crate::http::order::{take_out, take_out_all};
 use crate::http::{LocalReply, ReplyReason, RequestHead, Scheme};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -130,10 +131,11 @@ pub(super) fn prepare(
     clean_path(head, options)?;
     clean_host(head, options, facts);
     let present = Present::of(&head.headers);
-    for name in &present.remove {
-        if !(options.keep_client_cert_header && name.as_str() == "x-forwarded-client-cert") {
-            head.headers.remove(name);
-        }
+    if !present.remove.is_empty() {
+        take_out_all(&mut head.headers, |name| {
+            present.remove.contains(name)
+                && !(options.keep_client_cert_header && name.as_str() == "x-forwarded-client-cert")
+        });
     }
     if present.te {
         keep_only_trailers(&mut head.headers);
@@ -289,7 +291,7 @@ fn keep_only_trailers(headers: &mut HeaderMap) {
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     } else {
-        headers.remove(header::TE);
+        take_out(headers, &header::TE);
     }
 }
 

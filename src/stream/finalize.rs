@@ -11,6 +11,7 @@ use super::format::{LogType, Scope, write_text};
 use crate::config::header::{AppendAction, HeaderMutations, HeaderTarget, HeaderValueOption};
 use crate::config::route::{PathRewrite, RedirectAction};
 use crate::http::joined::{self, Side};
+use crate::http::order::take_out_all;
 use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::route::{SelectedRoute, redirect, rewrite};
 
@@ -113,12 +114,16 @@ pub fn mutate_response(stream: &Stream, mutations: &HeaderMutations) {
     mutate_response_for(stream, route.as_deref(), status, mutations);
 }
 
+fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
+    if !names.is_empty() {
+        take_out_all(headers, |name| names.contains(name));
+    }
+}
+
 fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations: &HeaderMutations) {
     {
         let mut request = stream.request.lock();
-        for name in &mutations.remove {
-            request.headers.remove(name);
-        }
+        remove_all(&mut request.headers, &mutations.remove);
     }
     if mutations.add.is_empty() {
         return;
@@ -165,9 +170,7 @@ fn mutate_response_for(
         let Some(response) = response.as_mut() else {
             return;
         };
-        for name in &mutations.remove {
-            response.headers.remove(name);
-        }
+        remove_all(&mut response.headers, &mutations.remove);
     }
     if mutations.add.is_empty() {
         return;
@@ -191,9 +194,7 @@ pub(super) fn mutate_reply(
     scope: &Scope<'_>,
     response: &mut ResponseHead,
 ) {
-    for name in &mutations.remove {
-        response.headers.remove(name);
-    }
+    remove_all(&mut response.headers, &mutations.remove);
     let values = evaluate(&mutations.add, scope, |name| response_has(response, name));
     apply_to_response(values, response);
 }

@@ -85,6 +85,9 @@ impl Plugins {
         None
     }
 
+    /// There is nothing to stop.
+    pub async fn stop(&self) {}
+
     /// There are no slots.
     pub(crate) fn release(&self, slot: &str) {
         let _ = slot;

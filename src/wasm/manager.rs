@@ -15,6 +15,7 @@ use super::fetch::FetchError;
 use super::module::{Cache, LoadError, Module};
 use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::Plugin;
+use super::service::GOODBYE;
 use super::shared::Shared;
 use super::source::download::Downloader;
 use super::source::shown;
@@ -321,6 +322,29 @@ impl Plugins {
     pub(crate) fn serving(&self, slot: &str) -> Option<Arc<Plugin>> {
         let state = self.0.state.lock();
         state.slots.get(slot)?.live.clone()
+    }
+
+    /// Tells the root contexts of all plugins that the process ends (`on_done`, `on_delete`), and returns when they have
+    /// heard it, or take too long.
+    pub async fn stop(&self) {
+        let plugins: Vec<Arc<Plugin>> = {
+            let state = self.0.state.lock();
+            let loaded = state.versions.values().filter_map(|version| {
+                let outcome = version.outcome.lock();
+                match &*outcome {
+                    Outcome::Live(plugin) => Some(Arc::clone(plugin)),
+                    Outcome::Loading => None,
+                }
+            });
+            let serving = state.slots.values().filter_map(|slot| slot.live.clone());
+            let draining = state.draining.iter();
+            let draining = draining.filter_map(|(plugin, _)| plugin.upgrade());
+            loaded.chain(serving).chain(draining).collect()
+        };
+        let vms: Vec<_> = plugins.iter().flat_map(|plugin| plugin.leave()).collect();
+        let settled = futures_util::future::join_all(vms.iter().map(|vm| vm.settled()));
+        // Either way it is over.
+        let _ = tokio::time::timeout(GOODBYE, settled).await;
     }
 
     /// Forgets a slot.

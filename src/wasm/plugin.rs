@@ -112,6 +112,20 @@ impl Plugin {
             .collect()
     }
 
+    /// Has its root contexts say goodbye; once. Gives the VMs that they are in.
+    pub(crate) fn leave(&self) -> Vec<Arc<Vm>> {
+        let mut vms = Vec::new();
+        for seat in &self.seats {
+            if let Some((vm, root)) = seat.left.lock().take()
+                && let Some(vm) = vm.upgrade()
+            {
+                vm.leave(root);
+                vms.push(vm);
+            }
+        }
+        vms
+    }
+
     /// A request met the plugin without a VM.
     pub fn count_backoff(&self) {
         if matches!(self.spec().failure, FailurePolicy::Reload { .. }) {
@@ -176,12 +190,6 @@ impl Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        for seat in &self.seats {
-            if let Some((vm, root)) = seat.left.lock().take()
-                && let Some(vm) = vm.upgrade()
-            {
-                vm.leave(root);
-            }
-        }
+        self.leave();
     }
 }

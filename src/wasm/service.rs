@@ -80,7 +80,7 @@ pub struct Service {
 
 /// How long a VM may take to deal with what comes before its goodbye, and with that.
 #[cfg(feature = "wasm")]
-const GOODBYE: Duration = Duration::from_secs(1);
+pub(super) const GOODBYE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Starts the plugin under the name `slot`. One whose code is at hand is configured and in its place when this

@@ -45,6 +45,34 @@ static_resources:
 }
 
 #[tokio::test]
+async fn fields_keep_their_order_where_others_are_taken_out() {
+    let upstream = FakeUpstream::answering(
+        "HTTP/1.1 200 OK\r\nx-a: 1\r\nkeep-alive: 5\r\nx-b: 2\r\nx-out: 3\r\nx-c: 4\r\ncontent-length: 0\r\n\r\n"
+            .to_owned(),
+    )
+    .await;
+    let text = bootstrap(&upstream, "").replace(
+        "{cluster: up, prefix_rewrite: /new}",
+        "{cluster: up}\n                request_headers_to_remove: [x-out, x-not-there]\n                response_headers_to_remove: [x-out]",
+    );
+    let proxy = TestProxy::start(&text).await;
+    let mut client = Client::connect(proxy.address("web").await).await;
+    let response = client
+        .send(
+            "GET /rewrite HTTP/1.1\r\nhost: a.test\r\nconnection: keep-alive, x-gone\r\nx-a: 1\r\nx-gone: 1\r\nx-b: 2\r\n\
+             x-envoy-max-retries: 3\r\nx-out: 3\r\nx-c: 4\r\n\r\n",
+        )
+        .await;
+    let ours = |headers: &[(String, String)]| {
+        let ours = |name: &&str| name.len() == 3 && name.starts_with("x-");
+        let names = headers.iter().map(|(name, _)| &**name);
+        names.filter(ours).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(ours(&upstream.seen()[0].headers), "x-a x-b x-c");
+    assert_eq!(ours(&response.headers), "x-a x-b x-c");
+}
+
+#[tokio::test]
 async fn the_upstream_sees_what_envoy_would_send() {
     let upstream = FakeUpstream::start("up").await;
     let proxy = TestProxy::start(&bootstrap(&upstream, "")).await;

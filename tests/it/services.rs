@@ -10,6 +10,10 @@ use crate::support::{Client, FakeUpstream, TestProxy, guest};
 const SERVICE: &str = "type.googleapis.com/envoy.extensions.wasm.v3.WasmService";
 const SINK: &str = "type.googleapis.com/envoy.extensions.stat_sinks.wasm.v3.Wasm";
 
+const FILTER: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
 /// The guest, as a file in `folder`.
 fn code(folder: &std::path::Path) -> std::path::PathBuf {
     let path = folder.join("service.wasm");
@@ -211,9 +215,30 @@ async fn a_service_hears_of_its_end() {
         let proxy = TestProxy::start(&bootstrap).await;
         let server = &proxy.running.server;
         assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 0);
-        server.stop_services().await;
+        server.stop_plugins().await;
         assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 11 * roots);
         assert!(server.plugins.status().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_filter_hears_of_the_end_of_the_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = code(folder.path());
+    let bootstrap = format!(
+        "static_resources: {{listeners: [{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, \
+         filter_chains: [{{filters: [{{name: http, typed_config: {{'@type': {MANAGER}, stat_prefix: web, route_config: {{}}, \
+         http_filters: [{{name: plugin, typed_config: {{'@type': {FILTER}, config: {}}}}}, \
+         {{name: router, typed_config: {{'@type': {ROUTER}}}}}]}}}}]}}]}}]}}",
+        plugin(&path, "")
+    );
+    let proxy = TestProxy::start(&bootstrap).await;
+    assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 0);
+    let server = &proxy.running.server;
+    // `on_done` (1) and `on_delete` (10) on both workers, and once only.
+    for _ in 0..2 {
+        server.stop_plugins().await;
+        assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 22);
     }
 }
 

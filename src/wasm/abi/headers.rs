@@ -20,8 +20,6 @@ use crate::wasm::vm::Direction;
 
 pub(crate) use map::byte_size;
 
-mod order;
-
 /// `WasmHeaderMapType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MapType {

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue};
 use super::parse::tokens;
 use super::violation::Violation;
 use crate::http::joined::{Side, is_joined, join};
+use crate::http::order::take_out;
 
 /// Adds a field: repeated ones that Envoy keeps in a single slot are joined by a comma without space, others stay
 /// separate.
@@ -88,7 +89,7 @@ pub(super) fn remove_nominated(
         if is("host") {
             host = true;
         } else if let Ok(name) = HeaderName::from_bytes(token) {
-            headers.remove(name);
+            take_out(headers, &name);
         }
     }
     if nominated {
@@ -97,7 +98,7 @@ pub(super) fn remove_nominated(
                 headers.insert(header::CONNECTION, kept);
             }
             _ => {
-                headers.remove(header::CONNECTION);
+                take_out(headers, &header::CONNECTION);
             }
         }
     }

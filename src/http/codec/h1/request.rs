@@ -14,6 +14,7 @@ use super::parse::{self, LineVersion};
 use super::violation::Violation;
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
 use crate::http::joined::{self, Side};
+use crate::http::order::{take_out, take_out_all};
 use crate::http::{RequestHead, Scheme};
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -155,7 +156,7 @@ impl Draft {
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         if expects && !options.proxy_100_continue {
-            self.headers.remove(header::EXPECT);
+            take_out(&mut self.headers, &header::EXPECT);
         }
         let interim = (expects && options.proxy_100_continue).then(Arc::default);
         Ok(Request {
@@ -189,8 +190,9 @@ impl Draft {
             .filter(|value| wanted && !value.is_empty())?
             .clone();
         if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
-            self.headers.remove(header::UPGRADE);
-            self.headers.remove("http2-settings");
+            take_out_all(&mut self.headers, |name| {
+                matches!(name.as_str(), "upgrade" | "http2-settings")
+            });
             return None;
         }
         Some(protocol)
@@ -207,7 +209,7 @@ impl Draft {
             if length != 0 {
                 return Err(Violation::BODY_DISALLOWED);
             }
-            self.headers.remove(header::CONTENT_LENGTH);
+            take_out(&mut self.headers, &header::CONTENT_LENGTH);
         }
         let chunked = self
             .coding
@@ -218,7 +220,7 @@ impl Draft {
                 return Err(Violation::LENGTH_AND_CHUNKED);
             }
             self.length = None;
-            self.headers.remove(header::CONTENT_LENGTH);
+            take_out(&mut self.headers, &header::CONTENT_LENGTH);
         }
         match chunked {
             // HTTP/1.0 knows no codings: what stands before us may have read another body.

@@ -10,6 +10,7 @@ use super::parse;
 use super::violation::Violation;
 use crate::http::ResponseHead;
 use crate::http::joined::Side;
+use crate::http::order::take_out;
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -80,7 +81,7 @@ pub(super) fn parse(block: &Bytes, asked: Asked<'_>) -> Result<Response, Violati
         if length.is_some_and(|length| length != 0) {
             return Err(Violation::LENGTH_NOT_ALLOWED);
         }
-        headers.remove(header::CONTENT_LENGTH);
+        take_out(&mut headers, &header::CONTENT_LENGTH);
     }
     // Where nobody asked, it is an answer without a body, as in Envoy.
     let switched = status == StatusCode::SWITCHING_PROTOCOLS && asked.upgrade;

@@ -14,6 +14,7 @@ use http_body::{Body as _, Frame};
 use super::super::{Refusal, Reset};
 use crate::config::http_connection_manager::{HeadersWithUnderscores, Options};
 use crate::http::joined::{Side, join_repeated};
+use crate::http::order::{take_out, take_out_all};
 use crate::http::{Body, BodyError, RequestHead, ResponseFlag, ResponseHead, Scheme};
 
 /// True for headers that belong to an HTTP/1 connection.
@@ -113,7 +114,7 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
     // `expect: 100-continue` is met at this hop, as in HTTP/1; a client of HTTP/2 hardly waits for a 100.
     let waits = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if headers.get(header::EXPECT).is_some_and(waits) {
-        headers.remove(header::EXPECT);
+        take_out(headers, &header::EXPECT);
     }
     drop_named(headers, |name| {
         matches!(name.as_str(), "host" | "http2-settings")
@@ -127,9 +128,7 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
         if !named.is_empty() && options.underscores == HeadersWithUnderscores::Reject {
             return Err(unwanted("http2.unexpected_underscore"));
         }
-        for name in named {
-            headers.remove(name);
-        }
+        take_out_all(headers, |name| named.contains(name));
     }
     join_cookies(headers);
     if headers.len() == headers.keys_len() {
@@ -158,7 +157,7 @@ fn join_cookies(headers: &mut HeaderMap) {
         joined.put_slice(crumb.as_bytes());
     }
     if joined.is_empty() {
-        headers.remove(header::COOKIE);
+        take_out(headers, &header::COOKIE);
         return;
     }
     let joined = HeaderValue::from_maybe_shared(joined.freeze());
@@ -215,9 +214,7 @@ pub(super) fn drop_connection_headers(headers: &mut HeaderMap) {
 }
 
 fn drop_named(headers: &mut HeaderMap, named: impl Fn(&HeaderName) -> bool) {
-    while let Some(name) = headers.keys().find(|name| named(name)).cloned() {
-        headers.remove(name);
-    }
+    take_out_all(headers, named);
 }
 
 /// A request for hyper; `Err` where HTTP/2 cannot say it.

@@ -6,8 +6,8 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::super::names::Known;
-use super::order::take_out;
 use crate::http::joined::{self, Side};
+use crate::http::order::take_out;
 use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::wasm::context::Removed;
 

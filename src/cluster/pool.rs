@@ -108,9 +108,10 @@ struct HostPool {
     host: Arc<Host>,
     idle: Vec<Idle>,
     http2: Vec<Arc<Shared>>,
-    /// Who waits for the HTTP/2 connection that is being made.
+    /// Who waits for an HTTP/2 connection that is being made.
     waiting: Vec<oneshot::Sender<Result<Lease, ConnectError>>>,
-    connecting: bool,
+    /// How many are being made: as many as there must be for all who wait.
+    connecting: usize,
 }
 
 #[derive(Debug)]
@@ -127,6 +128,8 @@ pub(super) struct Shared {
     pub(super) http2: Http2,
     pub(super) connection: Mutex<Box<Connection>>,
     streams: AtomicUsize,
+    /// How many more it may have: what is left of `max_requests_per_connection`.
+    left: AtomicUsize,
     idle_since: Mutex<Instant>,
     timeout: Option<Duration>,
     /// Takes no further streams.
@@ -135,19 +138,31 @@ pub(super) struct Shared {
 
 /// A place for one stream on an HTTP/2 connection.
 #[derive(Debug)]
-pub(super) struct Lease(Arc<Shared>);
+pub(super) struct Lease {
+    shared: Arc<Shared>,
+    /// A request has been sent on it.
+    used: bool,
+}
 
 impl Lease {
     /// The connection.
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.0
+        &self.shared
+    }
+
+    /// A request is about to be sent.
+    pub(super) fn begin(&mut self) {
+        self.used = true;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.0.streams.fetch_sub(1, Relaxed) == 1 {
-            *self.0.idle_since.lock() = Instant::now();
+        if !self.used {
+            self.shared.left.fetch_add(1, Relaxed);
+        }
+        if self.shared.streams.fetch_sub(1, Relaxed) == 1 {
+            *self.shared.idle_since.lock() = Instant::now();
         }
     }
 }
@@ -157,11 +172,13 @@ impl Shared {
         http2: Http2,
         connection: Box<Connection>,
         timeout: Option<Duration>,
+        limit: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             http2,
             connection: Mutex::new(connection),
             streams: AtomicUsize::new(0),
+            left: AtomicUsize::new(limit),
             idle_since: Mutex::new(Instant::now()),
             timeout,
             spent: AtomicBool::new(false),
@@ -171,13 +188,18 @@ impl Shared {
     fn has_room(&self) -> bool {
         !self.spent.load(Relaxed)
             && !self.http2.is_closed()
+            && self.left.load(Relaxed) > 0
             && self.streams.load(Relaxed) < self.http2.max_streams()
     }
 
     fn lease(self: &Arc<Self>) -> Option<Lease> {
         self.has_room().then(|| {
             self.streams.fetch_add(1, Relaxed);
-            Lease(Arc::clone(self))
+            self.left.fetch_sub(1, Relaxed);
+            Lease {
+                shared: Arc::clone(self),
+                used: false,
+            }
         })
     }
 }
@@ -239,8 +261,8 @@ impl WorkerPool {
         }
     }
 
-    /// A place on an HTTP/2 connection to `host`.
-    pub(super) fn lease(&self, host: &Arc<Host>) -> LeaseOrWait {
+    /// A place on an HTTP/2 connection to `host`, of which each has `limit` requests at most.
+    pub(super) fn lease(&self, host: &Arc<Host>, limit: usize) -> LeaseOrWait {
         let mut state = self.state.lock();
         let pool = state.host(Arc::clone(host));
         if let Some(lease) = pool.http2.iter().find_map(Shared::lease) {
@@ -248,19 +270,21 @@ impl WorkerPool {
         }
         let (sender, receiver) = oneshot::channel();
         pool.waiting.push(sender);
-        let first = !std::mem::replace(&mut pool.connecting, true);
-        LeaseOrWait::Wait(receiver, first)
+        let one_more = pool.waiting.len() > pool.connecting.saturating_mul(limit);
+        pool.connecting += usize::from(one_more);
+        LeaseOrWait::Wait(receiver, one_more)
     }
 
     /// The HTTP/2 connection was made, or not. True where some still wait and another one is to be made.
     pub(super) fn connected(
         &self,
         host: &Arc<Host>,
+        limit: usize,
         result: Result<Arc<Shared>, ConnectError>,
     ) -> bool {
         let mut state = self.state.lock();
         let pool = state.host(Arc::clone(host));
-        pool.connecting = false;
+        pool.connecting = pool.connecting.saturating_sub(1);
         match result {
             Ok(shared) => {
                 let mut waiting = std::mem::take(&mut pool.waiting).into_iter();
@@ -288,7 +312,6 @@ impl WorkerPool {
                         )));
                     }
                 }
-                pool.connecting = !pool.waiting.is_empty();
             }
             Err(error) => {
                 for waiter in pool.waiting.drain(..) {
@@ -296,7 +319,8 @@ impl WorkerPool {
                 }
             }
         }
-        let again = pool.connecting;
+        let again = pool.waiting.len() > pool.connecting.saturating_mul(limit);
+        pool.connecting += usize::from(again);
         state.dirty = true;
         if let Some(waker) = state.waker.take() {
             drop(state);
@@ -372,7 +396,7 @@ impl WorkerPool {
             !(pool.idle.is_empty()
                 && pool.http2.is_empty()
                 && pool.waiting.is_empty()
-                && !pool.connecting)
+                && pool.connecting == 0)
         });
         state.ticking = std::mem::take(&mut state.dirty);
         if state.ticking {
@@ -390,7 +414,7 @@ impl State {
             idle: Vec::new(),
             http2: Vec::new(),
             waiting: Vec::new(),
-            connecting: false,
+            connecting: 0,
         })
     }
 }

@@ -293,7 +293,8 @@ impl Cluster {
         http2: &Http2Options,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let pool = self.pools.here();
-        let lease = self.lease(pool, host, http2).await?;
+        let mut lease = self.lease(pool, host, http2).await?;
+        lease.begin();
         let shared = Arc::clone(lease.shared());
         let facts = shared.connection.lock().begin();
         options.observer.connected(&facts);
@@ -326,7 +327,7 @@ impl Cluster {
         host: &Arc<Host>,
         http2: &Http2Options,
     ) -> Result<Lease, UpstreamError> {
-        let (receiver, first) = match pool.lease(host) {
+        let (receiver, first) = match pool.lease(host, self.requests_per_connection()) {
             LeaseOrWait::Lease(lease) => return Ok(lease),
             LeaseOrWait::Wait(receiver, first) => (receiver, first),
         };
@@ -345,6 +346,12 @@ impl Cluster {
         result.map_err(UpstreamError::connecting)
     }
 
+    /// How many requests one connection may have.
+    fn requests_per_connection(&self) -> usize {
+        let limit = self.config.max_requests_per_connection;
+        limit.map_or(usize::MAX, |limit| limit as usize)
+    }
+
     async fn connect_http2(
         self: Arc<Self>,
         pool: Arc<WorkerPool>,
@@ -354,7 +361,7 @@ impl Cluster {
         loop {
             let shared = self.handshake(&host, &options).await;
             let made = shared.as_ref().ok().cloned();
-            let again = pool.connected(&host, shared);
+            let again = pool.connected(&host, self.requests_per_connection(), shared);
             if let Some(shared) = made {
                 let closed = shared.http2.closed();
                 let (pool, shared) = (Arc::downgrade(&pool), Arc::downgrade(&shared));
@@ -381,7 +388,12 @@ impl Cluster {
         let (connected, connection) = self.connect(host, Version::HTTP_2).await?;
         let meter = Arc::clone(connection.meter());
         match Http2::handshake(connected.io, options, meter).await {
-            Ok(http2) => Ok(Shared::new(http2, connection, self.config.idle_timeout)),
+            Ok(http2) => Ok(Shared::new(
+                http2,
+                connection,
+                self.config.idle_timeout,
+                self.requests_per_connection(),
+            )),
             Err(error) => Err(ConnectError::Handshake(error.to_string().into())),
         }
     }

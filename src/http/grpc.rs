@@ -144,7 +144,7 @@ impl Deframer {
             };
         };
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        if flags > 1 || (flags == 1 && len > 0) {
+        if flags > 1 {
             return Err(FrameError::Flags);
         }
         if len > self.limit {
@@ -152,6 +152,10 @@ impl Deframer {
         }
         if self.received.len() - PREFIX < len {
             return Ok(None);
+        }
+        // As in Envoy, which looks at this of whole messages alone.
+        if flags == 1 && len > 0 {
+            return Err(FrameError::Flags);
         }
         self.received.advance(PREFIX);
         Ok(Some(self.received.split_to(len).freeze()))
@@ -183,8 +187,11 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_refused() {
-        let cases: [(&[u8], Result<Option<&str>, FrameError>); 8] = [
+        let cases: [(&[u8], Result<Option<&str>, FrameError>); 11] = [
             (b"\x01\0\0\0\x01x", Err(FrameError::Flags)),
+            (b"\x01\0\0\0\x01", Ok(None)),
+            (b"\x01\0\0\0\x06", Err(FrameError::TooLarge)),
+            (b"\x02\0\0\0\x06", Err(FrameError::Flags)),
             (b"\x01\0\0\0\0", Ok(Some(""))),
             (b"\x01\0\0", Ok(None)),
             (b"\x02", Err(FrameError::Flags)),

@@ -65,6 +65,14 @@ impl Charge {
         }
     }
 
+    /// Whether it can be made so many bytes.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let held = self.total.held.load(Relaxed);
+        held.checked_add(more)
+            .is_some_and(|held| held <= self.total.most)
+    }
+
     /// Makes it so many bytes. False where there is no room for them, which is counted: then it stays what it was.
     #[must_use]
     pub(crate) fn set(&mut self, bytes: usize) -> bool {

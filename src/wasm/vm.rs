@@ -114,7 +114,8 @@ pub(crate) enum Message {
     /// A gRPC callout has something to tell, and goes on when `handled` is dropped.
     Grpc {
         token: u32,
-        event: Event,
+        /// What came together is told without a pause.
+        events: Vec<Event>,
         handled: oneshot::Sender<()>,
     },
     /// A gRPC callout has failed as it was made.

@@ -2,8 +2,8 @@
 //!
 //! A call starts as one of HTTP does (see [`calls`](super::calls)), and does not end with the stream that asked for it
 //! either. The service is a serialized `envoy.config.core.v3.GrpcService`, or a cluster's name. An answer is told in
-//! pieces: the next one is read when the guest has returned from the callback of the one before, so that an upstream
-//! cannot fill our memory. A single call tells its message (`grpc_receive`) or its failure (`grpc_close`), a stream
+//! pieces: what has come together is told together, as in Envoy, and more is read when the guest has returned from the
+//! last of its callbacks, so that an upstream cannot fill our memory. A single call tells its message (`grpc_receive`) or its failure (`grpc_close`), a stream
 //! everything, up to `grpc_close`.
 
 mod exchange;
@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub(crate) use self::exchange::{Event, Metadata};
-use self::exchange::{Teller, exchange, replied};
+use self::exchange::{Teller, exchange, is_grpc, replied};
 pub(crate) use self::failed::Failed;
 use super::calls::path_value;
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
@@ -44,7 +44,7 @@ use crate::wasm::vm::Message;
 const MAX_MESSAGE: usize = 16 << 20;
 /// Largest serialized service.
 const MAX_SERVICE: usize = 1 << 20;
-/// What a message that waits to be sent counts beside its bytes.
+/// What a message that waits, to be sent or to be told, counts beside its bytes.
 const PIECE: usize = 128;
 /// Streams that the other side has ended and the guest has not, whose tokens are remembered.
 const MAX_ENDED: usize = 1024;
@@ -244,20 +244,23 @@ pub(super) fn adopt(host: &mut Host) {
         let State::Waiting(request) = std::mem::replace(&mut exchange.state, State::Ended) else {
             continue;
         };
-        let ready = ready(&clusters, &request.cluster, request.kind);
+        let ready = ready(&clusters, &request);
         exchange.state = start(token, *request, ready, &host.mailbox);
     }
 }
 
 /// Whom to call, or what a guest is told where that is nobody.
-fn ready(clusters: &ClusterMap, name: &str, kind: Kind) -> Result<Ready, Vec<Event>> {
-    let Some(cluster) = clusters.get(name) else {
+fn ready(clusters: &ClusterMap, request: &Request) -> Result<Ready, Vec<Event>> {
+    let Some(cluster) = clusters.get(&request.cluster) else {
         let message = "Cluster not available".to_owned();
         return Err(vec![Event::Close(grpc::UNAVAILABLE, message)]);
     };
     match cluster.pick(&PickContext::default()) {
         Some(host) => Ok((Arc::clone(cluster), host)),
-        None => Err(replied(ReplyReason::NoHealthyUpstream.into(), kind)),
+        None => {
+            let reply = ReplyReason::NoHealthyUpstream.into();
+            Err(replied(reply, request.kind, is_grpc(&request.head)))
+        }
     }
 }
 
@@ -265,7 +268,9 @@ fn ready(clusters: &ClusterMap, name: &str, kind: Kind) -> Result<Ready, Vec<Eve
 /// one.
 fn refused((cluster, host): Ready, request: &Request) -> Result<Ready, Vec<Event>> {
     match &request.head {
-        Err(reply) if cluster.is_connected(&host) => Err(replied(reply.clone(), request.kind)),
+        Err(reply) if cluster.is_connected(&host) => {
+            Err(replied(reply.clone(), request.kind, true))
+        }
         _ => Ok((cluster, host)),
     }
 }
@@ -285,11 +290,7 @@ fn start(
     State::Running(OwnedTask::spawn("wasm grpc callout", async move {
         match ready {
             Ok((cluster, host)) => exchange(&cluster, &host, request, teller).await,
-            Err(events) => {
-                for event in events {
-                    teller.tell(event).await;
-                }
-            }
+            Err(events) => teller.tell(events).await,
         }
     }))
 }
@@ -520,7 +521,7 @@ fn admit(host: &mut Host, request: Request, sender: Option<Sender>) -> Result<u3
     let root = host.root_id;
     let state = if host.calls.is_adopted() {
         let clusters = host.env.clusters.load();
-        let ready = ready(&clusters, &request.cluster, request.kind);
+        let ready = ready(&clusters, &request);
         match ready.and_then(|ready| refused(ready, &request)) {
             Ok(ready) => start(token, request, Ok(ready), &host.mailbox),
             Err(events) => {

@@ -28,7 +28,7 @@ pub(super) async fn serve(vm: Arc<Vm>, mut inbox: mpsc::UnboundedReceiver<Messag
         };
         let Some(message) = message else { return };
         retiring |= matches!(message, Message::Retire);
-        if vm.handle(message) || (retiring && vm.core.lock().store.data().roots.is_empty()) {
+        if vm.handle(message).await || (retiring && vm.core.lock().store.data().roots.is_empty()) {
             return;
         }
         if !inbox.is_empty() {
@@ -67,18 +67,26 @@ impl Vm {
     }
 
     /// Handles one message; true where it was the last.
-    fn handle(&self, message: Message) -> bool {
+    async fn handle(&self, message: Message) -> bool {
         // What fails here has been dealt with by `with`.
         let result = match message {
             Message::Called { token, result } => self.with(|core| core.called(token, result)),
             Message::Grpc {
                 token,
-                event,
+                events,
                 handled,
             } => {
-                let result = self.with(|core| core.grpc(token, event));
+                let last = events.len().saturating_sub(1);
+                for (index, event) in events.into_iter().enumerate() {
+                    if self.with(|core| core.grpc(token, event)).is_err() {
+                        return true;
+                    }
+                    if index < last {
+                        turn().await;
+                    }
+                }
                 drop(handled);
-                result
+                Ok(())
             }
             Message::GrpcFailed(failed) => self.with(|core| core.grpc_failed(failed)),
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),

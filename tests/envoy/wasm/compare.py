@@ -100,6 +100,7 @@ class Proxy(Process):
     def __init__(self, name, command, numbered, work):
         self.pace = Pace()
         super().__init__(name, work, Recorder(self.pace))
+        self.values["grpc"] = self.upstream.grpc.port
         text = config.bootstrap(numbered, GUEST, OLD_GUEST, self.port, str(self.log))
         overlay = ["--config-yaml", json.dumps(config.PLENIPO)] if name == "plenipo" else []
         self.start(
@@ -107,7 +108,7 @@ class Proxy(Process):
         )  # fmt: skip
         self.said = Log(self.output, self.pace)
         self.said.start()
-        self.wait_until_ready([name for name in self.values if name not in ("dead", "blackhole", "upstream")])
+        self.wait_until_ready([name for name in self.values if name not in ("dead", "blackhole", "upstream", "grpc")])
         self.said.rounds = Rounds(self.pace, self.process, self.values["pace"])
         self.said.rounds.start()
         self.died_at = None
@@ -124,7 +125,8 @@ class Proxy(Process):
         with urllib.request.urlopen(url, timeout=5) as answer:
             for line in answer.read().decode().splitlines():
                 match = STATISTIC.match(line)
-                if match and "P0(" not in line:
+                # Of a histogram it is a matter of moments whether its values were gathered already.
+                if match and "P0(" not in line and "No recorded values" not in line:
                     by_case.setdefault(int(match.group(1)), []).append(line)
         return by_case
 
@@ -222,17 +224,26 @@ def run_until_dead(name, command, numbered, work, parallel):
         end = proxy.pace.now(None)
         while not proxy.pace.passed(end, SETTLE):
             time.sleep(0.05)
+            if proxy.upstream.turns.pending:
+                end = proxy.pace.now(None)
     statistics = {} if proxy.died_at else proxy.statistics()
     # What roots say at the end of the process is not compared: Plenipo's guests are not called then.
     proxy.said.ended = True
     proxy.said.join(5)
+    calls = {str(number): proxy.upstream.grpc.of(str(number)) for number, _ in numbered}
     died = proxy.stop()
     records = proxy.log_records()
     results = {}
     for (number, case), outcome in zip(numbered, outcomes):
-        if outcome is None or (died is not None and outcome[1] > proxy.died_at - SETTLE):
+        if outcome is None:
+            continue
+        ended = max(outcome[1], proxy.upstream.turns.ended.get(str(number), 0))
+        if died is not None and ended > proxy.died_at - SETTLE:
             continue
         results[number] = flatten(proxy, case, number, outcome[0], records.get(address_of(number), []))
+        # What a dead VM has under way is given up here; an Envoy goes on with it.
+        for index, seen in enumerate([] if case.get("traps") else calls[str(number)]):
+            results[number] |= {f"grpc{index}.{at:02}": said for at, said in enumerate(seen)}
         results[number] |= {f"stat.{line.split(':')[0]}": line for line in statistics.get(number, [])}
         results[number]["counted"] = died is None
     return results, None if died is None else (proxy.said.last, died)

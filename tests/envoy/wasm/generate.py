@@ -9,8 +9,11 @@ a stop of a body that was held with its trailers (which Envoy then shows twice),
 
 import random
 
-from script import CAS, METRIC, QUEUE, TOKEN, Out, Out32, Out64, Reg, Root, Self, Wide, pairs, path
-from tables import BAD, CALL_CLOSED, CALL_HEADERS, CALL_POST, NAMES, PROPERTIES
+import generate_grpc as grpc
+from script import CAS, HIDDEN, METRIC, QUEUE, TOKEN, Out, Out32, Out64, Reg, Root, Self, Wide, pairs, path
+from tables import (
+    BAD, CALL_CLOSED, CALL_HEADERS, CALL_POST, FOREIGN, FOREIGN_CEL, FOREIGN_SIGN, FOREIGN_STATE, NAMES, PROPERTIES, WASI,
+)  # fmt: skip
 
 TRAFFIC = [
     "request_headers", "request_body", "request_trailers", "response_headers", "response_body", "response_trailers",
@@ -21,6 +24,10 @@ ELSEWHERE = [
     ("response", "total_size"), ("response", "size"), ("response", "backend_latency"), ("response", "headers"),
 ]  # fmt: skip
 ENDS = ["log", "done", "delete"]
+# Without what the VM remembers of all cases: which properties are declared.
+FUNCTIONS = [call for call in FOREIGN + FOREIGN_SIGN + FOREIGN_CEL if call[0] == "call_foreign_function" and call[1] != "declare_property"]
+# What is waited for is answered first: a stream is not to be idle for too long.
+CALL_FIRST = pairs((":method", "GET"), (":path", "/callout"), (":authority", "callout"), ("x-case", "@case@"), ("x-n", "0"))
 # No value is that old: the numbers count up, over all cases.
 NO_CAS = 0x7FFFFFFF
 
@@ -28,7 +35,7 @@ NO_CAS = 0x7FFFFFFF
 def case(seed, index, without=()):
     """`without`: groups of host calls that are left out."""
     rng = random.Random(f"{seed}/{index}")
-    made = {"listener": rng.choices(["plain", "stop", "small", "chain", "old"], [5, 3, 2, 3, 1])[0]}
+    made = {"listener": rng.choices(["plain", "stop", "small", "chain", "pair", "old"], [10, 6, 4, 6, 2, 3])[0]}
     if rng.random() < 0.7:
         made["chunks"] = [rng.choice(["a", "bcd", "0123456789", 50]) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
         if made["listener"] == "small" and rng.random() < 0.5:
@@ -53,16 +60,21 @@ def case(seed, index, without=()):
     if traps:
         made["listener"] = {"policy": "FAIL_CLOSED"}
     old = made["listener"] == "old"
-    made["script"] = script(rng, can_edit_bodies, old, without)
+    numbers = grpc.Numbers()
+    made["script"] = script(rng, can_edit_bodies, old, without, numbers)
     if traps:
-        phase = rng.choice(TRAFFIC + ENDS)
+        made["traps"] = True
+        # What a dead VM holds is answered at once here, and in an Envoy when the stream has been idle for long.
+        holds = any(action for action, _ in made["script"].values())
+        phase = rng.choice(TRAFFIC + ENDS + ([] if holds else grpc.CALLBACKS))
         made["script"][phase + "#0"] = (0, [("trap", 0)])
-    if made["listener"] == "chain":
-        made["script2"] = script(rng, can_edit_bodies, False, without)
+    if made["listener"] in ("chain", "pair"):
+        made["script2"] = script(rng, can_edit_bodies, False, without, numbers)
         let_pass(made["script"], made["script2"], "request")
         let_pass(made["script2"], made["script"], "response")
     scripts = [made[name] for name in ("script", "script2") if name in made]
     without_quirks(made, scripts)
+    grpc.given_up_in_time(scripts)
     if any(call[0] == "send_local_response" for one in scripts for _, calls in one.values() for call in calls):
         # A reply says its length, which a plugin would make untrue.
         for one in scripts:
@@ -71,18 +83,30 @@ def case(seed, index, without=()):
     return made
 
 
-def script(rng, can_edit_bodies, old, without):
+def script(rng, can_edit_bodies, old, without, numbers):
     made = {}
-    # One phase at most waits for a callout. Where one does, no other makes any: the first answer ends the wait, and to go
-    # on with what has not begun ends an Envoy.
+    # One phase at most waits for a callout. Where one does, no other makes any of that kind: the first answer ends the wait,
+    # and to go on with what has not begun ends an Envoy.
     waits = rng.choice(TRAFFIC) if rng.random() < 0.4 else None
+    waits_for = "http" if waits else None
+    if waits and "grpc" not in without and rng.random() < 0.5:
+        waits_for = "grpc"
+    may_grpc = grpc.MOST if "grpc" not in without and waits_for != "grpc" and rng.random() < 0.6 else 0
+    most = numbers.last + may_grpc
+    told = {}
     for phase in TRAFFIC + ENDS:
         if phase != waits and rng.random() < 0.45:
             continue
         turn = rng.choice(["", "", "#0", "#1"]) if phase.endswith("body") and phase != waits else ""
         operations = []
         for _ in range(rng.choice([1, 1, 2, 3, 4])):
-            operations += operation(rng, phase, can_edit_bodies, waits is None, without)
+            if may_grpc and numbers.last < most and rng.random() < 0.25:
+                turn = turn or "#0" if phase.endswith("body") else ""
+                operations += grpc.making(rng, numbers)
+            elif "grpc" not in without and rng.random() < 0.15:
+                operations += grpc.done_to(rng, numbers)
+            else:
+                operations += operation(rng, phase, can_edit_bodies, waits_for != "http", without)
         action = 0
         if phase == waits:
             turn = "#0" if phase.endswith("body") else ""
@@ -91,8 +115,14 @@ def script(rng, can_edit_bodies, old, without):
             resume = ("continue_stream", kind)
             if old:
                 resume = ("continue_request",) if kind == 0 else ("continue_response",)
-            operations.append(("http_call", "callout", CALL_HEADERS, "", "", 10000, Out32(TOKEN, 0)))
-            made["http_call_response"] = (0, [("set_effective_context", Self()), resume])
+            callbacks = ["http_call_response"]
+            if waits_for == "grpc":
+                calls, callbacks = grpc.waited_for(rng, numbers)
+                operations += calls
+            else:
+                operations.append(("http_call", "callout", CALL_FIRST, "", "", 10000, Out32(TOKEN, 0)))
+            for name in callbacks:
+                told[name] = [("set_effective_context", Self()), resume]
         elif phase in TRAFFIC and rng.random() < 0.08:
             # Nothing ends this wait but the stream's end.
             action = rng.choice([1, 2, 3, 4] if phase.endswith("headers") else [1, 2, 3])
@@ -101,7 +131,59 @@ def script(rng, can_edit_bodies, old, without):
         elif phase in TRAFFIC[:5] and rng.random() < 0.03 and not old:
             operations.append(("close_stream", rng.choice([0, 1])))
         made[phase + turn] = (action, operations)
+    calls = {call[0] for _, operations in made.values() for call in operations}
+    if "grpc_call" in calls or "grpc_stream" in calls:
+        numbers.may_fail_soon = False
+        over = False
+        for phase in grpc.CALLBACKS:
+            if phase in told or rng.random() < 0.6:
+                made.update(callback_of(rng, phase, told.get(phase, []), over, can_edit_bodies, without, numbers, most))
+            # What goes on may come to its end in that callback. For the next one, which may come at once, an Envoy still
+            # knows its context.
+            over |= phase in told and "grpc_stream" in calls
+        numbers.may_fail_soon = True
+    if "http_call_response" in told or "http_call" in calls and rng.random() < 0.5:
+        resume = told.get("http_call_response", [])
+        made.update(callback_of(rng, "http_call_response", resume, False, can_edit_bodies, without, numbers, most))
+    if "register_shared_queue" in calls and rng.random() < 0.5:
+        # As the root: whether its stream is there still is a matter of turns.
+        made["queue_ready"] = (0, [("dequeue_shared_queue", Reg(3), Out()), *without_self(operation(rng, "queue_ready", False, False, without))])
     return told_apart(made)
+
+
+def without_self(operations):
+    # And what tells of itself again.
+    return [call for call in operations if call[0] != "enqueue_shared_queue" and call != ("set_effective_context", Self())]
+
+
+def callback_of(rng, phase, resume, over, can_edit_bodies, without, numbers, most):
+    """What a callback of a callout does: as the root, and then as the stream that made it."""
+    made, operations = {}, []
+    some = [lambda: operation(rng, phase, can_edit_bodies, False, without)]
+    if "grpc" not in without:
+        some += [lambda: grpc.shown(rng, phase), lambda: grpc.done_to(rng, numbers, phase)]
+    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+        operations += rng.choice(some)()
+    # Who fails soon may be told of when a stream has just ended: an Envoy may still know its context.
+    over |= numbers.fails_soon and not resume
+    if over:
+        operations = [call for call in operations if call != ("set_effective_context", Self())]
+    if resume or not over and rng.random() < 0.4:
+        operations += [("set_effective_context", Self())]
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            operations += rng.choice(some)()
+        if phase == "grpc_close" and not (resume or numbers.fails_soon) and rng.random() < 0.2:
+            operations.append(reply(rng))
+        if resume:
+            # Whatever was effective last.
+            operations += resume
+    turn = ""
+    if phase == "grpc_close" and not resume and numbers.last < most and rng.random() < 0.3:
+        # Once: its answer may be told by the same callback.
+        operations += grpc.making(rng, numbers)
+        turn = "#0"
+    made[phase + turn] = (0, operations)
+    return made
 
 
 def let_pass(first, next_one, side):
@@ -109,7 +191,12 @@ def let_pass(first, next_one, side):
     headers, holds = f"{side}_headers", (f"{side}_body", f"{side}_trailers")
     if headers in next_one and any(phase.startswith(holds) and made[0] for phase, made in first.items()):
         operations = next_one[headers][1]
-        next_one[headers] = 0, [call for call in operations if call[:2] != ("http_call", "callout")]
+        next_one[headers] = 0, [call for call in operations if not ends_wait(call)]
+
+
+def ends_wait(call):
+    """Whether a phase may wait for it."""
+    return call[:2] == ("http_call", "callout") or call[0] in ("grpc_call", "grpc_stream")
 
 
 def without_quirks(made, scripts):
@@ -144,7 +231,7 @@ def without_quirks(made, scripts):
         action
         and (
             made["listener"] == "small"
-            or "http_call_response" not in one
+            or not any(call[0].startswith("continue") for call in one.get("http_call_response", (0, []))[1])
             or not any(call[:2] == ("http_call", "callout") for call in calls)
         )
         for one in scripts for phase, (action, calls) in one.items() if phase.startswith("request_")
@@ -172,12 +259,12 @@ def without_quirks(made, scripts):
             for one, other in ((first, second), (second, first)):
                 if any(other[phase][0] for phase in other if phase.startswith(ends)):
                     for phase in [phase for phase in one if phase.startswith(ends)]:
-                        if any(call[:2] == ("http_call", "callout") for call in one[phase][1]):
-                            one[phase] = 0, [call for call in one[phase][1] if call[:2] != ("http_call", "callout")]
+                        if any(ends_wait(call) for call in one[phase][1]):
+                            one[phase] = 0, [call for call in one[phase][1] if not ends_wait(call)]
                 # A body that one has held is shown to the next one again, empty, when the trailers go on.
                 trailers = f"{side}_trailers"
                 if trailers in one and any(one[phase][0] for phase in one if phase.startswith(f"{side}_body")):
-                    one[trailers] = 0, [call for call in one[trailers][1] if call[:2] != ("http_call", "callout")]
+                    one[trailers] = 0, [call for call in one[trailers][1] if not ends_wait(call)]
         queued = ("register_shared_queue", "enqueue_shared_queue", "dequeue_shared_queue")
         if all(any(call[0] == queued[0] for _, calls in one.values() for call in calls) for one in scripts):
             # Which of two VMs is told first of a message depends on what else they do.
@@ -246,8 +333,9 @@ def operation(rng, phase, can_edit_bodies, may_call, without):
         parts, mode = ("request", "path"), 0
     choices = [
         [("get_header_map_value", kind, rng.choice(NAMES), Out())],
-        [("get_header_map_pairs", kind, Out(1))],
-        [("get_header_map_size", kind, Out32())],
+        # How many digits a duration has is a matter of moments.
+        [("get_header_map_pairs", kind, Out(0 if kind in (4, 6) else 1))],
+        [("get_header_map_size", kind if kind not in (4, 6) else 5, Out32())],
         [("add_header_map_value", kind, name, value)],
         [("replace_header_map_value", kind, name, value)],
         [("remove_header_map_value", kind, name)],
@@ -261,13 +349,21 @@ def operation(rng, phase, can_edit_bodies, may_call, without):
         [("register_shared_queue", key, Out32(QUEUE, 3)), ("enqueue_shared_queue", Reg(3), value), ("dequeue_shared_queue", Reg(3), Out())],
         [("dequeue_shared_queue", 99999999, Out())],
         [("call_foreign_function", rng.choice(["compress", "clear_route_cache", "nosuch"]), value, Out())],
+        [rng.choice(FUNCTIONS)],
+        FOREIGN_STATE,
+        [rng.choice(WASI)],
+        [("get_current_time_nanoseconds", Out64(HIDDEN))],
+        [("define_metric", 2, "c@case@.m2", Out32(METRIC, 2)), ("record_metric", Reg(2), Wide(7)), ("get_metric", Reg(2), Out64())],
+        [("define_metric", metric, f"c@case@.r{metric}", Out32(METRIC, 2)), ("record_metric", Reg(2), Wide(rng.choice([0, 7]))), ("increment_metric", Reg(2), Wide(rng.choice([0, -2]))), ("get_metric", Reg(2), Out64())],
+        [("resolve_shared_queue", rng.choice(["", "nosuch"]), key, Out32(QUEUE, 6))],
+        [("set_header_map_pairs", rng.choice([1, 3, 4, 5, 6, 7, 8]), pairs(("x-set", "1"), ("x-a", "2")))],
+        [("set_property", path("a", name), value), ("get_property", path("filter_state", "wasm.a." + name), Out()), ("get_property", path("a", name), Out())],
         [("set_effective_context", rng.choice([Self(), Root(), 999999, 0]))],
-        [("get_status", Out32(), Out())],
+        [("get_status", Out32(HIDDEN), Out())],
         [("log", rng.choice([2, 3, 4, 6]), "~@case@~said")],
         [("http_call", "nosuch" if not may_call else rng.choice(["callout", "nosuch"]), rng.choice([CALL_HEADERS, CALL_POST, CALL_CLOSED]), "", "", 10000, Out32(TOKEN, 0))],
         [("get_header_map_value", kind, BAD, 4, Out())],
         [("get_header_map_value", kind, name, BAD, BAD)],
-        [("grpc_cancel", 99991)],
         [("done",)],
     ]  # fmt: skip
     if can_edit_bodies:
@@ -277,5 +373,5 @@ def operation(rng, phase, can_edit_bodies, may_call, without):
 
 
 def group_of(call):
-    starts = {"grpc_": "grpc", "call_foreign": "foreign", "get_property": "properties", "set_property": "properties"}
+    starts = {"call_foreign": "foreign", "get_property": "properties", "set_property": "properties"}
     return next((group for start, group in starts.items() if call.startswith(start)), None)

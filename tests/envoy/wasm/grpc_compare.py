@@ -170,6 +170,9 @@ def cases():
         yield f"service/longest-{longest}-stream", does(stream("unary", service(longest=longest)), ("grpc_send", R, b"x", 1)), 0.15
     yield "cluster/dead", does(call("unary", service("dead"))), 0.15
     yield "cluster/dead-stream", does(stream("unary", service("dead")), ("grpc_send", R, b"x", 1)), 0.15
+    yield "cluster/dead-stream-open", does(stream("unary", service("dead")), one), 0.15
+    yield "cluster/dead-not-grpc", does(stream("unary", service("dead"), pairs(("content-type", "x"))), ("grpc_send", R, b"x", 1)), 0.15
+    yield "service/longest-4-compressed", does(call("compressed", service(longest=4))), 0.15
     yield "cluster/empty", does(call("unary", service("empty"))), 0.15
     yield "cluster/empty-stream", does(stream("unary", service("empty"))), 0.15
     tokens = [(f, token, *((b"x", 0) if f == "grpc_send" else ())) for token in (0, 3, 4, 997, 998, 999, 1000) for f in ("grpc_send", "grpc_close", "grpc_cancel")]

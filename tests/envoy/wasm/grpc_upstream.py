@@ -33,6 +33,7 @@ class Connection:
         self.upstream, self.reader, self.writer = upstream, reader, writer
         self.decoder, self.encoder = hpack.Decoder(), hpack.Encoder()
         self.methods = {}
+        self.fields = {}
         self.records = {}
         self.answered = set()
 
@@ -67,7 +68,7 @@ class Connection:
 
     def say(self, stream, text):
         self.records[stream].append(text)
-        self.upstream.moved = time.monotonic()
+        self.upstream.heard(self.fields[stream])
 
     def left(self, stream):
         """The proxy has given a stream up. After a whole answer it is a matter of what crossed on the way."""
@@ -104,9 +105,10 @@ class Connection:
 
     def begin(self, stream, block):
         headers = [(str(name), str(value)) for name, value in self.decoder.decode(block)]
-        self.records[stream] = self.upstream.record()
+        self.fields[stream] = dict(headers)
+        self.records[stream] = self.upstream.record(self.fields[stream])
         self.say(stream, f"head {sorted(headers)}")
-        method = dict(headers)[":path"].rsplit("/", 1)[-1]
+        method = self.fields[stream][":path"].rsplit("/", 1)[-1]
         self.methods[stream] = method
         if method == "echo":
             self.head(stream)
@@ -274,7 +276,11 @@ class GrpcUpstream:
             connection.ended()
             writer.close()
 
-    def record(self):
+    def heard(self, _fields):
+        """A stream has said something."""
+        self.moved = time.monotonic()
+
+    def record(self, _fields):
         """A new stream's."""
         record = []
         self.seen.setdefault(self.case, []).append(record)

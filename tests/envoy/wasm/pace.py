@@ -44,6 +44,8 @@ class Pace:
         self.last = {}
         self.owed = {}
         self.reached = set()
+        # Of those whose request has reached the upstream: not whole yet.
+        self.unanswered = set()
         self.rounds = 0
         # No rounds are made any more: the process has ended.
         self.ended = False
@@ -81,13 +83,18 @@ class Pace:
         passed = time.monotonic() - since.time
         return passed > PATIENCE or passed > seconds and (self.ended or self.rounds - since.rounds > rounds)
 
-    def silent_for(self, case, seconds):
+    def silent_for(self, case, seconds, rounds=ROUNDS):
         last = self.last.get(case)
-        return last is None or self.passed(last, seconds)
+        return last is None or self.passed(last, seconds, rounds)
 
     def at_rest(self, case):
         with self.lock:
-            return not self.busy.get(case) and self.silent_for(case, REST)
+            if self.busy.get(case):
+                return False
+            if case in self.unanswered:
+                # The rest of its request may still come, and then the upstream has something to send.
+                return self.silent_for(case, NOTHING, 3 * ROUNDS)
+            return self.silent_for(case, REST)
 
     def settled(self, case):
         """Whether the guest has said all that was set off so far."""

@@ -4,9 +4,9 @@ import asyncio
 import json
 import pathlib
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from callouts import GrpcCallouts, Turns, number_of
 from pace import NOTHING
 from upstream import Upstream, each_exchange, read_body, read_headers, reset
 
@@ -16,9 +16,10 @@ class Recorder(Upstream):
 
     def __init__(self, pace):
         self.seen = {}
-        self.calls = {}
         self.pace = pace
+        self.turns = Turns(pace)
         super().__init__(self.serve)
+        self.grpc = GrpcCallouts(self.loop, pace, self.turns)
 
     async def serve(self, reader, writer):
         await each_exchange(self.exchange, reader, writer)
@@ -39,6 +40,7 @@ class Recorder(Upstream):
         self.seen.setdefault((fields.get("x-case", "?"), kind), []).append(seen)
         case = fields.get("x-case", "?")
         if kind == "seen":
+            self.pace.unanswered.add(case)
             self.pace.reached.add(case)
         body, seen["trailers"] = await read_body(reader, fields)
         seen["trailers"].sort()
@@ -50,15 +52,15 @@ class Recorder(Upstream):
         head = line.startswith("HEAD ")
         if kind == "seen":
             with self.pace.sending(case):
+                self.pace.unanswered.discard(case)
                 # What the guest has to say of the request is said before it has to speak of the answer.
                 await self.until_settled(case)
                 return await self.answer(answer, case, kind, head, writer)
-        # A case's callouts are answered one after the other, each in one piece.
-        async with self.calls.setdefault(case, asyncio.Lock()):
-            await self.until_at_rest(case)
+        # A case's callouts are answered one after the other, each of HTTP in one piece. And not before its duration in
+        # milliseconds has three digits.
+        async with self.turns.turn(case, number_of(fields), 0.11):
             going_on = await self.answer(answer, case, kind, head, writer)
             await writer.drain()
-            self.pace.moved(case)
             return going_on
 
     async def answer(self, answer, case, kind, head, writer):
@@ -113,11 +115,3 @@ class Recorder(Upstream):
         since = self.pace.now(case)
         while not (self.pace.settled(case) or self.pace.passed(since, NOTHING)):
             await asyncio.sleep(0.005)
-
-    async def until_at_rest(self, case):
-        # Not for ever: there may be ticks. And long enough that its duration in milliseconds has three digits.
-        since = time.monotonic()
-        while time.monotonic() - since < 9:
-            await asyncio.sleep(0.02)
-            if self.pace.at_rest(case) and time.monotonic() - since > 0.11:
-                break

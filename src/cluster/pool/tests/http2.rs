@@ -190,6 +190,30 @@ async fn a_connection_serves_no_more_streams_than_it_may() {
 }
 
 #[tokio::test]
+async fn who_waits_together_shares_no_more_than_a_connection_may_serve() {
+    let server = start(CodecType::Http2).await;
+    let mut config = http2(server.address);
+    config.max_requests_per_connection = Some(2);
+    let cluster = Cluster::new(Arc::new(config), &runtime());
+    tokio::select! {
+        biased;
+        _ = get(&cluster, "/gone") => panic!("it has to wait"),
+        () = std::future::ready(()) => {}
+    }
+    let (a, b, c) = tokio::join!(
+        get(&cluster, "/a"),
+        get(&cluster, "/b"),
+        get(&cluster, "/c")
+    );
+    assert_eq!([a, b, c], ["/a", "/b", "/c"]);
+    assert_eq!(server.connections.load(SeqCst), 2);
+    // Of the second one half is left.
+    assert_eq!(get(&cluster, "/d").await, "/d");
+    assert_eq!(server.connections.load(SeqCst), 2);
+    until(|| value(&cluster, stat::UPSTREAM_CX_ACTIVE) == 0).await;
+}
+
+#[tokio::test]
 async fn everyone_who_waits_learns_of_a_refusal() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");

@@ -3,22 +3,28 @@
 //! What is told is what a running Envoy 1.40 told: of an answer that is all headers these come as trailers, with their
 //! status; one of another status than 200 shows no headers; what breaks off ends with empty trailers.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::Frame;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Kind, Request};
+use super::{Kind, PIECE, Request};
 use crate::cluster::client::{self, Answer, CallError};
 use crate::cluster::{Cluster, Host};
 use crate::http::grpc::{self, Deframer, FrameError};
-use crate::http::{BodyError, LocalReply, ResponseHead};
+use crate::http::{BodyError, LocalReply, RequestHead, ResponseHead};
 use crate::wasm::payload::Charge;
 use crate::wasm::vm::Message;
 
+/// Bytes of messages that are told together at most, and those of one frame.
+const MAX_BATCH: usize = 64 << 10;
 /// What Envoy says of an answer that an upstream gave.
 const VIA_UPSTREAM: &str = "via_upstream";
 
@@ -60,12 +66,15 @@ pub(super) struct Teller {
 }
 
 impl Teller {
-    /// Waits until the guest has heard it.
-    pub(super) async fn tell(&self, event: Event) {
+    /// Waits until the guest has heard all of it.
+    pub(super) async fn tell(&self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
         let (handled, heard) = oneshot::channel();
         let message = Message::Grpc {
             token: self.token,
-            event,
+            events,
             handled,
         };
         if self.mailbox.send(message).is_ok() {
@@ -96,17 +105,16 @@ pub(super) async fn exchange(
     let mut room = charge.another();
     let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
     let mut last = None;
+    let is_grpc = is_grpc(&head);
     let answer = match head {
         Ok(head) => client::open(cluster, host, head, body, sent.as_ref(), deadline).await,
         Err(reply) => Err(client::refuse(cluster, host, reply, deadline).await),
     };
     let events = match answer {
         Ok(answer) => receive(answer, kind, limit, &mut room, &mut last, &teller).await,
-        Err(reply) => replied(reply, Kind::Stream),
+        Err(reply) => replied(reply, Kind::Stream, is_grpc),
     };
-    for event in told(kind, events, last) {
-        teller.tell(event).await;
-    }
+    teller.tell(told(kind, events, last)).await;
 }
 
 /// What is told of `events` to who made a call of that kind: of a single call only its outcome.
@@ -125,6 +133,47 @@ fn told(kind: Kind, events: Vec<Event>, last: Option<Bytes>) -> Vec<Event> {
     vec![outcome.or_else(message).unwrap_or_else(nothing)]
 }
 
+/// What has come of a stream and is not told yet: what came together is told together.
+struct Batch<'a> {
+    events: Vec<Event>,
+    /// What its messages count.
+    held: usize,
+    teller: &'a Teller,
+}
+
+impl Batch<'_> {
+    async fn tell(&mut self) {
+        self.held = 0;
+        self.teller.tell(std::mem::take(&mut self.events)).await;
+    }
+
+    /// What is told last, after what is told already.
+    fn end(mut self, events: impl IntoIterator<Item = Event>) -> Vec<Event> {
+        self.events.extend(events);
+        self.events
+    }
+}
+
+/// The next frame. Where that is not here yet, the batch is told first.
+async fn next(
+    answer: &mut Answer,
+    batch: &mut Batch<'_>,
+) -> Option<Result<Frame<Bytes>, CallError>> {
+    let mut frame = pin!(answer.frame());
+    let ready = poll_fn(|cx| Poll::Ready(frame.as_mut().poll(cx))).await;
+    match ready {
+        Poll::Ready(frame) if batch.held < MAX_BATCH => frame,
+        Poll::Ready(frame) => {
+            batch.tell().await;
+            frame
+        }
+        Poll::Pending => {
+            batch.tell().await;
+            frame.await
+        }
+    }
+}
+
 /// Reads an answer, for as long as there is `room` for what is not told yet; what is left to be told. Only the last
 /// message of a single call counts.
 async fn receive(
@@ -139,31 +188,37 @@ async fn receive(
     let good = answer.head.status == StatusCode::OK;
     let empty = ResponseHead::new(answer.head.status);
     let head = std::mem::replace(&mut answer.head, empty);
+    let mut batch = Batch {
+        events: Vec::new(),
+        held: 0,
+        teller,
+    };
     if ends && (good || grpc::status(&head.headers).is_some()) {
-        let mut events = vec![Event::Initial(Metadata::none())];
-        events.extend(trailers(Metadata::Head(head)));
-        return events;
+        batch.events.push(Event::Initial(Metadata::none()));
+        return batch.end(trailers(Metadata::Head(head)));
     }
     if !good {
-        let mut events = vec![Event::Initial(Metadata::none())];
-        events.extend(error(grpc::status_of(head.status), VIA_UPSTREAM));
-        return events;
+        batch.events.push(Event::Initial(Metadata::none()));
+        return batch.end(error(grpc::status_of(head.status), VIA_UPSTREAM));
     }
     if kind == Kind::Stream {
-        teller.tell(Event::Initial(Metadata::Head(head))).await;
+        batch.events.push(Event::Initial(Metadata::Head(head)));
     }
     let mut deframer = Deframer::new(limit);
     loop {
-        let frame = match answer.frame().await {
+        let frame = match next(&mut answer, &mut batch).await {
             Some(Ok(frame)) => frame,
             // It ended without a status.
-            None => return error(grpc::UNKNOWN, VIA_UPSTREAM).into(),
-            Some(Err(failure)) => return error(grpc::INTERNAL, details(&failure)).into(),
+            None => return batch.end(error(grpc::UNKNOWN, VIA_UPSTREAM)),
+            Some(Err(failure)) => return batch.end(error(grpc::INTERNAL, details(&failure))),
         };
         match frame.into_data() {
             Ok(data) => {
-                let waiting = deframer.held() + last.as_ref().map_or(0, Bytes::len);
-                if !room.set(waiting + data.len()) {
+                let waiting = deframer.held() + last.as_ref().map_or(0, Bytes::len) + data.len();
+                if !room.fits(waiting + batch.held) {
+                    batch.tell().await;
+                }
+                if !room.set(waiting + batch.held) {
                     return error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM).into();
                 }
                 deframer.push(&data);
@@ -171,19 +226,22 @@ async fn receive(
                     match deframer.message() {
                         Ok(None) => break,
                         Ok(Some(message)) if kind == Kind::Call => *last = Some(message),
-                        Ok(Some(message)) => teller.tell(Event::Message(message)).await,
+                        Ok(Some(message)) => {
+                            batch.held += message.len() + PIECE;
+                            batch.events.push(Event::Message(message));
+                        }
                         Err(FrameError::Flags) => {
-                            return error(grpc::INTERNAL, VIA_UPSTREAM).into();
+                            return batch.end(error(grpc::INTERNAL, VIA_UPSTREAM));
                         }
                         Err(FrameError::TooLarge) => {
-                            return error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM).into();
+                            return batch.end(error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM));
                         }
                     }
                 }
             }
             Err(frame) => {
                 let fields = frame.into_trailers().unwrap_or_default();
-                return trailers(Metadata::Fields(fields)).into();
+                return batch.end(trailers(Metadata::Fields(fields)));
             }
         }
     }
@@ -206,8 +264,19 @@ fn error(status: u32, details: &str) -> [Event; 2] {
     [Event::Trailing(Metadata::none()), close]
 }
 
-/// What is told of a reply of ours, which Envoy makes one to a gRPC request.
-pub(super) fn replied(reply: LocalReply, kind: Kind) -> Vec<Event> {
+/// Whether a reply of ours is one to a gRPC request: a plugin may have made the request another one.
+pub(super) fn is_grpc(head: &Result<RequestHead, LocalReply>) -> bool {
+    head.as_ref().map_or(true, RequestHead::is_grpc)
+}
+
+/// What is told of a reply of ours.
+pub(super) fn replied(reply: LocalReply, kind: Kind, is_grpc: bool) -> Vec<Event> {
+    if !is_grpc {
+        let status = grpc::status_of(reply.status);
+        let mut events = vec![Event::Initial(Metadata::none())];
+        events.extend(error(status, &reply.details.replace(' ', "_")));
+        return told(kind, events, None);
+    }
     let mut head = ResponseHead::new(reply.status);
     head.headers = reply.headers;
     grpc::reply(&mut head, reply.status, &reply.body, reply.grpc_status);

@@ -125,7 +125,7 @@ fn a_head_is_what_envoy_sends() {
     let reply = head(&plain, b"a B", b"m", &[], None).expect_err("no path");
     assert_eq!(reply.body, "invalid header value for: :path");
     let reply = head(&plain, b"a.B", b"m\r\n", &[], None).expect_err("no path");
-    let events = replied(reply, Kind::Call);
+    let events = replied(reply, Kind::Call, true);
     let [Event::Close(grpc::UNAVAILABLE, message)] = &events[..] else {
         panic!("{events:?}");
     };
@@ -141,17 +141,20 @@ async fn the_next_is_told_when_the_guest_has_heard_the_last() {
     let task = OwnedTask::spawn("teller", async move {
         let teller = Teller { token: 6, mailbox };
         for text in ["one", "two"] {
-            teller.tell(Event::Message(text.into())).await;
+            teller.tell(vec![Event::Message(text.into())]).await;
         }
     });
     for expected in ["one", "two"] {
         let Some(Message::Grpc {
             token: 6,
-            event: Event::Message(message),
+            events,
             handled,
         }) = inbox.recv().await
         else {
             panic!("nothing of the call");
+        };
+        let [Event::Message(message)] = &events[..] else {
+            panic!("{events:?}");
         };
         assert_eq!(message, expected);
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -159,6 +162,41 @@ async fn the_next_is_told_when_the_guest_has_heard_the_last() {
         drop(handled);
     }
     assert!(inbox.recv().await.is_none());
+}
+
+/// Envoy answers such a request with text, and an answer of another status than 200 shows nothing.
+#[test]
+fn a_request_that_metadata_has_made_another_one_is_not_answered_as_grpc() {
+    let service = GrpcService {
+        cluster: "c".into(),
+        target_uri: None,
+        authority: None,
+        metadata: Vec::new(),
+        timeout: None,
+        max_message: None,
+        skip_envoy_headers: false,
+    };
+    for (content_type, expected) in [("+proto", false), ("x", false)] {
+        let metadata: [(&[u8], &[u8]); 1] = [(b"content-type", content_type.as_bytes())];
+        let made = head(&service, b"a.B", b"m", &metadata, None);
+        assert_eq!(is_grpc(&made), expected, "{content_type}");
+    }
+    assert!(is_grpc(&head(&service, b"a.B", b"m", &[], None)));
+    let counts = |is_grpc| {
+        let reply = LocalReply::from(ReplyReason::NoHealthyUpstream);
+        let events = replied(reply, Kind::Stream, is_grpc);
+        let [
+            Event::Initial(initial),
+            Event::Trailing(trailing),
+            Event::Close(status, _),
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        (initial.count(), trailing.count(), *status)
+    };
+    assert_eq!(counts(true), (0, 4, grpc::UNAVAILABLE));
+    assert_eq!(counts(false), (0, 0, grpc::UNAVAILABLE));
 }
 
 #[test]

@@ -51,7 +51,9 @@ pub(crate) async fn revive<R: Revive>(
     mut happened: mpsc::UnboundedReceiver<Event>,
 ) {
     let (done, mut built) = mpsc::unbounded_channel();
-    let mut builds: BTreeMap<usize, OwnedTask> = BTreeMap::new();
+    // By number, not by worker: a VM may die before the task that built it has said so, and the next one is begun.
+    let mut builds: BTreeMap<u64, OwnedTask> = BTreeMap::new();
+    let mut begun = 0;
     loop {
         let until = loop {
             let (worker, streams) = match breaker.next(Instant::now()) {
@@ -61,15 +63,17 @@ pub(crate) async fn revive<R: Revive>(
                 Action::Idle => break None,
             };
             let (target, done) = (target.clone(), done.clone());
+            begun += 1;
+            let number = begun;
             let build = OwnedTask::spawn("wasm revival", async move {
                 let Some(target) = target.upgrade() else {
                     return;
                 };
                 let success = target.rebuild(worker, streams).await;
                 // This task outlives nobody who listens.
-                let _ = done.send((worker, success));
+                let _ = done.send((number, worker, success));
             });
-            builds.insert(worker, build);
+            builds.insert(number, build);
         };
         let probe = breaker.probe();
         {
@@ -107,8 +111,8 @@ pub(crate) async fn revive<R: Revive>(
                     None => return,
                 }
             }
-            Some((worker, success)) = built.recv() => {
-                builds.remove(&worker);
+            Some((number, worker, success)) = built.recv() => {
+                builds.remove(&number);
                 if success {
                     breaker.built(worker, Instant::now());
                 } else {
@@ -117,5 +121,72 @@ pub(crate) async fn revive<R: Revive>(
             }
             () = sleep => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
+    use crate::config::wasm_settings::{AfterCrash, BreakerPolicy};
+
+    /// Its first VMs die as soon as they are in their place.
+    struct Mortal {
+        events: mpsc::UnboundedSender<Event>,
+        dying: usize,
+        built: AtomicUsize,
+    }
+
+    impl Revive for Mortal {
+        async fn rebuild(self: Arc<Self>, worker: usize, _: Option<u32>) -> bool {
+            // As long as it takes.
+            tokio::task::yield_now().await;
+            if self.built.fetch_add(1, SeqCst) < self.dying {
+                self.events
+                    .send(Event::Died(worker))
+                    .expect("somebody listens");
+            }
+            true
+        }
+
+        fn is_proven(&self, _: usize) -> bool {
+            false
+        }
+
+        fn failure(&self) -> FailurePolicy {
+            FailurePolicy::Closed
+        }
+
+        fn show(&self, _: BreakerState) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_dies_before_its_builder_says_that_it_is_there_is_followed_too() {
+        let (events, happened) = mpsc::unbounded_channel();
+        let dying = 30;
+        let target = Arc::new(Mortal {
+            events: events.clone(),
+            dying,
+            built: AtomicUsize::new(0),
+        });
+        let policy = BreakerPolicy {
+            tokens: 1000,
+            ..BreakerPolicy::default()
+        };
+        let breaker = Breaker::new(
+            policy,
+            AfterCrash::Rebuild,
+            FailurePolicy::Closed,
+            1,
+            Instant::now(),
+        );
+        let _reviver = OwnedTask::spawn(
+            "reviver",
+            revive(Arc::downgrade(&target), breaker, happened),
+        );
+        events.send(Event::Died(0)).expect("it listens");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(target.built.load(SeqCst), dying + 1);
     }
 }

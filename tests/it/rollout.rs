@@ -161,7 +161,11 @@ async fn a_version_whose_vms_fail_outside_of_streams_is_rolled_back() {
         push_with(&world.plane, &world.files, "fault", "2", fault);
         let end = Instant::now() + Duration::from_secs(40);
         let version = loop {
-            assert!(Instant::now() < end, "{fault}: it is not rolled back");
+            assert!(
+                Instant::now() < end,
+                "{fault}: it is not rolled back: {:#?}",
+                world.proxy.running.server.plugins.status()
+            );
             client.send(GET).await;
             if let Some(version) = world.version(State::RolledBack) {
                 break version;

@@ -7,7 +7,8 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 [ -x "$profdata" ] || rustup component add llvm-tools
 out=$PWD/target/pgo
-rm -rf "$out/counts"
+# Cargo does not see that a profile is another one.
+rm -rf "$out/counts" "$out/use"
 
 # With a target of its own, build scripts and macros stay as they are.
 build() {

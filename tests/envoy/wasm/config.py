@@ -3,6 +3,7 @@
 import json
 
 import cases
+import filtered
 from script import configuration
 
 TYPE = "type.googleapis.com/"
@@ -107,7 +108,44 @@ def listener(name, port, log, filters, buffer=None):
     return made
 
 
-def cluster(name, port):
+# The header mutation of clusters: what its operators know.
+_KNOWN = "%REQ(:METHOD)% %REQ(:AUTHORITY)% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %ROUTE_NAME% %UPSTREAM_CLUSTER% %PROTOCOL% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %VIRTUAL_CLUSTER_NAME% %FILTER_CHAIN_NAME% %TRACE_ID% %CONNECTION_ID% %STREAM_ID%"
+MUTATION = {
+    "name": "mutation",
+    "typed_config": {
+        "@type": HTTP + "header_mutation.v3.HeaderMutation",
+        "mutations": {
+            "request_mutations": [
+                {"append": {"header": {"key": "x-req", "value": "mutated"}}},
+                {"append": {"header": {"key": "x-known", "value": _KNOWN}}},
+            ],
+            "response_mutations": [
+                {"append": {"header": {"key": "x-resp", "value": "mutated"}}},
+                {"append": {"header": {"key": "x-known", "value": _KNOWN}}},
+            ],
+        },
+    },
+}
+CODEC = {"name": "codec", "typed_config": {"@type": HTTP + "upstream_codec.v3.UpstreamCodec"}}
+
+
+def filtered_clusters(guest, port):
+    """Clusters with HTTP filters; see `filtered.py`."""
+    text = configuration("U", filtered.HEADER)
+    up = [plugin("up", guest, text, "up"), MUTATION]
+    return [
+        cluster("mutated", port("upstream"), [MUTATION]),
+        cluster("mutated-dead", port("dead"), [MUTATION]),
+        cluster("codec", port("upstream"), []),
+        cluster("guarded", port("upstream"), up),
+        cluster("guarded-dead", port("dead"), up),
+        cluster("guarded-hang", port("blackhole"), up),
+        *[cluster(f"guarded-{phase}", port("upstream"), [plugin("up", guest, text, f"up-{phase}"), MUTATION]) for phase in filtered.MORTAL],
+    ]  # fmt: skip
+
+
+def cluster(name, port, filters=None):
+    """`filters` come before the codec."""
     made = {
         "name": name,
         "type": "STATIC",
@@ -122,6 +160,9 @@ def cluster(name, port):
             }
         },
     }
+    if filters is not None:
+        options = made["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+        options["http_filters"] = [*filters, CODEC]
     if port:
         made["load_assignment"] = {
             "cluster_name": name,
@@ -201,6 +242,7 @@ def bootstrap(numbered, guest, old_guest, port, log):
                     cluster("dead", port("dead")),
                     cluster("hang", port("blackhole")),
                     cluster("empty", None),
+                    *filtered_clusters(guest, port),
                 ],
             },
         },

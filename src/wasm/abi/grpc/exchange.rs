@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Kind, Request};
-use crate::cluster::client::{self, Answer, CallError};
-use crate::cluster::{Cluster, Host};
+use crate::cluster::client::{self, Answer, CallError, Unanswered};
+use crate::cluster::{Cluster, ClusterMap, Host};
 use crate::http::grpc::{self, Deframer, FrameError};
 use crate::http::{BodyError, LocalReply, ResponseHead};
 use crate::wasm::payload::Charge;
@@ -77,6 +77,7 @@ impl Teller {
 
 /// Makes a call and tells of it, from its start to its end.
 pub(super) async fn exchange(
+    clusters: &ClusterMap,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     request: Request,
@@ -97,12 +98,18 @@ pub(super) async fn exchange(
     let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
     let mut last = None;
     let answer = match head {
-        Ok(head) => client::open(cluster, host, head, body, sent.as_ref(), deadline).await,
-        Err(reply) => Err(client::refuse(cluster, host, reply, deadline).await),
+        Ok(head) => {
+            let to = (cluster, host);
+            client::open(clusters, to, head, body, sent.as_ref(), deadline).await
+        }
+        Err(reply) => Err(Unanswered::Replied(
+            client::refuse(cluster, host, reply, deadline).await,
+        )),
     };
     let events = match answer {
         Ok(answer) => receive(answer, kind, limit, &mut room, &mut last, &teller).await,
-        Err(reply) => replied(reply, Kind::Stream),
+        Err(Unanswered::Replied(reply)) => replied(reply, Kind::Stream),
+        Err(Unanswered::Reset(details)) => error(grpc::INTERNAL, details).into(),
     };
     for event in told(kind, events, last) {
         teller.tell(event).await;
@@ -137,16 +144,18 @@ async fn receive(
 ) -> Vec<Event> {
     let ends = answer.is_end();
     let good = answer.head.status == StatusCode::OK;
+    let details = answer.details.take();
+    let details = details.as_deref().unwrap_or(VIA_UPSTREAM);
     let empty = ResponseHead::new(answer.head.status);
     let head = std::mem::replace(&mut answer.head, empty);
     if ends && (good || grpc::status(&head.headers).is_some()) {
         let mut events = vec![Event::Initial(Metadata::none())];
-        events.extend(trailers(Metadata::Head(head)));
+        events.extend(trailers(Metadata::Head(head), details));
         return events;
     }
     if !good {
         let mut events = vec![Event::Initial(Metadata::none())];
-        events.extend(error(grpc::status_of(head.status), VIA_UPSTREAM));
+        events.extend(error(grpc::status_of(head.status), details));
         return events;
     }
     if kind == Kind::Stream {
@@ -158,7 +167,7 @@ async fn receive(
             Some(Ok(frame)) => frame,
             // It ended without a status.
             None => return error(grpc::UNKNOWN, VIA_UPSTREAM).into(),
-            Some(Err(failure)) => return error(grpc::INTERNAL, details(&failure)).into(),
+            Some(Err(failure)) => return error(grpc::INTERNAL, broken(&failure)).into(),
         };
         match frame.into_data() {
             Ok(data) => {
@@ -183,20 +192,20 @@ async fn receive(
             }
             Err(frame) => {
                 let fields = frame.into_trailers().unwrap_or_default();
-                return trailers(Metadata::Fields(fields)).into();
+                return trailers(Metadata::Fields(fields), VIA_UPSTREAM).into();
             }
         }
     }
 }
 
 /// What is told of the end that an upstream gave.
-fn trailers(metadata: Metadata) -> [Event; 2] {
+fn trailers(metadata: Metadata, details: &str) -> [Event; 2] {
     let fields = match &metadata {
         Metadata::Head(head) => &head.headers,
         Metadata::Fields(fields) => fields,
     };
     let status = grpc::status(fields).unwrap_or(grpc::UNKNOWN);
-    let message = message(fields, VIA_UPSTREAM);
+    let message = message(fields, details);
     [Event::Trailing(metadata), Event::Close(status, message)]
 }
 
@@ -229,7 +238,7 @@ fn message(fields: &HeaderMap, details: &str) -> String {
     }
 }
 
-fn details(failure: &CallError) -> &'static str {
+fn broken(failure: &CallError) -> &'static str {
     match failure {
         CallError::Timeout => "response_timeout",
         CallError::Reset(BodyError::StreamReset) => {

@@ -2,22 +2,35 @@
 //!
 //! Failures become the responses that Envoy's asynchronous client makes of them (503 and 504 with the router's
 //! texts), because plugins look at `:status`; what is left without any response is a [`CallError`].
+//!
+//! What plugins call passes the HTTP filters of its cluster, which see the call with all that is added to it, and its answer
+//! as the host gave it. What we [`download`] does not: it is nobody's request, and runs where no plugin does.
 
+mod filters;
 mod stream;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
-pub use stream::{Answer, Full, Sender, Sent, channel, open, refuse};
+pub use filters::{CallFilters, Received, Refused, Sending};
+pub use stream::{Answer, Full, Sender, Sent, Unanswered, channel, open, refuse};
 
-use super::{Cluster, ClusterMap, Host, Origin, Parties, PickContext, SendOptions};
+use super::{Cluster, ClusterMap, Host, Origin, Parties, PickContext};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
+
+/// Which way a call takes.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Through the filters of its cluster.
+    Filtered,
+    /// Past them.
+    Plain,
+}
 
 /// A request of our own.
 #[derive(Debug)]
@@ -26,7 +39,7 @@ pub struct Call {
     pub head: RequestHead,
     /// The body.
     pub body: Bytes,
-    /// Trailers; empty for none.
+    /// Trailers; empty for none. They are told and not sent: Envoy's client sends none.
     pub trailers: HeaderMap,
     /// From the request to the end of the answer; zero is none.
     pub timeout: Duration,
@@ -96,7 +109,7 @@ pub async fn call_within(
 ) -> Result<CallResponse, CallError> {
     let mut body = Collected::default();
     let mut received = 0usize;
-    let mut response = receive(clusters, cluster, call, |chunk| {
+    let mut response = receive(clusters, cluster, call, Way::Filtered, |chunk| {
         received = received.saturating_add(chunk.len());
         let fits = room(received);
         if fits {
@@ -118,7 +131,7 @@ pub async fn download(
     call: Call,
     mut chunk: impl FnMut(Bytes) + Send,
 ) -> Result<CallResponse, CallError> {
-    receive(clusters, cluster, call, |data| {
+    receive(clusters, cluster, call, Way::Plain, |data| {
         chunk(data);
         true
     })
@@ -130,9 +143,11 @@ async fn receive(
     clusters: &ClusterMap,
     cluster: &str,
     call: Call,
+    way: Way,
     mut chunk: impl FnMut(Bytes) -> bool + Send,
 ) -> Result<CallResponse, CallError> {
-    let cluster = clusters
+    let known = clusters;
+    let cluster = known
         .get(cluster)
         .ok_or_else(|| CallError::UnknownCluster(cluster.into()))?;
     let Some(host) = cluster.pick(&PickContext::default()) else {
@@ -141,7 +156,22 @@ async fn receive(
     let begun = Instant::now();
     let (timeout, limit) = (call.timeout, call.limit);
     let mut started = false;
-    let exchange = exchange(cluster, &host, call, limit, &mut started, &mut chunk);
+    let exchange = async {
+        let begun = Instant::now();
+        let (head, body) = request(call);
+        let sent = match way {
+            Way::Filtered => filters::send(known, cluster, &host, head, body).await,
+            Way::Plain => filters::unfiltered(cluster, &host, head, body).await,
+        };
+        let received = match sent {
+            Ok(received) => received,
+            Err(Refused::Failed(reason)) => return Ok(refused(cluster, Some(&host), reason)),
+            Err(Refused::Replied(reply)) => return Ok(replied(*reply)),
+            Err(Refused::Reset(_)) => return Err(CallError::Reset(BodyError::StreamReset)),
+        };
+        started = true;
+        collect(cluster, &host, begun, received, limit, &mut chunk).await
+    };
     if timeout.is_zero() {
         return exchange.await;
     }
@@ -156,29 +186,29 @@ async fn receive(
     result
 }
 
-async fn exchange(
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
-    call: Call,
+/// Reads an answer to its end.
+async fn collect(
+    cluster: &Cluster,
+    host: &Host,
+    begun: Instant,
+    received: Received,
     limit: usize,
-    started: &mut bool,
     chunk: &mut (impl FnMut(Bytes) -> bool + Send),
 ) -> Result<CallResponse, CallError> {
-    let begun = Instant::now();
-    let (head, body) = request(call);
-    let sent = cluster.send(host, head, body, SendOptions::default()).await;
-    let response = match sent {
-        Ok(response) => response,
-        Err(error) => return Ok(refused(cluster, Some(host), error.reason())),
-    };
-    *started = true;
-    let mut head = response.head;
-    cluster.answered(Some(host), head.status.as_u16(), Origin::Internal);
-    head.headers.insert(
-        "x-envoy-upstream-service-time",
-        millis(begun.elapsed()).into(),
-    );
-    let mut body = response.body;
+    let Received {
+        mut head,
+        mut body,
+        details,
+    } = received;
+    // What a filter answers is no word of the host.
+    let of_host = details.is_none();
+    if of_host {
+        cluster.answered(Some(host), head.status.as_u16(), Origin::Internal);
+        head.headers.insert(
+            "x-envoy-upstream-service-time",
+            millis(begun.elapsed()).into(),
+        );
+    }
     let mut received = 0usize;
     let mut trailers = None;
     while let Some(frame) = next_frame(&mut body).await {
@@ -195,9 +225,11 @@ async fn exchange(
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    let canary = host.is_canary();
-    let origin = Origin::Internal;
-    cluster.answer_time(begun.elapsed(), Parties { origin, canary });
+    if of_host {
+        let canary = host.is_canary();
+        let origin = Origin::Internal;
+        cluster.answer_time(begun.elapsed(), Parties { origin, canary });
+    }
     Ok(CallResponse {
         head,
         body: Bytes::new(),
@@ -213,11 +245,11 @@ fn request(call: Call) -> (RequestHead, Body) {
     let Call {
         mut head,
         body,
-        trailers,
+        trailers: _,
         timeout,
         limit: _,
     } = call;
-    if !body.is_empty() && trailers.is_empty() {
+    if !body.is_empty() {
         head.headers.insert(CONTENT_LENGTH, body.len().into());
     }
     head.headers
@@ -226,21 +258,17 @@ fn request(call: Call) -> (RequestHead, Body) {
         head.headers
             .insert("x-envoy-expected-rq-timeout-ms", millis(timeout).into());
     }
-    let body = if trailers.is_empty() {
-        Body::full(body)
-    } else {
-        Body::new(WithTrailers {
-            data: Some(body).filter(|body| !body.is_empty()),
-            trailers: Some(trailers),
-        })
-    };
-    (head, body)
+    (head, Body::full(body))
 }
 
 /// The response that Envoy makes of a failure: status, text, three headers.
 fn refused(cluster: &Cluster, host: Option<&Host>, reason: ReplyReason) -> CallResponse {
     let reply = LocalReply::from(reason);
     cluster.answered(host, reply.status.as_u16(), Origin::Internal);
+    replied(reply)
+}
+
+fn replied(reply: LocalReply) -> CallResponse {
     let mut head = ResponseHead::new(reply.status);
     head.headers = reply.headers;
     if !reply.body.is_empty() {
@@ -285,35 +313,6 @@ impl Collected {
         } else {
             self.rest.freeze()
         }
-    }
-}
-
-struct WithTrailers {
-    data: Option<Bytes>,
-    trailers: Option<HeaderMap>,
-}
-
-impl http_body::Body for WithTrailers {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match self.data.take() {
-            Some(data) => Some(Frame::data(data)),
-            None => self.trailers.take().map(Frame::trailers),
-        };
-        std::task::Poll::Ready(frame.map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.data.is_none() && self.trailers.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64)
     }
 }
 

@@ -5,19 +5,26 @@ use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 
+use super::client::CallFilters;
 use super::{Cluster, Runtime};
 use crate::config::Snapshot;
 use crate::config::cluster::Discovery;
 
+type Clusters = HashMap<Arc<str>, Arc<Cluster>, FxBuildHasher>;
+
 /// All clusters of a Generation by name.
 #[derive(Debug, Default)]
-pub struct ClusterMap(HashMap<Arc<str>, Arc<Cluster>, FxBuildHasher>);
+pub struct ClusterMap {
+    clusters: Clusters,
+    /// Of those that have any, as calls of our own pass them.
+    filters: Option<Arc<dyn CallFilters>>,
+}
 
 impl ClusterMap {
     /// The clusters of `snapshot`. One whose configuration is unchanged stays the same `Arc`; one that changed keeps
     /// hosts, statistics and where possible connections; one that is gone is retired. Runs on the control runtime.
     pub fn next(previous: &Self, snapshot: &Snapshot, runtime: &Runtime) -> Self {
-        let next = Self(
+        let next = Self::of(
             snapshot
                 .clusters
                 .iter()
@@ -47,17 +54,35 @@ impl ClusterMap {
                 .collect(),
         );
         next.apply_endpoints(snapshot);
-        for (name, cluster) in &previous.0 {
-            if !next.0.contains_key(name) {
+        for (name, cluster) in &previous.clusters {
+            if !next.clusters.contains_key(name) {
                 cluster.retire();
             }
         }
         next
     }
 
+    fn of(clusters: Clusters) -> Self {
+        Self {
+            clusters,
+            filters: None,
+        }
+    }
+
+    /// The same clusters, where calls pass `filters`.
+    #[must_use]
+    pub fn with_filters(self, filters: Option<Arc<dyn CallFilters>>) -> Self {
+        Self { filters, ..self }
+    }
+
+    /// The filters that calls pass.
+    pub fn filters(&self) -> Option<&Arc<dyn CallFilters>> {
+        self.filters.as_ref()
+    }
+
     /// Applies the EDS assignments of `snapshot`: all that is needed where only endpoints changed.
     pub fn apply_endpoints(&self, snapshot: &Snapshot) {
-        for cluster in self.0.values() {
+        for cluster in self.clusters.values() {
             if let Discovery::Eds {
                 service_name,
                 source,
@@ -72,28 +97,28 @@ impl ClusterMap {
     /// The cluster called `name`.
     #[inline]
     pub fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
-        self.0.get(name)
+        self.clusters.get(name)
     }
 
     /// All clusters, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Cluster>)> {
-        self.0.iter()
+        self.clusters.iter()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.clusters.len()
     }
 
     /// True where there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.clusters.is_empty()
     }
 }
 
 impl FromIterator<Arc<Cluster>> for ClusterMap {
     fn from_iter<I: IntoIterator<Item = Arc<Cluster>>>(clusters: I) -> Self {
-        Self(
+        Self::of(
             clusters
                 .into_iter()
                 .map(|cluster| (Arc::clone(cluster.name()), cluster))

@@ -56,6 +56,14 @@ pub struct Cluster {
     pub wait_for_warm_on_init: bool,
 }
 
+impl Cluster {
+    /// True where the cluster has HTTP filters of its own before the codec.
+    pub fn has_filters(&self) -> bool {
+        let filters = self.upstream_filters.as_ref();
+        filters.is_some_and(|filters| !filters.is_empty())
+    }
+}
+
 /// `discovery_type`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Discovery {

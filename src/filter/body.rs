@@ -118,7 +118,11 @@ impl HttpBody for RequestBody {
             Poll::Ready(None) => self.stream.request_ended(),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    self.stream.info.lock().bytes_received += data.len() as u64;
+                    let mut info = self.stream.info.lock();
+                    // Of a call of our own nothing was received.
+                    if !info.own_call {
+                        info.bytes_received += data.len() as u64;
+                    }
                 }
                 self.stream.active();
                 if self.inner.is_end_stream() || frame.is_trailers() {

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub use config::Config;
 
 use super::factory::{BuildContext, FilterFactory};
-use super::upstream::{self, Filters};
+use super::upstream::{self, Filters, Unanswered};
 use super::{BoxFuture, HttpFilter, HttpFilterChain, Step};
 use crate::cluster::{
     self, Cluster, DropOverload, Host, Origin, Parties, PickContext, SendOptions,
@@ -379,7 +379,8 @@ impl cluster::Observer for Connected {
     }
 }
 
-fn note(stream: &Stream, connection: &UpstreamConnection) {
+/// Notes a connection for a request that is about to be written.
+pub(super) fn note(stream: &Stream, connection: &UpstreamConnection) {
     let now = Instant::now();
     let mut info = stream.info.lock();
     info.upstream_first_tx.get_or_insert(now);
@@ -388,6 +389,26 @@ fn note(stream: &Stream, connection: &UpstreamConnection) {
     info.upstream.local = connection.local;
     info.upstream.remote = connection.remote;
     info.upstream.protocol = Some(connection.protocol);
+}
+
+/// Notes what the head of an answer tells, which came at `now`.
+pub(super) fn note_answer(stream: &Stream, host: &Host, response: &UpstreamResponse, now: Instant) {
+    let connection = &response.connection;
+    let mut info = stream.info.lock();
+    if info.upstream.connection_id != Some(connection.id) {
+        drop(info);
+        note(stream, connection);
+        info = stream.info.lock();
+    }
+    let canary = response.head.headers.get(CANARY);
+    info.upstream.canary = host.is_canary() || canary.is_some_and(|value| value == "true");
+    info.upstream_first_rx = Some(now);
+    // A request that had ended before it was sent on was sent whole at the first moment.
+    let first = info.upstream_first_tx;
+    info.upstream_last_tx = info
+        .request_end
+        .map(|end| first.map_or(end, |f| f.max(end)));
+    info.details = Some(Cow::Borrowed("via_upstream"));
 }
 
 impl Attempt {
@@ -405,26 +426,26 @@ impl Attempt {
 
     /// The same, through upstream filters.
     async fn filtered(mut self, filters: Filters, body: Body) -> Step<Body> {
-        let stream = Arc::clone(&self.stream);
-        let body = match filters.request(&stream, body).await {
-            Ok(body) => body,
-            Err(step) => return step,
-        };
         let options = self.options();
-        let sent = self.cluster.send(&self.host, &*stream, body, options).await;
-        let mut response = match sent {
-            Ok(response) => response,
-            Err(error) => return self.failed(&error),
-        };
-        // The answer to a handshake that failed is our own.
-        let refused = self.received(&mut response, Instant::now());
-        if !refused {
-            response = match filters.response(&stream, response).await {
-                Ok(response) => response,
-                Err(step) => return step,
-            };
+        let mut refused = false;
+        let sent = filters
+            .exchange(
+                &self.stream,
+                (&self.cluster, &self.host),
+                body,
+                options,
+                |response| {
+                    refused = self.received(response, Instant::now());
+                    // The answer to a handshake that failed is our own.
+                    !refused
+                },
+            )
+            .await;
+        match sent {
+            Ok(response) => self.pass_on(response, refused, Instant::now()),
+            Err(Unanswered::Step(step)) => step,
+            Err(Unanswered::Failed(error)) => self.failed(&error),
         }
-        self.pass_on(response, refused, Instant::now())
     }
 
     fn options(&mut self) -> SendOptions<Connected> {
@@ -450,42 +471,20 @@ impl Attempt {
 
     /// Notes what is known with the head of an answer. True where an upgrade was asked for and is none.
     fn received(&self, response: &mut UpstreamResponse, now: Instant) -> bool {
-        let UpstreamResponse {
-            head,
-            body: _,
-            connection,
-        } = response;
+        note_answer(&self.stream, &self.host, response, now);
+        let head = &mut response.head;
         // HTTP/1: an answer that does not switch ends the connection; one that says "fine" without is no handshake.
         let unswitched = head.status != StatusCode::SWITCHING_PROTOCOLS
             && head.version < Version::HTTP_2
             && self.stream.request.lock().upgrade.is_some();
         let refused = unswitched && head.status.is_success();
-        {
-            let mut info = self.stream.info.lock();
-            if info.upstream.connection_id != Some(connection.id) {
-                drop(info);
-                note(&self.stream, connection);
-                info = self.stream.info.lock();
-            }
-            info.upstream.canary = self.host.is_canary()
-                || head
-                    .headers
-                    .get(CANARY)
-                    .is_some_and(|value| value == "true");
-            info.upstream_first_rx = Some(now);
-            // A request that had ended before it was sent on was sent whole at the first moment.
-            let first = info.upstream_first_tx;
-            info.upstream_last_tx = info
-                .request_end
-                .map(|end| first.map_or(end, |f| f.max(end)));
-            info.details = Some(Cow::Borrowed("via_upstream"));
-            if refused {
-                info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));
-                // The body is not passed on, so its type goes, too.
-                head.headers.remove(http::header::CONTENT_TYPE);
-            }
-            info.close |= unswitched;
+        let mut info = self.stream.info.lock();
+        if refused {
+            info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));
+            // The body is not passed on, so its type goes, too.
+            head.headers.remove(http::header::CONTENT_TYPE);
         }
+        info.close |= unswitched;
         refused
     }
 

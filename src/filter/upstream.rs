@@ -6,8 +6,11 @@
 //! goes to the client through the listener's filters, and past them. Routes configure them and switch them off by their
 //! names, as they do the listener's. They hear nothing of the stream's log, and end with the attempt.
 //!
-//! Envoy begins to connect before these filters run, and we when the request has passed them. Calls of our own
-//! (`cluster::client`) do not come this way.
+//! What a plugin calls passes the list of its cluster, too: see [`call`](self::call).
+//!
+//! Envoy begins to connect before these filters run, and we when the request has passed them.
+
+mod call;
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -22,7 +25,8 @@ use rustc_hash::FxBuildHasher;
 use super::chain::Active;
 use super::factory::ChainContext;
 use super::{BoxFuture, HttpFilterChain, Registry, Step};
-use crate::cluster::{Cluster, UpstreamResponse};
+use crate::cluster::client::CallFilters;
+use crate::cluster::{Cluster, Host, Observer, SendOptions, UpstreamError, UpstreamResponse};
 use crate::config::ConfigError;
 use crate::config::http_connection_manager::{FilterSource, HttpFilter as FilterEntry};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, ResponseHead};
@@ -35,12 +39,30 @@ pub struct UpstreamFilters(HashMap<Arc<str>, Arc<HttpFilterChain>, FxBuildHasher
 
 impl UpstreamFilters {
     /// What streams pin of them.
-    pub fn pinned(self) -> Option<Arc<dyn std::any::Any + Send + Sync>> {
-        (!self.0.is_empty()).then(|| Arc::new(self) as _)
+    pub fn pinned(self: &Arc<Self>) -> Option<Arc<dyn std::any::Any + Send + Sync>> {
+        (!self.0.is_empty()).then(|| Arc::clone(self) as _)
+    }
+
+    /// What calls of our own pass of them.
+    pub fn for_calls(self: &Arc<Self>) -> Option<Arc<dyn CallFilters>> {
+        (!self.0.is_empty()).then(|| Arc::clone(self) as _)
+    }
+
+    /// True where each cluster has the filters that it has in `other`.
+    pub fn same(&self, other: &Self) -> bool {
+        let same = |(name, chain): (&Arc<str>, _)| {
+            let other = other.0.get(name);
+            other.is_some_and(|other| Arc::ptr_eq(other, chain))
+        };
+        self.0.len() == other.0.len() && self.0.iter().all(same)
     }
 
     fn of(config: &StreamConfig) -> Option<&Self> {
         config.upstream_filters.as_ref()?.downcast_ref()
+    }
+
+    fn of_cluster(&self, cluster: &Cluster) -> Option<&Arc<HttpFilterChain>> {
+        self.0.get(cluster.name())
     }
 }
 
@@ -113,7 +135,7 @@ pub(super) fn begin(
         (Some(list), _) if list.is_empty() => Ok(None),
         (Some(_), _) => {
             let chains = UpstreamFilters::of(&stream.config);
-            match chains.and_then(|chains| chains.0.get(cluster.name())) {
+            match chains.and_then(|chains| chains.of_cluster(cluster)) {
                 Some(chain) => Ok(Filters::begin(stream, chain)),
                 // A Generation has both or none; a request must not slip by.
                 None => Err(Box::new(ReplyReason::NoFilterConfig.into())),
@@ -129,6 +151,14 @@ pub(super) struct Filters {
     active: Active,
 }
 
+/// What there is to do in the place of passing an answer on.
+pub(super) enum Unanswered {
+    /// A filter decides.
+    Step(Step<Body>),
+    /// The host did not answer.
+    Failed(UpstreamError),
+}
+
 impl Filters {
     fn begin(stream: &Arc<Stream>, chain: &Arc<HttpFilterChain>) -> Option<Self> {
         let route = stream.resolved_route();
@@ -141,15 +171,35 @@ impl Filters {
         Some(filters)
     }
 
+    /// The attempt: the request halves, the host, the response halves. `received` notes what is known with the head of an
+    /// answer, and says whether the filters see it.
+    ///
+    /// # Errors
+    /// Where there is no answer to pass on.
+    pub(super) async fn exchange(
+        &self,
+        stream: &Arc<Stream>,
+        (cluster, host): (&Arc<Cluster>, &Arc<Host>),
+        body: Body,
+        options: SendOptions<impl Observer>,
+        received: impl FnOnce(&mut UpstreamResponse) -> bool,
+    ) -> Result<UpstreamResponse, Unanswered> {
+        let body = self.request(stream, body).await;
+        let body = body.map_err(Unanswered::Step)?;
+        let sent = cluster.send(host, &**stream, body, options).await;
+        let mut response = sent.map_err(Unanswered::Failed)?;
+        if !received(&mut response) {
+            return Ok(response);
+        }
+        let response = self.response(stream, response).await;
+        response.map_err(Unanswered::Step)
+    }
+
     /// The request halves, in order.
     ///
     /// # Errors
     /// What the router is to do in the place of an attempt.
-    pub(super) async fn request(
-        &self,
-        stream: &Arc<Stream>,
-        mut body: Body,
-    ) -> Result<Body, Step<Body>> {
+    async fn request(&self, stream: &Arc<Stream>, mut body: Body) -> Result<Body, Step<Body>> {
         for filter in self.chain.active(&self.active) {
             body = passed(stream, filter.request(stream, body)).await?;
         }
@@ -160,7 +210,7 @@ impl Filters {
     ///
     /// # Errors
     /// What the router is to do in the place of this answer.
-    pub(super) async fn response(
+    async fn response(
         &self,
         stream: &Arc<Stream>,
         response: UpstreamResponse,

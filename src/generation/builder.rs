@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 
 use self::upstream::LiveFilters;
 use crate::base::{PerWorker, Shard};
+use crate::cluster::client::CallFilters;
 use crate::cluster::{self, ClusterMap};
 use crate::config::access_log::AccessLog;
 use crate::config::extension::{HttpFilterConfig, allows};
@@ -66,6 +67,8 @@ pub struct Builder {
     tcp_stats: HashMap<Box<str>, Weak<StatSet>>,
     /// Of the clusters that are served.
     upstream_filters: BTreeMap<Arc<str>, LiveFilters>,
+    /// What the last Generation has of them.
+    filters_before: Arc<UpstreamFilters>,
     /// The last Generation serves other clusters than its snapshot has: some wait.
     holds_clusters: bool,
 }
@@ -82,18 +85,24 @@ impl Builder {
             listener_http_stats: HashMap::new(),
             tcp_stats: HashMap::new(),
             upstream_filters: BTreeMap::new(),
+            filters_before: Arc::default(),
             holds_clusters: false,
         }
     }
 
     /// Makes the clusters of `snapshot` ahead of the first Generation, which takes them over.
     pub fn prime(&mut self, snapshot: &Snapshot) {
-        self.clusters(snapshot);
+        self.clusters(snapshot, None);
     }
 
-    fn clusters(&mut self, snapshot: &Snapshot) -> Arc<ClusterMap> {
+    fn clusters(
+        &mut self,
+        snapshot: &Snapshot,
+        filters: Option<Arc<dyn CallFilters>>,
+    ) -> Arc<ClusterMap> {
         let known = self.parts.cluster_map.load_full();
-        let clusters = Arc::new(ClusterMap::next(&known, snapshot, &self.parts.clusters));
+        let clusters = ClusterMap::next(&known, snapshot, &self.parts.clusters);
+        let clusters = Arc::new(clusters.with_filters(filters));
         self.parts.cluster_map.store(Arc::clone(&clusters));
         clusters
     }
@@ -114,13 +123,16 @@ impl Builder {
         let waiting = upstreams.waiting();
         let held_before = std::mem::replace(&mut self.holds_clusters, !waiting.is_empty());
         let as_they_come = waiting.is_empty() && !held_before;
-        let clusters = if as_they_come && same_clusters(&previous.snapshot, &snapshot) {
-            previous.clusters.apply_endpoints(&snapshot);
-            Arc::clone(&previous.clusters)
-        } else {
-            self.clusters(&upstreams.served(&snapshot))
-        };
-        let filters: UpstreamFilters = self.serving_filters().collect();
+        let filters = self.serving_filters();
+        let same_filters = Arc::ptr_eq(&filters, &self.filters_before);
+        let clusters =
+            if as_they_come && same_filters && same_clusters(&previous.snapshot, &snapshot) {
+                previous.clusters.apply_endpoints(&snapshot);
+                Arc::clone(&previous.clusters)
+            } else {
+                self.clusters(&upstreams.served(&snapshot), filters.for_calls())
+            };
+        self.filters_before = Arc::clone(&filters);
         let mut next = Generation {
             number: self.number,
             snapshot: Arc::clone(&snapshot),

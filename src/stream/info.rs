@@ -91,6 +91,8 @@ pub struct StreamInfo {
     pub abandoned: bool,
     /// We reset the stream after its head was sent.
     pub reset: bool,
+    /// A call of our own: nobody's request.
+    pub own_call: bool,
     /// True for a health check of the health_check filter.
     pub health_check: bool,
     /// The codec understood nothing of the request's head: the stream's is made up.
@@ -238,6 +240,7 @@ impl StreamInfo {
             filter_state: FilterState::default(),
             abandoned: false,
             reset: false,
+            own_call: false,
             health_check: false,
             without_head: false,
             refused: None,

@@ -324,14 +324,17 @@ impl Pump {
         }
     }
 
-    /// HTTP/2 ends a message with its last frame; HTTP/1 tells the end apart. Our own replies are one frame. Another pump
+    /// HTTP/2 ends a message with its last frame; HTTP/1 tells the end apart. Our own replies are one frame, and our own calls
+    /// know which is their last. Another pump
     /// does either: what it let go at once has the end with it.
     fn marks_the_last_frame(&self, stream: &Stream) -> bool {
         if self.behind_another {
             return true;
         }
         match self.side {
-            Side::Request => stream.request.lock().version >= Version::HTTP_2,
+            Side::Request => {
+                stream.info.lock().own_call || stream.request.lock().version >= Version::HTTP_2
+            }
             Side::Response => {
                 stream.info.lock().local_reply
                     || stream

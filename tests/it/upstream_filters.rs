@@ -368,3 +368,105 @@ async fn a_plugin_that_fails_is_answered_for_and_its_own_answer_passes() {
     let passed = tokio::time::timeout(LONG, passes).await;
     passed.expect("without its plugin");
 }
+
+/// A plugin of `plugins/bin` in this VM, with this configuration.
+#[cfg(feature = "wasm")]
+fn shipped(name: &str, vm: &str, configuration: &str) -> String {
+    let root = env!("CARGO_MANIFEST_DIR");
+    format!(
+        "{{name: {name}, typed_config: {{'@type': {WASM}, config: {{name: {name}, vm_config: {{vm_id: {vm}, \
+         code: {{local: {{filename: '{root}/plugins/bin/{name}.wasm'}}}}}}, configuration: \
+         {{'@type': type.googleapis.com/google.protobuf.StringValue, value: {configuration}}}}}}}}}"
+    )
+}
+
+/// Adds `value` as the header `name` to requests.
+#[cfg(feature = "wasm")]
+fn adds(name: &str, value: &str) -> String {
+    format!(
+        "{{name: adds, typed_config: {{'@type': {MUTATION}, mutations: {{\
+         request_mutations: [{{append: {{header: {{key: {name}, value: '{value}'}}}}}}]}}}}}}"
+    )
+}
+
+/// A second listener, whose plugin asks the cluster `auth` about each request, and lets on what that answers with 200. `auth`
+/// has these filters.
+#[cfg(feature = "wasm")]
+async fn asking(world: &World, auth: &str, version: &str) -> Client {
+    let port = world.upstream.address.port();
+    let clusters = vec![cluster("up", port, ""), cluster("auth", port, auth)];
+    world.plane.set_resources(CLUSTER, clusters, version);
+    let filters = format!("- {}", shipped("metrics-callout", "asks", "auth"));
+    let asking = any(&listener_yaml("asking", RDS, &filters));
+    let plain = any(&listener_yaml("l", RDS, ""));
+    world
+        .plane
+        .set_resources(LISTENER, vec![plain, asking], version);
+    Client::connect(world.proxy.address("asking").await).await
+}
+
+#[cfg(feature = "wasm")]
+#[tokio::test]
+async fn what_a_plugin_calls_passes_the_filters_of_its_cluster() {
+    let world = World::new(|_| String::new()).await;
+    let mut client = asking(&world, &adds("x-to", "1"), "2").await;
+    let answer = client.get("test", "/page").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let seen = world.upstream.seen();
+    let told: Vec<_> = seen
+        .iter()
+        .map(|seen| {
+            (
+                seen.header("x-path"),
+                seen.header("x-to"),
+                seen.header("x-checked"),
+            )
+        })
+        .collect();
+    assert_eq!(told, [("/page", "1", ""), ("", "", "yes")]);
+
+    // A plugin on that cluster answers in its place: what it was called for is refused, and nobody upstream is asked.
+    let guard = shipped("auth-header", "guard", "secret");
+    let mut client = asking(&world, &guard, "3").await;
+    let refused = async {
+        while client.get("test", "/page").await.status != 403 {
+            world.upstream.seen();
+        }
+    };
+    let refused = tokio::time::timeout(LONG, refused).await;
+    refused.expect("it is refused at last");
+    world.upstream.seen();
+    assert_eq!(client.get("test", "/page").await.status, 403);
+    assert!(world.upstream.seen().is_empty());
+
+    // In their order: the plugin sees what the filter before it has added, and takes it out.
+    let both = format!("{}, {guard}", adds("x-token", "secret"));
+    let mut client = asking(&world, &both, "4").await;
+    let passed = async { while client.get("test", "/page").await.status != 200 {} };
+    let passed = tokio::time::timeout(LONG, passed).await;
+    passed.expect("it passes at last");
+    let seen = world.upstream.seen();
+    let call = seen.iter().find(|seen| seen.header("x-path") == "/page");
+    assert_eq!(call.expect("asked").header("x-token"), "");
+}
+
+#[cfg(feature = "wasm")]
+#[tokio::test]
+async fn a_plugin_whose_calls_pass_itself_comes_to_an_end() {
+    let world = World::new(|_| String::new()).await;
+    // Each call makes another, in the same VM, up to what a VM may have under way.
+    let asks = shipped("metrics-callout", "asks", "auth");
+    let mut client = asking(&world, &asks, "2").await;
+    let answer = client.get("test", "/page").await;
+    // The last one goes on without a call; how many get through within the second that each waits depends on the machine.
+    assert!(matches!(answer.status, 200 | 403), "{answer:?}");
+    assert!(world.upstream.seen().len() <= 1001);
+    // The worker and the plugin live.
+    let up = world.proxy.address("l").await;
+    assert_eq!(Client::connect(up).await.get("test", "/").await.status, 200);
+    let status = world.proxy.running.server.plugins.status();
+    assert!(
+        status.iter().all(|plugin| plugin.error.is_none()),
+        "{status:?}"
+    );
+}

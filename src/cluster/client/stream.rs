@@ -1,5 +1,6 @@
 //! Calls of our own whose two bodies go on over time, as those of gRPC do.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -10,7 +11,8 @@ use http_body::Frame;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::{Cluster, Host, Origin, Parties, SendOptions};
+use super::super::{Cluster, ClusterMap, Host, Origin, Parties};
+use super::filters::{self, Refused};
 use super::{CallError, millis, next_frame};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
@@ -138,6 +140,8 @@ impl http_body::Body for Pieces {
 pub struct Answer {
     /// The head.
     pub head: ResponseHead,
+    /// Of an answer that a filter gave in the place of the upstream: what is known of it.
+    pub details: Option<Cow<'static, str>>,
     body: Body,
     cluster: Arc<Cluster>,
     host: Arc<Host>,
@@ -145,37 +149,54 @@ pub struct Answer {
     deadline: Option<Instant>,
 }
 
-/// Sends a request to `host` of `cluster` and waits for the head of the answer. `sent` says of a body of
-/// [`channel`] whether it was sent whole. The time until the end of the answer is limited by `deadline`.
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// This is what Envoy answers in its place.
+    Replied(LocalReply),
+    /// A filter of the cluster has reset the call; what Envoy tells of that.
+    Reset(&'static str),
+}
+
+/// Sends a request to `host` of `cluster`, through the filters that `clusters` has for it, and waits for the head of the
+/// answer. `sent` says of a body of [`channel`] whether it was sent whole. The time until the end of the answer is limited
+/// by `deadline`.
 ///
 /// # Errors
-/// What Envoy answers in the place of an upstream that does not.
+/// Where the upstream does not answer, and no filter does.
 pub async fn open(
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
+    clusters: &ClusterMap,
+    (cluster, host): (&Arc<Cluster>, &Arc<Host>),
     head: RequestHead,
     body: Body,
     sent: Option<&Sent>,
     deadline: Option<Instant>,
-) -> Result<Answer, LocalReply> {
+) -> Result<Answer, Unanswered> {
     let begun = Instant::now();
-    let sending = cluster.send(host, head, body, SendOptions::default());
-    let response = match until(deadline, sending).await {
-        Some(Ok(response)) => response,
-        Some(Err(error)) => return Err(failed(cluster, host, error.reason())),
-        None => return Err(timed_out(cluster, host)),
+    let sending = filters::send(clusters, cluster, host, head, body);
+    let received = match until(deadline, sending).await {
+        Some(Ok(received)) => received,
+        Some(Err(Refused::Failed(reason))) => {
+            return Err(Unanswered::Replied(failed(cluster, host, reason)));
+        }
+        Some(Err(Refused::Replied(reply))) => return Err(Unanswered::Replied(*reply)),
+        Some(Err(Refused::Reset(details))) => return Err(Unanswered::Reset(details)),
+        None => return Err(Unanswered::Replied(timed_out(cluster, host))),
     };
-    let mut head = response.head;
-    cluster.answered(Some(host), head.status.as_u16(), Origin::Internal);
-    if sent.is_none_or(Sent::is_whole) {
-        head.headers.insert(
-            "x-envoy-upstream-service-time",
-            millis(begun.elapsed()).into(),
-        );
+    let mut head = received.head;
+    if received.details.is_none() {
+        cluster.answered(Some(host), head.status.as_u16(), Origin::Internal);
+        if sent.is_none_or(Sent::is_whole) {
+            head.headers.insert(
+                "x-envoy-upstream-service-time",
+                millis(begun.elapsed()).into(),
+            );
+        }
     }
     let answer = Answer {
         head,
-        body: response.body,
+        details: received.details,
+        body: received.body,
         cluster: Arc::clone(cluster),
         host: Arc::clone(host),
         begun,
@@ -220,6 +241,9 @@ impl Answer {
     }
 
     fn ended(&self) {
+        if self.details.is_some() {
+            return;
+        }
         let time = self.begun.elapsed();
         let canary = self.host.is_canary();
         let origin = Origin::Internal;

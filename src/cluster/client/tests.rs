@@ -1,5 +1,7 @@
 //! Against a raw upstream; the failures are those that a running Envoy 1.40 gave its own callers.
 
+use std::sync::Arc;
+
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;

@@ -11,6 +11,7 @@ use crate::config::listener::TrafficDirection;
 use crate::config::{Cluster, Snapshot};
 use crate::filter::HttpFilterChain;
 use crate::filter::factory::{ChainContext, Warmth};
+use crate::filter::upstream::UpstreamFilters;
 
 /// Filters of a cluster that serve.
 #[derive(Debug)]
@@ -125,10 +126,15 @@ impl Builder {
         }
     }
 
-    /// The filters that serve, by cluster.
-    pub(super) fn serving_filters(&self) -> impl Iterator<Item = (Arc<str>, Arc<HttpFilterChain>)> {
-        self.upstream_filters
-            .iter()
+    /// The filters that serve: those of the last Generation where they are the same.
+    pub(super) fn serving_filters(&self) -> Arc<UpstreamFilters> {
+        let live = self.upstream_filters.iter();
+        let serving: UpstreamFilters = live
             .map(|(name, live)| (Arc::clone(name), Arc::clone(&live.chain)))
+            .collect();
+        if serving.same(&self.filters_before) {
+            return Arc::clone(&self.filters_before);
+        }
+        Arc::new(serving)
     }
 }

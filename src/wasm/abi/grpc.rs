@@ -230,7 +230,7 @@ impl Exchanges {
 
 /// The VM is on its worker: calls that waited for that start now.
 pub(super) fn adopt(host: &mut Host) {
-    let clusters = host.env.clusters.load_full();
+    let clusters = &host.env.clusters.load_full();
     let open = &mut host.calls.grpc.open;
     let mut tokens: Vec<u32> = open.keys().copied().collect();
     tokens.sort_unstable();
@@ -244,8 +244,8 @@ pub(super) fn adopt(host: &mut Host) {
         let State::Waiting(request) = std::mem::replace(&mut exchange.state, State::Ended) else {
             continue;
         };
-        let ready = ready(&clusters, &request);
-        exchange.state = start(token, *request, ready, &host.mailbox);
+        let ready = ready(clusters, &request);
+        exchange.state = start(token, *request, ready, clusters, &host.mailbox);
     }
 }
 
@@ -281,15 +281,17 @@ fn start(
     token: u32,
     request: Request,
     ready: Result<Ready, Vec<Event>>,
+    clusters: &Arc<ClusterMap>,
     mailbox: &UnboundedSender<Message>,
 ) -> State {
+    let clusters = Arc::clone(clusters);
     let teller = Teller {
         token,
         mailbox: mailbox.clone(),
     };
     State::Running(OwnedTask::spawn("wasm grpc callout", async move {
         match ready {
-            Ok((cluster, host)) => exchange(&cluster, &host, request, teller).await,
+            Ok((cluster, host)) => exchange(&clusters, &cluster, &host, request, teller).await,
             Err(events) => teller.tell(events).await,
         }
     }))
@@ -520,10 +522,10 @@ fn admit(host: &mut Host, request: Request, sender: Option<Sender>) -> Result<u3
     let token = host.calls.grpc.fresh_token(request.kind);
     let root = host.root_id;
     let state = if host.calls.is_adopted() {
-        let clusters = host.env.clusters.load();
+        let clusters = host.env.clusters.load_full();
         let ready = ready(&clusters, &request);
         match ready.and_then(|ready| refused(ready, &request)) {
-            Ok(ready) => start(token, request, Ok(ready), &host.mailbox),
+            Ok(ready) => start(token, request, Ok(ready), &clusters, &host.mailbox),
             Err(events) => {
                 let depth = host.calls.grpc.depth;
                 host.calls.grpc.failing += 1;

@@ -9,6 +9,7 @@ request).
 import fnmatch
 import json
 
+import filtered
 from script import QUEUE, TOKEN, Iov, Out, Out32, Self, encode, pairs, path
 from tables import BAD, CALL_HEADERS, CALL_POST, FAMILIES
 
@@ -21,10 +22,11 @@ CONTINUE, STOP = 0, 1
 # Families of host calls that `--without` leaves out, and the group of each.
 GROUPS = ["grpc", "foreign", "properties"]
 # What ends an Envoy 1.40: a second reply while the first is under way, replies and resets at the end of a stream, and to
-# go on with a response that has not begun. Envoy does not play these, Plenipo does.
+# go on with a response that has not begun; to ask for the peers of a callout. Envoy does not play these, Plenipo does.
 FATAL = [
     "reply/twice/response_*", "reply/*/done", "reply/*/delete", "reply/done/*", "reply/delete/*",
     "continue_stream/1/request_*", "continue_stream/1/http_call_response-stream",
+    "filtered/property-peers/*",
     *[f"close_stream/{kind}/{phase}" for kind in (0, 1) for phase in ("response_trailers", "log", "done", "delete")],
 ]  # fmt: skip
 RESUME = ("continue_stream", 0)
@@ -50,7 +52,7 @@ def full(**changes):
 
 
 def group_of(id):
-    if id.startswith(("route/", "upstream/")):
+    if id.startswith(("route/", "upstream/", "filtered/property")):
         # They ask for properties.
         return "properties"
     family = id.rpartition("/")[2]
@@ -371,6 +373,8 @@ def fixed():
         add(f"call/from-{phase}", **full(script={phase + "#0": (CONTINUE, [call()]), "http_call_response": (0, after[:-1])}))
     add("call/on-create", listener={"on_create": {"context_create": (0, [call()])}})
 
+    filtered.cases(add, after)
+
     # Header maps: forms that the others do not have.
     whole = [(":method", "PUT"), (":path", "/set?x=1"), (":authority", "set.test"), (":scheme", "http"), ("x-case", "@case@")]
     for name, entries in {
@@ -591,6 +595,8 @@ def encoded(script, case):
     """A script with the case's number in its texts."""
 
     def fill(argument):
+        if isinstance(argument, filtered.Scripted):
+            return argument.filled(case, encoded)
         if isinstance(argument, str):
             return argument.replace("@case@", str(case))
         if isinstance(argument, bytes):

@@ -3,6 +3,7 @@
 import json
 
 import cases
+import filtered
 from script import configuration
 
 TYPE = "type.googleapis.com/"
@@ -107,7 +108,44 @@ def listener(name, port, log, filters, buffer=None, idle=4):
     return made
 
 
-def cluster(name, port, protocol="http_protocol_options"):
+# The header mutation of clusters: what its operators know.
+_KNOWN = "%REQ(:METHOD)% %REQ(:AUTHORITY)% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %ROUTE_NAME% %UPSTREAM_CLUSTER% %PROTOCOL% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %VIRTUAL_CLUSTER_NAME% %FILTER_CHAIN_NAME% %TRACE_ID% %CONNECTION_ID% %STREAM_ID%"
+MUTATION = {
+    "name": "mutation",
+    "typed_config": {
+        "@type": HTTP + "header_mutation.v3.HeaderMutation",
+        "mutations": {
+            "request_mutations": [
+                {"append": {"header": {"key": "x-req", "value": "mutated"}}},
+                {"append": {"header": {"key": "x-known", "value": _KNOWN}}},
+            ],
+            "response_mutations": [
+                {"append": {"header": {"key": "x-resp", "value": "mutated"}}},
+                {"append": {"header": {"key": "x-known", "value": _KNOWN}}},
+            ],
+        },
+    },
+}
+CODEC = {"name": "codec", "typed_config": {"@type": HTTP + "upstream_codec.v3.UpstreamCodec"}}
+
+
+def filtered_clusters(guest, port):
+    """Clusters with HTTP filters; see `filtered.py`."""
+    text = configuration("U", filtered.HEADER)
+    up = [plugin("up", guest, text, "up"), MUTATION]
+    return [
+        cluster("mutated", port("upstream"), filters=[MUTATION]),
+        cluster("mutated-dead", port("dead"), filters=[MUTATION]),
+        cluster("codec", port("upstream"), filters=[]),
+        cluster("guarded", port("upstream"), filters=up),
+        cluster("guarded-dead", port("dead"), filters=up),
+        cluster("guarded-hang", port("blackhole"), filters=up),
+        *[cluster(f"guarded-{phase}", port("upstream"), filters=[plugin("up", guest, text, f"up-{phase}"), MUTATION]) for phase in filtered.MORTAL],
+    ]  # fmt: skip
+
+
+def cluster(name, port, protocol="http_protocol_options", filters=None):
+    """`filters` come before the codec."""
     options = {"enable_trailers": True} if protocol == "http_protocol_options" else {}
     made = {
         "name": name,
@@ -123,6 +161,9 @@ def cluster(name, port, protocol="http_protocol_options"):
             }
         },
     }
+    if filters is not None:
+        protocols = made["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+        protocols["http_filters"] = [*filters, CODEC]
     if port:
         made["load_assignment"] = {
             "cluster_name": name,
@@ -209,6 +250,7 @@ def bootstrap(numbered, guest, old_guest, port, log):
                         for name in ("", "dead", "blackhole")
                     ],
                     cluster("grpcempty", None, "http2_protocol_options"),
+                    *filtered_clusters(guest, port),
                 ],
             },
         },

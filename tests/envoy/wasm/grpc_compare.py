@@ -28,6 +28,7 @@ sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE))
 
 import config
+import filtered
 from grpc_upstream import SLOW, GrpcUpstream
 from run import BlackHole, Ports, accepts
 from script import TEXT, TOKEN, Out, Out32, Reg, Self, configuration, encode, pairs
@@ -205,11 +206,29 @@ def cases():
         yield f"context/stream-in-{phase}", does(**{phase: [stream("echo"), ("grpc_close", R)]}), 0.1
     # Its answer is told when its context is gone.
     yield "context/ended-before", does(call("slow")), 0.1
+    # Through the filters of a cluster: a header mutation, and before it a guest that plays what the metadata say.
+    for method in "unary two error only s503 reset_after early".split():
+        yield f"filtered/mutated-call/{method}", does(call(method, service("mutated"))), 0.15
+        yield f"filtered/mutated-stream/{method}", does(stream(method, service("mutated")), ("grpc_send", R, b"x", 1)), 0.15
+    yield "filtered/ping-pong", does(stream("echo", service("guarded")), one, grpc_receive_0=[one], grpc_receive=[("grpc_close", R)]), 0.3
+    reply = ("send_local_response", 403, "by_guest", "no", pairs(("x-local", "1")), 7)
+    plain = ("send_local_response", 403, "by_guest", "no", pairs(("x-local", "1")), 0xFFFFFFFF)
+    for phase in ("request_headers", "response_headers", "response_body", "response_trailers"):
+        for what, action in {"nothing": (0, []), "reply": (1, [reply]), "reply-plain": (1, [plain]), "reset": (1, [("close_stream", 1)]), "hold": (1, [])}.items():
+            if (what, phase) == ("reset", "response_trailers"):
+                # It ends an Envoy.
+                continue
+            told = pairs((filtered.HEADER, encode({phase + "#0": action}, 9998).hex()))
+            yield f"filtered/{what}-call/{phase}", does(call("two", service("guarded"), metadata=told, timeout=400)), 0.5
+            if what != "hold":
+                yield f"filtered/{what}-stream/{phase}", does(stream("two", service("guarded"), metadata=told), ("grpc_send", R, b"x", 1)), 0.15
     yield "context/calls-in-callbacks", does(call("unary"), grpc_receive_0=[call("none", register=1)], grpc_close=[call("unary", register=2)]), 0.3
 
 
 WITHIN = "Envoy enters the guest from within a host call"
 AT_ONCE = "what is cancelled in the callback that made it is not sent"
+FILTERED = "a call passes its cluster's filters when the callback that made it has returned, and has not failed by then"
+BROKEN = "of a call that a filter breaks off after its head the message tells that, and not what the filter said"
 WANTED = {
     "service/no-cluster": "a service without a cluster is a bad argument",
     "service/empty-key": "metadata without a key is a bad argument",
@@ -218,6 +237,9 @@ WANTED = {
     "cluster/empty-stream": WITHIN,
     "head/bad-path-stream-connected": WITHIN,
     "grpc_cancel/at-once": AT_ONCE,
+    **{f"filtered/{what}-{kind}/request_headers": FILTERED for what in ("reply", "reply-plain", "reset") for kind in ("call", "stream")},
+    **{f"filtered/{what}-{kind}/response_{part}": BROKEN for what in ("reply", "reply-plain") for kind in ("call", "stream") for part in ("body", "trailers")},
+    **{f"filtered/reset-{kind}/response_body": BROKEN for kind in ("call", "stream")},
 }
 
 
@@ -248,12 +270,15 @@ class Proxy:
         listener = config.listener("plain", self.port, str(work / "access.log"), [config.plugin("plain", GUEST, text, "plain")])
         clusters = [("grpc", self.upstream.port), ("dead", dead), ("hang", self.hole.port), ("empty", None), ("echo", dead)]
         clusters += [(f"new{n}", self.upstream.port) for n in (1, 2, 3)]
+        clusters += [("mutated", self.upstream.port, "http2_protocol_options", [config.MUTATION])]
+        up = config.plugin("up", GUEST, configuration("U", filtered.HEADER), "up")
+        clusters += [("guarded", self.upstream.port, "http2_protocol_options", [up, config.MUTATION])]
         bootstrap = {
             "node": {"id": "id", "cluster": "cluster"},
             "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
             "static_resources": {
                 "listeners": [listener],
-                "clusters": [http2(config.cluster(name, port)) for name, port in clusters],
+                "clusters": [http2(config.cluster(*cluster)) for cluster in clusters],
             },
         }
         (work / "envoy.json").write_text(json.dumps(bootstrap))

@@ -1,10 +1,12 @@
 //! Filters of upstreams: when they run, whose list holds, and how they end.
 
 use super::*;
+use crate::cluster::client::{self, Call, CallError, Unanswered};
 use crate::config::extension::PerRouteConfig;
 use crate::config::http_connection_manager::HttpFilter as FilterEntry;
 use crate::filter::testing::{body, data};
 use crate::filter::upstream::UpstreamFilters;
+use crate::stream::Verdict;
 use crate::stream::attempt::UPSTREAM_SLOTS;
 
 type Notes = Arc<Mutex<Vec<String>>>;
@@ -18,6 +20,8 @@ struct Spy {
     answers_in: Option<&'static str>,
     /// The half in which it waits for good.
     waits_in: Option<&'static str>,
+    /// The half in which it resets the stream.
+    resets_in: Option<&'static str>,
     slot: usize,
 }
 
@@ -28,7 +32,11 @@ impl Spy {
         if self.answers_in == Some(what) {
             return Step::reply(LocalReply::new(StatusCode::IM_A_TEAPOT, "spy", "spy"));
         }
-        if self.waits_in == Some(what) {
+        if self.resets_in == Some(what) {
+            let details = "spy".into();
+            stream.decide(Verdict::Reset { details });
+        }
+        if self.waits_in == Some(what) || self.resets_in == Some(what) {
             return Step::Wait(Box::pin(std::future::pending()));
         }
         Step::Next(body)
@@ -88,7 +96,8 @@ fn filtered(upstream: &Upstream, notes: &Notes, spies: Vec<Spy>) -> TestChain {
     let mut chain = router("{}", cluster);
     let down = Arc::new(spy("down", notes));
     chain.filters.insert(0, ("down".into(), down));
-    chain.upstream_filters = UpstreamFilters::from_iter([("a".into(), chain_of(spies))]).pinned();
+    let filters = UpstreamFilters::from_iter([("a".into(), chain_of(spies))]);
+    chain.upstream_filters = Arc::new(filters).pinned();
     chain
 }
 
@@ -274,4 +283,192 @@ async fn a_body_passes_both_ways() {
     let answer = chain.post(request).await;
     assert_eq!((answer.status(), answer.text()), (200, "hi"));
     assert!(notes.lock().contains(&"one end 2".to_owned()));
+}
+
+/// A cluster `a` with the filters `spies`, as calls of our own find it.
+fn callable(upstream: &Upstream, spies: Vec<Spy>) -> ClusterMap {
+    let mut cluster = clusters::fixed("a", upstream.address);
+    cluster.upstream_filters = Some(listed());
+    let filters = Arc::new(UpstreamFilters::from_iter([("a".into(), chain_of(spies))]));
+    let cluster = Cluster::new(Arc::new(cluster), &clusters::runtime());
+    ClusterMap::from_iter([cluster]).with_filters(filters.for_calls())
+}
+
+fn call() -> Call {
+    let head = RequestHead::new(http::Method::GET, "a.test", "/");
+    Call::new(head, Duration::from_secs(20))
+}
+
+fn codes(clusters: &ClusterMap) -> Vec<(u16, u64)> {
+    clusters.get("a").expect("a").stats().set.codes()
+}
+
+#[tokio::test]
+async fn a_call_of_a_plugin_passes_them_both_ways() {
+    let upstream = upstream(OK, Then::Hang).await;
+    let notes = Notes::default();
+    let clusters = callable(&upstream, vec![spy("one", &notes), spy("two", &notes)]);
+    let response = client::call(&clusters, "a", call())
+        .await
+        .expect("answered");
+    assert_eq!(
+        (response.head.status, &*response.body),
+        (StatusCode::OK, &b"hi"[..])
+    );
+    assert_ne!(response.head.headers["x-envoy-upstream-service-time"], "77");
+    let heads = upstream.heads.lock().clone();
+    let passed: Vec<&str> = heads[0]
+        .lines()
+        .filter_map(|line| line.strip_prefix("x-passed: "))
+        .collect();
+    assert_eq!(passed, ["one", "two"]);
+    assert!(heads[0].contains("x-envoy-internal: true"));
+    assert_eq!(
+        *notes.lock(),
+        [
+            "one request",
+            "two request",
+            "two response",
+            "one response",
+            "one end 2",
+            "two end 2",
+        ]
+    );
+    assert_eq!(codes(&clusters), [(200, 1)]);
+
+    // What we fetch ourselves does not.
+    notes.lock().clear();
+    let clusters = callable(&upstream, vec![spy("one", &notes)]);
+    let fetched = client::download(&clusters, "a", call(), drop).await;
+    assert_eq!(fetched.expect("answered").head.status, StatusCode::OK);
+    assert_eq!(*notes.lock(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_they_answer_to_a_call_charges_no_cluster() {
+    for half in ["request", "response"] {
+        let upstream = upstream(OK, Then::Hang).await;
+        let notes = Notes::default();
+        let answering = || Spy {
+            answers_in: Some(half),
+            ..spy("one", &notes)
+        };
+        let clusters = callable(&upstream, vec![answering()]);
+        let response = client::call(&clusters, "a", call())
+            .await
+            .expect("answered");
+        assert_eq!(response.head.status, StatusCode::IM_A_TEAPOT);
+        assert_eq!(response.body, "spy");
+        assert!(
+            !response
+                .head
+                .headers
+                .contains_key("x-envoy-upstream-service-time")
+        );
+        assert_eq!(codes(&clusters), []);
+        assert_eq!(upstream.heads.lock().len(), usize::from(half == "response"));
+        let ends = notes
+            .lock()
+            .iter()
+            .filter(|note| note.contains("end"))
+            .count();
+        assert_eq!(ends, 1);
+
+        // Of a call whose answer is read as it comes.
+        let clusters = callable(&upstream, vec![answering()]);
+        let cluster = Arc::clone(clusters.get("a").expect("a"));
+        let host = cluster.pick(&PickContext::default()).expect("a host");
+        let to = (&cluster, &host);
+        let opened = client::open(&clusters, to, call().head, Body::empty(), None, None).await;
+        let answer = opened.expect("answered");
+        assert_eq!(answer.details.as_deref(), Some("spy"));
+        drop(answer);
+        assert_eq!(codes(&clusters), []);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_they_hold_back_ends_in_time_and_they_with_it() {
+    for half in ["request", "response"] {
+        let upstream = upstream(OK, Then::Hang).await;
+        let notes = Notes::default();
+        let waiting = Spy {
+            waits_in: Some(half),
+            ..spy("one", &notes)
+        };
+        let clusters = callable(&upstream, vec![waiting]);
+        let mut call = call();
+        call.timeout = Duration::from_millis(30);
+        let response = client::call(&clusters, "a", call).await.expect("answered");
+        assert_eq!(response.head.status, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(codes(&clusters), [(504, 1)]);
+        let last = notes.lock().last().cloned();
+        let count = if half == "request" { 1 } else { 2 };
+        assert_eq!(last, Some(format!("one end {count}")));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_they_reset_has_no_answer() {
+    for (half, details) in [("request", ""), ("response", "via_upstream")] {
+        let upstream = upstream(OK, Then::Close).await;
+        let notes = Notes::default();
+        let resetting = Spy {
+            resets_in: Some(half),
+            ..spy("one", &notes)
+        };
+        let clusters = callable(&upstream, vec![resetting]);
+        let response = client::call(&clusters, "a", call()).await;
+        assert!(matches!(response, Err(CallError::Reset(_))), "{response:?}");
+        let cluster = Arc::clone(clusters.get("a").expect("a"));
+        let host = cluster.pick(&PickContext::default()).expect("a host");
+        let to = (&cluster, &host);
+        let opened = client::open(&clusters, to, call().head, Body::empty(), None, None).await;
+        assert!(matches!(opened, Err(Unanswered::Reset(told)) if told == details));
+        assert_eq!(codes(&clusters), []);
+        let ends = notes
+            .lock()
+            .iter()
+            .filter(|note| note.contains("end"))
+            .count();
+        assert_eq!(ends, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_call_does_not_slip_by_filters_that_are_not_there() {
+    let upstream = upstream(OK, Then::Hang).await;
+    let clusters = callable(&upstream, Vec::new()).with_filters(None);
+    let response = client::call(&clusters, "a", call())
+        .await
+        .expect("answered");
+    assert_eq!(response.head.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(upstream.heads.lock().is_empty());
+    // None of them may be left on.
+    let clusters = callable(&upstream, Vec::new());
+    let response = client::call(&clusters, "a", call())
+        .await
+        .expect("answered");
+    assert_eq!(response.head.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_call_to_a_host_that_is_not_there_counts_once() {
+    let upstream = upstream(OK, Then::Hang).await;
+    let address = upstream.address;
+    drop(upstream);
+    let notes = Notes::default();
+    let gone = Upstream {
+        address,
+        heads: Arc::default(),
+        _task: OwnedTask::spawn("nobody", async {}),
+    };
+    let clusters = callable(&gone, vec![spy("one", &notes)]);
+    let response = client::call(&clusters, "a", call())
+        .await
+        .expect("answered");
+    assert_eq!(response.head.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.body.ends_with(b"remote connection failure"));
+    assert_eq!(codes(&clusters), [(503, 1)]);
+    assert_eq!(*notes.lock(), ["one request", "one end 1"]);
 }

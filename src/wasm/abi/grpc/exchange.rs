@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Kind, PIECE, Request};
-use crate::cluster::client::{self, Answer, CallError};
-use crate::cluster::{Cluster, Host};
+use crate::cluster::client::{self, Answer, CallError, Unanswered};
+use crate::cluster::{Cluster, ClusterMap, Host};
 use crate::http::grpc::{self, Deframer, FrameError};
 use crate::http::{BodyError, LocalReply, RequestHead, ResponseHead};
 use crate::wasm::payload::Charge;
@@ -86,6 +86,7 @@ impl Teller {
 
 /// Makes a call and tells of it, from its start to its end.
 pub(super) async fn exchange(
+    clusters: &ClusterMap,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     request: Request,
@@ -107,12 +108,18 @@ pub(super) async fn exchange(
     let mut last = None;
     let is_grpc = is_grpc(&head);
     let answer = match head {
-        Ok(head) => client::open(cluster, host, head, body, sent.as_ref(), deadline).await,
-        Err(reply) => Err(client::refuse(cluster, host, reply, deadline).await),
+        Ok(head) => {
+            let to = (cluster, host);
+            client::open(clusters, to, head, body, sent.as_ref(), deadline).await
+        }
+        Err(reply) => Err(Unanswered::Replied(
+            client::refuse(cluster, host, reply, deadline).await,
+        )),
     };
     let events = match answer {
         Ok(answer) => receive(answer, kind, limit, &mut room, &mut last, &teller).await,
-        Err(reply) => replied(reply, Kind::Stream, is_grpc),
+        Err(Unanswered::Replied(reply)) => replied(reply, Kind::Stream, is_grpc),
+        Err(Unanswered::Reset(details)) => error(grpc::INTERNAL, details).into(),
     };
     teller.tell(told(kind, events, last)).await;
 }
@@ -186,6 +193,8 @@ async fn receive(
 ) -> Vec<Event> {
     let ends = answer.is_end();
     let good = answer.head.status == StatusCode::OK;
+    let details = answer.details.take();
+    let details = details.as_deref().unwrap_or(VIA_UPSTREAM);
     let empty = ResponseHead::new(answer.head.status);
     let head = std::mem::replace(&mut answer.head, empty);
     let mut batch = Batch {
@@ -195,11 +204,11 @@ async fn receive(
     };
     if ends && (good || grpc::status(&head.headers).is_some()) {
         batch.events.push(Event::Initial(Metadata::none()));
-        return batch.end(trailers(Metadata::Head(head)));
+        return batch.end(trailers(Metadata::Head(head), details));
     }
     if !good {
         batch.events.push(Event::Initial(Metadata::none()));
-        return batch.end(error(grpc::status_of(head.status), VIA_UPSTREAM));
+        return batch.end(error(grpc::status_of(head.status), details));
     }
     if kind == Kind::Stream {
         batch.events.push(Event::Initial(Metadata::Head(head)));
@@ -210,7 +219,7 @@ async fn receive(
             Some(Ok(frame)) => frame,
             // It ended without a status.
             None => return batch.end(error(grpc::UNKNOWN, VIA_UPSTREAM)),
-            Some(Err(failure)) => return batch.end(error(grpc::INTERNAL, details(&failure))),
+            Some(Err(failure)) => return batch.end(error(grpc::INTERNAL, broken(&failure))),
         };
         match frame.into_data() {
             Ok(data) => {
@@ -241,20 +250,20 @@ async fn receive(
             }
             Err(frame) => {
                 let fields = frame.into_trailers().unwrap_or_default();
-                return batch.end(trailers(Metadata::Fields(fields)));
+                return batch.end(trailers(Metadata::Fields(fields), VIA_UPSTREAM));
             }
         }
     }
 }
 
 /// What is told of the end that an upstream gave.
-fn trailers(metadata: Metadata) -> [Event; 2] {
+fn trailers(metadata: Metadata, details: &str) -> [Event; 2] {
     let fields = match &metadata {
         Metadata::Head(head) => &head.headers,
         Metadata::Fields(fields) => fields,
     };
     let status = grpc::status(fields).unwrap_or(grpc::UNKNOWN);
-    let message = message(fields, VIA_UPSTREAM);
+    let message = message(fields, details);
     [Event::Trailing(metadata), Event::Close(status, message)]
 }
 
@@ -298,7 +307,7 @@ fn message(fields: &HeaderMap, details: &str) -> String {
     }
 }
 
-fn details(failure: &CallError) -> &'static str {
+fn broken(failure: &CallError) -> &'static str {
     match failure {
         CallError::Timeout => "response_timeout",
         CallError::Reset(BodyError::StreamReset) => {

@@ -1,0 +1,89 @@
+//! The way of a call through the HTTP filters of its cluster, which live above this module: it knows what they do, and not
+//! what they are.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::super::{Cluster, ClusterMap, Host, SendOptions};
+use crate::http::{Body, LocalReply, ReplyReason, RequestHead, ResponseHead};
+
+/// An answer on its way.
+pub type Sending = Pin<Box<dyn Future<Output = Result<Received, Refused>> + Send>>;
+
+/// The HTTP filters of the clusters of one Generation.
+pub trait CallFilters: fmt::Debug + Send + Sync {
+    /// Sends a request to `host` of `cluster` through the filters of that cluster, and waits for the head of what they make
+    /// of its answer. Dropping the future, or the body before its end, gives the attempt up. `None` where the cluster's
+    /// filters are not there.
+    fn send(
+        &self,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        head: RequestHead,
+        body: Body,
+    ) -> Option<Sending>;
+}
+
+/// An answer as it begins.
+#[derive(Debug)]
+pub struct Received {
+    /// The head.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: Body,
+    /// Of an answer that a filter gave in the place of the upstream: what is known of it.
+    pub details: Option<Cow<'static, str>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Refused {
+    /// The host did not answer.
+    Failed(ReplyReason),
+    /// This is answered in its place, and says nothing of the host.
+    Replied(Box<LocalReply>),
+    /// A filter has reset the call; what Envoy tells of that.
+    Reset(&'static str),
+}
+
+/// Sends a request to `host` of `cluster`, through the filters that the cluster has.
+pub(super) async fn send(
+    clusters: &ClusterMap,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    head: RequestHead,
+    body: Body,
+) -> Result<Received, Refused> {
+    if cluster.config.has_filters() {
+        let filters = clusters.filters();
+        let sending = filters.and_then(|filters| filters.send(cluster, host, head, body));
+        return match sending {
+            Some(sending) => sending.await,
+            // A Generation has both or none; a call must not slip by.
+            None => Err(Refused::Replied(Box::new(
+                ReplyReason::NoFilterConfig.into(),
+            ))),
+        };
+    }
+    unfiltered(cluster, host, head, body).await
+}
+
+/// Sends a request to `host` of `cluster`, past the filters that the cluster has.
+pub(super) async fn unfiltered(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    head: RequestHead,
+    body: Body,
+) -> Result<Received, Refused> {
+    let sent = cluster.send(host, head, body, SendOptions::default()).await;
+    match sent {
+        Ok(response) => Ok(Received {
+            head: response.head,
+            body: response.body,
+            details: None,
+        }),
+        Err(error) => Err(Refused::Failed(error.reason())),
+    }
+}

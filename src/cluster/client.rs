@@ -9,6 +9,7 @@
 mod filters;
 mod stream;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -22,15 +23,6 @@ pub use stream::{Answer, Full, Sender, Sent, Unanswered, channel, open, refuse};
 
 use super::{Cluster, ClusterMap, Host, Origin, Parties, PickContext};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
-
-/// Which way a call takes.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    /// Through the filters of its cluster.
-    Filtered,
-    /// Past them.
-    Plain,
-}
 
 /// A request of our own.
 #[derive(Debug)]
@@ -100,28 +92,32 @@ pub async fn call(
     call_within(clusters, cluster, call, |_| true).await
 }
 
-/// As [`call`], for as long as `room`, which is given how much has come of the body, says that it may be held.
-pub async fn call_within(
+/// As [`call`], for as long as `room`, which is given how much has come of the body, says that it may be held. What is
+/// returned does not hold `clusters`.
+pub fn call_within<F: FnMut(usize) -> bool + Send>(
     clusters: &ClusterMap,
     cluster: &str,
     call: Call,
-    mut room: impl FnMut(usize) -> bool + Send,
-) -> Result<CallResponse, CallError> {
-    let mut body = Collected::default();
-    let mut received = 0usize;
-    let mut response = receive(clusters, cluster, call, Way::Filtered, |chunk| {
-        received = received.saturating_add(chunk.len());
-        let fits = room(received);
-        if fits {
-            body.push(chunk);
+    mut room: F,
+) -> impl Future<Output = Result<CallResponse, CallError>> + Send + use<F> {
+    let begun = Begun::new(clusters, cluster, call, filters::send);
+    async move {
+        let mut body = Collected::default();
+        let mut received = 0usize;
+        let mut response = receive(begun?, |chunk| {
+            received = received.saturating_add(chunk.len());
+            let fits = room(received);
+            if fits {
+                body.push(chunk);
+            }
+            fits
+        })
+        .await?;
+        if response.body.is_empty() {
+            response.body = body.finish();
         }
-        fits
-    })
-    .await?;
-    if response.body.is_empty() {
-        response.body = body.finish();
+        Ok(response)
     }
-    Ok(response)
 }
 
 /// As [`call`], giving the body to `chunk` as it comes; the answer's `body` is then that of a failure alone.
@@ -131,46 +127,76 @@ pub async fn download(
     call: Call,
     mut chunk: impl FnMut(Bytes) + Send,
 ) -> Result<CallResponse, CallError> {
-    receive(clusters, cluster, call, Way::Plain, |data| {
+    let past_filters = |_: &ClusterMap, cluster: &Arc<Cluster>, host: &Arc<Host>, head, body| {
+        filters::unfiltered(cluster, host, head, body)
+    };
+    let begun = Begun::new(clusters, cluster, call, past_filters)?;
+    receive(begun, |data| {
         chunk(data);
         true
     })
     .await
 }
 
+/// A call on its way.
+struct Begun {
+    cluster: Arc<Cluster>,
+    /// Where there is a host to call.
+    to: Option<(Arc<Host>, Sending)>,
+    timeout: Duration,
+    limit: usize,
+}
+
+impl Begun {
+    fn new(
+        clusters: &ClusterMap,
+        cluster: &str,
+        call: Call,
+        send: impl FnOnce(&ClusterMap, &Arc<Cluster>, &Arc<Host>, RequestHead, Body) -> Sending,
+    ) -> Result<Self, CallError> {
+        let cluster = clusters
+            .get(cluster)
+            .ok_or_else(|| CallError::UnknownCluster(cluster.into()))?;
+        let (timeout, limit) = (call.timeout, call.limit);
+        let to = cluster.pick(&PickContext::default()).map(|host| {
+            let (head, body) = request(call);
+            let sending = send(clusters, cluster, &host, head, body);
+            (host, sending)
+        });
+        Ok(Self {
+            cluster: Arc::clone(cluster),
+            to,
+            timeout,
+            limit,
+        })
+    }
+}
+
 /// Gives the body to `chunk` until that returns false.
 async fn receive(
-    clusters: &ClusterMap,
-    cluster: &str,
-    call: Call,
-    way: Way,
+    call: Begun,
     mut chunk: impl FnMut(Bytes) -> bool + Send,
 ) -> Result<CallResponse, CallError> {
-    let known = clusters;
-    let cluster = known
-        .get(cluster)
-        .ok_or_else(|| CallError::UnknownCluster(cluster.into()))?;
-    let Some(host) = cluster.pick(&PickContext::default()) else {
-        return Ok(refused(cluster, None, ReplyReason::NoHealthyUpstream));
+    let Begun {
+        cluster,
+        to,
+        timeout,
+        limit,
+    } = call;
+    let Some((host, sending)) = to else {
+        return Ok(refused(&cluster, None, ReplyReason::NoHealthyUpstream));
     };
     let begun = Instant::now();
-    let (timeout, limit) = (call.timeout, call.limit);
     let mut started = false;
     let exchange = async {
-        let begun = Instant::now();
-        let (head, body) = request(call);
-        let sent = match way {
-            Way::Filtered => filters::send(known, cluster, &host, head, body).await,
-            Way::Plain => filters::unfiltered(cluster, &host, head, body).await,
-        };
-        let received = match sent {
+        let received = match sending.await {
             Ok(received) => received,
-            Err(Refused::Failed(reason)) => return Ok(refused(cluster, Some(&host), reason)),
+            Err(Refused::Failed(reason)) => return Ok(refused(&cluster, Some(&host), reason)),
             Err(Refused::Replied(reply)) => return Ok(replied(*reply)),
             Err(Refused::Reset(_)) => return Err(CallError::Reset(BodyError::StreamReset)),
         };
         started = true;
-        collect(cluster, &host, begun, received, limit, &mut chunk).await
+        collect(&cluster, &host, begun, received, limit, &mut chunk).await
     };
     if timeout.is_zero() {
         return exchange.await;
@@ -180,7 +206,7 @@ async fn receive(
         return if started {
             Err(CallError::Timeout)
         } else {
-            Ok(refused(cluster, Some(&host), ReplyReason::ResponseTimeout))
+            Ok(refused(&cluster, Some(&host), ReplyReason::ResponseTimeout))
         };
     };
     result

@@ -114,6 +114,19 @@ struct HostPool {
     connecting: usize,
 }
 
+impl HostPool {
+    /// True where one more connection is to be made for who waits; it counts as being made then. Who has gone needs none.
+    fn connects(&mut self, limit: usize) -> bool {
+        let coming = self.connecting.saturating_mul(limit);
+        if self.waiting.len() > coming {
+            self.waiting.retain(|waiter| !waiter.is_closed());
+        }
+        let one_more = self.waiting.len() > coming;
+        self.connecting += usize::from(one_more);
+        one_more
+    }
+}
+
 #[derive(Debug)]
 struct Idle {
     http1: Http1,
@@ -270,9 +283,7 @@ impl WorkerPool {
         }
         let (sender, receiver) = oneshot::channel();
         pool.waiting.push(sender);
-        let one_more = pool.waiting.len() > pool.connecting.saturating_mul(limit);
-        pool.connecting += usize::from(one_more);
-        LeaseOrWait::Wait(receiver, one_more)
+        LeaseOrWait::Wait(receiver, pool.connects(limit))
     }
 
     /// The HTTP/2 connection was made, or not. True where some still wait and another one is to be made.
@@ -305,7 +316,8 @@ impl WorkerPool {
                 if usable && !self.signals.retired.load(Relaxed) && !host.is_removed() {
                     pool.http2.push(shared);
                 }
-                if !usable {
+                // Those that are still being made may serve who waits.
+                if !usable && pool.connecting == 0 {
                     for waiter in pool.waiting.drain(..) {
                         let _ = waiter.send(Err(ConnectError::Handshake(
                             "connection closed by the peer".into(),
@@ -319,8 +331,7 @@ impl WorkerPool {
                 }
             }
         }
-        let again = pool.waiting.len() > pool.connecting.saturating_mul(limit);
-        pool.connecting += usize::from(again);
+        let again = pool.connects(limit);
         state.dirty = true;
         if let Some(waker) = state.waker.take() {
             drop(state);

@@ -287,7 +287,7 @@ pub(crate) fn data_source(value: core::DataSource) -> Result<bytes::Bytes, Confi
                     let reason = if error.kind() == std::io::ErrorKind::NotFound {
                         format!("file {path} does not exist")
                     } else {
-                        format!("unable to read file: {path}")
+                        format!("unable to read file: {path} ({error})")
                     };
                     ConfigError::invalid(reason).at("filename")
                 })?

@@ -37,7 +37,7 @@ use crate::cluster::{
 };
 use crate::config::ConfigError;
 use crate::config::route::{Action, ForwardAction, HostRewrite};
-use crate::http::order::take_out_all;
+use crate::http::order::{take_out, take_out_all};
 use crate::http::{
     Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseFlag, ResponseHead,
 };
@@ -275,7 +275,7 @@ impl Router {
             if let Some(asked) = millis(Some(value)) {
                 timeout = asked;
             }
-            headers.remove(UPSTREAM_RQ_TIMEOUT);
+            take_out(headers, &UPSTREAM_RQ_TIMEOUT);
         }
         // Meant for this router; the upstream does not see them, as little as Envoy's does. Those of external clients
         // are gone already.
@@ -482,7 +482,7 @@ impl Attempt {
         if refused {
             info.details = Some(Cow::Borrowed("websocket_handshake_unsuccessful"));
             // The body is not passed on, so its type goes, too.
-            head.headers.remove(http::header::CONTENT_TYPE);
+            take_out(&mut head.headers, &http::header::CONTENT_TYPE);
         }
         info.close |= unswitched;
         refused
@@ -519,7 +519,7 @@ impl Attempt {
         self.count_attempts(&mut head.headers);
         if refused {
             // Neither side knows any more what the connection's bytes are.
-            head.headers.remove(http::header::CONTENT_LENGTH);
+            take_out(&mut head.headers, &http::header::CONTENT_LENGTH);
             return Step::Answer(Box::new(head), Body::empty());
         }
         Step::Answer(Box::new(head), body)
@@ -577,7 +577,7 @@ impl Attempt {
                 .answered(Some(&self.host), reply.status.as_u16(), self.origin);
         }
         if self.config.suppress_envoy_headers {
-            reply.headers.remove(OVERLOADED);
+            take_out(&mut reply.headers, &OVERLOADED);
         }
         self.count_attempts(&mut reply.headers);
         Step::reply(reply)

@@ -4,6 +4,7 @@
 //! Envoy the other fields keep theirs.
 
 use http::{HeaderMap, HeaderName};
+use smallvec::SmallVec;
 
 /// Takes out all values of a name; the other fields keep their order.
 pub fn take_out(fields: &mut HeaderMap, name: &HeaderName) {
@@ -14,17 +15,33 @@ pub fn take_out(fields: &mut HeaderMap, name: &HeaderName) {
 
 /// Takes out all values of the names that `goes` is true for; the other fields keep their order.
 pub fn take_out_all(fields: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
-    if !fields.keys().any(&goes) {
+    let (mut some, mut gap) = (false, false);
+    for name in fields.keys() {
+        if goes(name) {
+            some = true;
+        } else {
+            gap |= some;
+        }
+    }
+    match (some, gap) {
+        (false, _) => {}
+        (true, false) => {
+            // The last ones leave no gap.
+            let last: SmallVec<[HeaderName; 4]> =
+                fields.keys().filter(|name| goes(name)).cloned().collect();
+            for name in last.iter().rev() {
+                fields.remove(name);
+            }
+        }
+        (true, true) => rebuild(fields, goes),
+    }
+}
+
+fn rebuild(fields: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    // With the room that there was: more is added to most of them.
+    let Ok(mut rest) = HeaderMap::try_with_capacity(fields.capacity()) else {
         return;
-    }
-    // The last ones leave no gap.
-    while let Some(last) = fields.keys().last().filter(|last| goes(last)).cloned() {
-        fields.remove(last);
-    }
-    if !fields.keys().any(&goes) {
-        return;
-    }
-    let mut rest = HeaderMap::with_capacity(fields.keys_len());
+    };
     let mut of = None;
     for (next, value) in std::mem::take(fields) {
         if let Some(next) = next {
@@ -61,6 +78,18 @@ mod tests {
             .map(|(name, value)| format!("{name}={}", value.to_str().expect("text")))
             .collect::<Vec<_>>()
             .join(" ")
+    }
+
+    #[test]
+    fn room_stays_where_fields_go() {
+        let mut fields = HeaderMap::with_capacity(24);
+        fields.extend(map("a b c"));
+        let room = fields.capacity();
+        take_out(&mut fields, &HeaderName::from_static("b"));
+        assert_eq!(
+            (names(&fields).as_str(), fields.capacity()),
+            ("a=0 c=2", room)
+        );
     }
 
     #[test]

@@ -194,9 +194,8 @@ pub(super) fn prepare(
         } else {
             &[INTERNAL][..]
         };
-        for name in from.iter().copied().flatten() {
-            head.headers.remove(*name);
-        }
+        let gone = |name: &HeaderName| from.iter().copied().flatten().any(|gone| name == gone);
+        take_out_all(&mut head.headers, gone);
     }
     if internal {
         head.headers

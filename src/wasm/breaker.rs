@@ -199,7 +199,7 @@ impl Breaker {
         }
     }
 
-    /// The VM of `worker` has died, or could not be built.
+    /// The VM of `worker` has died.
     pub(crate) fn failed(&mut self, worker: usize, now: Instant) {
         self.waiting.insert(worker);
         if self.off {
@@ -232,6 +232,14 @@ impl Breaker {
             }
             Phase::Open { .. } | Phase::Off => {}
         }
+    }
+
+    /// The VM of `worker` could not be built. Its back-off begins now, however long that took.
+    pub(crate) fn not_built(&mut self, worker: usize, now: Instant) {
+        if let Some(born) = self.born.get_mut(worker) {
+            *born = now;
+        }
+        self.failed(worker, now);
     }
 
     /// The VM of `worker` is in its place.

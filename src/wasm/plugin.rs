@@ -81,7 +81,11 @@ impl Plugin {
     #[inline]
     pub fn place(&self) -> Option<Place> {
         let worker = Shard::current().index().checked_sub(1)?;
-        let place = self.seats.get(worker)?.place.get()?.lock().clone()?;
+        let seat = self.seats.get(worker)?;
+        if !seat.taken.load(Relaxed) {
+            return None;
+        }
+        let place = seat.place.get()?.lock().clone()?;
         self.set.admits(worker).then_some(place)
     }
 
@@ -112,13 +116,14 @@ impl Plugin {
             .collect()
     }
 
-    /// Has its root contexts say goodbye; once. Gives the VMs that they are in.
+    /// Has its root contexts say goodbye; once. Gives the VMs that they are in. No stream finds a place there any more.
     pub(crate) fn leave(&self) -> Vec<Arc<Vm>> {
         let mut vms = Vec::new();
         for seat in &self.seats {
             if let Some((vm, root)) = seat.left.lock().take()
                 && let Some(vm) = vm.upgrade()
             {
+                seat.taken.store(false, Relaxed);
                 vm.leave(root);
                 vms.push(vm);
             }

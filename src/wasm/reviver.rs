@@ -116,7 +116,7 @@ pub(crate) async fn revive<R: Revive>(
                 if success {
                     breaker.built(worker, Instant::now());
                 } else {
-                    breaker.failed(worker, Instant::now());
+                    breaker.not_built(worker, Instant::now());
                 }
             }
             () = sleep => {}

@@ -48,42 +48,44 @@ pub enum Refused {
     Reset(&'static str),
 }
 
-/// Sends a request to `host` of `cluster`, through the filters that the cluster has.
-pub(super) async fn send(
+/// Sends a request to `host` of `cluster`, through the filters that the cluster has. What is returned holds those filters,
+/// and not `clusters`: a call may last for days.
+pub(super) fn send(
     clusters: &ClusterMap,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     head: RequestHead,
     body: Body,
-) -> Result<Received, Refused> {
-    if cluster.config.has_filters() {
-        let filters = clusters.filters();
-        let sending = filters.and_then(|filters| filters.send(cluster, host, head, body));
-        return match sending {
-            Some(sending) => sending.await,
-            // A Generation has both or none; a call must not slip by.
-            None => Err(Refused::Replied(Box::new(
-                ReplyReason::NoFilterConfig.into(),
-            ))),
-        };
+) -> Sending {
+    if !cluster.config.has_filters() {
+        return unfiltered(cluster, host, head, body);
     }
-    unfiltered(cluster, host, head, body).await
+    let filters = clusters.filters();
+    let sending = filters.and_then(|filters| filters.send(cluster, host, head, body));
+    // A Generation has both or none; a call must not slip by.
+    sending.unwrap_or_else(|| {
+        let reply = ReplyReason::NoFilterConfig.into();
+        Box::pin(std::future::ready(Err(Refused::Replied(Box::new(reply)))))
+    })
 }
 
 /// Sends a request to `host` of `cluster`, past the filters that the cluster has.
-pub(super) async fn unfiltered(
+pub(super) fn unfiltered(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     head: RequestHead,
     body: Body,
-) -> Result<Received, Refused> {
-    let sent = cluster.send(host, head, body, SendOptions::default()).await;
-    match sent {
-        Ok(response) => Ok(Received {
-            head: response.head,
-            body: response.body,
-            details: None,
-        }),
-        Err(error) => Err(Refused::Failed(error.reason())),
-    }
+) -> Sending {
+    let (cluster, host) = (Arc::clone(cluster), Arc::clone(host));
+    Box::pin(async move {
+        let sent = cluster.send(&host, head, body, SendOptions::default());
+        match sent.await {
+            Ok(response) => Ok(Received {
+                head: response.head,
+                body: response.body,
+                details: None,
+            }),
+            Err(error) => Err(Refused::Failed(error.reason())),
+        }
+    })
 }

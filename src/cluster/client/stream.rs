@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::super::{Cluster, ClusterMap, Host, Origin, Parties};
-use super::filters::{self, Refused};
+use super::filters::{self, Refused, Sending};
 use super::{CallError, millis, next_frame};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
@@ -164,16 +164,25 @@ pub enum Unanswered {
 ///
 /// # Errors
 /// Where the upstream does not answer, and no filter does.
-pub async fn open(
+pub fn open<'a>(
     clusters: &ClusterMap,
-    (cluster, host): (&Arc<Cluster>, &Arc<Host>),
+    to: (&'a Arc<Cluster>, &'a Arc<Host>),
     head: RequestHead,
     body: Body,
+    sent: Option<&'a Sent>,
+    deadline: Option<Instant>,
+) -> impl Future<Output = Result<Answer, Unanswered>> + Send + use<'a> {
+    let sending = filters::send(clusters, to.0, to.1, head, body);
+    begin(sending, to, sent, deadline)
+}
+
+async fn begin(
+    sending: Sending,
+    (cluster, host): (&Arc<Cluster>, &Arc<Host>),
     sent: Option<&Sent>,
     deadline: Option<Instant>,
 ) -> Result<Answer, Unanswered> {
     let begun = Instant::now();
-    let sending = filters::send(clusters, cluster, host, head, body);
     let received = match until(deadline, sending).await {
         Some(Ok(received)) => received,
         Some(Err(Refused::Failed(reason))) => {

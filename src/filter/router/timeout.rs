@@ -6,6 +6,7 @@ use http::HeaderMap;
 
 use crate::config::route::{ForwardAction, GrpcTimeout, StreamDuration};
 pub(super) use crate::http::grpc::{TIMEOUT as GRPC_TIMEOUT, timeout as to_grpc};
+use crate::http::order::take_out;
 
 /// The timeout of a gRPC request on a route with `max_grpc_timeout`.
 pub(super) fn of_grpc(headers: &HeaderMap, rule: &GrpcTimeout) -> Option<Duration> {
@@ -50,7 +51,7 @@ pub(super) fn tell(headers: &mut HeaderMap, rule: &StreamDuration, duration: Opt
         }
         None if rule.max.is_none() => {}
         _ => {
-            headers.remove(GRPC_TIMEOUT);
+            take_out(headers, &GRPC_TIMEOUT);
         }
     }
 }

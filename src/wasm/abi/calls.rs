@@ -109,8 +109,10 @@ impl Calls {
                 None => {
                     let mut room = charge.another();
                     let more = |received| room.set(received);
-                    let result = client::call_within(&clusters, &cluster, call, more).await;
-                    result.map(|mut response| {
+                    let calling = client::call_within(&clusters, &cluster, call, more);
+                    // An answer may take for ever, and a Generation's filters are held by their clusters.
+                    drop(clusters);
+                    calling.await.map(|mut response| {
                         // Until the guest has read it.
                         response.body = room.hold(response.body);
                         response

@@ -291,7 +291,7 @@ fn start(
     };
     State::Running(OwnedTask::spawn("wasm grpc callout", async move {
         match ready {
-            Ok((cluster, host)) => exchange(&clusters, &cluster, &host, request, teller).await,
+            Ok((cluster, host)) => exchange(clusters, (&cluster, &host), request, teller).await,
             Err(events) => teller.tell(events).await,
         }
     }))

@@ -270,3 +270,21 @@ async fn the_rules_follow_the_failure_policy_of_who_is_in() {
     breaker.failed(0, Instant::now());
     assert_eq!(breaker.state(), BreakerState::Off);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_build_that_fails_slowly_waits_all_the_same() {
+    let backoff = Duration::from_secs(1);
+    let mut breaker = breaker(FailurePolicy::Reload { backoff }, 1);
+    advance(backoff * 2).await;
+    breaker.failed(0, Instant::now());
+    for _ in 0..3 {
+        assert_eq!(breaker.next(Instant::now()), Action::Build(0));
+        advance(backoff * 5).await;
+        breaker.not_built(0, Instant::now());
+        let Action::SleepUntil(until) = breaker.next(Instant::now()) else {
+            panic!("it does not wait");
+        };
+        assert!(until - Instant::now() >= backoff);
+        advance(until - Instant::now()).await;
+    }
+}

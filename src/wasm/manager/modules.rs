@@ -437,8 +437,7 @@ impl Inner {
                     {
                         cache.store(&module);
                     }
-                    // The start may have come to rest before.
-                    memory::forget_startup_code();
+                    // The start may have come to rest before. Workers serve: their code stays.
                     memory::collect();
                 })
                 .map_err(|error| failed(&error.to_string()))?;

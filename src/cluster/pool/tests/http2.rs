@@ -190,6 +190,23 @@ async fn a_connection_serves_no_more_streams_than_it_may() {
 }
 
 #[tokio::test]
+async fn no_connection_is_made_for_who_has_gone() {
+    let server = start(CodecType::Http2).await;
+    let mut config = http2(server.address);
+    config.max_requests_per_connection = Some(1);
+    let cluster = Cluster::new(Arc::new(config), &runtime());
+    for _ in 0..20 {
+        tokio::select! {
+            biased;
+            _ = get(&cluster, "/gone") => panic!("it has to wait"),
+            () = std::future::ready(()) => {}
+        }
+    }
+    assert_eq!(get(&cluster, "/here").await, "/here");
+    assert_eq!(server.connections.load(SeqCst), 1);
+}
+
+#[tokio::test]
 async fn who_waits_together_shares_no_more_than_a_connection_may_serve() {
     let server = start(CodecType::Http2).await;
     let mut config = http2(server.address);

@@ -116,7 +116,7 @@ fn tidy(headers: &mut HeaderMap, options: &Options) -> Result<(), Refusal> {
     if headers.get(header::EXPECT).is_some_and(waits) {
         take_out(headers, &header::EXPECT);
     }
-    drop_named(headers, |name| {
+    take_out_all(headers, |name| {
         matches!(name.as_str(), "host" | "http2-settings")
     });
     if options.underscores != HeadersWithUnderscores::Allow {
@@ -171,12 +171,12 @@ pub(super) fn response(
     head_request: bool,
 ) -> (Response<()>, Body) {
     let mut headers = head.headers;
-    drop_named(&mut headers, |name| {
+    take_out_all(&mut headers, |name| {
         is_of_connection(name) || *name == header::TE
     });
     let status = head.status;
     if status == StatusCode::NO_CONTENT || status.is_informational() {
-        headers.remove(header::CONTENT_LENGTH);
+        take_out(&mut headers, &header::CONTENT_LENGTH);
         body = Body::empty();
     } else if head_request || status == StatusCode::NOT_MODIFIED {
         body = Body::empty();
@@ -202,25 +202,20 @@ fn fit_length(headers: &mut HeaderMap, body: &Body) {
     if let Some(stated) = headers.get(header::CONTENT_LENGTH) {
         let stated = stated.to_str().ok().and_then(|text| text.parse().ok());
         if stated.is_none() || stated != body.size_hint().exact() {
-            headers.remove(header::CONTENT_LENGTH);
+            take_out(headers, &header::CONTENT_LENGTH);
         }
     }
 }
 
-/// Looks at each name once: a head has few, and seldom one to drop.
 /// Leaves out what belongs to an HTTP/1 connection.
 pub(super) fn drop_connection_headers(headers: &mut HeaderMap) {
-    drop_named(headers, |name| is_of_connection(name) || name == header::TE);
-}
-
-fn drop_named(headers: &mut HeaderMap, named: impl Fn(&HeaderName) -> bool) {
-    take_out_all(headers, named);
+    take_out_all(headers, |name| is_of_connection(name) || name == header::TE);
 }
 
 /// A request for hyper; `Err` where HTTP/2 cannot say it.
 pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'static str> {
     let mut headers = head.headers;
-    drop_named(&mut headers, is_of_connection);
+    take_out_all(&mut headers, is_of_connection);
     fit_length(&mut headers, &body);
     let body = match headers.contains_key(header::CONTENT_LENGTH) {
         true => body,

@@ -21,6 +21,7 @@ use super::sending::{Chunk, Sending};
 use super::tails::Tails;
 use super::wakes::{StreamWake, Wakes};
 use crate::config::http_connection_manager::Options;
+use crate::http::order::take_out;
 use crate::http::{Body, Lend as _, ReplyReason};
 
 /// The streams of a connection, by place.
@@ -142,7 +143,7 @@ impl<H: Handler> Streams<H> {
         let length = content_length(&parts.headers);
         if connect {
             // It has none (RFC 9110 section 9.3.6), and none is passed on for it.
-            parts.headers.remove(header::CONTENT_LENGTH);
+            take_out(&mut parts.headers, &header::CONTENT_LENGTH);
         }
         let head = match convert::request_head(parts, &self.connection.options) {
             Ok(head) => head,

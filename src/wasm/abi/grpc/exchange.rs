@@ -86,9 +86,8 @@ impl Teller {
 
 /// Makes a call and tells of it, from its start to its end.
 pub(super) async fn exchange(
-    clusters: &ClusterMap,
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
+    clusters: Arc<ClusterMap>,
+    (cluster, host): (&Arc<Cluster>, &Arc<Host>),
     request: Request,
     teller: Teller,
 ) {
@@ -110,7 +109,10 @@ pub(super) async fn exchange(
     let answer = match head {
         Ok(head) => {
             let to = (cluster, host);
-            client::open(clusters, to, head, body, sent.as_ref(), deadline).await
+            let opening = client::open(&clusters, to, head, body, sent.as_ref(), deadline);
+            // A stream may last for days, and a Generation's filters are held by their clusters.
+            drop(clusters);
+            opening.await
         }
         Err(reply) => Err(Unanswered::Replied(
             client::refuse(cluster, host, reply, deadline).await,

@@ -12,7 +12,7 @@ import itertools
 import time
 
 from grpc_upstream import Connection
-from h2client import DATA, HEADERS, RST_STREAM
+from h2client import DATA, END_STREAM, HEADERS, RST_STREAM, frame
 
 # Those without a number: by when they came.
 UNNUMBERED = 1 << 30
@@ -89,19 +89,24 @@ class PacedConnection(Connection):
                 if not wanted:
                     steps.clear()
                 taken = len(steps) if whole else 1
-                for step in steps[:taken]:
-                    if step is None:
-                        self.answered.add(stream)
-                        self.writer.close()
-                        continue
-                    if step[0] == RST_STREAM:
-                        self.answered.add(stream)
-                    super().write(*step)
+                self.send(stream, steps[:taken])
                 del steps[:taken]
                 with contextlib.suppress(ConnectionError):
                     await self.writer.drain()
             least = 0
         del self.tasks[stream]
+
+    def send(self, stream, steps):
+        """In one piece: what comes together is told together."""
+        sent = b""
+        for step in steps:
+            if step is None or step[0] == RST_STREAM or step[1] & END_STREAM:
+                self.answered.add(stream)
+            if step is not None:
+                sent += frame(*step)
+        self.writer.write(sent)
+        if None in steps:
+            self.writer.close()
 
     def later(self, seconds, stream, f):
         f()

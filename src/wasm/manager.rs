@@ -52,6 +52,8 @@ struct Inner {
     control: tokio::runtime::Handle,
     /// By digest of the code; one load at a time for each.
     modules: Mutex<Modules>,
+    /// Compiled modules on their way to the disk.
+    writes: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Made for the first source without a cluster.
     downloader: tokio::sync::OnceCell<Downloader>,
     /// Versions that a canary has shown to work, and what their configuration took.
@@ -236,6 +238,7 @@ impl Plugins {
             stats,
             control: tokio::runtime::Handle::current(),
             modules: Mutex::default(),
+            writes: Mutex::default(),
             downloader: tokio::sync::OnceCell::new(),
             proven: Mutex::default(),
             sets: Mutex::default(),
@@ -343,8 +346,10 @@ impl Plugins {
         };
         let vms: Vec<_> = plugins.iter().flat_map(|plugin| plugin.leave()).collect();
         let settled = futures_util::future::join_all(vms.iter().map(|vm| vm.settled()));
+        let writes = std::mem::take(&mut *self.0.writes.lock());
+        let written = futures_util::future::join_all(writes);
         // Either way it is over.
-        let _ = tokio::time::timeout(GOODBYE, settled).await;
+        let _ = tokio::time::timeout(GOODBYE, async { (settled.await, written.await) }).await;
     }
 
     /// Forgets a slot.

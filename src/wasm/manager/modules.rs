@@ -396,18 +396,21 @@ impl Inner {
         }
     }
 
-    /// Writes `module` to the disk, if it is what belongs there. Nobody waits for it.
+    /// Writes `module` to the disk, if it is what belongs there. Nobody waits for it but the end of the process.
     fn keep(self: &Arc<Self>, module: &Module) {
         if module.tier() == Tier::Optimised {
             let (inner, module) = (Arc::clone(self), module.clone());
-            drop(tokio::task::spawn_blocking(move || {
+            let write = tokio::task::spawn_blocking(move || {
                 if let Ok(Machine {
                     cache: Some(cache), ..
                 }) = inner.machine()
                 {
                     cache.store(&module);
                 }
-            }));
+            });
+            let mut writes = self.writes.lock();
+            writes.retain(|write| !write.is_finished());
+            writes.push(write);
         }
     }
 

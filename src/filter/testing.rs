@@ -336,12 +336,7 @@ pub(crate) fn connection() -> Arc<ConnectionInfo> {
         remote: Some(([127, 0, 0, 1], 4000).into()),
         local: Some(([127, 0, 0, 1], 80).into()),
         listener: "l".into(),
-        filter_chain: "".into(),
-        direction: TrafficDirection::Unspecified,
-        listener_metadata: None,
-        accepted: Instant::now(),
-        meter: Arc::default(),
-        filter_state: Default::default(),
+        ..ConnectionInfo::none()
     })
 }
 

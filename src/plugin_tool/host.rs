@@ -275,10 +275,7 @@ impl Host {
                 listener: "plugin".into(),
                 filter_chain: "".into(),
                 direction: TrafficDirection::Inbound,
-                listener_metadata: None,
-                accepted: Instant::now(),
-                meter: Arc::default(),
-                filter_state: Default::default(),
+                ..ConnectionInfo::none()
             }),
             config: Arc::new(StreamConfig {
                 routes: Some(Arc::clone(&ground.routes)),

@@ -40,6 +40,24 @@ pub struct ConnectionInfo {
     pub filter_state: WorkerCell<FilterState>,
 }
 
+impl ConnectionInfo {
+    /// That of a stream which has none: a call of our own, a request on a desk.
+    pub fn none() -> Self {
+        Self {
+            id: 0,
+            remote: None,
+            local: None,
+            listener: "".into(),
+            filter_chain: "".into(),
+            direction: TrafficDirection::Unspecified,
+            listener_metadata: None,
+            accepted: Instant::now(),
+            meter: Arc::default(),
+            filter_state: WorkerCell::default(),
+        }
+    }
+}
+
 /// Times, sizes, flags, details, upstream.
 #[derive(Debug)]
 pub struct StreamInfo {

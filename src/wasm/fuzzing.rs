@@ -357,10 +357,7 @@ pub(super) fn stream() -> Arc<Stream> {
         listener: "listener".into(),
         filter_chain: "chain".into(),
         direction: TrafficDirection::Inbound,
-        listener_metadata: None,
-        accepted: tokio::time::Instant::now(),
-        meter: Arc::default(),
-        filter_state: Default::default(),
+        ..ConnectionInfo::none()
     };
     let config = StreamConfig {
         routes: None,

@@ -7,6 +7,8 @@ use plenipo::wasm::status::State;
 
 use crate::support::{Client, FakeUpstream, TestProxy, guest};
 
+const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+
 const SERVICE: &str = "type.googleapis.com/envoy.extensions.wasm.v3.WasmService";
 const SINK: &str = "type.googleapis.com/envoy.extensions.stat_sinks.wasm.v3.Wasm";
 
@@ -234,12 +236,16 @@ async fn a_filter_hears_of_the_end_of_the_process() {
     );
     let proxy = TestProxy::start(&bootstrap).await;
     assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 0);
+    let mut client = Client::connect(proxy.address("web").await).await;
+    assert_eq!(client.send(GET).await.status, 404);
     let server = &proxy.running.server;
     // `on_done` (1) and `on_delete` (10) on both workers, and once only.
     for _ in 0..2 {
         server.stop_plugins().await;
         assert_eq!(metric(&proxy, "wasmcustom.goodbye"), 22);
     }
+    // No stream gets a context below a root that is gone.
+    assert_eq!(client.send(GET).await.status, 503);
 }
 
 /// The entries of one block at `at`: names, values, and for counters what was added; and where the next block is.

@@ -16,7 +16,6 @@ use crate::cluster::{
     Cluster, Host, Observer, Origin, SendOptions, UpstreamConnection, UpstreamResponse,
 };
 use crate::config::http_connection_manager::Options;
-use crate::config::listener::TrafficDirection;
 use crate::filter::router::{note, note_answer};
 use crate::filter::{HttpFilter, HttpFilterChain, Step};
 use crate::http::{Body, LocalReply, RequestHead};
@@ -49,7 +48,7 @@ async fn send(
     body: Body,
 ) -> Result<Received, Refused> {
     let config = config(cluster.config.buffer_limit);
-    let stream = Stream::new(nobody(), config, head, 1);
+    let stream = Stream::new(Arc::new(ConnectionInfo::none()), config, head, 1);
     {
         let mut info = stream.info.lock();
         info.own_call = true;
@@ -80,22 +79,6 @@ async fn send(
         head,
         body,
         details,
-    })
-}
-
-/// Who has no connection.
-fn nobody() -> Arc<ConnectionInfo> {
-    Arc::new(ConnectionInfo {
-        id: 0,
-        remote: None,
-        local: None,
-        listener: "".into(),
-        filter_chain: "".into(),
-        direction: TrafficDirection::Unspecified,
-        listener_metadata: None,
-        accepted: Instant::now(),
-        meter: Arc::default(),
-        filter_state: Default::default(),
     })
 }
 

@@ -224,10 +224,7 @@ impl Chain {
             listener: "listener".into(),
             filter_chain: "fc".into(),
             direction: TrafficDirection::Inbound,
-            listener_metadata: None,
-            accepted: tokio::time::Instant::now(),
-            meter: Arc::default(),
-            filter_state: Default::default(),
+            ..ConnectionInfo::none()
         };
         Stream::new(Arc::new(connection), Arc::clone(&self.config), head, 2)
     }

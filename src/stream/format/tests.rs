@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use tokio::time::Instant;
 
 use super::*;
 use crate::cluster::ClusterMap;
 use crate::config::access_log::{BodyFormat, DEFAULT_FORMAT};
-use crate::config::listener::TrafficDirection;
 use crate::http::ResponseFlag;
 use crate::pb;
 use crate::stream::StreamConfig;
@@ -40,12 +38,7 @@ fn stream() -> Arc<Stream> {
         remote: Some(([192, 0, 2, 2], 59870).into()),
         local: Some(([127, 0, 0, 1], 26060).into()),
         listener: "alog".into(),
-        filter_chain: "".into(),
-        direction: TrafficDirection::Unspecified,
-        listener_metadata: None,
-        accepted: Instant::now(),
-        meter: Arc::default(),
-        filter_state: Default::default(),
+        ..ConnectionInfo::none()
     };
     let config = StreamConfig {
         routes: None,

@@ -306,6 +306,18 @@ async fn a_restart_needs_no_source() {
 }
 
 #[tokio::test]
+async fn the_end_of_the_process_waits_for_what_is_to_be_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = Bench::new(Some(folder.path()));
+    bench.ready(&spec(config(guest("add-header"), ""))).await;
+    bench.plugins.stop().await;
+    let entries = std::fs::read_dir(folder.path()).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string());
+    let kept = names.filter(|name| name.as_ref().is_ok_and(|name| name.ends_with(".cwasm")));
+    assert_eq!(kept.count(), 1);
+}
+
+#[tokio::test]
 async fn packed_code_goes_live_and_its_sum_is_that_of_the_package() {
     use std::io::Write as _;
     let bench = Bench::new(None);

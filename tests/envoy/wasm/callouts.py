@@ -127,14 +127,7 @@ class GrpcCallouts:
         self.port = self.server.sockets[0].getsockname()[1]
 
     async def serve(self, reader, writer):
-        connection = PacedConnection(self, reader, writer)
-        try:
-            await connection.serve()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            connection.ended()
-            writer.close()
+        await PacedConnection(self, reader, writer).run()
 
     def record(self, fields):
         case, record = fields.get("x-case", "?"), []

@@ -3,6 +3,7 @@
 Left out: what `grpc_compare.py` lists as different, and deadlines that would race with what else happens.
 """
 
+from grpc_service import service
 from script import HIDDEN, TOKEN, Out, Out32, Reg, pairs
 from tables import BAD
 
@@ -19,22 +20,6 @@ ENDING = [method for method in METHODS if method not in ("held",)]
 WITH_HEAD = "unary empty two apart held split partial none error error_after early echo".split()
 # One script makes so many at most: each answer waits for its turns.
 MOST = 3
-
-
-def field(number, data):
-    return bytes([number << 3 | 2, len(data)]) + data
-
-
-def service(cluster="grpc", longest=0, skip=False, timeout=b"", metadata=()):
-    """A serialized GrpcService."""
-    envoy = field(1, cluster.encode())
-    envoy += field(4, bytes([8, longest])) if longest else b""
-    envoy += bytes([5 << 3, 1]) if skip else b""
-    out = field(1, envoy)
-    out += field(3, timeout) if timeout else b""
-    for name, value in metadata:
-        out += field(5, field(1, name.encode()) + field(2, value.encode()))
-    return out
 
 
 class Numbers:

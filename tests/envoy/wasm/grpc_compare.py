@@ -29,6 +29,7 @@ sys.path.insert(0, str(HERE))
 
 import config
 import filtered
+from grpc_service import field, service
 from grpc_upstream import SLOW, GrpcUpstream
 from run import BlackHole, Ports, accepts
 from script import TEXT, TOKEN, Out, Out32, Reg, Self, configuration, encode, pairs
@@ -48,23 +49,6 @@ R, R1, R2 = Reg(0), Reg(1), Reg(2)
 # ---------------------------------------------------------------------------------------------------------------------
 # Services
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def field(number, data):
-    return bytes([number << 3 | 2, len(data)]) + data
-
-
-def service(cluster="grpc", authority="", longest=0, skip=False, timeout=b"", metadata=()):
-    """A serialized GrpcService."""
-    envoy = field(1, cluster.encode()) if cluster else b""
-    envoy += field(2, authority.encode()) if authority else b""
-    envoy += field(4, bytes([8, longest])) if longest else b""
-    envoy += bytes([5 << 3, 1]) if skip else b""
-    out = field(1, envoy)
-    out += field(3, timeout) if timeout else b""
-    for name, value in metadata:
-        out += field(5, field(1, name.encode()) + field(2, value.encode()))
-    return out
 
 
 GOOGLE = field(2, field(1, b"127.0.0.1:1") + field(4, b"g"))

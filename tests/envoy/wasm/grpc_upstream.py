@@ -80,6 +80,16 @@ class Connection:
         for stream in list(self.methods):
             self.left(stream)
 
+    async def run(self):
+        """To its end, whoever ends it."""
+        try:
+            await self.serve()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.ended()
+            self.writer.close()
+
     async def serve(self):
         await self.reader.readexactly(len(PREFACE))
         self.write(SETTINGS, 0, 0)
@@ -267,14 +277,7 @@ class GrpcUpstream:
         self.loop.run_until_complete(start())
 
     async def serve(self, reader, writer):
-        connection = Connection(self, reader, writer)
-        try:
-            await connection.serve()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            connection.ended()
-            writer.close()
+        await Connection(self, reader, writer).run()
 
     def heard(self, _fields):
         """A stream has said something."""

@@ -147,13 +147,47 @@ struct Batch<'a> {
     events: Vec<Event>,
     /// What its messages count.
     held: usize,
+    /// What is held besides, and not to be told yet.
+    kept: usize,
+    /// What both count.
+    room: &'a mut Charge,
     teller: &'a Teller,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
+    fn new(room: &'a mut Charge, teller: &'a Teller) -> Self {
+        Self {
+            events: Vec::new(),
+            held: 0,
+            kept: 0,
+            room,
+            teller,
+        }
+    }
+
     async fn tell(&mut self) {
-        self.held = 0;
+        if self.events.is_empty() {
+            return;
+        }
         self.teller.tell(std::mem::take(&mut self.events)).await;
+        self.held = 0;
+        // Less than before: there is room.
+        let _ = self.room.set(self.kept);
+    }
+
+    /// Counts `kept` bytes beside the messages. Where there is no room for both, these are told at once; false where there is
+    /// none for `kept` alone.
+    async fn keep(&mut self, kept: usize) -> bool {
+        if !self.room.fits(kept + self.held) {
+            self.tell().await;
+        }
+        self.kept = kept;
+        self.room.set(kept + self.held)
+    }
+
+    fn push(&mut self, message: Bytes) {
+        self.held += message.len() + PIECE;
+        self.events.push(Event::Message(message));
     }
 
     /// What is told last, after what is told already.
@@ -199,11 +233,7 @@ async fn receive(
     let details = details.as_deref().unwrap_or(VIA_UPSTREAM);
     let empty = ResponseHead::new(answer.head.status);
     let head = std::mem::replace(&mut answer.head, empty);
-    let mut batch = Batch {
-        events: Vec::new(),
-        held: 0,
-        teller,
-    };
+    let mut batch = Batch::new(room, teller);
     if ends && (good || grpc::status(&head.headers).is_some()) {
         batch.events.push(Event::Initial(Metadata::none()));
         return batch.end(trailers(Metadata::Head(head), details));
@@ -225,22 +255,16 @@ async fn receive(
         };
         match frame.into_data() {
             Ok(data) => {
-                let waiting = deframer.held() + last.as_ref().map_or(0, Bytes::len) + data.len();
-                if !room.fits(waiting + batch.held) {
-                    batch.tell().await;
-                }
-                if !room.set(waiting + batch.held) {
-                    return error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM).into();
+                let waiting = deframer.held() + last.as_ref().map_or(0, Bytes::len);
+                if !batch.keep(waiting + data.len()).await {
+                    return batch.end(error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM));
                 }
                 deframer.push(&data);
                 loop {
                     match deframer.message() {
                         Ok(None) => break,
                         Ok(Some(message)) if kind == Kind::Call => *last = Some(message),
-                        Ok(Some(message)) => {
-                            batch.held += message.len() + PIECE;
-                            batch.events.push(Event::Message(message));
-                        }
+                        Ok(Some(message)) => batch.push(message),
                         Err(FrameError::Flags) => {
                             return batch.end(error(grpc::INTERNAL, VIA_UPSTREAM));
                         }
@@ -248,6 +272,10 @@ async fn receive(
                             return batch.end(error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM));
                         }
                     }
+                }
+                let waiting = deframer.held() + last.as_ref().map_or(0, Bytes::len);
+                if !batch.keep(waiting).await {
+                    return batch.end(error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM));
                 }
             }
             Err(frame) => {
@@ -322,5 +350,41 @@ fn broken(failure: &CallError) -> &'static str {
         | CallError::UnknownCluster(_)
         | CallError::TooLarge(_)
         | CallError::NoRoom => "upstream_reset_after_response_started{connection_termination}",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::base::task::OwnedTask;
+    use crate::wasm::payload::Payloads;
+
+    #[tokio::test]
+    async fn a_batch_counts_until_it_is_told() {
+        let payloads = Payloads::new(1000);
+        let mut room = payloads.charge(0).expect("nothing is asked for");
+        let (mailbox, mut inbox) = unbounded_channel();
+        let teller = Teller { token: 1, mailbox };
+        let _guest = OwnedTask::spawn(
+            "guest",
+            async move { while inbox.recv().await.is_some() {} },
+        );
+        let mut batch = Batch::new(&mut room, &teller);
+        assert!(batch.keep(300).await);
+        batch.push(Bytes::from_static(&[0; 300]));
+        // The messages' own cost, too: nothing of them waits for the next frame.
+        assert!(batch.keep(50).await);
+        let left = 1000 - 50 - 300 - PIECE;
+        assert!(payloads.charge(left + 1).is_none());
+        assert!(payloads.charge(left).is_some());
+        batch.tell().await;
+        assert!(payloads.charge(950).is_some());
+        // What has no room beside it is told before.
+        batch.push(Bytes::from_static(&[0; 700]));
+        assert!(batch.keep(400).await);
+        assert!(batch.events.is_empty());
+        assert!(!batch.keep(1001).await);
     }
 }

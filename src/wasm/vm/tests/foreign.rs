@@ -31,10 +31,7 @@ fn connection() -> Arc<ConnectionInfo> {
         listener: "listener".into(),
         filter_chain: "chain".into(),
         direction: TrafficDirection::Outbound,
-        listener_metadata: None,
-        accepted: tokio::time::Instant::now(),
-        meter: Arc::default(),
-        filter_state: Default::default(),
+        ..ConnectionInfo::none()
     })
 }
 

@@ -1,0 +1,130 @@
+//! From code to a live plugin: what its VMs are made of, and which VMs those are.
+
+use std::sync::{Arc, Weak};
+
+use super::modules::{Loaded, Wanted};
+use super::{Failure, Home, Inner};
+use crate::wasm::abi::Imports;
+use crate::wasm::context::{Environment, RootSpec};
+use crate::wasm::module::{LoadError, Module};
+use crate::wasm::plugin::Plugin;
+use crate::wasm::spec::{Code, Digest, PluginSpec};
+use crate::wasm::status::{State, plugin_stats};
+use crate::wasm::vm_set::{Recipe, Refusal, VmSet};
+
+impl Inner {
+    /// The module of `spec`, of the source `code`, and all else that its VMs are made of.
+    pub(super) async fn recipe(
+        self: &Arc<Self>,
+        spec: &Arc<PluginSpec>,
+        code: &Code,
+        wanted: Wanted,
+        enter: impl Fn(State),
+    ) -> Result<(Loaded, Arc<Recipe>), Failure> {
+        let loaded = self.module(code, wanted, &enter).await?;
+        enter(State::Configuring);
+        let recipe = self.recipe_with(spec, &loaded.module)?;
+        Ok((loaded, recipe))
+    }
+
+    /// All that the VMs of `spec` are made of, with `module`.
+    pub(super) fn recipe_with(
+        self: &Arc<Self>,
+        spec: &Arc<PluginSpec>,
+        module: &Module,
+    ) -> Result<Arc<Recipe>, Failure> {
+        let machine = self.machine().map_err(Failure::Load)?;
+        let imports = Imports::resolve(&machine.linker, module, spec).map_err(Failure::Load)?;
+        if !imports.unknown.is_empty() {
+            tracing::warn!(
+                target: "wasm",
+                "plugin {}: imports that this host does not know, and that trap when called: {}",
+                spec.name,
+                imports.unknown.join(", ")
+            );
+        }
+        let options = &self.options;
+        let env = Arc::new(Environment {
+            vm: Arc::clone(spec),
+            abi: module.abi,
+            registry: options.registry.clone(),
+            clusters: Arc::clone(&options.clusters),
+            node: options.node.clone(),
+            shared: Arc::clone(&self.shared),
+            space: self.shared.space(&spec.vm_id),
+            policy: options.policy(&spec.name),
+            probe: options.probe.clone(),
+        });
+        let recipe = Recipe {
+            runtime: Arc::clone(&machine.runtime),
+            module: module.clone(),
+            imports,
+            env,
+            workers: options.workers.clone(),
+            process_stats: Arc::clone(&self.stats),
+        };
+        Ok(Arc::new(recipe))
+    }
+
+    /// A live version of `spec`, in the VMs of its key or, where it cannot or shall not be there, in VMs of its own.
+    pub(super) async fn start(
+        &self,
+        spec: &Arc<PluginSpec>,
+        recipe: Arc<Recipe>,
+        home: Home,
+    ) -> Result<Arc<Plugin>, LoadError> {
+        let root = Arc::new(RootSpec::new(spec));
+        if let Some(took) = self.proven.lock().get(&spec.key()) {
+            root.proven.get_or_init(|| *took);
+        }
+        let name = format!("wasm.{}.", spec.name);
+        let registry = &self.options.registry;
+        let stats = registry.set(&plugin_stats::TABLE, name, "wasm", []);
+        if home == Home::Shared {
+            let set = self.set(spec, &recipe);
+            match Plugin::start(&set, Arc::clone(&root), Arc::clone(&stats)).await {
+                Ok(plugin) => return Ok(plugin),
+                Err(Refusal::Load(error)) => return Err(error),
+                Err(Refusal::Here(reason)) => {
+                    tracing::warn!(
+                        target: "wasm",
+                        "plugin {}: {reason}; it gets VMs of its own",
+                        spec.name
+                    );
+                }
+            }
+        }
+        let alone = Plugin::start(&VmSet::new(recipe), root, stats).await;
+        alone.map_err(|refusal| match refusal {
+            Refusal::Load(error) => error,
+            Refusal::Here(reason) => LoadError::Trap(reason),
+        })
+    }
+
+    /// The VMs of the key of `spec` under the settings of `recipe`: those that live, or new ones of it. The code counts
+    /// too: a source without a sum may give another one to the same key. So does its tier: what is compiled anew is run
+    /// by new VMs.
+    fn set(&self, spec: &PluginSpec, recipe: &Arc<Recipe>) -> Arc<VmSet> {
+        let module = &recipe.module;
+        let parts = [
+            &spec.vm_key().0,
+            &module.digest.0,
+            module.tier().as_str().as_bytes(),
+        ];
+        let key = Digest::of(&parts.concat());
+        let mut sets = self.sets.lock();
+        let of_key = sets.get(&key).into_iter().flatten();
+        let mut living = of_key.filter_map(Weak::upgrade);
+        if let Some(set) = living.find(|set| set.fits(&recipe.env.policy)) {
+            return set;
+        }
+        drop(living);
+        sets.retain(|_, sets| {
+            sets.retain(|set| set.strong_count() > 0);
+            !sets.is_empty()
+        });
+        let set = VmSet::new(Arc::clone(recipe));
+        sets.entry(key).or_default().push(Arc::downgrade(&set));
+        set
+    }
+}

@@ -310,7 +310,18 @@ async fn the_end_of_the_process_waits_for_what_is_to_be_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let bench = Bench::new(Some(folder.path()));
     bench.ready(&spec(config(guest("add-header"), ""))).await;
-    bench.plugins.stop().await;
+    assert_eq!(bench.plugins.0.writes.lock().len(), 1);
+    let (goes_on, waits) = std::sync::mpsc::channel();
+    let slow = tokio::task::spawn_blocking(move || waits.recv().expect("it goes on"));
+    bench.plugins.0.writes.lock().push(slow);
+    let mut stop = std::pin::pin!(bench.plugins.stop());
+    tokio::select! {
+        biased;
+        () = &mut stop => panic!("it does not wait"),
+        () = tokio::task::yield_now() => {}
+    }
+    goes_on.send(()).expect("somebody waits");
+    stop.await;
     let entries = std::fs::read_dir(folder.path()).expect("a folder");
     let names = entries.map(|entry| entry.expect("an entry").file_name().into_string());
     let kept = names.filter(|name| name.as_ref().is_ok_and(|name| name.ends_with(".cwasm")));

@@ -7,6 +7,7 @@
 //! as the host gave it. What we [`download`] does not: it is nobody's request, and runs where no plugin does.
 
 mod filters;
+mod limits;
 mod stream;
 
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
 pub use filters::{CallFilters, Received, Refused, Sending};
+pub use limits::{Deadline, Limits};
 pub use stream::{Answer, Full, Sender, Sent, Unanswered, channel, open, refuse};
 
 use super::{Cluster, ClusterMap, Host, Origin, Parties, PickContext};
@@ -27,7 +29,8 @@ use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, Respons
 /// A request of our own.
 #[derive(Debug)]
 pub struct Call {
-    /// The head. `x-envoy-internal` and `x-envoy-expected-rq-timeout-ms` are added, as Envoy adds them.
+    /// The head. `x-envoy-internal` and `x-envoy-expected-rq-timeout-ms` are added, as Envoy adds them, and what it asks of a
+    /// router is taken out of it: see [`Limits::take`].
     pub head: RequestHead,
     /// The body.
     pub body: Bytes,
@@ -143,7 +146,7 @@ struct Begun {
     cluster: Arc<Cluster>,
     /// Where there is a host to call.
     to: Option<(Arc<Host>, Sending)>,
-    timeout: Duration,
+    limits: Limits,
     limit: usize,
 }
 
@@ -157,16 +160,19 @@ impl Begun {
         let cluster = clusters
             .get(cluster)
             .ok_or_else(|| CallError::UnknownCluster(cluster.into()))?;
-        let (timeout, limit) = (call.timeout, call.limit);
+        let limit = call.limit;
+        let (head, body, limits) = request(call);
         let to = cluster.pick(&PickContext::default()).map(|host| {
-            let (head, body) = request(call);
-            let sending = send(clusters, cluster, &host, head, body);
+            let sending = match head.method {
+                Method::CONNECT => filters::refused(cluster, &host),
+                _ => send(clusters, cluster, &host, head, body),
+            };
             (host, sending)
         });
         Ok(Self {
             cluster: Arc::clone(cluster),
             to,
-            timeout,
+            limits,
             limit,
         })
     }
@@ -180,36 +186,28 @@ async fn receive(
     let Begun {
         cluster,
         to,
-        timeout,
+        limits,
         limit,
     } = call;
     let Some((host, sending)) = to else {
         return Ok(refused(&cluster, None, ReplyReason::NoHealthyUpstream));
     };
-    let begun = Instant::now();
-    let mut started = false;
-    let exchange = async {
-        let received = match sending.await {
-            Ok(received) => received,
-            Err(Refused::Failed(reason)) => return Ok(refused(&cluster, Some(&host), reason)),
-            Err(Refused::Replied(reply)) => return Ok(replied(*reply)),
-            Err(Refused::Reset(_)) => return Err(CallError::Reset(BodyError::StreamReset)),
-        };
-        started = true;
-        collect(&cluster, &host, begun, received, limit, &mut chunk).await
+    let (begun, deadline) = (Instant::now(), limits.begin());
+    let received = match deadline.head(sending).await {
+        Some(Ok(received)) => received,
+        Some(Err(Refused::Failed(reason))) => return Ok(refused(&cluster, Some(&host), reason)),
+        Some(Err(Refused::Replied(reply))) => return Ok(replied(*reply)),
+        Some(Err(Refused::Reset(_))) => return Err(CallError::Reset(BodyError::StreamReset)),
+        None => {
+            let reply = deadline.headless(&cluster, &host);
+            return Ok(answered(&cluster, Some(&host), reply));
+        }
     };
-    if timeout.is_zero() {
-        return exchange.await;
-    }
-    let Ok(result) = tokio::time::timeout_at(begun + timeout, exchange).await else {
+    let collecting = collect(&cluster, &host, begun, received, limit, &mut chunk);
+    deadline.rest(collecting).await.unwrap_or_else(|| {
         cluster.timed_out(Some(&host));
-        return if started {
-            Err(CallError::Timeout)
-        } else {
-            Ok(refused(&cluster, Some(&host), ReplyReason::ResponseTimeout))
-        };
-    };
-    result
+        Err(CallError::Timeout)
+    })
 }
 
 /// Reads an answer to its end.
@@ -267,7 +265,7 @@ async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, BodyError>> 
     std::future::poll_fn(|cx| std::pin::Pin::new(&mut *body).poll_frame(cx)).await
 }
 
-fn request(call: Call) -> (RequestHead, Body) {
+fn request(call: Call) -> (RequestHead, Body, Limits) {
     let Call {
         mut head,
         body,
@@ -280,16 +278,16 @@ fn request(call: Call) -> (RequestHead, Body) {
     }
     head.headers
         .insert("x-envoy-internal", HeaderValue::from_static("true"));
-    if !timeout.is_zero() {
-        head.headers
-            .insert("x-envoy-expected-rq-timeout-ms", millis(timeout).into());
-    }
-    (head, Body::full(body))
+    let limits = Limits::take(&mut head.headers, timeout);
+    (head, Body::full(body), limits)
 }
 
 /// The response that Envoy makes of a failure: status, text, three headers.
 fn refused(cluster: &Cluster, host: Option<&Host>, reason: ReplyReason) -> CallResponse {
-    let reply = LocalReply::from(reason);
+    answered(cluster, host, LocalReply::from(reason))
+}
+
+fn answered(cluster: &Cluster, host: Option<&Host>, reply: LocalReply) -> CallResponse {
     cluster.answered(host, reply.status.as_u16(), Origin::Internal);
     replied(reply)
 }
@@ -302,7 +300,6 @@ fn replied(reply: LocalReply) -> CallResponse {
         head.headers
             .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
-    debug_assert!(reply.status >= StatusCode::BAD_REQUEST);
     CallResponse {
         head,
         body: reply.body,

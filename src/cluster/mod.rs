@@ -279,6 +279,12 @@ impl Cluster {
         }
     }
 
+    /// Counts a request that the time limit of one attempt ended.
+    fn try_timed_out(&self, host: &Host) {
+        self.live.stats.set.inc(stat::UPSTREAM_RQ_PER_TRY_TIMEOUT);
+        host.timed_out();
+    }
+
     /// Becomes true when the hosts are known for the first time: at once where they are static, after the first
     /// answer or failure of the resolver, after the first assignment.
     pub fn warmed(&self) -> tokio::sync::watch::Receiver<bool> {

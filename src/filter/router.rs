@@ -37,7 +37,8 @@ use crate::cluster::{
 };
 use crate::config::ConfigError;
 use crate::config::route::{Action, ForwardAction, HostRewrite};
-use crate::http::order::{take_out, take_out_all};
+use crate::http::order::take_out;
+use crate::http::router_headers::{self, EXPECTED_RQ_TIMEOUT};
 use crate::http::{
     Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseFlag, ResponseHead,
 };
@@ -46,26 +47,7 @@ use crate::route::{SelectedRoute, rewrite};
 use crate::stream::{Stream, Timeout, finalize};
 use crate::wasm::Plugins;
 
-pub(super) const UPSTREAM_RQ_TIMEOUT: HeaderName =
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
-pub(super) const UPSTREAM_RQ_PER_TRY_TIMEOUT: HeaderName =
-    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
-pub(super) const EXPECTED_RQ_TIMEOUT: HeaderName =
-    HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const CANARY: HeaderName = HeaderName::from_static("x-envoy-upstream-canary");
-/// Wishes of internal clients that end here.
-static FOR_THE_ROUTER: [HeaderName; 10] = [
-    UPSTREAM_RQ_PER_TRY_TIMEOUT,
-    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-max-retries"),
-    HeaderName::from_static("x-envoy-retriable-header-names"),
-    HeaderName::from_static("x-envoy-retriable-status-codes"),
-    HeaderName::from_static("x-envoy-retry-grpc-on"),
-    HeaderName::from_static("x-envoy-retry-on"),
-    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
-    HeaderName::from_static("x-envoy-upstream-stream-duration-ms"),
-];
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -267,20 +249,17 @@ impl Router {
         let told = self
             .config
             .respect_expected_rq_timeout
-            .then(|| millis(headers.get(EXPECTED_RQ_TIMEOUT)))
+            .then(|| router_headers::duration(headers.get(EXPECTED_RQ_TIMEOUT)?))
             .flatten();
         if let Some(told) = told {
             timeout = told;
-        } else if let Some(value) = headers.get(UPSTREAM_RQ_TIMEOUT) {
-            if let Some(asked) = millis(Some(value)) {
-                timeout = asked;
-            }
-            take_out(headers, &UPSTREAM_RQ_TIMEOUT);
+        } else if let Some(asked) = router_headers::take_timeout(headers) {
+            timeout = asked;
         }
         // Meant for this router; the upstream does not see them, as little as Envoy's does. Those of external clients
         // are gone already.
         if headers.contains_key(INTERNAL) {
-            take_out_all(headers, |name| FOR_THE_ROUTER.contains(name));
+            router_headers::take_wishes(headers);
         }
         if let Some(timeout) = timeout
             && !self.config.suppress_envoy_headers
@@ -317,12 +296,6 @@ impl Router {
         }
         reply
     }
-}
-
-/// A number of milliseconds; zero is no timeout.
-fn millis(value: Option<&HeaderValue>) -> Option<Option<Duration>> {
-    let millis: u64 = value?.to_str().ok()?.parse().ok()?;
-    Some((millis > 0).then(|| Duration::from_millis(millis)))
 }
 
 fn origin(request: &RequestHead) -> Origin {

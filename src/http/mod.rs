@@ -8,6 +8,7 @@ mod interim;
 pub mod joined;
 pub mod order;
 pub mod reply;
+pub mod router_headers;
 
 pub use body::{Body, BodyError, TimedBody};
 pub use head::{Lend, RequestHead, ResponseHead, Scheme};

@@ -6,6 +6,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::super::{Cluster, ClusterMap, Host, SendOptions};
 use crate::http::{Body, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
@@ -87,5 +89,20 @@ pub(super) fn unfiltered(
             }),
             Err(error) => Err(Refused::Failed(error.reason())),
         }
+    })
+}
+
+/// What becomes of a CONNECT, which nobody can send who gives a path: Envoy refuses it when it has a connection for it.
+pub(super) fn refused(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Sending {
+    let (cluster, host) = (Arc::clone(cluster), Arc::clone(host));
+    Box::pin(async move {
+        Err(match cluster.reach(&host).await {
+            Ok(()) => Refused::Replied(Box::new(LocalReply::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "missing required header: :protocol",
+                "filter_removed_required_request_headers{missing_required_header:_:protocol}",
+            ))),
+            Err(error) => Refused::Failed(error.reason()),
+        })
     })
 }

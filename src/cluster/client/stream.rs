@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::super::{Cluster, ClusterMap, Host, Origin, Parties};
 use super::filters::{self, Refused, Sending};
+use super::limits::Deadline;
 use super::{CallError, millis, next_frame};
 use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
@@ -146,7 +147,7 @@ pub struct Answer {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
     begun: Instant,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 }
 
 /// Why there is no answer.
@@ -170,7 +171,7 @@ pub fn open<'a>(
     head: RequestHead,
     body: Body,
     sent: Option<&'a Sent>,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 ) -> impl Future<Output = Result<Answer, Unanswered>> + Send + use<'a> {
     let sending = filters::send(clusters, to.0, to.1, head, body);
     begin(sending, to, sent, deadline)
@@ -180,17 +181,17 @@ async fn begin(
     sending: Sending,
     (cluster, host): (&Arc<Cluster>, &Arc<Host>),
     sent: Option<&Sent>,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 ) -> Result<Answer, Unanswered> {
     let begun = Instant::now();
-    let received = match until(deadline, sending).await {
+    let received = match deadline.head(sending).await {
         Some(Ok(received)) => received,
         Some(Err(Refused::Failed(reason))) => {
             return Err(Unanswered::Replied(failed(cluster, host, reason)));
         }
         Some(Err(Refused::Replied(reply))) => return Err(Unanswered::Replied(*reply)),
         Some(Err(Refused::Reset(details))) => return Err(Unanswered::Reset(details)),
-        None => return Err(Unanswered::Replied(timed_out(cluster, host))),
+        None => return Err(Unanswered::Replied(timed_out(cluster, host, deadline))),
     };
     let mut head = received.head;
     if received.details.is_none() {
@@ -223,22 +224,25 @@ pub async fn refuse(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     reply: LocalReply,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 ) -> LocalReply {
-    match until(deadline, cluster.reach(host)).await {
+    match deadline.head(cluster.reach(host)).await {
         Some(Ok(())) => reply,
         Some(Err(error)) => failed(cluster, host, error.reason()),
-        None => timed_out(cluster, host),
+        None => timed_out(cluster, host, deadline),
     }
 }
 
-fn timed_out(cluster: &Cluster, host: &Host) -> LocalReply {
-    cluster.timed_out(Some(host));
-    failed(cluster, host, ReplyReason::ResponseTimeout)
+fn timed_out(cluster: &Cluster, host: &Host, deadline: Deadline) -> LocalReply {
+    let reply = deadline.headless(cluster, host);
+    answered(cluster, host, reply)
 }
 
 fn failed(cluster: &Cluster, host: &Host, reason: ReplyReason) -> LocalReply {
-    let reply = LocalReply::from(reason);
+    answered(cluster, host, LocalReply::from(reason))
+}
+
+fn answered(cluster: &Cluster, host: &Host, reply: LocalReply) -> LocalReply {
     cluster.answered(Some(host), reply.status.as_u16(), Origin::Internal);
     reply
 }
@@ -264,11 +268,11 @@ impl Answer {
     /// # Errors
     /// The body broke off, or its time is over.
     pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, CallError>> {
-        match until(self.deadline, next_frame(&mut self.body)).await {
+        match self.deadline.rest(next_frame(&mut self.body)).await {
             Some(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     // The end, which is there already: a body that is left before it counts as given up.
-                    let _ = until(self.deadline, next_frame(&mut self.body)).await;
+                    let _ = self.deadline.rest(next_frame(&mut self.body)).await;
                     self.ended();
                 }
                 Some(Ok(frame))
@@ -286,14 +290,6 @@ impl Answer {
     }
 }
 
-/// `None` where the time is over first.
-async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
-    match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
-        None => Some(future.await),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -301,6 +297,7 @@ mod tests {
 
     use tokio::net::TcpListener;
 
+    use super::super::Limits;
     use super::*;
     use crate::cluster::testing::{fixed, runtime};
     use crate::config::cluster::{Http1Options, Http2Options, UpstreamProtocol};
@@ -311,8 +308,8 @@ mod tests {
         let cluster = Cluster::new(Arc::new(config), &runtime());
         let host = cluster.pick(&Default::default()).expect("a host");
         let reply = LocalReply::new(http::StatusCode::IM_A_TEAPOT, "no request", "none");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let reply = refuse(&cluster, &host, reply, Some(deadline)).await;
+        let deadline = Limits::new(Duration::from_secs(10)).begin();
+        let reply = refuse(&cluster, &host, reply, deadline).await;
         (reply, cluster.stats().set.codes().len())
     }
 
@@ -343,7 +340,9 @@ mod tests {
         );
         let host = cluster.pick(&Default::default()).expect("a host");
         let reply = LocalReply::new(http::StatusCode::IM_A_TEAPOT, "no request", "none");
-        let reply = refuse(&cluster, &host, reply, Some(Instant::now())).await;
+        let deadline = Limits::new(Duration::from_millis(1)).begin();
+        tokio::time::advance(Duration::from_millis(2)).await;
+        let reply = refuse(&cluster, &host, reply, deadline).await;
         assert_eq!(reply.status, http::StatusCode::GATEWAY_TIMEOUT);
     }
 

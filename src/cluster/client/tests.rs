@@ -149,6 +149,44 @@ async fn failures_are_the_responses_that_envoy_makes_of_them() {
     }
 }
 
+/// The header that a call asks with, and the answer where the upstream gives none.
+#[tokio::test]
+async fn a_call_ends_as_its_headers_ask() {
+    let rows = [
+        ("x-envoy-upstream-rq-timeout-ms", 504, [1, 0]),
+        ("x-envoy-upstream-rq-per-try-timeout-ms", 504, [0, 1]),
+        ("x-envoy-upstream-rq-timeout-alt-response", 204, [1, 0]),
+    ];
+    for (name, status, timeouts) in rows {
+        let (clusters, sent) = upstream("").await;
+        let mut get = request(Method::GET);
+        get.head.headers.insert(name, 50.into());
+        if status == 204 {
+            get.timeout = Duration::from_millis(50);
+        } else {
+            get.timeout = Duration::from_secs(20);
+        }
+        let response = call(&clusters, "c", get).await.expect("a response");
+        assert_eq!(response.head.status, status);
+        assert_eq!(response.body.is_empty(), status == 204);
+        assert_eq!(response.head.headers.is_empty(), status == 204);
+        let stats = [stat::UPSTREAM_RQ_TIMEOUT, stat::UPSTREAM_RQ_PER_TRY_TIMEOUT];
+        assert_eq!(stats.map(|stat| stat_value(&clusters, stat)), timeouts);
+        let sent = sent.await.expect("a request");
+        assert!(sent.contains("x-envoy-expected-rq-timeout-ms: 50\r\n"));
+        assert!(!sent.contains(name));
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_is_not_asked_for() {
+    let (clusters, _sent) = upstream("").await;
+    let response = call(&clusters, "c", request(Method::CONNECT)).await;
+    let response = response.expect("a response");
+    assert_eq!(response.head.status, 503);
+    assert_eq!(response.body, "missing required header: :protocol");
+}
+
 #[tokio::test]
 async fn what_has_no_response_is_an_error() {
     let (clusters, _sent) = upstream("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").await;

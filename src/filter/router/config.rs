@@ -2,10 +2,13 @@
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::{EXPECTED_RQ_TIMEOUT, UPSTREAM_RQ_PER_TRY_TIMEOUT, UPSTREAM_RQ_TIMEOUT, proto};
+use super::proto;
 use crate::config::ConfigError;
 use crate::config::http_connection_manager::{HttpFilter, upstream};
 use crate::filter::Registry;
+use crate::http::router_headers::{
+    EXPECTED_RQ_TIMEOUT, UPSTREAM_RQ_PER_TRY_TIMEOUT, UPSTREAM_RQ_TIMEOUT,
+};
 use crate::http::{LocalReply, ResponseFlag};
 
 /// The router's settings.

@@ -28,7 +28,7 @@ pub(crate) use self::failed::Failed;
 use super::calls::path_value;
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::OwnedTask;
-use crate::cluster::client::{self, Sender, Sent};
+use crate::cluster::client::{self, Limits, Sender, Sent};
 use crate::cluster::{Cluster, ClusterMap, Host as Endpoint, PickContext};
 use crate::config::cluster::GrpcService;
 use crate::http::grpc;
@@ -119,7 +119,7 @@ struct Request {
     head: Result<RequestHead, LocalReply>,
     body: Body,
     sent: Option<Sent>,
-    timeout: Duration,
+    limits: Limits,
     /// Largest message of the answer.
     limit: usize,
     /// What it holds of the VM's callout bytes.
@@ -332,14 +332,14 @@ fn service(host: &Host, bytes: &[u8]) -> Result<GrpcService, Status> {
     Ok(service)
 }
 
-/// The head of a request. `Err`: its path or authority cannot be sent; with what is answered.
+/// The head of a request, and how long it may take. `Err`: its path or authority cannot be sent; with what is answered.
 fn head(
     service: &GrpcService,
     name: &[u8],
     method: &[u8],
     metadata: &[(&[u8], &[u8])],
     timeout: Option<Duration>,
-) -> Result<RequestHead, LocalReply> {
+) -> (Result<RequestHead, LocalReply>, Limits) {
     let authority = service.authority.as_deref().unwrap_or(&service.cluster);
     let mut head = RequestHead::new(Method::POST, authority, "/");
     let headers = &mut head.headers;
@@ -372,10 +372,7 @@ fn head(
     if !service.skip_envoy_headers {
         headers.insert("x-envoy-internal", HeaderValue::from_static("true"));
     }
-    if let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) {
-        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        headers.insert("x-envoy-expected-rq-timeout-ms", millis.into());
-    }
+    let limits = Limits::take(headers, timeout.unwrap_or_default());
     let invalid = |name: &str| {
         LocalReply::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -383,9 +380,15 @@ fn head(
             format!("filter_removed_required_request_headers{{invalid_header_value_for:_{name}}}"),
         )
     };
-    head.path = path_value(&path).ok_or_else(|| invalid(":path"))?;
-    head.authority = HeaderValue::try_from(authority).map_err(|_| invalid(":authority"))?;
-    Ok(head)
+    let Some(path) = path_value(&path) else {
+        return (Err(invalid(":path")), limits);
+    };
+    let Ok(authority) = HeaderValue::try_from(authority) else {
+        return (Err(invalid(":authority")), limits);
+    };
+    head.path = path;
+    head.authority = authority;
+    (Ok(head), limits)
 }
 
 /// A field of metadata; `None` where it is none. As gRPC asks, values of `-bin` names are sent as base64.
@@ -482,7 +485,7 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
     let text: usize = parts.iter().map(|(_, len)| *len as usize).sum();
     let charge = host.charge_call(text + message.map_or(0, |(message, _)| message.len()))?;
     let timeout = message.map(|(_, timeout)| timeout);
-    let head = head(&service, name, method, &metadata, timeout);
+    let (head, limits) = head(&service, name, method, &metadata, timeout);
     let (kind, body, way) = match message {
         Some((message, _)) => {
             let frame = grpc::frame(message).ok_or(Status::BadArgument)?;
@@ -503,7 +506,7 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
         head,
         body,
         sent,
-        timeout: timeout.unwrap_or_default(),
+        limits,
         limit,
         charge,
     };

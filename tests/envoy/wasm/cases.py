@@ -349,6 +349,22 @@ def fixed():
     }.items():
         headers = pairs((":method", "GET"), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@"), ("x-answer", json.dumps(answer)))
         outcomes["answer-" + key] = call(headers=headers, timeout=1500)
+    for key, cluster, timeout, answer, asked in [
+        ("timeout", "hang", 10000, {}, [("upstream-rq-timeout-ms", "150")]),
+        ("timeout-long", "callout", 100, {"delay": 400}, [("upstream-rq-timeout-ms", "5000")]),
+        ("timeout-none", "callout", 100, {"delay": 400}, [("upstream-rq-timeout-ms", "0")]),
+        ("timeout-unread", "hang", 150, {}, [("upstream-rq-timeout-ms", "soon")]),
+        ("try", "callout", 10000, {"delay": 1000}, [("upstream-rq-per-try-timeout-ms", "250")]),
+        ("try-longer", "callout", 10000, {}, [("upstream-rq-per-try-timeout-ms", "20000")]),
+        ("try-alone", "callout", 0, {}, [("upstream-rq-per-try-timeout-ms", "20000")]),
+        ("alternative", "hang", 150, {}, [("upstream-rq-timeout-alt-response", "1")]),
+        ("retries", "callout", 10000, {}, [("retry-on", "5xx"), ("retry-grpc-on", "internal"), ("max-retries", "3"), ("retriable-status-codes", "503"), ("retriable-header-names", "x-a")]),
+        ("others", "callout", 10000, {}, [("hedge-on-per-try-timeout", "true"), ("upstream-alt-stat-name", "a"), ("expected-rq-timeout-ms", "5"), ("internal", "false"), ("attempt-count", "7")]),
+    ]:  # fmt: skip
+        asked = [("x-envoy-" + name, value) for name, value in asked]
+        headers = pairs((":method", "GET"), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@"), ("x-answer", json.dumps(answer)), *asked)
+        outcomes["asks-" + key] = call(cluster, headers, timeout=timeout)
+    outcomes["connect"] = call(headers=pairs((":method", "CONNECT"), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@")))
     for name, operation in outcomes.items():
         # The status of a failed call stays with the root.
         own = {"listener": {}} if name == "answer-cut" else {}

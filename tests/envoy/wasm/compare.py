@@ -174,6 +174,8 @@ def exchange(proxy, case, number, script, script2, port, address):
                 while not (proxy.pace.followed(key, mark) and (reached or proxy.pace.arrived(key, mark))):
                     time.sleep(0.005)
             mark = proxy.pace.now(key)
+            # Before it is sent: what the upstream does then may not count the silence of before.
+            proxy.pace.moved(key)
             client.send(piece)
     answer = client.answer(lines[0].split()[0])
     outcome = {"answer": answer or f"nothing ({(client.ended or '').replace('reset', 'closed')})"}

@@ -70,7 +70,7 @@ def metadata(rng, numbers, whole=True):
 
 def call(rng, numbers, to=None, methods=METHODS, whole=True):
     to = upstream(rng, numbers, True) if to is None else to
-    message, timeout = rng.choice([b"ping", b"", b"longer message"]), rng.choice([0, 20000])
+    message, timeout = rng.choice([b"ping", b"", b"longer message"]), rng.choice([0, 600000])
     return ("grpc_call", to, "svc", rng.choice(methods), metadata(rng, numbers, whole), message, timeout, Out32(TOKEN, CALL))
 
 

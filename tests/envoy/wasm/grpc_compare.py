@@ -120,6 +120,13 @@ def cases():
     yield "call/timeout", does(call("slow", timeout=400)), 0.6
     yield "call/timeout-in-body", does(call("slow_body", timeout=400)), 0.6
     yield "call/timeout-hang", does(call("unary", service("hang"), timeout=100)), 0.3
+    asked = {name: pairs((f"x-envoy-upstream-rq-{name}", "400")) for name in ("timeout-ms", "per-try-timeout-ms", "timeout-alt-response")}
+    for method in ("slow", "slow_body"):
+        yield f"call/asks-timeout/{method}", does(call(method, metadata=asked["timeout-ms"])), 0.6
+        yield f"call/asks-try-timeout/{method}", does(call(method, metadata=asked["per-try-timeout-ms"], timeout=60000)), 0.6
+        yield f"stream/asks-timeout/{method}", does(stream(method, metadata=asked["timeout-ms"]), ("grpc_send", R, b"x", 1)), 0.6
+    yield "call/asks-alternative", does(call("slow", metadata=asked["timeout-alt-response"], timeout=400)), 0.6
+    yield "call/asks-retries", does(call("unary", metadata=pairs(("x-envoy-retry-on", "5xx"), ("x-envoy-retry-grpc-on", "internal"), ("x-envoy-max-retries", "3")))), 0.15
     for timeout in (1500, 0x7FFFFFFF, 0xFFFFFFFF):
         yield f"head/timeout-{timeout}", does(call("unary", timeout=timeout)), 0.15
     metadata = pairs(("x-a", "1"), ("x-a", "2"), (":path", "/svc/error"), (":authority", "a.test"), ("host", "h"), ("X-Upper", "u"), ("content-type", "x"))

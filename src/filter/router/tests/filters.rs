@@ -294,6 +294,10 @@ fn callable(upstream: &Upstream, spies: Vec<Spy>) -> ClusterMap {
     ClusterMap::from_iter([cluster]).with_filters(filters.for_calls())
 }
 
+fn unlimited() -> client::Deadline {
+    client::Limits::new(Duration::ZERO).begin()
+}
+
 fn call() -> Call {
     let head = RequestHead::new(http::Method::GET, "a.test", "/");
     Call::new(head, Duration::from_secs(20))
@@ -379,7 +383,8 @@ async fn what_they_answer_to_a_call_charges_no_cluster() {
         let cluster = Arc::clone(clusters.get("a").expect("a"));
         let host = cluster.pick(&PickContext::default()).expect("a host");
         let to = (&cluster, &host);
-        let opened = client::open(&clusters, to, call().head, Body::empty(), None, None).await;
+        let opened =
+            client::open(&clusters, to, call().head, Body::empty(), None, unlimited()).await;
         let answer = opened.expect("answered");
         assert_eq!(answer.details.as_deref(), Some("spy"));
         drop(answer);
@@ -423,7 +428,8 @@ async fn a_call_that_they_reset_has_no_answer() {
         let cluster = Arc::clone(clusters.get("a").expect("a"));
         let host = cluster.pick(&PickContext::default()).expect("a host");
         let to = (&cluster, &host);
-        let opened = client::open(&clusters, to, call().head, Body::empty(), None, None).await;
+        let opened =
+            client::open(&clusters, to, call().head, Body::empty(), None, unlimited()).await;
         assert!(matches!(opened, Err(Unanswered::Reset(told)) if told == details));
         assert_eq!(codes(&clusters), []);
         let ends = notes

@@ -13,7 +13,6 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::{Kind, PIECE, Request};
 use crate::cluster::client::{self, Answer, CallError, Unanswered};
@@ -97,13 +96,13 @@ pub(super) async fn exchange(
         head,
         body,
         sent,
-        timeout,
+        limits,
         limit,
         charge,
     } = request;
     // Of what has come and was not told yet; the request's own is held to the end.
     let mut room = charge.another();
-    let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+    let deadline = limits.begin();
     let mut last = None;
     let is_grpc = is_grpc(&head);
     let answer = match head {

@@ -11,7 +11,7 @@ fn exchange(root: u32) -> Exchange {
         head: Ok(RequestHead::new(Method::POST, "c", "/")),
         body,
         sent: Some(sent),
-        timeout: Duration::ZERO,
+        limits: Limits::new(Duration::ZERO),
         limit: 0,
         charge: Payloads::new(0).charge(0).expect("nothing is asked for"),
     };
@@ -86,7 +86,9 @@ fn a_head_is_what_envoy_sends() {
         (b"bad name", b"x"),
     ];
     let timeout = Some(Duration::from_millis(1500));
-    let made = head(&service, b"a.B", b"m", &metadata, timeout).expect("a path");
+    let (made, limits) = head(&service, b"a.B", b"m", &metadata, timeout);
+    let made = made.expect("a path");
+    assert_eq!(limits, Limits::new(Duration::from_millis(1500)));
     assert_eq!(made.method, Method::POST);
     assert_eq!(made.path, "/a.B/m,/more");
     assert_eq!(made.authority, "c,other");
@@ -116,15 +118,19 @@ fn a_head_is_what_envoy_sends() {
         skip_envoy_headers: true,
         ..service
     };
-    let made = head(&plain, b"a.B", b"m", &[], None).expect("a path");
+    let made = head(&plain, b"a.B", b"m", &[], None).0.expect("a path");
     assert_eq!(made.authority, "a.test");
     assert!(!made.headers.contains_key("x-envoy-internal"));
     assert!(!made.headers.contains_key(grpc::TIMEOUT));
 
     // It would end the path in a request line.
-    let reply = head(&plain, b"a B", b"m", &[], None).expect_err("no path");
+    let reply = head(&plain, b"a B", b"m", &[], None)
+        .0
+        .expect_err("no path");
     assert_eq!(reply.body, "invalid header value for: :path");
-    let reply = head(&plain, b"a.B", b"m\r\n", &[], None).expect_err("no path");
+    let reply = head(&plain, b"a.B", b"m\r\n", &[], None)
+        .0
+        .expect_err("no path");
     let events = replied(reply, Kind::Call, true);
     let [Event::Close(grpc::UNAVAILABLE, message)] = &events[..] else {
         panic!("{events:?}");
@@ -179,9 +185,9 @@ fn a_request_that_metadata_has_made_another_one_is_not_answered_as_grpc() {
     for (content_type, expected) in [("+proto", false), ("x", false)] {
         let metadata: [(&[u8], &[u8]); 1] = [(b"content-type", content_type.as_bytes())];
         let made = head(&service, b"a.B", b"m", &metadata, None);
-        assert_eq!(is_grpc(&made), expected, "{content_type}");
+        assert_eq!(is_grpc(&made.0), expected, "{content_type}");
     }
-    assert!(is_grpc(&head(&service, b"a.B", b"m", &[], None)));
+    assert!(is_grpc(&head(&service, b"a.B", b"m", &[], None).0));
     let counts = |is_grpc| {
         let reply = LocalReply::from(ReplyReason::NoHealthyUpstream);
         let events = replied(reply, Kind::Stream, is_grpc);
@@ -225,6 +231,6 @@ fn a_service_has_only_so_much_metadata() {
         );
     }
     let most = GrpcService::parse(service(1024, 1000)).expect("it fits");
-    let made = head(&most, b"a.B", b"m", &[], None).expect("a path");
+    let made = head(&most, b"a.B", b"m", &[], None).0.expect("a path");
     assert!(made.headers.len() > 1024);
 }

@@ -265,7 +265,8 @@ impl Server {
         self.flush.now();
     }
 
-    /// Ends the plugins, as the process ends; returns when those beside the traffic, and then all others, have said goodbye.
+    /// Ends the plugins, as the process ends; returns when those beside the traffic, and then all others, have said goodbye,
+    /// and compiled code is on the disk.
     pub async fn stop_plugins(&self) {
         let services = std::mem::take(&mut *self.services.lock());
         for service in services {

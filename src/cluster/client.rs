@@ -20,11 +20,11 @@ use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
 pub use filters::{CallFilters, Received, Refused, Sending};
-pub use limits::{Deadline, Limits};
+pub use limits::{Deadline, Limits, Moment};
 pub use stream::{Answer, Full, Sender, Sent, Unanswered, channel, open, refuse};
 
 use super::{Cluster, ClusterMap, Host, Origin, Parties, PickContext};
-use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
+use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead, grpc};
 
 /// A request of our own.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct Call {
     pub body: Bytes,
     /// Trailers; empty for none. They are told and not sent: Envoy's client sends none.
     pub trailers: HeaderMap,
-    /// From the request to the end of the answer; zero is none.
+    /// From the request to the end of the answer, unless the head asks for another; zero is none.
     pub timeout: Duration,
     /// Largest answer body.
     pub limit: usize,
@@ -130,9 +130,10 @@ pub async fn download(
     call: Call,
     mut chunk: impl FnMut(Bytes) + Send,
 ) -> Result<CallResponse, CallError> {
-    let past_filters = |_: &ClusterMap, cluster: &Arc<Cluster>, host: &Arc<Host>, head, body| {
-        filters::unfiltered(cluster, host, head, body)
-    };
+    let past_filters =
+        |_: &ClusterMap, cluster: &Arc<Cluster>, host: &Arc<Host>, head, body, connected| {
+            filters::unfiltered(cluster, host, head, body, connected)
+        };
     let begun = Begun::new(clusters, cluster, call, past_filters)?;
     receive(begun, |data| {
         chunk(data);
@@ -146,8 +147,9 @@ struct Begun {
     cluster: Arc<Cluster>,
     /// Where there is a host to call.
     to: Option<(Arc<Host>, Sending)>,
-    limits: Limits,
+    deadline: Deadline,
     limit: usize,
+    asker: Asker,
 }
 
 impl Begun {
@@ -155,25 +157,33 @@ impl Begun {
         clusters: &ClusterMap,
         cluster: &str,
         call: Call,
-        send: impl FnOnce(&ClusterMap, &Arc<Cluster>, &Arc<Host>, RequestHead, Body) -> Sending,
+        send: impl FnOnce(
+            &ClusterMap,
+            &Arc<Cluster>,
+            &Arc<Host>,
+            RequestHead,
+            Body,
+            Option<Moment>,
+        ) -> Sending,
     ) -> Result<Self, CallError> {
         let cluster = clusters
             .get(cluster)
             .ok_or_else(|| CallError::UnknownCluster(cluster.into()))?;
         let limit = call.limit;
         let (head, body, limits) = request(call);
+        let deadline = limits.begin(None);
+        let asker = Asker::of(&head);
         let to = cluster.pick(&PickContext::default()).map(|host| {
-            let sending = match head.method {
-                Method::CONNECT => filters::refused(cluster, &host),
-                _ => send(clusters, cluster, &host, head, body),
-            };
+            let connected = deadline.connected();
+            let sending = send(clusters, cluster, &host, head, body, connected);
             (host, sending)
         });
         Ok(Self {
             cluster: Arc::clone(cluster),
             to,
-            limits,
+            deadline,
             limit,
+            asker,
         })
     }
 }
@@ -186,22 +196,23 @@ async fn receive(
     let Begun {
         cluster,
         to,
-        limits,
+        deadline,
         limit,
+        asker,
     } = call;
     let Some((host, sending)) = to else {
-        return Ok(refused(&cluster, None, ReplyReason::NoHealthyUpstream));
+        let reply = failed(&cluster, None, ReplyReason::NoHealthyUpstream);
+        return Ok(asker.told(reply));
     };
-    let (begun, deadline) = (Instant::now(), limits.begin());
+    let begun = Instant::now();
     let received = match deadline.head(sending).await {
-        Some(Ok(received)) => received,
-        Some(Err(Refused::Failed(reason))) => return Ok(refused(&cluster, Some(&host), reason)),
-        Some(Err(Refused::Replied(reply))) => return Ok(replied(*reply)),
-        Some(Err(Refused::Reset(_))) => return Err(CallError::Reset(BodyError::StreamReset)),
-        None => {
-            let reply = deadline.headless(&cluster, &host);
-            return Ok(answered(&cluster, Some(&host), reply));
+        Ok(Ok(received)) => received,
+        Ok(Err(Refused::Failed(reason))) => {
+            return Ok(asker.told(failed(&cluster, Some(&host), reason)));
         }
+        Ok(Err(Refused::Replied(reply))) => return Ok(asker.told(*reply)),
+        Ok(Err(Refused::Reset(_))) => return Err(CallError::Reset(BodyError::StreamReset)),
+        Err(exceeded) => return Ok(asker.told(deadline.headless(exceeded, &cluster, &host))),
     };
     let collecting = collect(&cluster, &host, begun, received, limit, &mut chunk);
     deadline.rest(collecting).await.unwrap_or_else(|| {
@@ -282,28 +293,48 @@ fn request(call: Call) -> (RequestHead, Body, Limits) {
     (head, Body::full(body), limits)
 }
 
-/// The response that Envoy makes of a failure: status, text, three headers.
-fn refused(cluster: &Cluster, host: Option<&Host>, reason: ReplyReason) -> CallResponse {
-    answered(cluster, host, LocalReply::from(reason))
-}
-
-fn answered(cluster: &Cluster, host: Option<&Host>, reply: LocalReply) -> CallResponse {
+/// The reply that Envoy makes of a failure, counted.
+fn failed(cluster: &Cluster, host: Option<&Host>, reason: ReplyReason) -> LocalReply {
+    let reply = LocalReply::from(reason);
     cluster.answered(host, reply.status.as_u16(), Origin::Internal);
-    replied(reply)
+    reply
 }
 
-fn replied(reply: LocalReply) -> CallResponse {
-    let mut head = ResponseHead::new(reply.status);
-    head.headers = reply.headers;
-    if !reply.body.is_empty() {
-        head.headers.insert(CONTENT_LENGTH, reply.body.len().into());
-        head.headers
-            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+/// How replies of ours look to who asked.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    head_alone: bool,
+    grpc: bool,
+}
+
+impl Asker {
+    fn of(head: &RequestHead) -> Self {
+        Self {
+            head_alone: head.method == Method::HEAD,
+            grpc: head.is_grpc(),
+        }
     }
-    CallResponse {
-        head,
-        body: reply.body,
-        trailers: None,
+
+    fn told(self, reply: LocalReply) -> CallResponse {
+        let mut head = ResponseHead::new(reply.status);
+        head.headers = reply.headers;
+        let mut body = reply.body;
+        if self.grpc {
+            grpc::reply(&mut head, reply.status, &body, reply.grpc_status);
+            body = Bytes::new();
+        } else if !body.is_empty() {
+            head.headers.insert(CONTENT_LENGTH, body.len().into());
+            head.headers
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        if self.head_alone {
+            body = Bytes::new();
+        }
+        CallResponse {
+            head,
+            body,
+            trailers: None,
+        }
     }
 }
 

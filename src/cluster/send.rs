@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Version;
+use http::{Method, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::connect::{self, ConnectError, Connected};
@@ -100,6 +100,9 @@ pub enum UpstreamErrorKind {
     /// Too many connections or requests.
     #[error("too many connections or requests")]
     Overflow,
+    /// A CONNECT with a path and without a protocol, which no codec can write: plugins can make one.
+    #[error("a CONNECT cannot be sent")]
+    MissingProtocol,
     /// Our own request body failed.
     #[error("the request's body failed: {0}")]
     RequestBody(BodyError),
@@ -140,6 +143,7 @@ impl UpstreamError {
             UpstreamErrorKind::Reset | UpstreamErrorKind::Refused => ReplyReason::UpstreamReset,
             UpstreamErrorKind::Protocol(_) => ReplyReason::UpstreamProtocolError,
             UpstreamErrorKind::Overflow => ReplyReason::Overflow,
+            UpstreamErrorKind::MissingProtocol => ReplyReason::MissingProtocol,
         }
     }
 
@@ -168,6 +172,14 @@ impl Cluster {
         body: Body,
         options: SendOptions<O>,
     ) -> Result<UpstreamResponse, UpstreamError> {
+        if head.lend(|head| head.method == Method::CONNECT) {
+            // Envoy's codec finds that, when there is one for the request.
+            self.reach(host).await?;
+            return Err(UpstreamError {
+                kind: UpstreamErrorKind::MissingProtocol,
+                connection: None,
+            });
+        }
         match &self.config.protocol {
             UpstreamProtocol::Http1(http1) => {
                 self.send_http1(host, head, body, options, http1).await

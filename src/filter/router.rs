@@ -249,10 +249,10 @@ impl Router {
         let told = self
             .config
             .respect_expected_rq_timeout
-            .then(|| router_headers::duration(headers.get(EXPECTED_RQ_TIMEOUT)?))
+            .then(|| headers.get(EXPECTED_RQ_TIMEOUT))
             .flatten();
         if let Some(told) = told {
-            timeout = told;
+            timeout = router_headers::duration(told).unwrap_or(timeout);
         } else if let Some(asked) = router_headers::take_timeout(headers) {
             timeout = asked;
         }

@@ -251,6 +251,8 @@ pub enum ReplyReason {
     RequestPayloadTooLarge,
     /// A buffered response body is over the limit.
     ResponsePayloadTooLarge,
+    /// A CONNECT without a protocol that nobody can send.
+    MissingProtocol,
     /// No `Host`.
     MissingHost,
     /// A path that normalisation refuses.
@@ -293,6 +295,12 @@ impl From<ReplyReason> for LocalReply {
                 ),
             )
             .flag(F::UpstreamConnectionFailure),
+            ReplyReason::MissingProtocol => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "missing required header: :protocol",
+                "filter_removed_required_request_headers{missing_required_header:_:protocol}",
+            )
+            .flag(F::DownstreamProtocolError),
             ReplyReason::ConnectTimeout => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 reset("connection timeout"),

@@ -1,5 +1,5 @@
 //! `x-envoy-*` headers by which those whom it trusts tell a router how to send a request: internal clients, and plugins of
-//! what they call. They end at that router.
+//! what they call. They end at that router; what it tells the upstream in their place is among them, too.
 
 use std::time::Duration;
 
@@ -16,13 +16,16 @@ pub const UPSTREAM_RQ_PER_TRY_TIMEOUT: HeaderName =
 /// Where it stands what takes too long is answered with 204.
 pub const UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE: HeaderName =
     HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
+/// With `true` an attempt that takes too long goes on, beside another one.
+pub const HEDGE_ON_PER_TRY_TIMEOUT: HeaderName =
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
 /// What an upstream is told of the time that it has, in milliseconds.
 pub const EXPECTED_RQ_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 static WISHES: [HeaderName; 10] = [
     UPSTREAM_RQ_PER_TRY_TIMEOUT,
-    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HEDGE_ON_PER_TRY_TIMEOUT,
     HeaderName::from_static("x-envoy-max-retries"),
     HeaderName::from_static("x-envoy-retriable-header-names"),
     HeaderName::from_static("x-envoy-retriable-status-codes"),
@@ -45,8 +48,8 @@ pub fn take_wishes(headers: &mut HeaderMap) {
     take_out_all(headers, |name| WISHES.contains(name));
 }
 
-/// Milliseconds; `Some(None)`: 0, which is for ever.
+/// Milliseconds, as Envoy reads them: with space around. `None`: not to be read; `Some(None)`: 0, which is for ever.
 pub fn duration(value: &HeaderValue) -> Option<Option<Duration>> {
-    let millis: u64 = value.to_str().ok()?.parse().ok()?;
+    let millis: u64 = value.to_str().ok()?.trim_ascii().parse().ok()?;
     Some((millis > 0).then(|| Duration::from_millis(millis)))
 }

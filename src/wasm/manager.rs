@@ -329,7 +329,7 @@ impl Plugins {
     }
 
     /// Tells the root contexts of all plugins that the process ends (`on_done`, `on_delete`), and returns when they have
-    /// heard it, or take too long.
+    /// heard it and compiled code is on the disk, or either takes too long.
     pub async fn stop(&self) {
         let plugins: Vec<Arc<Plugin>> = {
             let state = self.0.state.lock();

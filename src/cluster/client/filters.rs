@@ -6,9 +6,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::StatusCode;
-
-use super::super::{Cluster, ClusterMap, Host, SendOptions};
+use super::super::{Cluster, ClusterMap, Host, SendOptions, UpstreamError, UpstreamErrorKind};
+use super::limits::Moment;
 use crate::http::{Body, LocalReply, ReplyReason, RequestHead, ResponseHead};
 
 /// An answer on its way.
@@ -17,7 +16,7 @@ pub type Sending = Pin<Box<dyn Future<Output = Result<Received, Refused>> + Send
 /// The HTTP filters of the clusters of one Generation.
 pub trait CallFilters: fmt::Debug + Send + Sync {
     /// Sends a request to `host` of `cluster` through the filters of that cluster, and waits for the head of what they make
-    /// of its answer. Dropping the future, or the body before its end, gives the attempt up. `None` where the cluster's
+    /// of its answer; `connected` is to hear of the connection. Dropping the future, or the body before its end, gives the attempt up. `None` where the cluster's
     /// filters are not there.
     fn send(
         &self,
@@ -25,6 +24,7 @@ pub trait CallFilters: fmt::Debug + Send + Sync {
         host: &Arc<Host>,
         head: RequestHead,
         body: Body,
+        connected: Option<Moment>,
     ) -> Option<Sending>;
 }
 
@@ -50,6 +50,16 @@ pub enum Refused {
     Reset(&'static str),
 }
 
+impl Refused {
+    fn of(error: &UpstreamError) -> Self {
+        match error.kind {
+            // Not the host's fault.
+            UpstreamErrorKind::MissingProtocol => Self::Replied(Box::new(error.reason().into())),
+            _ => Self::Failed(error.reason()),
+        }
+    }
+}
+
 /// Sends a request to `host` of `cluster`, through the filters that the cluster has. What is returned holds those filters,
 /// and not `clusters`: a call may last for days.
 pub(super) fn send(
@@ -58,12 +68,13 @@ pub(super) fn send(
     host: &Arc<Host>,
     head: RequestHead,
     body: Body,
+    connected: Option<Moment>,
 ) -> Sending {
     if !cluster.config.has_filters() {
-        return unfiltered(cluster, host, head, body);
+        return unfiltered(cluster, host, head, body, connected);
     }
     let filters = clusters.filters();
-    let sending = filters.and_then(|filters| filters.send(cluster, host, head, body));
+    let sending = filters.and_then(|filters| filters.send(cluster, host, head, body, connected));
     // A Generation has both or none; a call must not slip by.
     sending.unwrap_or_else(|| {
         let reply = ReplyReason::NoFilterConfig.into();
@@ -77,32 +88,21 @@ pub(super) fn unfiltered(
     host: &Arc<Host>,
     head: RequestHead,
     body: Body,
+    connected: Option<Moment>,
 ) -> Sending {
     let (cluster, host) = (Arc::clone(cluster), Arc::clone(host));
     Box::pin(async move {
-        let sent = cluster.send(&host, head, body, SendOptions::default());
+        let options = SendOptions {
+            observer: connected,
+        };
+        let sent = cluster.send(&host, head, body, options);
         match sent.await {
             Ok(response) => Ok(Received {
                 head: response.head,
                 body: response.body,
                 details: None,
             }),
-            Err(error) => Err(Refused::Failed(error.reason())),
+            Err(error) => Err(Refused::of(&error)),
         }
-    })
-}
-
-/// What becomes of a CONNECT, which nobody can send who gives a path: Envoy refuses it when it has a connection for it.
-pub(super) fn refused(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Sending {
-    let (cluster, host) = (Arc::clone(cluster), Arc::clone(host));
-    Box::pin(async move {
-        Err(match cluster.reach(&host).await {
-            Ok(()) => Refused::Replied(Box::new(LocalReply::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "missing required header: :protocol",
-                "filter_removed_required_request_headers{missing_required_header:_:protocol}",
-            ))),
-            Err(error) => Refused::Failed(error.reason()),
-        })
     })
 }

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::super::{Cluster, ClusterMap, Host, Origin, Parties};
 use super::filters::{self, Refused, Sending};
-use super::limits::Deadline;
-use super::{CallError, millis, next_frame};
-use crate::http::{Body, BodyError, LocalReply, ReplyReason, RequestHead, ResponseHead};
+use super::limits::{Deadline, Moment};
+use super::{CallError, failed, millis, next_frame};
+use crate::http::{Body, BodyError, LocalReply, RequestHead, ResponseHead};
 
 /// The sending end of a request's body. Dropping it before [`Sender::end`] resets the stream.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ struct Progress {
     waiting: AtomicUsize,
     /// The last piece was sent.
     ended: AtomicBool,
+    /// The last piece was given.
+    whole: Moment,
 }
 
 /// Tells whether a body was sent whole.
@@ -45,6 +47,11 @@ struct Progress {
 pub struct Sent(Arc<Progress>);
 
 impl Sent {
+    /// When the last piece was given, or will be.
+    pub fn whole(&self) -> Moment {
+        self.0.whole.clone()
+    }
+
     fn is_whole(&self) -> bool {
         self.0.ended.load(Relaxed)
     }
@@ -88,6 +95,7 @@ impl Sender {
         // Nobody takes it where the call has ended.
         let _ = pieces.send(Piece { data, last });
         if last {
+            self.progress.whole.come();
             self.pieces = None;
         }
         Ok(())
@@ -97,6 +105,7 @@ impl Sender {
     pub fn end(&mut self) {
         if let Some(pieces) = self.pieces.take() {
             let data = Bytes::new();
+            self.progress.whole.come();
             // As above.
             let _ = pieces.send(Piece { data, last: true });
         }
@@ -173,7 +182,7 @@ pub fn open<'a>(
     sent: Option<&'a Sent>,
     deadline: Deadline,
 ) -> impl Future<Output = Result<Answer, Unanswered>> + Send + use<'a> {
-    let sending = filters::send(clusters, to.0, to.1, head, body);
+    let sending = filters::send(clusters, to.0, to.1, head, body, deadline.connected());
     begin(sending, to, sent, deadline)
 }
 
@@ -185,13 +194,16 @@ async fn begin(
 ) -> Result<Answer, Unanswered> {
     let begun = Instant::now();
     let received = match deadline.head(sending).await {
-        Some(Ok(received)) => received,
-        Some(Err(Refused::Failed(reason))) => {
-            return Err(Unanswered::Replied(failed(cluster, host, reason)));
+        Ok(Ok(received)) => received,
+        Ok(Err(Refused::Failed(reason))) => {
+            return Err(Unanswered::Replied(failed(cluster, Some(host), reason)));
         }
-        Some(Err(Refused::Replied(reply))) => return Err(Unanswered::Replied(*reply)),
-        Some(Err(Refused::Reset(details))) => return Err(Unanswered::Reset(details)),
-        None => return Err(Unanswered::Replied(timed_out(cluster, host, deadline))),
+        Ok(Err(Refused::Replied(reply))) => return Err(Unanswered::Replied(*reply)),
+        Ok(Err(Refused::Reset(details))) => return Err(Unanswered::Reset(details)),
+        Err(exceeded) => {
+            let reply = deadline.headless(exceeded, cluster, host);
+            return Err(Unanswered::Replied(reply));
+        }
     };
     let mut head = received.head;
     if received.details.is_none() {
@@ -224,27 +236,13 @@ pub async fn refuse(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     reply: LocalReply,
-    deadline: Deadline,
+    deadline: &Deadline,
 ) -> LocalReply {
     match deadline.head(cluster.reach(host)).await {
-        Some(Ok(())) => reply,
-        Some(Err(error)) => failed(cluster, host, error.reason()),
-        None => timed_out(cluster, host, deadline),
+        Ok(Ok(())) => reply,
+        Ok(Err(error)) => failed(cluster, Some(host), error.reason()),
+        Err(exceeded) => deadline.headless(exceeded, cluster, host),
     }
-}
-
-fn timed_out(cluster: &Cluster, host: &Host, deadline: Deadline) -> LocalReply {
-    let reply = deadline.headless(cluster, host);
-    answered(cluster, host, reply)
-}
-
-fn failed(cluster: &Cluster, host: &Host, reason: ReplyReason) -> LocalReply {
-    answered(cluster, host, LocalReply::from(reason))
-}
-
-fn answered(cluster: &Cluster, host: &Host, reply: LocalReply) -> LocalReply {
-    cluster.answered(Some(host), reply.status.as_u16(), Origin::Internal);
-    reply
 }
 
 impl Answer {
@@ -308,8 +306,8 @@ mod tests {
         let cluster = Cluster::new(Arc::new(config), &runtime());
         let host = cluster.pick(&Default::default()).expect("a host");
         let reply = LocalReply::new(http::StatusCode::IM_A_TEAPOT, "no request", "none");
-        let deadline = Limits::new(Duration::from_secs(10)).begin();
-        let reply = refuse(&cluster, &host, reply, deadline).await;
+        let deadline = Limits::new(Duration::from_secs(10)).begin(None);
+        let reply = refuse(&cluster, &host, reply, &deadline).await;
         (reply, cluster.stats().set.codes().len())
     }
 
@@ -340,9 +338,9 @@ mod tests {
         );
         let host = cluster.pick(&Default::default()).expect("a host");
         let reply = LocalReply::new(http::StatusCode::IM_A_TEAPOT, "no request", "none");
-        let deadline = Limits::new(Duration::from_millis(1)).begin();
+        let deadline = Limits::new(Duration::from_millis(1)).begin(None);
         tokio::time::advance(Duration::from_millis(2)).await;
-        let reply = refuse(&cluster, &host, reply, deadline).await;
+        let reply = refuse(&cluster, &host, reply, &deadline).await;
         assert_eq!(reply.status, http::StatusCode::GATEWAY_TIMEOUT);
     }
 

@@ -1,6 +1,7 @@
 //! Against a raw upstream; the failures are those that a running Envoy 1.40 gave its own callers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,6 +11,8 @@ use super::*;
 use crate::base::task;
 use crate::cluster::stats::cluster as stat;
 use crate::cluster::testing::{eds, fixed, runtime};
+
+const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
 
 /// A cluster whose upstream answers one request with `answer` and gives back what it was sent.
 async fn upstream(answer: &'static str) -> (ClusterMap, tokio::sync::oneshot::Receiver<String>) {
@@ -108,7 +111,6 @@ async fn a_download_comes_in_pieces_and_has_a_limit() {
 /// What a running Envoy gave its caller: status, body; the headers are two besides the status.
 #[tokio::test]
 async fn failures_are_the_responses_that_envoy_makes_of_them() {
-    const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
     let refused = {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
@@ -149,6 +151,33 @@ async fn failures_are_the_responses_that_envoy_makes_of_them() {
     }
 }
 
+/// What a call that asks for a head alone, and one of gRPC, are told of a failure.
+#[tokio::test]
+async fn a_failure_is_told_as_the_call_can_read_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let cluster = Cluster::new(Arc::new(fixed("c", address)), &runtime());
+    let clusters = ClusterMap::from_iter([cluster]);
+    let text = format!("{RESET}remote connection failure");
+    let length = text.len().to_string();
+
+    let response = call(&clusters, "c", request(Method::HEAD)).await;
+    let response = response.expect("a response");
+    assert_eq!(response.head.status, 503);
+    assert_eq!(response.body, "");
+    assert_eq!(header(&response, "content-length"), Some(&*length));
+
+    let mut grpc = request(Method::POST);
+    let content_type = HeaderValue::from_static("application/grpc");
+    grpc.head.headers.insert(CONTENT_TYPE, content_type);
+    let response = call(&clusters, "c", grpc).await.expect("a response");
+    assert_eq!(response.head.status, 200);
+    assert_eq!(response.body, "");
+    assert_eq!(header(&response, "grpc-status"), Some("14"));
+    assert_eq!(header(&response, "grpc-message"), Some(&*text));
+}
+
 /// The header that a call asks with, and the answer where the upstream gives none.
 #[tokio::test]
 async fn a_call_ends_as_its_headers_ask() {
@@ -172,6 +201,11 @@ async fn a_call_ends_as_its_headers_ask() {
         assert_eq!(response.head.headers.is_empty(), status == 204);
         let stats = [stat::UPSTREAM_RQ_TIMEOUT, stat::UPSTREAM_RQ_PER_TRY_TIMEOUT];
         assert_eq!(stats.map(|stat| stat_value(&clusters, stat)), timeouts);
+        // Whatever is answered, the host has failed.
+        let cluster = clusters.get("c").expect("c");
+        let host = cluster.pick(&PickContext::default()).expect("a host");
+        let failed = [&host.stats.rq_error, &host.stats.rq_success];
+        assert_eq!(failed.map(|count| count.load(Relaxed)), [1, 0]);
         let sent = sent.await.expect("a request");
         assert!(sent.contains("x-envoy-expected-rq-timeout-ms: 50\r\n"));
         assert!(!sent.contains(name));

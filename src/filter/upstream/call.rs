@@ -11,9 +11,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Filters, Unanswered, UpstreamFilters};
-use crate::cluster::client::{CallFilters, Received, Refused, Sending};
+use crate::cluster::client::{CallFilters, Moment, Received, Refused, Sending};
 use crate::cluster::{
-    Cluster, Host, Observer, Origin, SendOptions, UpstreamConnection, UpstreamResponse,
+    Cluster, Host, Observer, Origin, SendOptions, UpstreamConnection, UpstreamErrorKind,
+    UpstreamResponse,
 };
 use crate::config::http_connection_manager::Options;
 use crate::filter::router::{note, note_answer};
@@ -28,14 +29,15 @@ impl CallFilters for UpstreamFilters {
         host: &Arc<Host>,
         head: RequestHead,
         body: Body,
+        connected: Option<Moment>,
     ) -> Option<Sending> {
         let filters = self.of_cluster(cluster)?;
         Some(Box::pin(send(
             Arc::clone(filters),
             Arc::clone(cluster),
             Arc::clone(host),
-            head,
-            body,
+            (head, body),
+            connected,
         )))
     }
 }
@@ -44,8 +46,8 @@ async fn send(
     filters: Arc<HttpFilterChain>,
     cluster: Arc<Cluster>,
     host: Arc<Host>,
-    head: RequestHead,
-    body: Body,
+    (head, body): (RequestHead, Body),
+    connected: Option<Moment>,
 ) -> Result<Received, Refused> {
     let config = config(cluster.config.buffer_limit);
     let stream = Stream::new(Arc::new(ConnectionInfo::none()), config, head, 1);
@@ -61,6 +63,7 @@ async fn send(
         filters,
         cluster,
         host,
+        connected,
     });
     let chain = Arc::new(HttpFilterChain::of([("attempt".into(), attempt as _)]));
     let run = chain.run(Arc::clone(&stream), body, Arc::new(()));
@@ -104,16 +107,21 @@ struct Attempt {
     filters: Arc<HttpFilterChain>,
     cluster: Arc<Cluster>,
     host: Arc<Host>,
+    /// Is to hear of the connection.
+    connected: Option<Moment>,
 }
 
 impl HttpFilter for Attempt {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
         let (stream, cluster) = (Arc::clone(stream), Arc::clone(&self.cluster));
+        let connected = self.connected.clone();
         let (host, filters) = (
             Arc::clone(&self.host),
             Filters::begin(&stream, &self.filters),
         );
-        Step::Wait(Box::pin(run(filters, stream, cluster, host, body)))
+        Step::Wait(Box::pin(run(
+            filters, stream, cluster, host, body, connected,
+        )))
     }
 }
 
@@ -123,9 +131,10 @@ async fn run(
     cluster: Arc<Cluster>,
     host: Arc<Host>,
     body: Body,
+    connected: Option<Moment>,
 ) -> Step<Body> {
     let options = SendOptions {
-        observer: Connected(Arc::clone(&stream)),
+        observer: Connected(Arc::clone(&stream), connected),
     };
     let sent = match filters {
         Some(filters) => {
@@ -147,16 +156,20 @@ async fn run(
         Err(Unanswered::Step(step)) => step,
         Err(Unanswered::Failed(error)) => {
             let reply = LocalReply::from(error.reason());
-            cluster.answered(Some(&host), reply.status.as_u16(), Origin::Internal);
+            // What cannot be sent is not the host's fault.
+            if !matches!(error.kind, UpstreamErrorKind::MissingProtocol) {
+                cluster.answered(Some(&host), reply.status.as_u16(), Origin::Internal);
+            }
             Step::reply(reply)
         }
     }
 }
 
-struct Connected(Arc<Stream>);
+struct Connected(Arc<Stream>, Option<Moment>);
 
 impl Observer for Connected {
     fn connected(&mut self, connection: &UpstreamConnection) {
         note(&self.0, connection);
+        self.1.connected(connection);
     }
 }

@@ -16,6 +16,7 @@ use super::grpc::{self, Exchanges};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Call};
+use crate::http::joined::{self, Side};
 use crate::http::{RequestHead, Scheme};
 use crate::wasm::context::{Environment, Host};
 use crate::wasm::meter::Quota;
@@ -233,7 +234,11 @@ fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
             }
             b":scheme" if *value == b"https" => head.scheme = Scheme::Https,
             [b':', ..] => {}
-            name => append(&mut head.headers, name, value),
+            name => {
+                if let Some((name, value)) = field(name, value) {
+                    joined::append(Side::Request, &mut head.headers, name, value);
+                }
+            }
         }
     }
     head.method = method?;
@@ -252,17 +257,18 @@ pub(super) fn path_value(path: &[u8]) -> Option<HeaderValue> {
 fn fields(pairs: &[(&[u8], &[u8])]) -> HeaderMap {
     let mut fields = HeaderMap::new();
     for (name, value) in pairs {
-        append(&mut fields, name, value);
+        if let Some((name, value)) = field(name, value) {
+            // Past the map's capacity nothing is added.
+            let _ = fields.try_append(name, value);
+        }
     }
     fields
 }
 
-/// What is not a header is left out.
-fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
-    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-        // Past the map's capacity nothing is added.
-        let _ = fields.try_append(name, value);
-    }
+/// `None`: it is not a header, and left out.
+fn field(name: &[u8], value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name).ok()?;
+    Some((name, HeaderValue::from_bytes(value).ok()?))
 }
 
 #[cfg(test)]

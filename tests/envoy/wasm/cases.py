@@ -355,6 +355,10 @@ def fixed():
         ("timeout-none", "callout", 100, {"delay": 400}, [("upstream-rq-timeout-ms", "0")]),
         ("timeout-unread", "hang", 150, {}, [("upstream-rq-timeout-ms", "soon")]),
         ("try", "callout", 10000, {"delay": 1000}, [("upstream-rq-per-try-timeout-ms", "250")]),
+        ("try-hang", "hang", 300, {}, [("upstream-rq-per-try-timeout-ms", "100")]),
+        ("try-hedged", "callout", 10000, {"delay": 600}, [("upstream-rq-per-try-timeout-ms", "250"), ("hedge-on-per-try-timeout", "true")]),
+        ("twice", "callout", 10000, {"delay": 400}, [("upstream-rq-timeout-ms", "50"), ("upstream-rq-timeout-ms", "60")]),
+        ("spaced", "hang", 10000, {}, [("upstream-rq-timeout-ms", " 150 ")]),
         ("try-longer", "callout", 10000, {}, [("upstream-rq-per-try-timeout-ms", "20000")]),
         ("try-alone", "callout", 0, {}, [("upstream-rq-per-try-timeout-ms", "20000")]),
         ("alternative", "hang", 150, {}, [("upstream-rq-timeout-alt-response", "1")]),
@@ -364,6 +368,15 @@ def fixed():
         asked = [("x-envoy-" + name, value) for name, value in asked]
         headers = pairs((":method", "GET"), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@"), ("x-answer", json.dumps(answer)), *asked)
         outcomes["asks-" + key] = call(cluster, headers, timeout=timeout)
+    for key, cluster, method, more in [
+        ("dead-head", "dead", "HEAD", []), ("head", "callout", "HEAD", []),
+        ("dead-grpc", "dead", "POST", [("content-type", "application/grpc")]),
+        ("hang-grpc", "hang", "POST", [("content-type", "application/grpc+proto")]),
+        ("dead-grpc-web", "dead", "POST", [("content-type", "application/grpc-web")]),
+        ("joined", "callout", "GET", [("accept", "a"), ("accept", "b"), ("content-type", "c"), ("content-type", "d"), ("cookie", "e"), ("cookie", "f"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]),
+    ]:  # fmt: skip
+        headers = pairs((":method", method), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@"), *more)
+        outcomes[key] = call(cluster, headers, timeout=300 if cluster == "hang" else 10000)
     outcomes["connect"] = call(headers=pairs((":method", "CONNECT"), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@")))
     for name, operation in outcomes.items():
         # The status of a failed call stays with the root.

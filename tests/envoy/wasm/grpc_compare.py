@@ -97,7 +97,7 @@ def does(*operations, **callbacks):
     return {
         "request_headers": (HOLD, list(operations)),
         **TOLD,
-        **{name.replace("_0", "#0"): (0, list(steps)) for name, steps in callbacks.items()},
+        **{name.replace("_0", "#0").replace("_1", "#1"): (0, list(steps)) for name, steps in callbacks.items()},
     }
 
 
@@ -125,6 +125,12 @@ def cases():
         yield f"call/asks-timeout/{method}", does(call(method, metadata=asked["timeout-ms"])), 0.6
         yield f"call/asks-try-timeout/{method}", does(call(method, metadata=asked["per-try-timeout-ms"], timeout=60000)), 0.6
         yield f"stream/asks-timeout/{method}", does(stream(method, metadata=asked["timeout-ms"]), ("grpc_send", R, b"x", 1)), 0.6
+    for name in ("timeout-ms", "per-try-timeout-ms"):
+        # Its time begins with the end of the request.
+        open_for_long = [("set_tick_period_milliseconds", 700)]
+        yield f"stream/asks-{name}-open", does(stream("echo", metadata=asked[name]), one, *open_for_long, tick_0=[("grpc_send", R, b"two", 0)], grpc_receive_1=[("grpc_close", R)]), 1.8
+        yield f"stream/asks-{name}-ended-late", does(stream("slow", metadata=asked[name]), *open_for_long, tick_0=[("grpc_send", R, b"two", 1), ("set_tick_period_milliseconds", 0)]), 1.8
+    yield "call/asks-try-hang", does(call("unary", service("hang"), metadata=pairs(("x-envoy-upstream-rq-per-try-timeout-ms", "100")), timeout=400)), 0.6
     yield "call/asks-alternative", does(call("slow", metadata=asked["timeout-alt-response"], timeout=400)), 0.6
     yield "call/asks-retries", does(call("unary", metadata=pairs(("x-envoy-retry-on", "5xx"), ("x-envoy-retry-grpc-on", "internal"), ("x-envoy-max-retries", "3")))), 0.15
     for timeout in (1500, 0x7FFFFFFF, 0xFFFFFFFF):

@@ -295,7 +295,7 @@ fn callable(upstream: &Upstream, spies: Vec<Spy>) -> ClusterMap {
 }
 
 fn unlimited() -> client::Deadline {
-    client::Limits::new(Duration::ZERO).begin()
+    client::Limits::new(Duration::ZERO).begin(None)
 }
 
 fn call() -> Call {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::{Kind, PIECE, Request};
-use crate::cluster::client::{self, Answer, CallError, Unanswered};
+use crate::cluster::client::{self, Answer, CallError, Sent, Unanswered};
 use crate::cluster::{Cluster, ClusterMap, Host};
 use crate::http::grpc::{self, Deframer, FrameError};
 use crate::http::{BodyError, LocalReply, RequestHead, ResponseHead};
@@ -102,7 +102,7 @@ pub(super) async fn exchange(
     } = request;
     // Of what has come and was not told yet; the request's own is held to the end.
     let mut room = charge.another();
-    let deadline = limits.begin();
+    let deadline = limits.begin(sent.as_ref().map(Sent::whole));
     let mut last = None;
     let is_grpc = is_grpc(&head);
     let answer = match head {
@@ -114,7 +114,7 @@ pub(super) async fn exchange(
             opening.await
         }
         Err(reply) => Err(Unanswered::Replied(
-            client::refuse(cluster, host, reply, deadline).await,
+            client::refuse(cluster, host, reply, &deadline).await,
         )),
     };
     let events = match answer {
@@ -182,6 +182,13 @@ impl<'a> Batch<'a> {
         }
         self.kept = kept;
         self.room.set(kept + self.held)
+    }
+
+    /// Counts `kept` bytes beside the messages: no more than they were together with those.
+    fn keep_less(&mut self, kept: usize) {
+        self.kept = kept;
+        // Where a message's own cost has no room, it is charged with what comes next.
+        let _ = self.room.set(kept + self.held);
     }
 
     fn push(&mut self, message: Bytes) {
@@ -273,9 +280,7 @@ async fn receive(
                     }
                 }
                 let waiting = deframer.held() + last.as_ref().map_or(0, Bytes::len);
-                if !batch.keep(waiting).await {
-                    return batch.end(error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM));
-                }
+                batch.keep_less(waiting);
             }
             Err(frame) => {
                 let fields = frame.into_trailers().unwrap_or_default();

@@ -10,7 +10,7 @@ import fnmatch
 import json
 
 import filtered
-from script import QUEUE, TOKEN, Iov, Out, Out32, Self, encode, pairs, path
+from script import METRIC, QUEUE, TOKEN, Iov, Out, Out32, Out64, Self, Wide, encode, pairs, path
 from tables import BAD, CALL_HEADERS, CALL_POST, FAMILIES
 
 STREAM = [
@@ -560,6 +560,22 @@ def fixed():
                 first: {"request_headers": (0, [("set_property", "shared", "s"), ("set_shared_data", "@case@.two", "d", 0), ("register_shared_queue", "@case@.two", Out32(QUEUE, 0)), ("enqueue_shared_queue", 99999, "x")])},
                 other: {"request_body": (0, [("get_property", "shared", Out()), ("get_shared_data", "@case@.two", Out(), Out32(2, 1)), ("resolve_shared_queue", "", "@case@.two", Out32(QUEUE, 0))])},
             }))  # fmt: skip
+
+    # One name of several kinds, and long names.
+    add("metrics/kinds", script={"request_headers": (0, [
+        *[("define_metric", kind, "c@case@.kinds", Out32(METRIC, kind)) for kind in (0, 1, 2)],
+        ("increment_metric", _reg(0), Wide(2)), ("record_metric", _reg(1), Wide(7)),
+        ("get_metric", _reg(0), Out64()), ("get_metric", _reg(1), Out64()),
+    ])})  # fmt: skip
+    add("metrics/gauge-first", script={"request_headers": (0, [
+        *[("define_metric", kind, "c@case@.kinds", Out32(METRIC, kind)) for kind in (1, 0)],
+        ("increment_metric", _reg(0), Wide(2)), ("record_metric", _reg(1), Wide(7)),
+    ])})  # fmt: skip
+    for length in (1100, 5000):
+        name = "c@case@." + "n" * length
+        add(f"metrics/long/{length}", script={"request_headers": (0, [
+            ("define_metric", 0, name, Out32(METRIC, 0)), ("increment_metric", _reg(0), Wide(2)), ("get_metric", _reg(0), Out64()),
+        ])})  # fmt: skip
 
     # Queues tell their owner.
     add("queue/ready", script={

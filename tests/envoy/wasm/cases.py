@@ -29,6 +29,12 @@ FATAL = [
     "filtered/property-peers/*",
     *[f"close_stream/{kind}/{phase}" for kind in (0, 1) for phase in ("response_trailers", "log", "done", "delete")],
 ]  # fmt: skip
+# What the guest cannot do without, and a few more of each kind.
+CAPABILITIES = [
+    "proxy_on_context_create", "proxy_on_vm_start", "proxy_on_configure", "proxy_on_request_headers", "proxy_on_log",
+    "proxy_log", "proxy_get_buffer_bytes", "proxy_get_header_map_value", "proxy_set_effective_context",
+    "proxy_get_shared_data", "proxy_add_header_map_value", "proxy_define_metric", "proxy_get_log_level", "fd_write", "clock_res_get",
+]  # fmt: skip
 RESUME = ("continue_stream", 0)
 RESUME_RESPONSE = ("continue_stream", 1)
 
@@ -114,6 +120,9 @@ def fixed():
         )
         for phase in ("context_create", "vm_start", "configure"):
             add(f"abi/root-{phase}/{family}", listener={"root": {phase: (1, operations)}})
+        add(f"abi/capabilities/{family}", **full(
+            listener={"capabilities": CAPABILITIES}, script={"request_headers": (0, operations), "response_headers": (0, [])}
+        ))  # fmt: skip
         add(f"abi/stream-context_create/{family}", listener={"on_create": {"context_create": (0, operations)}})
         add(f"abi/old/{family}", listener="old", **{k: v for k, v in full().items()}, script={
             "request_headers": (CONTINUE, [op for op in operations if op[0] not in ("get_log_level",)]),

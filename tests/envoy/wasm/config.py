@@ -227,7 +227,11 @@ def bootstrap(numbered, guest, old_guest, port, log):
         elif policy:
             options["failure_policy"] = policy
         text = configuration("A", "x-script", create, root)
-        listeners.append(listener(name, port(name), log, [plugin(name, guest, text, name, **options)], idle=idle))
+        made = plugin(name, guest, text, name, **options)
+        if "capabilities" in own:
+            allowed = {capability: {} for capability in own["capabilities"]}
+            made["typed_config"]["config"]["capability_restriction_config"] = {"allowed_capabilities": allowed}
+        listeners.append(listener(name, port(name), log, [made], idle=idle))
     return json.dumps(
         {
             "node": {

@@ -333,6 +333,12 @@ impl Host {
         Some(&self.context()?.stream)
     }
 
+    /// As [`Host::stream`], where the context is not that of an access logger: such a one is shown a stream and nothing of
+    /// what goes with it, as in Envoy.
+    pub(crate) fn own_stream(&self) -> Option<&Arc<Stream>> {
+        self.stream().filter(|_| self.effective != self.root_id)
+    }
+
     /// As [`StreamContext::clear_route`], of the effective context.
     pub(crate) fn clear_route(&self) {
         if let Some(context) = self.context() {

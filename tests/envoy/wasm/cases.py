@@ -10,7 +10,7 @@ import fnmatch
 import json
 
 import filtered
-from script import METRIC, QUEUE, TOKEN, Iov, Out, Out32, Out64, Self, Wide, encode, pairs, path
+from script import METRIC, QUEUE, TOKEN, UNSEEN, Iov, Out, Out32, Out64, Self, Wide, encode, pairs, path
 from tables import BAD, CALL_HEADERS, CALL_POST, FAMILIES
 
 STREAM = [
@@ -120,6 +120,8 @@ def fixed():
         )
         for phase in ("context_create", "vm_start", "configure"):
             add(f"abi/root-{phase}/{family}", listener={"root": {phase: (1, operations)}})
+        # An access logger, which is shown a stream and is not one.
+        add(f"abi/logger/{family}", **full(listener={"logger": {"log#0": (0, operations)}}))
         add(f"abi/capabilities/{family}", **full(
             listener={"capabilities": CAPABILITIES}, script={"request_headers": (0, operations), "response_headers": (0, [])}
         ))  # fmt: skip
@@ -569,6 +571,16 @@ def fixed():
                 first: {"request_headers": (0, [("set_property", "shared", "s"), ("set_shared_data", "@case@.two", "d", 0), ("register_shared_queue", "@case@.two", Out32(QUEUE, 0)), ("enqueue_shared_queue", 99999, "x")])},
                 other: {"request_body": (0, [("get_property", "shared", Out()), ("get_shared_data", "@case@.two", Out(), Out32(2, 1)), ("resolve_shared_queue", "", "@case@.two", Out32(QUEUE, 0))])},
             }))  # fmt: skip
+
+    # A stream that an access logger answers, closes or has go on.
+    for name, operations in {
+        "reply": [("send_local_response", 418, "because of it", "a body", "", 0xFFFFFFFF)],
+        "close": [("close_stream", 0), ("close_stream", 1)],
+        "resume": [RESUME, RESUME_RESPONSE],
+        "route": [("call_foreign_function", "clear_route_cache", "", Out()), ("get_property", path("xds", "route_name"), Out())],
+        "state": [("set_property", "mine", "logger's"), ("get_property", "mine", Out()), ("get_property", "connection_id", Out()), ("call_foreign_function", "set_envoy_filter_state", b"\x0a\x0cenvoy.string\x12\x01v", Out()), ("get_property", path("connection", "id"), Out(UNSEEN))],
+    }.items():
+        add(f"logger/{name}", **full(listener={"logger": {"log#0": (0, operations)}}))
 
     # One name of several kinds, and long names.
     add("metrics/kinds", script={"request_headers": (0, [

@@ -192,9 +192,7 @@ impl Fault {
                 .and_then(|value| value.to_str().ok().map(str::to_owned));
             if let Some(of) = of.filter(|of| !of.is_empty()) {
                 let name = format!("http.{}.fault.{of}.{name}", inner.stat_prefix);
-                if let Some(metric) = inner.metrics.metric(&name, Kind::Counter) {
-                    metric.add(1);
-                }
+                inner.metrics.metric(&name, Kind::Counter).add(1);
             }
         }
         // Under the filter's name in the chain, and there even where it is empty, as in Envoy.

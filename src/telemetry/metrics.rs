@@ -9,6 +9,7 @@
 //! shard may be several threads and uses atomic additions. A stat is *used* once it was written, even to zero
 //! (`/stats?usedonly`, which Istio's readiness depends on).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
@@ -447,9 +448,30 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     shards: Shards,
     sets: RwLock<Vec<Weak<StatSet>>>,
-    metrics: RwLock<std::collections::BTreeMap<Box<str>, Arc<Metric>>>,
+    metrics: RwLock<BTreeMap<Box<str>, Kinds>>,
     /// Text readouts: `listener_manager.lds.version_text`.
-    texts: RwLock<std::collections::BTreeMap<Box<str>, String>>,
+    texts: RwLock<BTreeMap<Box<str>, String>>,
+}
+
+/// The metrics of one name, by kind: as in Envoy they have nothing to do with one another.
+#[derive(Debug, Default)]
+struct Kinds([Option<Arc<Metric>>; 3]);
+
+impl Kinds {
+    /// True where a metric that nobody holds any more stands beside one of another kind that somebody holds.
+    fn are_stale(&self) -> bool {
+        let mut metrics = self.0.iter().flatten().map(Arc::strong_count);
+        metrics.clone().any(|count| count > 1) && metrics.any(|count| count == 1)
+    }
+
+    /// Forgets such metrics.
+    fn refresh(&mut self) {
+        if self.are_stale() {
+            for metric in &mut self.0 {
+                metric.take_if(|metric| Arc::strong_count(metric) == 1);
+            }
+        }
+    }
 }
 
 impl Registry {
@@ -493,13 +515,20 @@ impl Registry {
         set
     }
 
-    /// The metric called `name`, made at first use. `None` where it exists with another kind.
-    pub fn metric(&self, name: &str, kind: Kind) -> Option<Arc<Metric>> {
-        if let Some(metric) = self.0.metrics.read().get(name) {
-            return (metric.kind == kind).then(|| Arc::clone(metric));
+    /// The metric of that kind called `name`, made at first use.
+    pub fn metric(&self, name: &str, kind: Kind) -> Arc<Metric> {
+        let place = kind as usize;
+        let known = self
+            .0
+            .metrics
+            .read()
+            .get(name)
+            .and_then(|kinds| kinds.0[place].clone());
+        if let Some(metric) = known {
+            return metric;
         }
         let mut metrics = self.0.metrics.write();
-        let metric = metrics.entry(name.into()).or_insert_with(|| {
+        let metric = metrics.entry(name.into()).or_default().0[place].get_or_insert_with(|| {
             Arc::new(Metric {
                 name: name.into(),
                 kind,
@@ -508,7 +537,7 @@ impl Registry {
                 written: AtomicU64::new(0),
             })
         });
-        (metric.kind == kind).then(|| Arc::clone(metric))
+        Arc::clone(metric)
     }
 
     /// All counters start again from zero.
@@ -543,9 +572,16 @@ impl Registry {
             .collect()
     }
 
-    /// All single metrics, by name.
+    /// All single metrics, by name. Where a plugin's new version has made another kind of a metric, the old one is there
+    /// for as long as somebody holds it: nothing could read a page that has both for ever.
     pub fn metrics(&self) -> Vec<Arc<Metric>> {
-        self.0.metrics.read().values().cloned().collect()
+        let stale = self.0.metrics.read().values().any(Kinds::are_stale);
+        if stale {
+            self.0.metrics.write().values_mut().for_each(Kinds::refresh);
+        }
+        let metrics = self.0.metrics.read();
+        let kinds = metrics.values().flat_map(|kinds| &kinds.0);
+        kinds.flatten().cloned().collect()
     }
 
     /// All text readouts, by name.
@@ -603,10 +639,30 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_have_several_kinds_while_somebody_holds_them() {
+        let registry = Registry::new(Shards::for_workers(1));
+        let kinds = || -> Vec<Kind> {
+            let metrics = registry.metrics();
+            metrics.iter().map(|metric| metric.kind()).collect()
+        };
+        let counter = registry.metric("m", Kind::Counter);
+        counter.add(2);
+        let gauge = registry.metric("m", Kind::Gauge);
+        gauge.set(7);
+        assert_eq!(registry.metric("m", Kind::Counter).value(), 2);
+        assert_eq!(kinds(), [Kind::Counter, Kind::Gauge]);
+        drop(counter);
+        assert_eq!(kinds(), [Kind::Gauge]);
+        drop(gauge);
+        assert_eq!(kinds(), [Kind::Gauge], "it is there for who comes back");
+        assert_eq!(registry.metric("m", Kind::Gauge).value(), 7);
+    }
+
+    #[test]
     fn a_reset_is_for_counters() {
         let registry = Registry::new(Shards::for_workers(1));
         let set = registry.set(&sample::TABLE, "sample.c.", "sample", []);
-        let metric = registry.metric("m", Kind::Counter).unwrap();
+        let metric = registry.metric("m", Kind::Counter);
         set.add(sample::HITS, 3);
         set.inc(sample::OPEN);
         set.inc_code(200);

@@ -26,11 +26,7 @@ pub fn page(samples: &Samples, tags: &TagExtractor, options: Options) -> String 
     let mut out = String::new();
     for wanted in [Kind::Counter, Kind::Gauge] {
         let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let numbers = samples
-            .numbers
-            .iter()
-            .filter(|(_, (kind, _))| *kind == wanted);
-        for (raw, (_, value)) in numbers {
+        for (raw, value) in samples.of(wanted) {
             let (name, labels) = named(raw, tags);
             let line = format!("{name}{{{}}} {value}\n", written(&labels));
             families.entry(name).or_default().push(line);

@@ -62,8 +62,10 @@ impl KindFilter {
 pub struct Samples {
     /// Text readouts.
     pub texts: BTreeMap<String, String>,
-    /// Counters and gauges.
+    /// Counters and gauges. Where a name has both, the gauge, as Envoy's `/stats`.
     pub numbers: BTreeMap<String, (Kind, u64)>,
+    /// The counters that stand behind a gauge of the same name.
+    pub behind_gauges: BTreeMap<String, u64>,
     /// Histograms.
     pub histograms: BTreeMap<String, HistogramCounts>,
 }
@@ -134,11 +136,30 @@ impl Samples {
 
     fn add_number(&mut self, name: &str, kind: Kind, value: u64) {
         match self.numbers.get_mut(name) {
-            Some((_, sum)) => *sum = sum.wrapping_add(value),
+            Some((known, sum)) if *known == kind => *sum = sum.wrapping_add(value),
+            Some(number) => {
+                let counter = match kind {
+                    Kind::Gauge => std::mem::replace(number, (kind, value)).1,
+                    _ => value,
+                };
+                let sum = self.behind_gauges.entry(name.to_owned()).or_default();
+                *sum = sum.wrapping_add(counter);
+            }
             None => {
                 self.numbers.insert(name.to_owned(), (kind, value));
             }
         }
+    }
+
+    /// All counters, or all gauges.
+    pub fn of(&self, wanted: Kind) -> impl Iterator<Item = (&str, u64)> {
+        let numbers = self.numbers.iter();
+        let numbers = numbers.filter(move |(_, (kind, _))| *kind == wanted);
+        let behind = self.behind_gauges.iter();
+        let behind = behind.filter(move |_| wanted == Kind::Counter);
+        numbers
+            .map(|(name, (_, value))| (&**name, *value))
+            .chain(behind.map(|(name, value)| (&**name, *value)))
     }
 
     fn add_histogram(&mut self, name: &str, counts: &HistogramCounts) {
@@ -166,6 +187,19 @@ mod tests {
     crate::stats! { mod sample { HITS: Counter = "hits", OPEN: Gauge = "open", TOOK: Histogram = "took_ms" } }
 
     #[test]
+    fn of_two_kinds_of_a_name_the_gauge_is_shown() {
+        let registry = Registry::new(Shards::for_workers(1));
+        let gauge = registry.metric("m", Kind::Gauge);
+        let counter = registry.metric("m", Kind::Counter);
+        gauge.set(7);
+        counter.add(2);
+        let all = Samples::collect(&registry, &Query::default(), &|_| false);
+        assert_eq!(all.numbers["m"], (Kind::Gauge, 7));
+        assert_eq!(all.of(Kind::Counter).collect::<Vec<_>>(), [("m", 2)]);
+        assert_eq!(all.of(Kind::Gauge).collect::<Vec<_>>(), [("m", 7)]);
+    }
+
+    #[test]
     fn values_are_chosen_and_added() {
         let registry = Registry::new(Shards::for_workers(1));
         let old = registry.set(&sample::TABLE, "s.a.", "s", []);
@@ -177,7 +211,7 @@ mod tests {
         old.inc_code(600);
         new.inc_code(999);
         registry.set_text("s.a.version_text", "v1");
-        registry.metric("wasmcustom.m", Kind::Gauge).unwrap();
+        registry.metric("wasmcustom.m", Kind::Gauge);
         let all = Samples::collect(&registry, &Query::default(), &|_| false);
         assert_eq!(all.numbers["s.a.hits"], (Kind::Counter, 5));
         assert_eq!(all.numbers["s.a.open"], (Kind::Gauge, 0));

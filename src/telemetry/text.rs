@@ -248,6 +248,7 @@ mod tests {
                 ("h.empty_ms".to_owned(), HistogramCounts::default()),
             ]
             .into(),
+            ..Samples::default()
         }
     }
 

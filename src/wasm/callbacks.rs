@@ -36,7 +36,7 @@ macro_rules! callbacks {
             /// Looks all of them up.
             ///
             /// # Errors
-            /// Where an export has the name of a callback and another type.
+            /// Where an export has the name of an allowed callback and another type.
             pub(crate) fn of(
                 instance: &Instance,
                 store: &mut Store<Host>,
@@ -125,15 +125,23 @@ fn find<P: WasmParams, R: WasmResults>(
     spec: &PluginSpec,
     name: &'static str,
 ) -> Result<Option<Callback<P, R>>, LoadError> {
+    // A denied callback is not looked at. The allocator is no capability, nor is what is Envoy's own.
+    let free = [
+        "malloc",
+        "proxy_on_memory_allocate",
+        "envoy_on_stats_update",
+    ]
+    .contains(&name);
+    if !free && !spec.allows(name) {
+        return Ok(None);
+    }
     let Some(function) = instance.get_func(&mut *store, name) else {
         return Ok(None);
     };
-    // A denied callback is never called. The allocator is no capability.
-    let allocator = matches!(name, "malloc" | "proxy_on_memory_allocate");
     let typed = function
         .typed(&*store)
         .map_err(|_| LoadError::BadSignature(name.to_owned()))?;
-    Ok((allocator || spec.allows(name)).then(|| Callback {
+    Ok(Some(Callback {
         function: typed,
         name,
         number: NAMES.iter().position(|known| *known == name).unwrap_or(0),

@@ -8,6 +8,7 @@ mod stream;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use super::meter::{Meter, Quota};
 use super::module::Abi;
 use super::payload::{Charge, Payloads};
 use super::probe::Probe;
-use super::shared::{Shared, Space};
+use super::shared::{Consumer, Shared, Space};
 use super::spec::PluginSpec;
 use super::streams::Streams;
 use super::trace::Trace;
@@ -56,6 +57,8 @@ pub(crate) struct Environment {
     pub(crate) node: Option<Arc<pb::Node>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) space: Arc<Space>,
+    /// Its version is on trial, or has failed in one: those that serve beside it keep their queues.
+    pub(crate) on_trial: Arc<AtomicBool>,
     pub(crate) policy: PluginPolicy,
     pub(crate) probe: Option<Arc<dyn Probe>>,
 }
@@ -144,6 +147,8 @@ pub(crate) struct Host {
     pub(crate) names: Names,
     /// A queue was registered: messages may come.
     pub(crate) listens: bool,
+    /// The VM is in its place on a worker.
+    pub(crate) adopted: Arc<AtomicBool>,
     /// A local reply was made in the callback that runs, for whatever stream: the callback stops its own.
     pub(crate) stopped: bool,
     /// Pauses with a limit, in the order in which they end.
@@ -265,6 +270,7 @@ impl Host {
             metrics: Metrics::default(),
             names: Names::default(),
             listens: false,
+            adopted: Arc::default(),
             stopped: false,
             pauses: VecDeque::new(),
             effects: Vec::new(),
@@ -327,6 +333,12 @@ impl Host {
         Some(&self.context()?.stream)
     }
 
+    /// As [`Host::stream`], where the context is not that of an access logger: such a one is shown a stream and nothing of
+    /// what goes with it, as in Envoy.
+    pub(crate) fn own_stream(&self) -> Option<&Arc<Stream>> {
+        self.stream().filter(|_| self.effective != self.root_id)
+    }
+
     /// As [`StreamContext::clear_route`], of the effective context.
     pub(crate) fn clear_route(&self) {
         if let Some(context) = self.context() {
@@ -349,6 +361,26 @@ impl Host {
     /// The root of that id.
     pub(crate) fn root_of(&mut self, id: u32) -> Option<&mut Root> {
         self.roots.iter_mut().find(|root| root.id == id)
+    }
+
+    /// Takes the root context `id` away, and what it has under way.
+    pub(crate) fn forget_root(&mut self, id: u32) {
+        self.roots.retain(|root| root.id != id);
+        self.calls.cancel_root(id);
+        self.count_calls();
+        if self.listens {
+            self.env.space.leave_queues(&self.mailbox, id);
+        }
+    }
+
+    /// The effective context's root as one that hears of a queue.
+    pub(crate) fn consumer(&self) -> Consumer {
+        Consumer {
+            mailbox: self.mailbox.clone(),
+            root: self.root_id,
+            adopted: Arc::clone(&self.adopted),
+            on_trial: Arc::clone(&self.env.on_trial),
+        }
     }
 
     /// The plugin of the effective context; without one, that which the VM was first made for.

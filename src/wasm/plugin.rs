@@ -171,6 +171,11 @@ impl Plugin {
         self.last_error.lock().clone()
     }
 
+    /// As [`VmSet::set_on_trial`].
+    pub(crate) fn set_on_trial(&self, on_trial: bool) {
+        self.set.set_on_trial(on_trial);
+    }
+
     /// VMs that it was in and that have failed.
     pub(crate) fn failed_vms(&self) -> u64 {
         let workers = 0..self.seats.len();

@@ -94,6 +94,7 @@ impl Part {
 
 impl Trial {
     pub(crate) fn new(old: Arc<Plugin>, new: Arc<Plugin>, policy: RolloutPolicy) -> Self {
+        new.set_on_trial(true);
         Self {
             share: AtomicU32::new(per_million(policy.share_percent)),
             policy,
@@ -163,7 +164,10 @@ impl Trial {
         }
         // Streams of the Generation that still knows of the trial follow it at once.
         let share = match decision {
-            Verdict::Promoted(_) => 1_000_000,
+            Verdict::Promoted(_) => {
+                self.new.set_on_trial(false);
+                1_000_000
+            }
             Verdict::RolledBack(_) => 0,
         };
         self.share.store(share, Relaxed);

@@ -54,12 +54,7 @@ impl StatsSink {
 }
 
 fn counters(samples: &Samples) -> impl Iterator<Item = (&str, u64)> {
-    of_kind(samples, Kind::Counter)
-}
-
-fn of_kind(samples: &Samples, wanted: Kind) -> impl Iterator<Item = (&str, u64)> {
-    let numbers = samples.numbers.iter();
-    numbers.filter_map(move |(name, (kind, value))| (*kind == wanted).then_some((&**name, *value)))
+    samples.of(Kind::Counter)
 }
 
 /// Two blocks, of counters (type 1) and gauges (type 2), all numbers little-endian:
@@ -79,7 +74,7 @@ fn encode(samples: &Samples, told: &BTreeMap<String, u64>) -> Vec<u8> {
         // Smaller than before: it was reset meanwhile.
         Some(value.checked_sub(before).unwrap_or(value))
     });
-    block(&mut out, 2, of_kind(samples, Kind::Gauge), |_, _| None);
+    block(&mut out, 2, samples.of(Kind::Gauge), |_, _| None);
     out
 }
 

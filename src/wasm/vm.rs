@@ -338,7 +338,9 @@ impl Vm {
             let mut core = self.core.lock();
             // A second adoption cannot happen: the inbox is gone.
             let _ = core.on_death.set(on_death);
-            calls::adopt(core.store.data_mut());
+            let host = core.store.data_mut();
+            host.adopted.store(true, Relaxed);
+            calls::adopt(host);
         }
         if let Some(inbox) = inbox {
             drop(spawn("wasm vm", serve(Arc::clone(self), inbox)));

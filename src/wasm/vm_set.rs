@@ -224,7 +224,7 @@ impl VmSet {
         };
         let guess = || sdk::guess(module.code.exports().map(|export| export.name()));
         let meters: Vec<_> = self.slots.iter().map(|slot| &*slot.counters).collect();
-        let shared = env.shared.status(&env.vm.vm_id, &env.space);
+        let shared = env.space.status();
         LiveStatus {
             abi: module.abi.as_str(),
             tier: module.tier().as_str(),
@@ -235,6 +235,11 @@ impl VmSet {
             quotas: report::quotas(&meters, &env.policy, &shared),
             shared,
         }
+    }
+
+    /// Whether their version is on trial, or has failed in one.
+    pub(crate) fn set_on_trial(&self, on_trial: bool) {
+        self.recipe.env.on_trial.store(on_trial, Relaxed);
     }
 
     /// True where plugins under `policy` may be in these VMs.

@@ -66,7 +66,7 @@ pub struct Sinks {
 struct Shared {
     options: SinkOptions,
     stats: Arc<StatSet>,
-    dropped: Option<Arc<Metric>>,
+    dropped: Arc<Metric>,
     state: Mutex<State>,
     /// Wakes the writer.
     wake: Condvar,
@@ -251,9 +251,7 @@ impl Sink {
         let full = {
             let mut buffer = self.buffer.lock();
             if buffer.bytes.len() + line.len() > MAX_BUFFER {
-                if let Some(dropped) = &shared.dropped {
-                    dropped.add(1);
-                }
+                shared.dropped.add(1);
                 return;
             }
             buffer.bytes.extend_from_slice(line);

@@ -107,6 +107,8 @@ pub(super) struct Scope {
 #[derive(Debug)]
 struct Exchange {
     stream: Arc<Stream>,
+    /// An access logger is shown it.
+    logged: bool,
     visible: Visible,
     removed: Removed,
     /// The context holds a response head that a direct reply has taken the place of.
@@ -138,6 +140,7 @@ impl Scope {
                     overwritten: context.is_some_and(|context| context.visible.response_headers)
                         && stream.overwritten.lock().is_some(),
                     stream,
+                    logged: context.is_some_and(|context| context.root == id),
                     visible: context
                         .map(|context| context.readable(lenient))
                         .unwrap_or_default(),
@@ -181,7 +184,10 @@ impl Scope {
             b"plugin_name" => Value::text(&*self.plugin.name),
             b"plugin_root_id" => Value::text(&*self.plugin.root_id),
             b"plugin_vm_id" => Value::text(&*self.plugin.vm_id),
-            b"connection_id" => Value::Uint(self.exchange.as_ref()?.stream.connection.id),
+            b"connection_id" => {
+                let exchange = self.exchange.as_ref().filter(|exchange| !exchange.logged)?;
+                Value::Uint(exchange.stream.connection.id)
+            }
             _ => {
                 let name = state_name(first);
                 let whole = whole && rest.is_empty();

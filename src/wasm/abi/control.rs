@@ -173,8 +173,8 @@ pub(super) fn send_local_response(
         // Without a stream there is nobody to answer, and Envoy says Ok.
         return Ok(());
     };
-    if context.network.is_some() {
-        // Nor is there a request to answer.
+    if context.network.is_some() || effective == context.root {
+        // Nor is there a request to answer, and an access logger is shown one that has been.
         return Ok(());
     }
     if context.logging {

@@ -12,6 +12,8 @@ use crate::wasm::spec::PluginSpec;
 
 /// The module of Proxy-Wasm's functions.
 const ENV: &str = "env";
+/// What Emscripten's output wants of it: no capabilities, as in Envoy.
+const RUNTIME: [&str; 2] = ["emscripten_notify_memory_growth", "pthread_equal"];
 
 macro_rules! hostcalls {
     ($linker:ident: $($name:literal => $function:path, ($($arg:ident: $type:ty),*);)*) => {
@@ -103,11 +105,9 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
             answer(timers::current_time(&mut guest, out))
         },
     )?;
-    // What Emscripten's output wants.
-    linker.func_wrap(ENV, "emscripten_notify_memory_growth", |_: u32| {})?;
-    linker.func_wrap(ENV, "pthread_equal", |a: u32, b: u32| -> u32 {
-        u32::from(a == b)
-    })?;
+    let [growth, equal] = RUNTIME;
+    linker.func_wrap(ENV, growth, |_: u32| {})?;
+    linker.func_wrap(ENV, equal, |a: u32, b: u32| -> u32 { u32::from(a == b) })?;
     for module in wasi::MODULES {
         wasi::link(&mut linker, module)?;
     }
@@ -140,7 +140,7 @@ impl Imports {
             // What is defined cannot be defined again: so a stub that fits in tells that nobody knows the import.
             if stub(&mut linker, from, name, ty.clone()).is_ok() {
                 unknown.push(full);
-            } else if !spec.allows(name) {
+            } else if !(spec.allows(name) || from == ENV && RUNTIME.contains(&name)) {
                 linker.allow_shadowing(true);
                 deny(&mut linker, from, name, ty).map_err(|_| LoadError::BadImport(full))?;
                 linker.allow_shadowing(false);

@@ -39,7 +39,8 @@ fn is_written(level: u32) -> bool {
         1 => tracing::event_enabled!(target: "wasm", Level::DEBUG),
         2 => tracing::event_enabled!(target: "wasm", Level::INFO),
         3 => tracing::event_enabled!(target: "wasm", Level::WARN),
-        _ => tracing::event_enabled!(target: "wasm", Level::ERROR),
+        4 => tracing::event_enabled!(target: "wasm", Level::ERROR),
+        _ => tracing::event_enabled!(target: "wasm", Level::ERROR, critical),
     }
 }
 
@@ -86,10 +87,15 @@ pub(super) fn log(guest: &mut Guest<'_>, level: u32, at: u32, len: u32) -> Outco
     Ok(())
 }
 
+/// The least level that is written; 6 where the log is off.
+fn least_written() -> u32 {
+    (0..6).find(|level| is_written(*level)).unwrap_or(6)
+}
+
 pub(super) fn get_level(guest: &mut Guest<'_>, out: u32) -> Outcome {
     let level = match &guest.data().env.probe {
-        Some(probe) => probe.log_level().min(4),
-        None => (0..4).find(|level| is_written(*level)).unwrap_or(4),
+        Some(probe) => probe.log_level(),
+        None => least_written(),
     };
     put_u32(guest, out, level)?;
     Ok(())
@@ -101,6 +107,7 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
+    use crate::telemetry::log::{Level as Threshold, Options, build};
 
     #[test]
     fn a_guest_is_told_the_level_of_the_log() {
@@ -112,6 +119,25 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             let written: Vec<bool> = (0..6).map(is_written).collect();
             assert_eq!(written, [false, false, true, true, true, true]);
+        });
+    }
+
+    #[test]
+    fn levels_are_those_of_the_log_critical_and_off_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        let options = Options {
+            level: Threshold::Critical,
+            format: "%l %v".to_owned(),
+            path: Some(path.clone()),
+            ..Options::default()
+        };
+        let log = build(&options).expect("a file");
+        tracing::subscriber::with_default(log.subscriber(&options), || {
+            for (told, level) in (0..).zip(Threshold::ALL) {
+                log.levels.set_all(level);
+                assert_eq!(least_written(), told, "{level:?}");
+            }
         });
     }
 }

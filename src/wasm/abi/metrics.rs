@@ -7,16 +7,22 @@ use crate::telemetry::metrics::{Kind, Metric};
 use crate::wasm::meter::Quota;
 
 /// Longest name.
-const MAX_NAME: u32 = 1024;
+const MAX_NAME: u32 = 64 << 10;
+/// A name that is longer counts as so many more metrics: Istio's, with all labels in them, are of this order.
+const NAME: u32 = 2 << 10;
 
 /// The metrics of one VM. An id is `4 · n + kind`, n from 1 for each kind, as in Envoy.
 #[derive(Debug, Default)]
-pub(crate) struct Metrics([Vec<Arc<Metric>>; 3]);
+pub(crate) struct Metrics {
+    by_kind: [Vec<Arc<Metric>>; 3],
+    /// What the quota counts.
+    cost: usize,
+}
 
 impl Metrics {
     fn get(&self, id: u32) -> Option<&Arc<Metric>> {
         let (kind, number) = (id as usize % 4, id as usize / 4);
-        self.0.get(kind)?.get(number.checked_sub(1)?)
+        self.by_kind.get(kind)?.get(number.checked_sub(1)?)
     }
 
     /// For calls that know counters and gauges alone: the kind is looked at before the number.
@@ -25,10 +31,6 @@ impl Metrics {
             return Err(Status::BadArgument);
         }
         self.get(id).ok_or(Status::NotFound)
-    }
-
-    fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
     }
 }
 
@@ -53,19 +55,18 @@ pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out:
     if len > MAX_NAME {
         return Err(Status::InternalFailure.into());
     }
-    if host.metrics.len() >= host.env.policy.quotas.metrics {
+    let cost = len.div_ceil(NAME).max(1);
+    let total = host.metrics.cost + cost as usize;
+    if total > host.env.policy.quotas.metrics {
         host.meter().refuse(Quota::Metrics);
         return Err(Status::InternalFailure.into());
     }
     let name = stat_name(&String::from_utf8_lossy(name));
-    let metric = host
-        .env
-        .registry
-        .metric(&name, metric_kind)
-        .ok_or(Status::BadArgument)?;
-    let metrics = &mut host.metrics.0[kind as usize];
+    let metric = host.env.registry.metric(&name, metric_kind);
+    host.metrics.cost = total;
+    host.counters.meter.metrics.add(u64::from(cost));
+    let metrics = &mut host.metrics.by_kind[kind as usize];
     metrics.push(metric);
-    host.counters.meter.metrics.add(1);
     let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;
     put_u32(guest, out, 4 * number + kind)?;
     Ok(())

@@ -66,7 +66,7 @@ pub(super) fn set(
     let path = bytes(guest, path, len)?;
     let value = bytes(guest, value, value_len)?;
     let host = guest.data();
-    let stream = host.stream().ok_or(Status::NotFound)?;
+    let stream = host.own_stream().ok_or(Status::NotFound)?;
     let name = state_name(&path);
     let mut info = stream.info.lock();
     let state = &mut info.filter_state;

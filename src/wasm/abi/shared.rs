@@ -55,13 +55,8 @@ pub(super) fn register_queue(guest: &mut Guest<'_>, name: u32, len: u32, out: u3
     let name = bytes(guest, name, len)?;
     let host = guest.data_mut();
     host.listens = true;
-    let token = host.env.shared.register_queue(
-        host.env.vm.vm_id.as_bytes(),
-        &name,
-        host.mailbox.clone(),
-        host.root_id,
-        host.env.policy.quotas.queues,
-    );
+    let quota = host.env.policy.quotas.queues;
+    let token = host.env.space.register_queue(&name, host.consumer(), quota);
     let token = refuse(host, Quota::Queues, token)?;
     put_u32(guest, out, token)?;
     Ok(())
@@ -76,17 +71,12 @@ pub(super) fn resolve_queue(
     out: u32,
 ) -> Outcome {
     let (vm, name) = (bytes(guest, vm, vm_len)?, bytes(guest, name, len)?);
-    let host = guest.data();
-    let vm = if vm.is_empty() {
-        host.env.vm.vm_id.as_bytes()
-    } else {
-        &vm
+    let env = &guest.data().env;
+    let token = match &*vm {
+        [] => env.space.queue(&name),
+        vm => env.shared.resolve_queue(vm, &name),
     };
-    let token = host
-        .env
-        .shared
-        .resolve_queue(vm, &name)
-        .ok_or(Status::NotFound)?;
+    let token = token.ok_or(Status::NotFound)?;
     put_u32(guest, out, token)?;
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) fn set(guest: &mut Guest<'_>, argument: &[u8]) -> Result<(), Status> 
     let Arguments { path, value, span } =
         prost::Message::decode(argument).map_err(|_| Status::BadArgument)?;
     let (kind, value) = made(&path, value)?;
-    let stream = guest.data().stream().ok_or(Status::NotFound)?;
+    let stream = guest.data().own_stream().ok_or(Status::NotFound)?;
     let connection = &stream.connection.filter_state;
     let mut info = stream.info.lock();
     if info.filter_state.len() + connection.lock().len() >= MAX_PROPERTIES {

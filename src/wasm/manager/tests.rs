@@ -18,6 +18,8 @@ use crate::wasm::testing::{cluster_map, config, guest, spec};
 
 #[path = "tests/images.rs"]
 mod images;
+#[path = "tests/queues.rs"]
+mod queues;
 #[path = "tests/tiers.rs"]
 mod tiers;
 
@@ -417,6 +419,28 @@ async fn who_serves_because_its_successor_failed_is_shown_as_live() {
     bench.plugins.retain(|_| true);
     assert_eq!(told(next.key()), [(State::Live, slots)]);
     assert_eq!(told(good.key()), [(State::Draining, Vec::new())]);
+}
+
+#[tokio::test]
+async fn what_is_no_capability_is_not_restricted() {
+    let bench = Bench::new(None);
+    let mut config = config(guest("capabilities"), "");
+    let allowed = ["proxy_on_configure", "proxy_set_shared_data"];
+    if let Some(proto::plugin_config::Vm::VmConfig(vm)) = &mut config.vm {
+        vm.capability_restriction_config = Some(proto::CapabilityRestrictionConfig {
+            allowed_capabilities: allowed
+                .map(|name| (name.to_owned(), proto::SanitizationConfig {}))
+                .into(),
+        });
+    }
+    let plugin = bench.ready(&spec(config)).await;
+    assert!(plugin.send_stats(&Arc::default()));
+    let told = async {
+        while bench.plugins.shared_value("vm", b"told").is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), told).await.expect("told");
 }
 
 fn vm_of(plugin: &Plugin) -> Arc<crate::wasm::Vm> {

@@ -40,9 +40,7 @@ impl Core {
         }
         let host = self.leave();
         if result.is_err() {
-            host.roots.retain(|root| root.id != id);
-            host.calls.cancel_root(id);
-            host.count_calls();
+            host.forget_root(id);
         }
         self.count_memory();
         self.settle().map_err(|Dead| LoadError::Configure)?;
@@ -256,10 +254,7 @@ impl Core {
     pub(super) fn delete_root(&mut self, id: u32) -> Result<(), Dead> {
         self.enter_root(id);
         self.call(|c| c.delete.as_ref(), id)?;
-        let host = self.leave();
-        host.roots.retain(|root| root.id != id);
-        host.calls.cancel_root(id);
-        host.count_calls();
+        self.leave().forget_root(id);
         Ok(())
     }
 }

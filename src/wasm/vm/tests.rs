@@ -52,6 +52,7 @@ fn environment(name: &str) -> Arc<Environment> {
     let shared: Arc<Shared> = Arc::default();
     Arc::new(Environment {
         space: shared.space(&spec.vm_id),
+        on_trial: Arc::default(),
         vm: Arc::new(spec),
         abi: Abi::V0_2_1,
         registry: Registry::new(Shards::for_workers(1)),
@@ -290,6 +291,12 @@ fn metrics_have_envoys_ids_and_rules() {
         "it wraps"
     );
     assert_eq!(define(&mut bench, 0, 0, 0), 12, "one without a name");
+    let other = define(&mut bench, 1, 0, 7);
+    assert_eq!(other, 9, "a gauge of a counter's name");
+    bench
+        .call("proxy_get_metric", &[other, 256])
+        .expect("no trap");
+    assert_eq!(bench.word(256), 0, "they have nothing in common");
     let names: Vec<_> = bench.store.data().env.registry.metrics();
     let names: Vec<_> = names
         .iter()
@@ -300,10 +307,24 @@ fn metrics_have_envoys_ids_and_rules() {
         [
             "wasmcustom",
             "wasmcustom.counter",
+            "wasmcustom.counter",
             "wasmcustom.gauge",
             "wasmcustom.histogram"
         ]
     );
+}
+
+#[test]
+fn a_long_name_of_a_metric_counts_for_several() {
+    let mut bench = Bench::new();
+    let mut define = |len| bench.call("proxy_define_metric", &[0, 0, len, 4]).ok();
+    assert_eq!(define(1500), Some(0), "as Istio's with all labels");
+    for _ in 0..9_999 / 16 {
+        assert_eq!(define(32 << 10), Some(0));
+    }
+    assert_eq!(define(32 << 10), Some(10), "of 10,000 there are 15 left");
+    assert_eq!(define(30 << 10), Some(0));
+    assert_eq!(define(1), Some(10));
 }
 
 #[test]

@@ -10,7 +10,7 @@ import fnmatch
 import json
 
 import filtered
-from script import QUEUE, TOKEN, Iov, Out, Out32, Self, encode, pairs, path
+from script import METRIC, QUEUE, TOKEN, UNSEEN, Iov, Out, Out32, Out64, Self, Wide, encode, pairs, path
 from tables import BAD, CALL_HEADERS, CALL_POST, FAMILIES
 
 STREAM = [
@@ -28,6 +28,12 @@ FATAL = [
     "continue_stream/1/request_*", "continue_stream/1/http_call_response-stream",
     "filtered/property-peers/*",
     *[f"close_stream/{kind}/{phase}" for kind in (0, 1) for phase in ("response_trailers", "log", "done", "delete")],
+]  # fmt: skip
+# What the guest cannot do without, and a few more of each kind.
+CAPABILITIES = [
+    "proxy_on_context_create", "proxy_on_vm_start", "proxy_on_configure", "proxy_on_request_headers", "proxy_on_log",
+    "proxy_log", "proxy_get_buffer_bytes", "proxy_get_header_map_value", "proxy_set_effective_context",
+    "proxy_get_shared_data", "proxy_add_header_map_value", "proxy_define_metric", "proxy_get_log_level", "fd_write", "clock_res_get",
 ]  # fmt: skip
 RESUME = ("continue_stream", 0)
 RESUME_RESPONSE = ("continue_stream", 1)
@@ -114,6 +120,11 @@ def fixed():
         )
         for phase in ("context_create", "vm_start", "configure"):
             add(f"abi/root-{phase}/{family}", listener={"root": {phase: (1, operations)}})
+        # An access logger, which is shown a stream and is not one.
+        add(f"abi/logger/{family}", **full(listener={"logger": {"log#0": (0, operations)}}))
+        add(f"abi/capabilities/{family}", **full(
+            listener={"capabilities": CAPABILITIES}, script={"request_headers": (0, operations), "response_headers": (0, [])}
+        ))  # fmt: skip
         add(f"abi/stream-context_create/{family}", listener={"on_create": {"context_create": (0, operations)}})
         add(f"abi/old/{family}", listener="old", **{k: v for k, v in full().items()}, script={
             "request_headers": (CONTINUE, [op for op in operations if op[0] not in ("get_log_level",)]),
@@ -573,6 +584,32 @@ def fixed():
                 first: {"request_headers": (0, [("set_property", "shared", "s"), ("set_shared_data", "@case@.two", "d", 0), ("register_shared_queue", "@case@.two", Out32(QUEUE, 0)), ("enqueue_shared_queue", 99999, "x")])},
                 other: {"request_body": (0, [("get_property", "shared", Out()), ("get_shared_data", "@case@.two", Out(), Out32(2, 1)), ("resolve_shared_queue", "", "@case@.two", Out32(QUEUE, 0))])},
             }))  # fmt: skip
+
+    # A stream that an access logger answers, closes or has go on.
+    for name, operations in {
+        "reply": [("send_local_response", 418, "because of it", "a body", "", 0xFFFFFFFF)],
+        "close": [("close_stream", 0), ("close_stream", 1)],
+        "resume": [RESUME, RESUME_RESPONSE],
+        "route": [("call_foreign_function", "clear_route_cache", "", Out()), ("get_property", path("xds", "route_name"), Out())],
+        "state": [("set_property", "mine", "logger's"), ("get_property", "mine", Out()), ("get_property", "connection_id", Out()), ("call_foreign_function", "set_envoy_filter_state", b"\x0a\x0cenvoy.string\x12\x01v", Out()), ("get_property", path("connection", "id"), Out(UNSEEN))],
+    }.items():
+        add(f"logger/{name}", **full(listener={"logger": {"log#0": (0, operations)}}))
+
+    # One name of several kinds, and long names.
+    add("metrics/kinds", script={"request_headers": (0, [
+        *[("define_metric", kind, "c@case@.kinds", Out32(METRIC, kind)) for kind in (0, 1, 2)],
+        ("increment_metric", _reg(0), Wide(2)), ("record_metric", _reg(1), Wide(7)),
+        ("get_metric", _reg(0), Out64()), ("get_metric", _reg(1), Out64()),
+    ])})  # fmt: skip
+    add("metrics/gauge-first", script={"request_headers": (0, [
+        *[("define_metric", kind, "c@case@.kinds", Out32(METRIC, kind)) for kind in (1, 0)],
+        ("increment_metric", _reg(0), Wide(2)), ("record_metric", _reg(1), Wide(7)),
+    ])})  # fmt: skip
+    for length in (1100, 5000):
+        name = "c@case@." + "n" * length
+        add(f"metrics/long/{length}", script={"request_headers": (0, [
+            ("define_metric", 0, name, Out32(METRIC, 0)), ("increment_metric", _reg(0), Wide(2)), ("get_metric", _reg(0), Out64()),
+        ])})  # fmt: skip
 
     # Queues tell their owner.
     add("queue/ready", script={

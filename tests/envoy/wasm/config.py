@@ -48,7 +48,8 @@ def routes():
     ]  # fmt: skip
 
 
-def listener(name, port, log, filters, buffer=None, idle=4):
+def listener(name, port, log, filters, buffer=None, idle=4, loggers=()):
+    """`loggers`: plugins that hear of the end of streams, before the file does."""
     manager = {
         "@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
@@ -68,6 +69,16 @@ def listener(name, port, log, filters, buffer=None, idle=4):
             },
         ],
         "access_log": [
+            *[
+                {
+                    "name": "wasm",
+                    "typed_config": {
+                        "@type": TYPE + "envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",
+                        "config": logger["typed_config"]["config"],
+                    },
+                }
+                for logger in loggers
+            ],
             {
                 "name": "log",
                 "typed_config": {
@@ -85,6 +96,7 @@ def listener(name, port, log, filters, buffer=None, idle=4):
                             "cluster": "%UPSTREAM_CLUSTER%",
                             "path": "%REQ(:PATH)%",
                             "state": "%FILTER_STATE(wasm.mine:PLAIN)%",
+                            "string": "%FILTER_STATE(envoy.string:PLAIN)%",
                         }
                     },
                 },
@@ -218,7 +230,8 @@ def bootstrap(numbered, guest, old_guest, port, log):
         if not isinstance(own, dict):
             continue
         name = f"c{number}"
-        root = cases.encoded(own["root"], number) if "root" in own else b""
+        scripts = own.get("root") or own.get("logger")
+        root = cases.encoded(scripts, number) if scripts else b""
         create = cases.encoded(own["on_create"], number) if "on_create" in own else b""
         options = {}
         policy = own.get("policy")
@@ -227,7 +240,12 @@ def bootstrap(numbered, guest, old_guest, port, log):
         elif policy:
             options["failure_policy"] = policy
         text = configuration("A", "x-script", create, root)
-        listeners.append(listener(name, port(name), log, [plugin(name, guest, text, name, **options)], idle=idle))
+        made = plugin(name, guest, text, name, **options)
+        if "capabilities" in own:
+            allowed = {capability: {} for capability in own["capabilities"]}
+            made["typed_config"]["config"]["capability_restriction_config"] = {"allowed_capabilities": allowed}
+        filters, loggers = ([], [made]) if "logger" in own else ([made], [])
+        listeners.append(listener(name, port(name), log, filters, idle=idle, loggers=loggers))
     return json.dumps(
         {
             "node": {

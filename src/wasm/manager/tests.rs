@@ -18,6 +18,8 @@ use crate::wasm::testing::{cluster_map, config, guest, spec};
 
 #[path = "tests/images.rs"]
 mod images;
+#[path = "tests/supply.rs"]
+mod supply;
 #[path = "tests/tiers.rs"]
 mod tiers;
 

@@ -23,7 +23,7 @@ pub struct WasmSettings {
     pub defaults: PluginPolicy,
     /// By `PluginConfig.name`; the first match holds, and is complete.
     pub overrides: Vec<(StringMatcher, PluginPolicy)>,
-    /// Compiled modules kept in memory that nobody uses.
+    /// Compiled modules kept in memory for versions to come: those used last, also where they are in use. At least 1.
     pub modules_in_memory: usize,
     /// Compiled modules kept on disk; the least recently used go.
     pub modules_on_disk: usize,

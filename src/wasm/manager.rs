@@ -31,10 +31,11 @@ use crate::telemetry::metrics::StatSet;
 mod loader;
 mod modules;
 mod start;
+mod supply;
 mod trials;
 
-use loader::Supply;
 use modules::{Modules, Wanted};
+use supply::Supply;
 use trials::Trials;
 
 /// Steps of a version's life that are remembered.
@@ -500,11 +501,11 @@ enum Home {
 
 /// Why a version is not there yet.
 enum Failure {
-    /// The code is here and will not do: trying again would not help.
+    /// The code is here and will not do: only other code would help, or room.
     Load(LoadError),
     /// The code is not here.
     Fetch {
-        error: FetchError,
+        error: Arc<FetchError>,
         /// Trying again may help.
         heals: bool,
     },

@@ -75,6 +75,9 @@ pub(crate) enum LoadError {
     /// It needs more than a VM may have, or its start traps.
     #[error("Failed to initialize Wasm code: {0}")]
     Start(String),
+    /// There are as many VMs as there may be; as others go there will be room.
+    #[error("Failed to initialize Wasm code: {0}")]
+    NoRoom(String),
     /// `on_vm_start` returned false.
     #[error("Failed to start the Wasm VM: proxy_on_vm_start returned false")]
     VmStart,

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use wasmtime::{InstancePre, Store};
+use wasmtime::{InstancePre, PoolConcurrencyLimitError, Store};
 
 use super::abi::calls;
 use super::abi::grpc::{Event, Failed};
@@ -213,9 +213,13 @@ impl Vm {
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().budget.look()));
         store.set_epoch_deadline(store.data().budget.first_look());
         let begin = Instant::now();
-        let instance = imports
-            .instantiate(&mut store)
-            .map_err(|error| LoadError::Start(describe(&error)))?;
+        let instance = imports.instantiate(&mut store).map_err(|error| {
+            let reason = describe(&error);
+            match error.is::<PoolConcurrencyLimitError>() {
+                true => LoadError::NoRoom(reason),
+                false => LoadError::Start(reason),
+            }
+        })?;
         let instantiated = Instant::now();
         let memory = instance.get_memory(&mut store, "memory");
         let callbacks = Callbacks::of(&instance, &mut store, &env.vm, env.abi)?;

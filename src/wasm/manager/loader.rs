@@ -1,70 +1,21 @@
 //! The way of one version: from its spec to life, or to a failure that waiting will not mend; and of one whose source may
 //! change, on to what the source gives later.
 
-use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
+use super::modules::Loaded;
+use super::supply::{Outlook, Supply, remote};
 use super::{Failure, Home, Inner, Outcome, Record, Wanted};
-use crate::base::backoff::Backoff;
 use crate::wasm::engine::Tier;
-use crate::wasm::module::Module;
+use crate::wasm::module::{LoadError, Module};
 use crate::wasm::plugin::Plugin;
-use crate::wasm::spec::{Code, PluginSpec, PullPolicy, Remote};
+use crate::wasm::spec::{Code, PluginSpec, PullPolicy};
 use crate::wasm::status::{State, wasm_stats};
-use crate::wasm::store::{Given, Pin};
-
-/// So many places of the same code are tried.
-const MAX_SOURCES: usize = 4;
-
-/// Where the code of a version comes from, and what holds it on disk.
-pub(super) struct Supply {
-    /// Where to look next is at the front.
-    sources: Mutex<VecDeque<Code>>,
-    added: Notify,
-    pin: Mutex<Option<Pin>>,
-}
-
-impl Supply {
-    pub(super) fn new(code: Code) -> Self {
-        Self {
-            sources: Mutex::new(VecDeque::from([code])),
-            added: Notify::new(),
-            pin: Mutex::default(),
-        }
-    }
-
-    /// Takes up another place of the code, or other credentials for it: a version is the same wherever it comes from, and
-    /// one that cannot be had from where it was looked for may be had from there.
-    pub(super) fn offer(&self, code: &Code) {
-        let Code::Remote(_) = code else {
-            return;
-        };
-        let mut sources = self.sources.lock();
-        if !sources.contains(code) {
-            sources.push_front(code.clone());
-            sources.truncate(MAX_SOURCES);
-            self.added.notify_one();
-        }
-    }
-
-    /// The source whose turn it is.
-    fn source(&self) -> Code {
-        let sources = self.sources.lock();
-        sources[0].clone()
-    }
-
-    /// `code` has failed: others come first.
-    fn failed(&self, code: &Code) {
-        let mut sources = self.sources.lock();
-        if sources.front() == Some(code) {
-            sources.rotate_left(1);
-        }
-    }
-}
+use crate::wasm::store::Given;
 
 /// Loads one version.
 pub(super) struct Loader {
@@ -78,61 +29,51 @@ pub(super) struct Loader {
     pub(super) supply: Arc<Supply>,
 }
 
-/// When to try again.
+/// How far it is.
+#[derive(Default)]
+struct Progress {
+    /// What is live.
+    live: Option<Given>,
+    attempts: u32,
+}
+
+/// Whether to try again.
 enum Next {
-    /// After the back-off, or when there is another source.
+    /// When a source is due.
     Again,
-    /// When there is another source.
-    Source,
-    /// After so long.
-    Refresh(Duration),
     /// Never.
     Done,
 }
 
+/// Code, and a plugin of it.
+struct Made {
+    loaded: Loaded,
+    /// `None`: the code is what is live.
+    plugin: Option<Arc<Plugin>>,
+    /// It is what the source gave earlier: now it gives nothing, or nothing good.
+    stale: Option<Failure>,
+}
+
 impl Loader {
     pub(super) async fn run(self) {
-        let mut code = self.supply.source();
-        let mut backoff = backoff_of(&code);
-        let mut attempts = 0;
-        // What is live.
-        let mut live: Option<Given> = None;
+        let mut progress = Progress::default();
         loop {
+            let code = self.supply.turn().await;
             let Some(inner) = self.inner.upgrade() else {
                 return;
             };
-            let next = self.attempt(&inner, &code, &mut live, attempts).await;
-            drop(inner);
-            attempts = attempts.saturating_add(1);
-            let added = self.supply.added.notified();
-            match next {
+            match self.attempt(&inner, &code, &mut progress).await {
+                Next::Again => {}
                 Next::Done => return,
-                Next::Source => added.await,
-                Next::Again => {
-                    let wait = backoff.next_wait();
-                    let _ = tokio::time::timeout(wait, added).await;
-                }
-                Next::Refresh(wait) => {
-                    backoff = backoff_of(&code);
-                    let _ = tokio::time::timeout(wait, added).await;
-                }
-            }
-            let source = self.supply.source();
-            if source != code {
-                backoff = backoff_of(&source);
-                code = source;
             }
         }
     }
 
-    async fn attempt(
-        &self,
-        inner: &Arc<Inner>,
-        code: &Code,
-        live: &mut Option<Given>,
-        attempts: u32,
-    ) -> Next {
+    async fn attempt(&self, inner: &Arc<Inner>, code: &Code, progress: &mut Progress) -> Next {
+        let live = progress.live;
+        let fetching = AtomicBool::new(true);
         let enter = |state| {
+            fetching.store(state == State::Fetching, Relaxed);
             let mut record = self.record.lock();
             if live.is_none() && record.state != state {
                 record.enter(state, "");
@@ -143,13 +84,54 @@ impl Loader {
             (false, true) => Wanted::First,
             (false, false) => Wanted::Known,
         };
-        let (loaded, recipe) = match inner.recipe(&self.spec, code, wanted, enter).await {
-            Ok(made) => made,
-            Err(failure) => return self.fail(inner, code, &failure, live.is_some(), attempts),
+        let mut module = std::pin::pin!(inner.module(code, wanted, &enter));
+        let loaded = loop {
+            tokio::select! {
+                biased;
+                loaded = &mut module => break loaded,
+                // Another source does not wait for one that says nothing; what has come is not thrown away.
+                () = self.supply.another(), if fetching.load(Relaxed) => {
+                    if fetching.load(Relaxed) {
+                        return Next::Again;
+                    }
+                }
+            }
         };
+        progress.attempts = progress.attempts.saturating_add(1);
+        let tried = loaded.as_ref().ok().map(|loaded| loaded.given);
+        let made = match loaded {
+            Ok(loaded) => self.make(inner, loaded, live, &enter).await,
+            Err(failure) => Err(failure),
+        };
+        let made = match made {
+            Ok(made) => made,
+            Err(failure) => {
+                let earlier = self.earlier(inner, code, &failure, tried, wanted, &enter);
+                match earlier.await {
+                    Some(made) => Made {
+                        stale: Some(failure),
+                        ..made
+                    },
+                    None => return self.fail(inner, code, &failure, progress),
+                }
+            }
+        };
+        self.go_live(inner, code, made, progress).await
+    }
+
+    /// A plugin of the code, where that is not what is live.
+    async fn make(
+        &self,
+        inner: &Arc<Inner>,
+        loaded: Loaded,
+        live: Option<Given>,
+        enter: &impl Fn(State),
+    ) -> Result<Made, Failure> {
+        enter(State::Configuring);
+        let recipe = inner.recipe_with(&self.spec, &loaded.module)?;
         let given = loaded.given;
-        let new = *live != Some(given);
-        if new {
+        let mut plugin = None;
+        if live != Some(given) {
             {
                 let mut record = self.record.lock();
                 record.compile_time = loaded.module.compile_time;
@@ -159,15 +141,67 @@ impl Loader {
                     record.image = given.image;
                 }
             }
-            let plugin = match inner.start(&self.spec, recipe, self.home).await {
-                Ok(plugin) => plugin,
-                Err(error) => {
-                    let failure = Failure::Load(error);
-                    return self.fail(inner, code, &failure, live.is_some(), attempts);
+            let started = inner.start(&self.spec, recipe, self.home).await;
+            plugin = Some(started.map_err(Failure::Load)?);
+        }
+        Ok(Made {
+            loaded,
+            plugin,
+            stale: None,
+        })
+    }
+
+    /// After `failure`, what the source gave before, rather than nothing. Where something serves, code that will not do
+    /// leaves that as it is: it may be the configuration that is bad.
+    async fn earlier(
+        &self,
+        inner: &Arc<Inner>,
+        code: &Code,
+        failure: &Failure,
+        tried: Option<Given>,
+        wanted: Wanted,
+        enter: &impl Fn(State),
+    ) -> Option<Made> {
+        let remote = remote(code)?;
+        match (outlook(code, failure), failure) {
+            (Outlook::Later, _) => {
+                if let Some(given) = tried {
+                    inner.disapprove(remote, given);
                 }
-            };
+                if wanted != Wanted::First {
+                    return None;
+                }
+            }
+            (Outlook::Soon, Failure::Fetch { .. }) if wanted != Wanted::Fresh => {}
+            _ => return None,
+        }
+        let loaded = inner.earlier(remote, tried, wanted, enter).await?;
+        self.make(inner, loaded, None, enter).await.ok()
+    }
+
+    async fn go_live(
+        &self,
+        inner: &Arc<Inner>,
+        code: &Code,
+        made: Made,
+        progress: &mut Progress,
+    ) -> Next {
+        let Made {
+            loaded,
+            plugin,
+            stale,
+        } = made;
+        let given = loaded.given;
+        let new = plugin.is_some();
+        if let Some(plugin) = plugin {
+            if let Some(remote) = remote(code)
+                && stale.is_none()
+            {
+                // Failing to note it is no failure.
+                let _ = inner.approve(remote, given).await;
+            }
             self.replace(inner, plugin, "its source gives another code now");
-            *live = Some(given);
+            progress.live = Some(given);
             *self.supply.pin.lock() = loaded.pin;
             let mut record = self.record.lock();
             record.code = Some(given.code);
@@ -180,8 +214,8 @@ impl Loader {
             record.enter(State::Live, &details.join(", "));
             tracing::info!(target: "wasm", "plugin {}: live, {}", self.spec.name, given.code);
         }
-        self.record.lock().error = loaded.stale.as_ref().map(|error| {
-            let text = format!("what its source gave in an earlier run serves: {error}");
+        self.record.lock().error = stale.as_ref().map(|failure| {
+            let text = format!("what its source gave in an earlier run serves: {failure}");
             tracing::warn!(target: "wasm", "plugin {}: {text}", self.spec.name);
             text.into()
         });
@@ -189,10 +223,18 @@ impl Loader {
         if new {
             self.optimise(inner, &loaded.module).await;
         }
-        match (loaded.stale, refresh_of(inner, code)) {
-            (Some(_), _) => Next::Again,
-            (None, Some(interval)) => Next::Refresh(interval),
+        let refresh = refresh_of(inner, code);
+        match &stale {
+            Some(failure) => {
+                let outlook = outlook(code, failure);
+                self.supply
+                    .failed(code, &failure.to_string(), outlook, refresh);
+            }
+            None => self.supply.succeeded(code, refresh),
+        }
+        match (stale, refresh) {
             (None, None) => Next::Done,
+            _ => Next::Again,
         }
     }
 
@@ -240,55 +282,41 @@ impl Loader {
         }
     }
 
-    fn fail(
-        &self,
-        inner: &Inner,
-        code: &Code,
-        failure: &Failure,
-        live: bool,
-        attempts: u32,
-    ) -> Next {
+    fn fail(&self, inner: &Inner, code: &Code, failure: &Failure, progress: &Progress) -> Next {
         let text = failure.to_string();
         inner.stats.inc(wasm_stats::LOAD_FAILURES);
         tracing::error!(target: "wasm", "plugin {}: {text}", self.spec.name);
-        let heals = matches!(failure, Failure::Fetch { heals: true, .. });
+        let outlook = outlook(code, failure);
+        let after = self
+            .supply
+            .failed(code, &text, outlook, refresh_of(inner, code));
         let retries = remote(code).map_or(0, |remote| remote.retries);
         {
             let mut record = self.record.lock();
-            record.error = Some(text.as_str().into());
-            if !live {
-                let state = if heals {
-                    State::Fetching
-                } else {
-                    State::Failed
+            record.error = Some(after.error);
+            if progress.live.is_none() {
+                let state = match (outlook, failure) {
+                    (Outlook::Soon, Failure::Load(_)) if after.goes_on => State::Configuring,
+                    (_, Failure::Fetch { .. }) if after.goes_on => State::Fetching,
+                    _ => State::Failed,
                 };
                 record.enter(state, &text);
-                record.given_up = !heals || attempts >= retries;
+                record.given_up = state == State::Failed || progress.attempts > retries;
             }
         }
-        self.supply.failed(code);
         inner.ring();
-        if heals {
-            return Next::Again;
-        }
-        match refresh_of(inner, code) {
-            Some(interval) => Next::Refresh(interval),
-            None => Next::Source,
-        }
+        Next::Again
     }
 }
 
-fn remote(code: &Code) -> Option<&Remote> {
-    match code {
-        Code::Local { .. } => None,
-        Code::Remote(remote) => Some(remote),
-    }
-}
-
-fn backoff_of(code: &Code) -> Backoff {
-    match remote(code) {
-        Some(remote) => Backoff::new(remote.backoff_base, remote.backoff_cap),
-        None => Backoff::new(Duration::from_secs(1), Duration::from_secs(1)),
+/// What can be hoped for after `failure`.
+fn outlook(code: &Code, failure: &Failure) -> Outlook {
+    match failure {
+        Failure::Load(LoadError::NoRoom(_)) | Failure::Fetch { heals: true, .. } => Outlook::Soon,
+        Failure::Load(_) if remote(code).is_some_and(|remote| remote.pin().is_none()) => {
+            Outlook::Later
+        }
+        Failure::Load(_) | Failure::Fetch { .. } => Outlook::Never,
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OnceCell, oneshot};
+use tokio::time::Instant;
 
 use super::{Failure, Inner, Machine};
 use crate::base::memory;
@@ -31,7 +33,28 @@ pub(super) struct Modules {
     /// What sources gave, for those whose code has no sum of its own.
     given: HashMap<Digest, Given>,
     /// One asks a source at a time, for all who want the same of it.
-    turns: HashMap<Digest, Weak<tokio::sync::Mutex<()>>>,
+    turns: HashMap<Digest, Weak<Turn>>,
+}
+
+/// Held by who asks a source, for all who ask in the same [way](Remote::way); with how it failed last.
+type Turn = tokio::sync::Mutex<Option<FailedTurn>>;
+
+struct FailedTurn {
+    at: Instant,
+    /// What it took at most; zero is for ever.
+    timeout: Duration,
+    error: Arc<FetchError>,
+}
+
+impl FailedTurn {
+    /// True where who has waited since `begun` would have seen the same, had he asked.
+    fn answers(&self, remote: &Remote, begun: Instant) -> bool {
+        let patience = |timeout: Duration| match timeout {
+            Duration::ZERO => Duration::MAX,
+            timeout => timeout,
+        };
+        self.at >= begun && patience(self.timeout) >= patience(remote.timeout)
+    }
 }
 
 /// What a module is wanted for.
@@ -51,8 +74,6 @@ pub(super) struct Loaded {
     pub(super) given: Given,
     /// Holds the code on disk.
     pub(super) pin: Option<Pin>,
-    /// It is what the source gave in an earlier run: now it gives nothing.
-    pub(super) stale: Option<FetchError>,
 }
 
 impl Modules {
@@ -89,13 +110,13 @@ impl Modules {
         }
     }
 
-    fn turn(&mut self, identity: Digest) -> Arc<tokio::sync::Mutex<()>> {
-        if let Some(turn) = self.turns.get(&identity).and_then(Weak::upgrade) {
+    fn turn(&mut self, way: Digest) -> Arc<Turn> {
+        if let Some(turn) = self.turns.get(&way).and_then(Weak::upgrade) {
             return turn;
         }
         self.turns.retain(|_, turn| turn.strong_count() > 0);
         let turn = Arc::default();
-        self.turns.insert(identity, Arc::downgrade(&turn));
+        self.turns.insert(way, Arc::downgrade(&turn));
         turn
     }
 }
@@ -121,13 +142,15 @@ impl Inner {
                     module: module.ok_or_else(no_code)?,
                     given,
                     pin: None,
-                    stale: None,
                 });
             }
         };
-        let turn = self.modules.lock().turn(remote.identity());
-        let _turn = turn.lock().await;
-        let loaded = self.remote_module(remote, wanted, &enter).await?;
+        let begun = Instant::now();
+        let turn = self.modules.lock().turn(remote.way());
+        let mut turn = turn.lock().await;
+        let loaded = self
+            .remote_module(remote, wanted, &enter, begun, &mut turn)
+            .await?;
         let entries = self.modules.lock().cells.len() as u64;
         self.stats
             .set(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES, entries);
@@ -139,9 +162,10 @@ impl Inner {
         remote: &Remote,
         wanted: Wanted,
         enter: &impl Fn(State),
+        begun: Instant,
+        turn: &mut Option<FailedTurn>,
     ) -> Result<Loaded, Failure> {
-        let fresh = wanted == Wanted::Fresh;
-        if !fresh {
+        if wanted != Wanted::Fresh {
             for given in self.known(remote).await? {
                 if let Some(loaded) = self.at_hand(given, wanted, enter).await? {
                     self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
@@ -149,30 +173,66 @@ impl Inner {
                 }
             }
         }
+        let answers = |failed: &&FailedTurn| failed.answers(remote, begun);
+        if let Some(failed) = turn.as_ref().filter(answers) {
+            self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_NEGATIVE_HITS);
+            return Err(failure(remote, Arc::clone(&failed.error)));
+        }
         self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_MISSES);
         let result = self.obtain(remote, wanted, enter).await;
         self.stats.inc(match &result {
-            Err(Failure::Fetch { .. }) => wasm_stats::REMOTE_LOAD_FETCH_FAILURES,
+            Err(Failure::Fetch { error, .. }) => {
+                *turn = Some(FailedTurn {
+                    at: Instant::now(),
+                    timeout: remote.timeout,
+                    error: Arc::clone(error),
+                });
+                wasm_stats::REMOTE_LOAD_FETCH_FAILURES
+            }
             _ => wasm_stats::REMOTE_LOAD_FETCH_SUCCESSES,
         });
-        let failure = match result {
-            Ok(loaded) => return Ok(loaded),
-            Err(failure) => failure,
-        };
-        // A pin that is known needs no source; without one, better what it gave last than nothing.
-        if let Failure::Fetch { error, heals: true } = failure {
-            if !fresh && remote.pin().is_none() {
-                let noted = self.noted(note_key(remote)).await?;
-                if let Some(given) = noted
-                    && let Some(mut loaded) = self.at_hand(given, wanted, enter).await?
-                {
-                    loaded.stale = Some(error);
-                    return Ok(loaded);
-                }
-            }
-            return Err(Failure::Fetch { error, heals: true });
+        result
+    }
+
+    /// What `remote` gave before, where it has no sum and that was another code than `tried`.
+    pub(super) async fn earlier(
+        self: &Arc<Self>,
+        remote: &Remote,
+        tried: Option<Given>,
+        wanted: Wanted,
+        enter: &impl Fn(State),
+    ) -> Option<Loaded> {
+        if remote.pin().is_some() {
+            return None;
         }
-        Err(failure)
+        let noted = self.noted(note_key(remote)).await.ok()??;
+        if tried.is_some_and(|tried| tried.code == noted.code) {
+            return None;
+        }
+        self.at_hand(noted, wanted, enter).await.ok()?
+    }
+
+    /// What `remote` gave, `given`, is live: where the source has no sum it is noted as that.
+    pub(super) async fn approve(
+        self: &Arc<Self>,
+        remote: &Remote,
+        given: Given,
+    ) -> Result<(), Failure> {
+        if remote.pin().is_none() {
+            let (uri, key) = (shown(&remote.uri), note_key(remote));
+            self.with_store(move |store| store.note(key, &uri, &given))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// What `remote` gave, `given`, will not do, for one at least: the source is asked anew.
+    pub(super) fn disapprove(&self, remote: &Remote, given: Given) {
+        let identity = remote.identity();
+        let mut modules = self.modules.lock();
+        if modules.given.get(&identity) == Some(&given) {
+            modules.given.remove(&identity);
+        }
     }
 
     /// What `remote` gives, as far as that is certain without asking: the likeliest first.
@@ -218,10 +278,7 @@ impl Inner {
                     .await
             }
         };
-        let fetched = fetched.map_err(|error| Failure::Fetch {
-            heals: error.heals(remote),
-            error,
-        })?;
+        let fetched = fetched.map_err(|error| failure(remote, Arc::new(error)))?;
         let (given, loaded) = match fetched {
             Fetched::New(given, bytes) => {
                 let kept = bytes.clone();
@@ -236,19 +293,18 @@ impl Inner {
                     module: module.ok_or_else(no_code)?,
                     given,
                     pin,
-                    stale: None,
                 };
                 (given, loaded)
             }
             Fetched::Known(loaded) => (loaded.given, *loaded),
         };
-        // Noted when it has compiled: what does not is not to be met again at the next start.
+        // Noted when it has compiled: what does not is not to be met again at the next start. What a source without a sum
+        // gave is noted when it is live.
         if !matches!(remote.origin, Origin::Cluster { .. }) {
-            let (uri, key) = (shown(&remote.uri), note_key(remote));
+            let (uri, pins) = (shown(&remote.uri), [remote.pin(), given.image]);
             self.with_store(move |store| {
-                store.note(key, &uri, &given);
-                if let Some(image) = given.image {
-                    store.note(image_key(image), &uri, &given);
+                for pin in pins.into_iter().flatten() {
+                    store.note(image_key(pin), &uri, &given);
                 }
             })
             .await?;
@@ -266,6 +322,10 @@ impl Inner {
         remote: &Remote,
         fetching: impl Future<Output = Result<T, FetchError>>,
     ) -> Result<T, FetchError> {
+        // As through a cluster.
+        if remote.timeout.is_zero() {
+            return fetching.await;
+        }
         match tokio::time::timeout(remote.timeout, fetching).await {
             Ok(result) => result,
             Err(_) => Err(FetchError::Timeout(shown(&remote.uri), remote.timeout)),
@@ -332,7 +392,6 @@ impl Inner {
             module,
             given,
             pin: pin.flatten(),
-            stale: None,
         }))
     }
 
@@ -496,6 +555,11 @@ fn note_key(remote: &Remote) -> Digest {
 /// Where is noted what the image of this manifest holds.
 fn image_key(manifest: Digest) -> Digest {
     Digest::of(&[b"image ", &manifest.0[..]].concat())
+}
+
+fn failure(remote: &Remote, error: Arc<FetchError>) -> Failure {
+    let heals = error.heals(remote);
+    Failure::Fetch { error, heals }
 }
 
 fn no_code() -> Failure {

@@ -64,12 +64,21 @@ pub enum CredentialError {
 
 #[derive(Deserialize)]
 struct DockerConfig {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
-    #[serde(default, rename = "credHelpers")]
+    #[serde(default, deserialize_with = "or_null")]
+    auths: BTreeMap<String, Option<Entry>>,
+    #[serde(default, rename = "credHelpers", deserialize_with = "or_null")]
     helpers: BTreeMap<String, String>,
-    #[serde(default, rename = "credsStore")]
+    #[serde(default, rename = "credsStore", deserialize_with = "or_null")]
     store: String,
+}
+
+/// To docker `null` is as good as nothing.
+fn or_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl DockerConfig {
@@ -88,11 +97,16 @@ impl DockerConfig {
         (!name.is_empty()).then_some(name)
     }
 
-    /// What it has itself.
+    /// What it has itself. An entry that says nothing is as good as none, as with docker: `docker login` with a program
+    /// that keeps credentials leaves such ones.
     fn entry(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
-        let Some((name, entry)) = of(&self.auths, registry) else {
+        let found = of(&self.auths, registry);
+        let Some((name, Some(entry))) = found.map(|(name, entry)| (name, entry.as_ref())) else {
             return Ok(None);
         };
+        if *entry == Entry::default() {
+            return Ok(None);
+        }
         credential(entry)
             .map(Some)
             .ok_or_else(|| CredentialError::Entry(name.clone()))
@@ -108,20 +122,25 @@ fn of<'a, T>(entries: &'a BTreeMap<String, T>, registry: &str) -> Option<(&'a St
     entries.get_key_value(registry).or_else(meaning)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Default, Deserialize, PartialEq, Eq)]
+#[serde(default, rename_all = "lowercase")]
 struct Entry {
-    auth: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-    identitytoken: Option<String>,
-    registrytoken: Option<String>,
+    #[serde(deserialize_with = "or_null")]
+    auth: String,
+    #[serde(deserialize_with = "or_null")]
+    username: String,
+    #[serde(deserialize_with = "or_null")]
+    password: String,
+    #[serde(deserialize_with = "or_null")]
+    identitytoken: String,
+    #[serde(deserialize_with = "or_null")]
+    registrytoken: String,
 }
 
 /// What the docker configuration `json` has for `registry`. No program is run.
 ///
 /// # Errors
-/// Where it is not such a configuration, or its entry says nothing.
+/// Where it is not such a configuration, or its entry cannot be read.
 pub fn from_docker_config(
     json: &str,
     registry: &str,
@@ -145,7 +164,7 @@ pub fn of_host(registry: &str) -> Result<Option<Credential>, CredentialError> {
 }
 
 impl DockerConfig {
-    /// With a program that keeps credentials entries may say nothing: they tell that there are some.
+    /// With a program that keeps credentials entries tell that there are some, and may say nothing that can be read.
     fn ask(
         &self,
         registry: &str,
@@ -166,7 +185,7 @@ impl DockerConfig {
 }
 
 fn credential(entry: &Entry) -> Option<Credential> {
-    let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let filled = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     if let Some(token) = filled(&entry.registrytoken) {
         return Some(Credential::Bearer(token));
     }
@@ -241,7 +260,7 @@ mod tests {
             let found = from_docker_config(&json(&entry), "reg.test:5000");
             assert_eq!(found, Ok(Some(expected)), "{entry}");
         }
-        for entry in ["{}", r#"{"auth": "!"}"#, r#"{"auth": "bm9jb2xvbg=="}"#] {
+        for entry in [r#"{"auth": "!"}"#, r#"{"auth": "bm9jb2xvbg=="}"#] {
             let found = from_docker_config(&json(entry), "reg.test:5000");
             assert_eq!(
                 found,
@@ -249,7 +268,15 @@ mod tests {
             );
         }
         assert_eq!(from_docker_config(&json("{}"), "reg.test"), Ok(None));
-        assert_eq!(from_docker_config("{}", "reg.test"), Ok(None));
+        // To docker these ask without credentials.
+        for entry in ["{}", "null", r#"{"auth": "", "username": null}"#] {
+            let found = from_docker_config(&json(entry), "reg.test:5000");
+            assert_eq!(found, Ok(None), "{entry}");
+        }
+        let null = r#"{"auths": null, "credHelpers": null, "credsStore": null}"#;
+        for json in ["{}", null] {
+            assert_eq!(from_docker_config(json, "reg.test"), Ok(None));
+        }
     }
 
     #[test]
@@ -299,12 +326,11 @@ mod tests {
             assert_eq!(asked(json, registry, None), (of.to_owned(), Ok(without)));
         }
         assert_eq!(asked(json, "plain.test", kept()), (String::new(), Ok(None)));
-        let error = || Err(CredentialError::Entry("a.test".to_owned()));
         let empty = r#"{"auths": {"a.test": {}}}"#;
-        assert_eq!(asked(empty, "a.test", kept()), (String::new(), error()));
+        assert_eq!(asked(empty, "a.test", kept()), (String::new(), Ok(None)));
         // A secret has none asked.
         let secret = r#"{"auths": {"a.test": {}}, "credsStore": "pass"}"#;
-        assert_eq!(from_docker_config(secret, "a.test"), error());
+        assert_eq!(from_docker_config(secret, "a.test"), Ok(None));
     }
 
     #[test]

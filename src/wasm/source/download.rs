@@ -65,7 +65,7 @@ pub enum DownloadError {
         url: Box<str>,
         /// Why not, and which setting allows it.
         reason: &'static str,
-        /// The configuration named it; otherwise a server sent us there.
+        /// The configuration named it, and its scheme; otherwise a server sent us there.
         configured: bool,
     },
     /// There is no TLS.
@@ -256,7 +256,7 @@ impl Downloader {
         let refused = |reason| DownloadError::Refused {
             url: shown(url.as_str()),
             reason,
-            configured: is_configured,
+            configured: url.origin() == configured.origin(),
         };
         match url.scheme() {
             "https" => {}

@@ -73,7 +73,7 @@ pub struct Remote {
     pub uri: Box<str>,
     /// The way to it.
     pub origin: Origin,
-    /// `http_uri.timeout`, of one attempt.
+    /// `http_uri.timeout`, of one attempt; zero is for ever.
     pub timeout: Duration,
     /// `sha256`: of the bytes that come, or of the module in them; for an image, of its manifest (as Istio has it) or of
     /// its layer. `None`: whatever the source gives, which only sources without a cluster may.
@@ -82,7 +82,8 @@ pub struct Remote {
     pub pull: Pull,
     /// `retry_policy.retry_back_off.base_interval`; default 1 s.
     pub backoff_base: Duration,
-    /// `retry_policy.retry_back_off.max_interval`; default ten times the base, thirty times without a cluster.
+    /// `retry_policy.retry_back_off.max_interval`; default ten times the base. Without `retry_back_off` 10 s, without a
+    /// cluster 30 s.
     pub backoff_cap: Duration,
     /// `retry_policy.num_retries`; default 1. After so many the failure is counted and shown; we go on trying.
     pub retries: u32,
@@ -175,6 +176,29 @@ impl Remote {
             hash_field(&mut hash, &pin.0);
         }
         Digest(hash.finalize().into())
+    }
+
+    /// What tells a request for its code from other requests: what is wanted, where it is asked for, and with what.
+    pub fn way(&self) -> Digest {
+        let mut hash = Sha256::new();
+        hash_field(&mut hash, &self.identity().0);
+        hash_field(&mut hash, self.uri.as_bytes());
+        if let Origin::Cluster { cluster, .. } = &self.origin {
+            hash_field(&mut hash, cluster.as_bytes());
+        }
+        if let Some(Secret(json)) = &self.pull.secret {
+            hash_field(&mut hash, json.as_bytes());
+        }
+        Digest(hash.finalize().into())
+    }
+
+    /// True where `other` is asked for the same in the same way. A new version of the resource alone is no other way.
+    pub fn is_asked_as(&self, other: &Self) -> bool {
+        let pace = |remote: &Self| {
+            let backoff = (remote.backoff_base, remote.backoff_cap);
+            (remote.timeout, backoff, remote.retries)
+        };
+        pace(self) == pace(other) && self.way() == other.way()
     }
 }
 

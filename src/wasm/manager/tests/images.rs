@@ -14,10 +14,10 @@ use registry::{FakeRegistry, Fault, Layout};
     reason = "what whole proxies are tested with, and not all of it is of use here"
 )]
 #[path = "../../../../tests/it/support/registry.rs"]
-mod registry;
+pub(super) mod registry;
 
 /// The image `name` of this registry, with variables of istiod's, to be fetched with quick retries.
-fn image(
+pub(super) fn image(
     registry: &FakeRegistry,
     name: &str,
     sha256: &str,
@@ -69,12 +69,16 @@ fn image(
     spec(config)
 }
 
-const ALWAYS: [(&str, &str); 2] = [
+pub(super) const ALWAYS: [(&str, &str); 2] = [
     ("IMAGE_PULL_POLICY", "Always"),
     ("PLUGIN_RESOURCE_VERSION", "1"),
 ];
 
-fn bench(registry: &FakeRegistry, folder: &Path, change: impl FnOnce(&mut Options)) -> Bench {
+pub(super) fn bench(
+    registry: &FakeRegistry,
+    folder: &Path,
+    change: impl FnOnce(&mut Options),
+) -> Bench {
     Bench::with(|options| {
         options.cache_dir = Some(folder.to_owned());
         options.settings.insecure_registries = vec![registry.address.to_string().into()];

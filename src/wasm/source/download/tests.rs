@@ -250,3 +250,23 @@ fn what_is_asked_with_is_not_shown() {
     ask.body = Bytes::from_static(b"refresh_token=secret");
     assert_eq!(format!("{ask:?}"), "Ask(GET https://h.test/p)");
 }
+
+#[test]
+fn only_what_the_configuration_named_is_refused_for_good() {
+    let strict = downloader(&[], &[]);
+    let refused = |url: &str, configured: &str| {
+        let [url, configured] = [url, configured].map(|url| url.parse().expect("a URL"));
+        match strict.client(&url, &configured, false) {
+            Err(DownloadError::Refused { configured, .. }) => configured,
+            other => panic!("not refused: {other:?}"),
+        }
+    };
+    assert!(refused("http://h.test/a", "http://h.test/b"));
+    // A token server, or a redirect, of the host that the configuration names.
+    assert!(!refused("http://h.test/token", "https://h.test/v2/"));
+    assert!(!refused(
+        "http://h.test:5000/token",
+        "https://h.test:5000/v2/"
+    ));
+    assert!(!refused("https://10.0.0.1/", "https://h.test/"));
+}

@@ -19,6 +19,7 @@ use crate::pb::{self, google};
 
 mod code;
 
+#[cfg(feature = "wasm")]
 pub(crate) use code::MAX_CODE;
 pub use code::{Code, Origin, Pull, PullPolicy, Remote, Secret};
 use code::{parse_backoff, parse_code, take_pull};

@@ -22,6 +22,7 @@ mod recorder;
 mod run;
 mod source;
 mod test;
+mod update;
 
 /// How a subcommand ended that could do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +46,7 @@ pub fn run(command: &PluginCommand) -> ExitCode {
     };
     match result {
         Ok((text, verdict)) => {
-            // A reader that went away is no failure of ours.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            print(&text);
             match verdict {
                 Verdict::Well => ExitCode::SUCCESS,
                 Verdict::Failed => ExitCode::FAILURE,
@@ -57,6 +57,12 @@ pub fn run(command: &PluginCommand) -> ExitCode {
             ExitCode::from(cannot)
         }
     }
+}
+
+/// Prints what was found; a subcommand that cannot do all of its work does so itself.
+fn print(text: &str) {
+    // A reader that went away is no failure of ours.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// JSON with a line's end.

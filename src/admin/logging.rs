@@ -40,41 +40,46 @@ fn list(levels: &Levels) -> String {
     out
 }
 
-/// All or nothing.
+/// All or nothing. Of a parameter that is given twice the first counts, and what is empty is not there, as in Envoy, whose own
+/// form sends all of its fields.
 fn change(levels: &Levels, params: &[(String, String)]) -> Result<(), &'static str> {
     let level = |name: &str| Level::parse(name).ok_or("unknown logger level");
     let component = |name: &str| Component::named(name).ok_or("unknown logger name");
-    match params {
+    let is_first = |at: usize| params[..at].iter().all(|(name, _)| *name != params[at].0);
+    let given = params.iter().enumerate();
+    let given = given.filter(|(at, (_, value))| is_first(*at) && !value.is_empty());
+    let given: Vec<_> = given
+        .map(|(_, (name, value))| (name.as_str(), value.as_str()))
+        .collect();
+    match given[..] {
         [] => Ok(()),
-        [(name, value)] if name == "level" || name == "paths" => {
-            if value.is_empty() {
-                return Ok(());
-            }
-            if name == "level" {
-                levels.set_all(level(value)?);
-                return Ok(());
-            }
-            let changes = value
-                .split(',')
-                .filter(|entry| !entry.is_empty())
-                .map(|entry| {
-                    let (name, value) = entry
-                        .split_once(':')
-                        .ok_or("empty logger name or empty logger level")?;
-                    Ok((component(name)?, level(value)?))
-                })
-                .collect::<Result<Vec<_>, &'static str>>()?;
+        [("level", value)] => {
+            levels.set_all(level(value)?);
+            Ok(())
+        }
+        [("paths", value)] => {
+            let entries = value.split(',').filter(|entry| !entry.is_empty());
+            let entries = entries.map(|entry| {
+                let parts = entry.split_once(':');
+                let parts = parts.filter(|(name, value)| !name.is_empty() && !value.is_empty());
+                let (name, value) = parts.ok_or("empty logger name or empty logger level")?;
+                Ok((name, level(value)?))
+            });
+            // Names are looked at when all else is well.
+            let entries = entries.collect::<Result<Vec<_>, &'static str>>()?;
+            let changes = entries
+                .into_iter()
+                .map(|(name, level)| Ok((component(name)?, level)));
+            let changes = changes.collect::<Result<Vec<_>, &'static str>>()?;
             for (component, level) in changes {
                 levels.set(component, level);
             }
             Ok(())
         }
-        [(name, _)] if name == "group" => {
-            Err("group parameter requires fine-grain logging to be enabled")
-        }
+        [("group", _)] => Err("group parameter requires fine-grain logging to be enabled"),
         [(name, value)] => {
-            let component = component(name)?;
-            levels.set(component, level(value)?);
+            let level = level(value)?;
+            levels.set(component(name)?, level);
             Ok(())
         }
         _ => Err("invalid number of parameters"),

@@ -569,10 +569,58 @@ fn log_levels_are_shown_and_changed() {
             .body
             .contains("\n  admin: error\n")
     );
+    // What a real Envoy (1.40) makes of each: what is empty is not there, and the first of a name counts.
+    for (query, upstream, http) in [
+        ("upstream", "error", "error"),
+        ("upstream=", "error", "error"),
+        ("nope=", "error", "error"),
+        ("level", "error", "error"),
+        ("paths=,", "error", "error"),
+        ("paths=&group=&level=", "error", "error"),
+        ("paths=&group=&level=debug", "debug", "debug"),
+        ("level=debug&paths=", "debug", "debug"),
+        ("level=&upstream=debug", "debug", "error"),
+        ("level&upstream=debug", "debug", "error"),
+        ("upstream=debug&http=", "debug", "error"),
+        ("upstream=debug&upstream=info", "debug", "error"),
+        ("upstream=&upstream=debug", "error", "error"),
+        ("level=&level=debug", "error", "error"),
+        ("level=debug&level=info", "debug", "debug"),
+        ("paths=upstream:debug,,http:info", "debug", "info"),
+    ] {
+        world.post("/logging?level=error");
+        let response = world.post(&format!("/logging?{query}"));
+        assert_eq!(response.status, StatusCode::OK, "{query}");
+        for line in [
+            format!("\n  upstream: {upstream}\n"),
+            format!("\n  http: {http}\n"),
+        ] {
+            assert!(response.body.contains(&line), "{query}: {}", response.body);
+        }
+    }
+    world.post("/logging?level=error");
     for (target, error) in [
         ("/logging?nope=debug", "unknown logger name"),
+        ("/logging?=debug", "unknown logger name"),
         ("/logging?level=loud", "unknown logger level"),
         ("/logging?upstream=loud", "unknown logger level"),
+        ("/logging?nope=loud", "unknown logger level"),
+        (
+            "/logging?paths=nope:debug,http:loud",
+            "unknown logger level",
+        ),
+        (
+            "/logging?paths=nope:debug,http",
+            "empty logger name or empty logger level",
+        ),
+        (
+            "/logging?paths=http:",
+            "empty logger name or empty logger level",
+        ),
+        (
+            "/logging?paths=:debug",
+            "empty logger name or empty logger level",
+        ),
         (
             "/logging?paths=upstream:debug,nope:debug",
             "unknown logger name",

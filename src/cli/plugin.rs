@@ -56,8 +56,8 @@ Examples:
   plenipo plugin test tests --plugin target/wasm32-wasip1/release/plugin.wasm --junit report.xml
   plenipo plugin test tests --update
 
-docs/plugins.md describes the files. Exit codes: 0 all cases passed; 1 a case failed, or there is none; 2 the arguments or
-a file are wrong.";
+docs/plugins.md describes the files. Exit codes: 0 all cases passed; 1 a case failed, or there is none; 2 the arguments are
+wrong, or a case cannot be run.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -71,7 +71,7 @@ Examples:
   plenipo plugin diff old.wasm new.wasm --request 'GET /orders' -H 'host: shop.test'
   plenipo plugin diff old.wasm new.wasm --cases tests
 
-Exit codes: 0 the outcomes are the same; 1 they differ; 2 the arguments are wrong.";
+Exit codes: 0 the outcomes are the same; 1 they differ, or both plugins fail in all of them; 2 the arguments are wrong.";
 
 const PUSH_EXAMPLES: &str = "\
 Examples:

@@ -97,6 +97,10 @@ pub(super) fn run(arguments: &BenchArgs) -> anyhow::Result<(String, Verdict)> {
                 format!("it calls the cluster {cluster}, for which no answer was given"),
             ));
         }
+        if let Some(service) = record.grpc.first() {
+            let reason = format!("it calls {service} by gRPC, which is not answered here");
+            return Err((None, reason));
+        }
         measured.calls = record.calls;
         Ok(measured)
     });

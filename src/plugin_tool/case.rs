@@ -4,11 +4,13 @@
 //! folder.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::expect::Expected;
@@ -39,6 +41,32 @@ pub(super) struct Case {
     pub(super) expected: Option<Expected>,
 }
 
+/// A file that is no case.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// As a case's.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// Why not.
+    pub(super) reason: String,
+}
+
+impl Broken {
+    fn new(path: &Path, reason: &anyhow::Error) -> Self {
+        Self {
+            name: name(path),
+            path: path.to_owned(),
+            reason: format!("{reason:#}"),
+        }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.reason)
+    }
+}
+
 /// The keys of a file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,16 +90,15 @@ struct Keys {
     expect: Option<Map<String, Value>>,
 }
 
-/// The cases of a folder, in the order of their names.
+/// The cases of a folder, in the order of their names. Where what they share is broken, that alone.
 ///
 /// # Errors
-/// Where the folder or a file cannot be read, or a file is no case.
-pub(super) fn folder(folder: &Path) -> anyhow::Result<Vec<Case>> {
-    let read = |error| format!("cannot read the folder {}: {error}", folder.display());
-    let entries = std::fs::read_dir(folder).map_err(|error| anyhow::anyhow!(read(error)))?;
+/// Where the folder cannot be read.
+pub(super) fn folder(folder: &Path) -> anyhow::Result<Vec<Result<Case, Broken>>> {
+    let at = || format!("cannot read the folder {}", folder.display());
     let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| anyhow::anyhow!(read(error)))?.path();
+    for entry in std::fs::read_dir(folder).with_context(at)? {
+        let path = entry.with_context(at)?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
         if matches!(extension, Some("yaml" | "yml")) && !path.ends_with(DEFAULTS) {
             files.push(path);
@@ -79,40 +106,73 @@ pub(super) fn folder(folder: &Path) -> anyhow::Result<Vec<Case>> {
     }
     files.sort();
     let defaults = folder.join(DEFAULTS);
-    let defaults = if defaults.exists() {
-        let (_, keys) = keys(&defaults)?;
-        if keys.contains_key("expect") {
-            bail!("{}: what is expected belongs to a case", defaults.display());
-        }
-        keys
-    } else {
-        Map::new()
+    let shared = match shared(&defaults) {
+        Ok(shared) => shared,
+        Err(reason) => return Ok(vec![Err(Broken::new(&defaults, &reason))]),
     };
-    files
-        .into_iter()
-        .map(|path| {
-            let (text, own) = keys(&path)?;
-            let mut all = defaults.clone();
-            all.extend(own);
-            case(path.clone(), text, all).with_context(|| path.display().to_string())
-        })
-        .collect()
+    let cases = files.into_iter().map(|path| {
+        let case = read(&path, &shared);
+        case.map_err(|reason| Broken::new(&path, &reason))
+    });
+    Ok(cases.collect())
 }
 
-fn keys(path: &Path) -> anyhow::Result<(String, Map<String, Value>)> {
-    let at = || path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(at)?;
-    let parsed = pb::from_text::<pb::Struct>(&text, pb::Format::Yaml).with_context(at)?;
+fn shared(path: &Path) -> anyhow::Result<Map<String, Value>> {
+    if !path.exists() {
+        return Ok(Map::new());
+    }
+    let keys = read_keys(&std::fs::read_to_string(path)?)?;
+    if keys.contains_key("expect") {
+        bail!("what is expected belongs to a case");
+    }
+    Ok(keys)
+}
+
+fn read(path: &Path, shared: &Map<String, Value>) -> anyhow::Result<Case> {
+    let text = std::fs::read_to_string(path)?;
+    let mut keys = shared.clone();
+    keys.extend(read_keys(&text)?);
+    case(path.to_owned(), text, keys)
+}
+
+/// The keys of a file's text.
+///
+/// # Errors
+/// Where it is no mapping in YAML.
+pub(super) fn read_keys(text: &str) -> anyhow::Result<Map<String, Value>> {
+    let parsed = pb::from_text::<pb::Struct>(text, pb::Format::Yaml)?;
     if let Some(warning) = parsed.warnings.first() {
         // What a proxy reads with a warning is a mistake here.
-        let mistake = warning.trim_end_matches(": the last one counts");
-        bail!("{}: {mistake}", path.display());
+        bail!("{}", warning.trim_end_matches(": the last one counts"));
     }
-    Ok((text, crate::wasm::spec::json_object(parsed.message)))
+    Ok(crate::wasm::spec::json_object(parsed.message))
+}
+
+/// What the keys say. None of them may be needed.
+///
+/// # Errors
+/// Where one does not exist, or has a value of another type, with its name.
+pub(super) fn of_keys<T: DeserializeOwned>(keys: Map<String, Value>) -> anyhow::Result<T> {
+    let error = match serde_json::from_value(Value::Object(keys.clone())) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    // The error names no key; alone, the one at fault fails as well.
+    for key in keys {
+        let name = key.0.clone();
+        serde_json::from_value::<T>(Value::Object(Map::from_iter([key]))).context(name)?;
+    }
+    Err(error.into())
+}
+
+/// A file's name without its extension.
+fn name(path: &Path) -> String {
+    let file = path.file_stem().unwrap_or_default();
+    file.to_string_lossy().into_owned()
 }
 
 fn case(path: PathBuf, text: String, keys: Map<String, Value>) -> anyhow::Result<Case> {
-    let keys: Keys = serde_json::from_value(Value::Object(keys))?;
+    let keys: Keys = of_keys(keys)?;
     let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
     let reason = |reason: String| anyhow::anyhow!(reason);
     let request = keys.request.context("`request` is missing")?;
@@ -149,9 +209,8 @@ fn case(path: PathBuf, text: String, keys: Map<String, Value>) -> anyhow::Result
         Some(keys) => Some(Expected::parse(keys).context("expect")?),
         None => None,
     };
-    let file = path.file_stem().unwrap_or_default();
     Ok(Case {
-        name: file.to_string_lossy().into_owned(),
+        name: name(&path),
         plugin: keys.plugin.map(|plugin| folder.join(plugin)),
         setup: Setup {
             code: bytes::Bytes::new(),
@@ -221,4 +280,51 @@ fn seconds(value: Option<f64>, default: f64, what: &str) -> anyhow::Result<Durat
         bail!("{what}: it is a number of seconds, at most 3600");
     }
     Ok(Duration::from_secs_f64(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> anyhow::Result<Case> {
+        let keys = read_keys(text)?;
+        case(PathBuf::from("case.yaml"), text.to_owned(), keys)
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_key() {
+        for (text, reason) in [
+            ("chunk: 1.5", "chunk: invalid type"),
+            ("repeat: -1", "repeat: invalid value"),
+            ("name: 5", "name: invalid type"),
+            ("root_id: 1", "root_id: invalid type"),
+            ("timeout: \"2\"", "timeout: invalid type"),
+            ("expect: {failure: 503}", "expect: failure: invalid type"),
+            ("expect: {metrics: {a: b}}", "expect: metrics: invalid type"),
+            ("expect: 200", "expect: invalid type"),
+            ("callout: {}", "unknown field `callout`"),
+        ] {
+            let error = read(&format!("request: GET /\n{text}\n")).expect_err(text);
+            let error = format!("{error:#}");
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    /// As `docs/plugins.md` says of numbers.
+    #[test]
+    fn a_configuration_is_a_text_or_json() {
+        for (config, given) in [
+            ("1.10", "1.1"),
+            ("\"1.10\"", "1.10"),
+            ("{id: 9007199254740993}", "{\"id\":\"9007199254740993\"}"),
+            (
+                "|-\n  {\"id\": 9007199254740993}",
+                "{\"id\": 9007199254740993}",
+            ),
+            ("[a, 1]", "[\"a\",1]"),
+        ] {
+            let case = read(&format!("request: GET /\nconfig: {config}\n")).expect(config);
+            assert_eq!(String::from_utf8_lossy(&case.setup.config), given);
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
             anyhow::bail!("there is no case (*.yaml, *.yml) in {}", folder.display());
         }
         for case in cases {
+            let case = case.map_err(|broken| anyhow::anyhow!("{broken}"))?;
             let mut outcome = |plugin: &str| {
                 let setup = codes.setup(&access, &case, Some(plugin))?;
                 let answers = case.answers.clone();
@@ -51,20 +52,28 @@ pub(super) fn run(arguments: &DiffArgs) -> anyhow::Result<(String, Verdict)> {
         pairs.push((format!("{} {path}", head.method), old, new));
     }
     let mut out = format!("--- {}\n+++ {}\n", arguments.old, arguments.new);
-    let mut differ = 0;
+    let (mut differ, mut failing) = (0, 0);
     for (name, old, new) in &pairs {
-        let (before, after) = (old.comparable(), new.comparable());
-        let same = before == after;
+        let same = old.is_as(new);
         differ += usize::from(!same);
         let word = if same { "same     " } else { "DIFFERENT" };
         let _ = writeln!(out, "{word}  {}", printable(name));
         if !same {
-            out.push_str(&difference(&before, &after, 4));
+            out.push_str(&difference(&old.comparable(), &new.comparable(), 4));
+        } else if let Some(trouble) = old.trouble() {
+            failing += 1;
+            let _ = writeln!(out, "    both fail: {}", printable(trouble));
         }
     }
-    let _ = writeln!(out, "{differ} of {} outcomes differ\n", pairs.len());
+    let _ = writeln!(out, "{differ} of {} outcomes differ", pairs.len());
+    // Two that do nothing are the same in that they do nothing.
+    let idle = failing == pairs.len();
+    if idle {
+        out.push_str("both plugins fail wherever they are compared, which says nothing of them\n");
+    }
+    out.push('\n');
     out.push_str(&times(&pairs));
-    let verdict = if differ == 0 {
+    let verdict = if differ == 0 && !idle {
         Verdict::Well
     } else {
         Verdict::Failed

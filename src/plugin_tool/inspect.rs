@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use serde_json::json;
 
 use super::source::{Access, Fetched, Packed};
-use super::{Verdict, bytes, image, json_text, printable};
+use super::{Verdict, bytes, image, json_text, print, printable};
 use crate::cli::plugin::InspectArgs;
 use crate::config::WasmSettings;
 use crate::wasm::{Inspection, InspectionKind};
@@ -31,8 +30,7 @@ pub(super) fn run(arguments: &InspectArgs) -> anyhow::Result<(String, Verdict)> 
     let Some(reason) = found.refused else {
         return Ok((text, Verdict::Well));
     };
-    // A reader that went away is no failure of ours.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(&text);
     anyhow::bail!("{}: {reason}", arguments.source)
 }
 

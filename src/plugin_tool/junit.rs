@@ -8,8 +8,16 @@ pub(super) struct Entry<'a> {
     pub(super) suite: &'a str,
     pub(super) name: &'a str,
     pub(super) took: Duration,
-    /// Why it failed.
-    pub(super) failure: Option<&'a str>,
+    pub(super) result: Result<(), Fault<'a>>,
+}
+
+/// Why a case did not pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault<'a> {
+    /// It failed.
+    Failure(&'a str),
+    /// It could not be run.
+    Error(&'a str),
 }
 
 /// The report.
@@ -20,12 +28,17 @@ pub(super) fn xml(entries: &[Entry<'_>]) -> String {
         let count = rest.iter().take_while(|entry| entry.suite == first.suite);
         let (suite, after) = rest.split_at(count.count());
         rest = after;
-        let failures = suite.iter().filter(|entry| entry.failure.is_some()).count();
+        let count = |which: fn(&Fault<'_>) -> bool| {
+            let faults = suite.iter().filter_map(|entry| entry.result.as_ref().err());
+            faults.filter(|fault| which(fault)).count()
+        };
+        let failures = count(|fault| matches!(fault, Fault::Failure(_)));
+        let errors = count(|fault| matches!(fault, Fault::Error(_)));
         let took: Duration = suite.iter().map(|entry| entry.took).sum();
         // Writing to a string does not fail.
         let _ = writeln!(
             out,
-            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"0\" skipped=\"0\" time=\"{:.3}\">",
+            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"0\" time=\"{:.3}\">",
             escaped(first.suite),
             suite.len(),
             took.as_secs_f64(),
@@ -38,17 +51,20 @@ pub(super) fn xml(entries: &[Entry<'_>]) -> String {
                 escaped(entry.name),
                 entry.took.as_secs_f64(),
             );
-            match entry.failure {
-                None => out.push_str("/>\n"),
-                Some(failure) => {
-                    let _ = writeln!(
-                        out,
-                        ">\n      <failure message=\"{}\">{}</failure>\n    </testcase>",
-                        escaped(failure.lines().next().unwrap_or_default()),
-                        escaped(failure),
-                    );
+            let (element, why) = match entry.result {
+                Ok(()) => {
+                    out.push_str("/>\n");
+                    continue;
                 }
-            }
+                Err(Fault::Failure(why)) => ("failure", why),
+                Err(Fault::Error(why)) => ("error", why),
+            };
+            let _ = writeln!(
+                out,
+                ">\n      <{element} message=\"{}\">{}</{element}>\n    </testcase>",
+                escaped(why.lines().next().unwrap_or_default()),
+                escaped(why),
+            );
         }
         out.push_str("  </testsuite>\n");
     }
@@ -80,16 +96,21 @@ mod tests {
 
     #[test]
     fn a_report_is_by_suite_and_escaped() {
-        let entry = |suite, name, failure| Entry {
+        let entry = |suite, name, result| Entry {
             suite,
             name,
             took: Duration::from_millis(1500),
-            failure,
+            result,
         };
         let text = xml(&[
-            entry("a", "one", None),
-            entry("a", "<two> & \"three\"", Some("first\n<second>\u{1b}")),
-            entry("b", "four", None),
+            entry("a", "one", Ok(())),
+            entry(
+                "a",
+                "<two> & \"three\"",
+                Err(Fault::Failure("first\n<second>\u{1b}")),
+            ),
+            entry("b", "four", Ok(())),
+            entry("b", "five", Err(Fault::Error("no file"))),
         ]);
         let wanted = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>
 <testsuites>
@@ -100,8 +121,11 @@ mod tests {
 &lt;second&gt;\u{fffd}</failure>
     </testcase>
   </testsuite>
-  <testsuite name=\"b\" tests=\"1\" failures=\"0\" errors=\"0\" skipped=\"0\" time=\"1.500\">
+  <testsuite name=\"b\" tests=\"2\" failures=\"0\" errors=\"1\" skipped=\"0\" time=\"3.000\">
     <testcase classname=\"b\" name=\"four\" time=\"1.500\"/>
+    <testcase classname=\"b\" name=\"five\" time=\"1.500\">
+      <error message=\"no file\">no file</error>
+    </testcase>
   </testsuite>
 </testsuites>
 ";

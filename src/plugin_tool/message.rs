@@ -9,6 +9,7 @@
 //!
 //! A body that is one line `< path` is the content of that file. A request without `host` goes to `localhost`.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -50,20 +51,24 @@ impl Request {
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("{method:?} is no method"))?;
         let mut head = RequestHead::new(method, "localhost", "/");
-        let mut path = target;
+        let mut path = Cow::Borrowed(target);
         if let Some((scheme, rest)) = target.split_once("://") {
             head.scheme = match scheme {
                 "http" => Scheme::Http,
                 "https" => Scheme::Https,
                 _ => return Err(format!("{scheme:?} is neither http nor https")),
             };
-            let at = rest.find('/').unwrap_or(rest.len());
-            set_authority(&mut head, &rest[..at])?;
-            path = if at == rest.len() { "/" } else { &rest[at..] };
+            let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            set_authority(&mut head, authority)?;
+            path = if rest.starts_with('/') {
+                Cow::Borrowed(rest)
+            } else {
+                Cow::Owned(format!("/{rest}"))
+            };
         } else if !target.starts_with('/') && target != "*" {
             return Err(format!("the path {target:?} does not begin with '/'"));
         }
-        head.path = value(path)?;
+        head.path = value(&path)?;
         for (name, value) in fields {
             set_request_header(&mut head, name, value)?;
         }
@@ -214,9 +219,15 @@ impl Message {
         std::iter::once(self.start.clone()).chain(headers).collect()
     }
 
-    /// All of it but the trailers.
+    /// All of it. Trailers stand below the headers, by a word that is no name of one.
     pub(super) fn text(&self) -> String {
         let mut text = self.head().join("\n");
+        for (name, value) in &self.trailers {
+            text.push_str("\ntrailer ");
+            text.push_str(name);
+            text.push_str(": ");
+            text.push_str(value);
+        }
         text.push('\n');
         if !self.body.is_empty() {
             text.push('\n');
@@ -292,6 +303,35 @@ mod tests {
         let shown = Message::request(&secure.head, &secure.body, None).text();
         assert_eq!(shown, "GET https://shop.test/a HTTP/1.1\nx-b: 1\n");
         assert_eq!(request("/only/a/path").unwrap().head.method, Method::GET);
+    }
+
+    #[test]
+    fn a_url_needs_no_path() {
+        for (url, path) in [
+            ("http://shop.test", "/"),
+            ("http://shop.test/", "/"),
+            ("http://shop.test?x=1", "/?x=1"),
+            ("http://shop.test?x=/1", "/?x=/1"),
+            ("http://shop.test/a?x=1", "/a?x=1"),
+        ] {
+            let head = request(&format!("GET {url}")).unwrap().head;
+            assert_eq!(
+                (head.authority, head.path),
+                ("shop.test".parse().unwrap(), path.parse().unwrap())
+            );
+        }
+    }
+
+    #[test]
+    fn trailers_stand_below_the_headers() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", HeaderValue::from_static("7"));
+        let read = request("POST /\nhost: localhost\nx-a: 1\n\nbody").unwrap();
+        let shown = Message::request(&read.head, &read.body, Some(&trailers)).text();
+        assert_eq!(
+            shown,
+            "POST / HTTP/1.1\nhost: localhost\nx-a: 1\ntrailer x-sum: 7\n\nbody"
+        );
     }
 
     #[test]

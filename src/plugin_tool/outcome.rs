@@ -9,6 +9,10 @@ use super::message::{Message, body_text};
 use super::recorder::Record;
 use super::{bytes, printable};
 use crate::cli::plugin::LEVELS;
+use crate::wasm::{ENDS, reset_details};
+
+/// The details of the host's answer where a plugin has failed.
+const FAILED: &str = "wasm_fail_stream";
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +126,25 @@ impl Outcome {
         Some(failure.lines().next().unwrap_or_default())
     }
 
+    /// True where a stream without a response is not the plugin's wish: it failed, and not at the end that it had brought about.
+    fn is_reset_by_failure(&self) -> bool {
+        let failure = self.failure.as_deref().unwrap_or_default();
+        let at_end = |name: &&str| {
+            failure
+                .lines()
+                .any(|line| line.trim() == format!("in {name}"))
+        };
+        !failure.is_empty() && self.details != reset_details(false) && !ENDS.iter().any(at_end)
+    }
+
+    /// What keeps the plugin from its part, in one line.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        match self.end {
+            End::Stalled if self.failure.is_none() => Some("the request is held for ever"),
+            _ => self.failure_line(),
+        }
+    }
+
     /// Levels and lines of the log.
     pub(super) fn log(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let log = self.record.log.iter();
@@ -132,12 +155,15 @@ impl Outcome {
     fn end_text(&self, given: &Given<'_>) -> String {
         match self.end {
             End::Answered => "the upstream's, as the client sees it".to_owned(),
-            End::LocalReply if self.failure.is_some() => {
+            End::LocalReply if self.details == FAILED => {
                 "the host's, since the plugin has failed".to_owned()
             }
             End::LocalReply if self.details.is_empty() => "the plugin's own".to_owned(),
             End::LocalReply => format!("the plugin's own ({})", printable(&self.details)),
             End::Cut => "it breaks off".to_owned(),
+            End::Reset if self.is_reset_by_failure() => {
+                "none: the stream is reset, since the plugin has failed".to_owned()
+            }
             End::Reset => "none: the plugin resets the stream".to_owned(),
             End::Stalled => format!(
                 "none: the plugin holds the {}, and nothing let it go within {} s (--timeout)",
@@ -157,7 +183,7 @@ impl Outcome {
         let mut out = String::new();
         self.messages(given, &mut out);
         let record = &self.record;
-        if !record.callouts.is_empty() || !record.unanswered.is_empty() {
+        if !(record.callouts.is_empty() && record.unanswered.is_empty() && record.grpc.is_empty()) {
             out.push_str("callouts\n");
             for callout in &record.callouts {
                 let _ = writeln!(out, "    to {}:", printable(&callout.cluster));
@@ -171,6 +197,13 @@ impl Outcome {
                     out,
                     "    to {cluster}: NO ANSWER WAS GIVEN, so the plugin was told that there is no such cluster; \
                      give one with --callout '{cluster}=200'",
+                );
+            }
+            for service in &record.grpc {
+                let service = printable(service);
+                let _ = writeln!(
+                    out,
+                    "    to {service}: GRPC IS NOT ANSWERED HERE, so the plugin was told that the call failed",
                 );
             }
             out.push('\n');
@@ -297,6 +330,7 @@ impl Outcome {
                 "request": callout.request.json(),
             })).collect::<Vec<_>>(),
             "unanswered_callouts": record.unanswered,
+            "grpc_callouts": record.grpc,
             "log": self.log().map(|(level, line)| json!({"level": level, "message": line})).collect::<Vec<_>>(),
             "metrics": self.metrics.iter().map(|metric| json!({
                 "name": metric.name,
@@ -317,7 +351,21 @@ impl Outcome {
         })
     }
 
-    /// Everything but times and sizes, to be compared line by line.
+    /// True where they differ in nothing but times, sizes and places in the code.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        let (own, others) = (&self.record, &other.record);
+        self.end == other.end
+            && self.failure_line() == other.failure_line()
+            && self.request == other.request
+            && self.response == other.response
+            && own.callouts == others.callouts
+            && own.unanswered == others.unanswered
+            && own.grpc == others.grpc
+            && own.log == others.log
+            && self.metrics == other.metrics
+    }
+
+    /// What [`Outcome::is_as`] looks at, to be compared line by line.
     pub(super) fn comparable(&self) -> String {
         let mut out = format!("outcome: {}\n", self.end.as_str());
         if let Some(line) = self.failure_line() {
@@ -330,39 +378,43 @@ impl Outcome {
                 }
                 Some(message) => {
                     let _ = writeln!(out, "{name}:");
-                    for line in message.text().lines() {
-                        let _ = writeln!(out, "    {line}");
-                    }
-                    if !message.body.is_empty() && !message.body.ends_with(b"\n") {
-                        out.push_str("    (the last line does not end)\n");
-                    }
-                    for (name, value) in &message.trailers {
-                        let _ = writeln!(out, "    trailer {name}: {value}");
-                    }
+                    write_lines(&mut out, message, "    ");
                 }
             }
         }
         out.push_str("callouts:\n");
         for callout in &self.record.callouts {
             let _ = writeln!(out, "    to {}:", callout.cluster);
-            for line in callout.request.text().lines() {
-                let _ = writeln!(out, "        {line}");
-            }
+            write_lines(&mut out, &callout.request, "        ");
         }
         for cluster in &self.record.unanswered {
             let _ = writeln!(out, "    to {cluster}: no answer was given");
         }
+        for service in &self.record.grpc {
+            let _ = writeln!(out, "    to {service}: gRPC is not answered");
+        }
         out.push_str("log:\n");
         for (level, message) in self.log() {
-            for line in message.lines() {
-                let _ = writeln!(out, "    {level}: {line}");
-            }
+            // Of a message of several lines the first has the level.
+            let lines = message.replace('\n', "\n        ");
+            let _ = writeln!(out, "    {level}: {lines}");
         }
         out.push_str("metrics:\n");
         for Metric { name, kind, value } in &self.metrics {
             let _ = writeln!(out, "    {name}: {kind} {value}");
         }
         out
+    }
+}
+
+/// All lines of a message as they are, a carriage return at their end with them.
+fn write_lines(out: &mut String, message: &Message, indent: &str) {
+    let text = message.text();
+    for line in text.strip_suffix('\n').unwrap_or(&text).split('\n') {
+        let _ = writeln!(out, "{indent}{line}");
+    }
+    if !text.ends_with('\n') {
+        let _ = writeln!(out, "{indent}(the last line does not end)");
     }
 }
 
@@ -478,3 +530,7 @@ pub(super) fn time(nanos: u64) -> String {
 pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+#[path = "outcome/tests.rs"]
+mod tests;

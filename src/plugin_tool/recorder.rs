@@ -40,6 +40,8 @@ pub(super) struct Record {
     pub(super) callouts: Vec<Callout>,
     /// Clusters that it called and that nobody speaks for.
     pub(super) unanswered: Vec<String>,
+    /// Whom it called by gRPC, which nobody answers.
+    pub(super) grpc: Vec<String>,
 }
 
 /// The surroundings, for one host.
@@ -106,6 +108,14 @@ impl Probe for Recorder {
             self.record.lock().unanswered.push(cluster.to_owned());
         }
         known
+    }
+
+    fn grpc(&self, service: &str) {
+        let known = &mut self.record.lock().grpc;
+        // Once for many calls.
+        if known.last().is_none_or(|last| last != service) {
+            known.push(service.to_owned());
+        }
     }
 
     fn call(&self, cluster: &str, call: Call) -> Result<CallResponse, CallError> {

@@ -30,11 +30,11 @@ const MAX_FILE: u64 = 256 << 20;
 pub(super) struct Fetched {
     pub(super) code: Vec<u8>,
     pub(super) image: Option<Image>,
-    /// Of the file that held it packed.
+    /// Of what held it packed.
     pub(super) packed: Option<Packed>,
 }
 
-/// What a file is that holds a module packed.
+/// What holds a module packed, as it is read or comes.
 pub(super) struct Packed {
     pub(super) size: usize,
     pub(super) sha256: String,
@@ -53,7 +53,10 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// Where it cannot be read, or what it is packed in is broken.
 pub(super) fn read_code(path: &Path) -> anyhow::Result<Fetched> {
-    let bytes = read(path)?;
+    unpacked(read(path)?).with_context(|| path.display().to_string())
+}
+
+fn unpacked(bytes: Vec<u8>) -> anyhow::Result<Fetched> {
     let plain = |code| Fetched {
         code,
         image: None,
@@ -63,7 +66,7 @@ pub(super) fn read_code(path: &Path) -> anyhow::Result<Fetched> {
         Ok(Cow::Owned(module)) => module,
         Ok(Cow::Borrowed(module)) if module.len() < bytes.len() => module.to_vec(),
         Ok(_) | Err(LoadError::NotWasm) => return Ok(plain(bytes)),
-        Err(error) => anyhow::bail!("{}: {error}", path.display()),
+        Err(error) => return Err(error.into()),
     };
     let packed = Packed {
         size: bytes.len(),
@@ -118,23 +121,21 @@ impl Access {
 
     /// As [`Access::resolve`], with the image where there is one.
     pub(super) fn fetch(&self, source: &str) -> anyhow::Result<Fetched> {
-        let code = match source.split_once("://") {
-            None => return read_code(Path::new(source)),
+        match source.split_once("://") {
+            None => read_code(Path::new(source)),
             Some(("oci", reference)) => {
                 let reference = Reference::parse(reference)
                     .with_context(|| format!("{source} is not the name of an image"))?;
-                return self.pull(&reference);
+                self.pull(&reference)
             }
-            Some(("https" | "http", _)) => self.download(source)?.to_vec(),
+            Some(("https" | "http", _)) => {
+                let bytes = self.download(source)?.to_vec();
+                unpacked(bytes).with_context(|| source.to_owned())
+            }
             Some((scheme, _)) => anyhow::bail!(
                 "{source}: code is read from files, oci://, https:// and, with --plain-http, http://, not from {scheme}://"
             ),
-        };
-        Ok(Fetched {
-            code,
-            image: None,
-            packed: None,
-        })
+        }
     }
 
     /// The module of an image, and what the image is.
@@ -169,7 +170,7 @@ impl Access {
         let authority = url.split("://").nth(1).unwrap_or_default();
         let host = authority.split(['/', '?', '#']).next().unwrap_or_default();
         let downloader = self.downloader(host)?;
-        wait(url, downloader.module(url)).map_err(|error| self.hinted(error))
+        wait(url, downloader.code(url, false)).map_err(|error| self.hinted(error))
     }
 
     /// `host` is the one that the arguments name: `host` or `host:port`.

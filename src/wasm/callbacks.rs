@@ -1,6 +1,8 @@
 //! The callbacks that a module exports, looked up once an instance and kept as typed functions.
 
-use wasmtime::{Instance, Store, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{
+    ExternType, FuncType, Instance, Module, Store, TypedFunc, ValType, WasmParams, WasmResults,
+};
 
 use super::context::Host;
 use super::meter::MAX_CALLBACKS;
@@ -60,7 +62,53 @@ macro_rules! callbacks {
                 Ok(callbacks)
             }
         }
+
+        /// The first callback that [`Callbacks::of`] would refuse for its type. Needs no instance.
+        pub(crate) fn misfit(module: &Module, abi: Abi) -> Option<&'static str> {
+            $(
+                // In ABI 0.1.0 the end of the stream is not told with headers.
+                let skip = abi == Abi::V0_1_0
+                    && matches!($name, "proxy_on_request_headers" | "proxy_on_response_headers");
+                let params = <$params as Words>::COUNT - usize::from(skip);
+                if !fits(module, $name, params, <$result as Words>::COUNT) {
+                    return Some($name);
+                }
+            )*
+            None
+        }
     };
+}
+
+/// Numbers of 32 bits.
+trait Words {
+    /// So many.
+    const COUNT: usize;
+}
+
+macro_rules! words {
+    ($($words:ty => $count:literal),*) => {
+        $(impl Words for $words { const COUNT: usize = $count; })*
+    };
+}
+
+words! {
+    () => 0,
+    u32 => 1,
+    (u32, u32) => 2,
+    (u32, u32, u32) => 3,
+    (u32, u32, u32, u32, u32) => 5
+}
+
+/// True where the module's function takes and gives so many words, or it has none of that name.
+pub(crate) fn fits(module: &Module, name: &str, params: usize, results: usize) -> bool {
+    let Some(ExternType::Func(ty)) = module.get_export(name) else {
+        return true;
+    };
+    let words = |ty: &FuncType| {
+        let mut all = ty.params().chain(ty.results());
+        all.all(|ty| matches!(ty, ValType::I32))
+    };
+    words(&ty) && ty.params().len() == params && ty.results().len() == results
 }
 
 callbacks! {

@@ -407,6 +407,8 @@ impl Probe for Surroundings {
         cluster == "callout"
     }
 
+    fn grpc(&self, _: &str) {}
+
     fn call(&self, _: &str, _: Call) -> Result<CallResponse, CallError> {
         Err(CallError::Timeout)
     }

@@ -10,9 +10,10 @@ use wasmparser::{ExternalKind, KnownCustom, Parser, Payload, TypeRef};
 use wasmtime::{Engine, FuncType, Linker};
 
 use super::abi::linker;
+use super::callbacks::{fits, misfit};
 use super::context::Host;
 use super::engine::Runtime;
-use super::module::{MAX_CODE, Module};
+use super::module::{LoadError, MAX_CODE, Module};
 use super::sdk;
 use super::spec::Digest;
 
@@ -222,8 +223,8 @@ fn verdict(
             "its memory is {what}; Proxy-Wasm has 32-bit, unshared memory"
         ));
     }
-    let module = match Module::compile(engine, bytes, Digest::of(bytes)) {
-        Ok(module) => module.code,
+    let (module, abi) = match Module::compile(engine, bytes, Digest::of(bytes)) {
+        Ok(module) => (module.code, module.abi),
         Err(error) => return Some(error.to_string()),
     };
     let mut table = table.clone();
@@ -233,9 +234,22 @@ fn verdict(
     if let Err(error) = linked {
         return Some(format!("an import does not fit: {error:#}"));
     }
-    let allocates = |name: &str| found.callbacks.iter().any(|export| export == name);
-    (!allocates("malloc") && !allocates("proxy_on_memory_allocate"))
-        .then(|| "it exports neither malloc nor proxy_on_memory_allocate".to_owned())
+    let bad = |name: &str| Some(LoadError::BadSignature(name.to_owned()).to_string());
+    if let Some(name) = misfit(&module, abi) {
+        return bad(name);
+    }
+    let exports = |name: &str| found.callbacks.iter().any(|export| export == name);
+    if !exports("malloc") && !exports("proxy_on_memory_allocate") {
+        return Some("it exports neither malloc nor proxy_on_memory_allocate".to_owned());
+    }
+    let starts: &[(&str, usize, usize)] = match (exports("_initialize"), exports("main")) {
+        (true, true) => &[("_initialize", 0, 0), ("main", 2, 1)],
+        (true, false) => &[("_initialize", 0, 0), ("__main_void", 0, 1)],
+        (false, _) => &[("_start", 0, 0)],
+    };
+    let mut starts = starts.iter();
+    let start = starts.find(|(name, params, results)| !fits(&module, name, *params, *results));
+    start.and_then(|(name, ..)| bad(name))
 }
 
 fn read(
@@ -416,6 +430,37 @@ mod tests {
         assert!(found.sdk.unwrap().starts_with("AssemblyScript"));
     }
 
+    const ALLOCATES: &str = r#"(func (export "malloc") (param i32) (result i32) i32.const 0)"#;
+
+    /// Types are looked at as they are where a VM is made: what is never called may have any.
+    #[test]
+    fn what_fits_is_taken() {
+        let with_end = r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) i32.const 0)"#;
+        let without = r#"(func (export "proxy_on_request_headers") (param i32 i32) (result i32) i32.const 0)"#;
+        for (abi, exports, taken) in [
+            ("0_2_1", with_end, true),
+            ("0_2_1", without, false),
+            ("0_1_0", with_end, false),
+            ("0_1_0", without, true),
+            (
+                "0_2_1",
+                r#"(func (export "_initialize")) (func (export "_start") (param i64))"#,
+                true,
+            ),
+            (
+                "0_2_1",
+                r#"(global (export "proxy_on_tick") i32 (i32.const 0))"#,
+                true,
+            ),
+        ] {
+            let text = format!(
+                r#"(module (func (export "proxy_abi_version_{abi}")) {ALLOCATES} {exports})"#
+            );
+            let refused = look(&text).refused;
+            assert_eq!(refused.is_none(), taken, "{text}: {refused:?}");
+        }
+    }
+
     #[test]
     fn what_is_no_plugin_is_refused_with_the_reason() {
         let marked = r#"(func (export "proxy_abi_version_0_2_0"))"#;
@@ -430,6 +475,30 @@ mod tests {
             (
                 format!(r#"(module (import "env" "proxy_log" (func)) {marked})"#),
                 "does not fit",
+            ),
+            (
+                format!(
+                    r#"(module {marked} {ALLOCATES} (func (export "proxy_on_request_headers") (param i64)))"#
+                ),
+                "Bad function signature for: proxy_on_request_headers",
+            ),
+            (
+                format!(r#"(module {marked} {ALLOCATES} (func (export "proxy_on_tick")))"#),
+                "Bad function signature for: proxy_on_tick",
+            ),
+            (
+                format!(r#"(module {marked} (func (export "malloc")))"#),
+                "Bad function signature for: malloc",
+            ),
+            (
+                format!(r#"(module {marked} {ALLOCATES} (func (export "_start") (param i32)))"#),
+                "Bad function signature for: _start",
+            ),
+            (
+                format!(
+                    r#"(module {marked} {ALLOCATES} (func (export "_initialize")) (func (export "main")))"#
+                ),
+                "Bad function signature for: main",
             ),
         ] {
             let refused = look(&text).refused.expect(&text);

@@ -79,6 +79,8 @@ mod vm_set;
 #[cfg(feature = "wasm")]
 pub(crate) use archive::unpack;
 #[cfg(feature = "wasm")]
+pub(crate) use callbacks::ENDS;
+#[cfg(feature = "wasm")]
 pub use context::OnLoss;
 #[cfg(not(feature = "wasm"))]
 pub use disabled::{Plugin, Plugins};

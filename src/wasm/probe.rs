@@ -35,6 +35,9 @@ pub trait Probe: fmt::Debug + Send + Sync {
     /// True where there is a cluster of that name to call. A guest that calls another is told so, as by Envoy.
     fn has_cluster(&self, cluster: &str) -> bool;
 
+    /// The guest calls a cluster, or what its service names, by gRPC; nothing answers but what there is of clusters.
+    fn grpc(&self, service: &str);
+
     /// The answer of a cluster to an HTTP call.
     ///
     /// # Errors

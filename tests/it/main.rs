@@ -20,7 +20,11 @@ mod listeners;
 mod network;
 mod options;
 #[cfg(feature = "wasm")]
+mod plugin_cases;
+#[cfg(feature = "wasm")]
 mod plugin_cli;
+#[cfg(feature = "wasm")]
+mod plugin_docs;
 mod plugins;
 mod process;
 mod requests;

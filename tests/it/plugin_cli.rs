@@ -1,4 +1,4 @@
-//! `plenipo plugin`, by the binary: every command that `docs/plugins.md` shows is run, and prints what stands there.
+//! `plenipo plugin`, by the binary.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,15 @@ use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use regex::Regex;
 use serde_json::Value;
 
 use crate::support::registry::{Door, FakeRegistry, Fault, Layout, digest};
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn plenipo<S: AsRef<str>>(arguments: &[S]) -> Output {
+pub(crate) fn plenipo<S: AsRef<str>>(arguments: &[S]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_plenipo"))
         .arg("plugin")
         .args(arguments.iter().map(AsRef::as_ref))
@@ -25,24 +24,24 @@ fn plenipo<S: AsRef<str>>(arguments: &[S]) -> Output {
         .expect("the binary")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 /// What it printed, where it ended with `code`.
-fn printed(arguments: &[&str], code: i32) -> String {
+pub(crate) fn printed(arguments: &[&str], code: i32) -> String {
     let output = plenipo(arguments);
     let all = text(&output.stdout) + &text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
     all
 }
 
-fn json(arguments: &[&str], code: i32) -> Value {
+pub(crate) fn json(arguments: &[&str], code: i32) -> Value {
     serde_json::from_str(&printed(arguments, code)).expect("JSON")
 }
 
 /// An empty folder of this test's own.
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("plugin_cli")
         .join(name);
@@ -52,126 +51,11 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// The module of a guest of `tests/guests`.
-fn guest(folder: &Path, name: &str) -> String {
+pub(crate) fn guest(folder: &Path, name: &str) -> String {
     let module = wat::parse_file(root().join("tests/guests").join(name).with_extension("wat"));
     let path = folder.join(name).with_extension("wasm");
     std::fs::write(&path, module.expect("valid text")).expect("a file");
     path.to_str().expect("UTF-8").to_owned()
-}
-
-/// A command's words; those in quotes are one.
-fn words(command: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (index, part) in command.split('\'').enumerate() {
-        if index % 2 == 1 {
-            words.push(part.to_owned());
-        } else {
-            words.extend(part.split_ascii_whitespace().map(str::to_owned));
-        }
-    }
-    words
-}
-
-/// Without what another run, or another compiler's output of the same source, changes: times, counts of the timer, places
-/// in the code, and sizes and sums, of which the sum is held to `SHA256SUMS` below.
-fn lasting(output: &str) -> Vec<String> {
-    let dropped = Regex::new(r"^(size|sha256|made by|written in) |^ +\d+: 0x").expect("a pattern");
-    let masks = [
-        (r" +[0-9.]+ (µs|ms|s)\b", " TIME"),
-        (r" +[0-9.]+ (B|KiB|MiB)\b", " SIZE"),
-        (r"^(    ticks .*?) +\d+$", "$1 #"),
-        (r"sha256:[0-9a-f]{64}", "SUM"),
-        (r"\([0-9.]+ (B|KiB|MiB)\b", "(SIZE"),
-        // The table of `bench`: what was called, and how often, stays.
-        (r"^(\S.* +\d+) +\d+ +\d+$", "$1 # #"),
-    ]
-    .map(|(pattern, mask)| (Regex::new(pattern).expect("a pattern"), mask));
-    output
-        .lines()
-        .filter(|line| !dropped.is_match(line))
-        .map(|line| {
-            masks.iter().fold(line.to_owned(), |line, (pattern, mask)| {
-                pattern.replace_all(&line, *mask).into_owned()
-            })
-        })
-        .collect()
-}
-
-#[test]
-fn what_changes_is_masked_and_nothing_else() {
-    let output = "size         68.6 KiB
-callbacks    _initialize
-    proxy_on_context_create                135.6 µs  in 2 calls
-    proxy_on_done                             5.8 ms         12.0 s
-memory: 1.0 MiB of the VM
-    ticks       counter    12
-    callouts    counter    1
-      2: 0x1ec4 - <unknown>
-proxy_on_done                             2000      1763      3365";
-    let wanted = [
-        "callbacks    _initialize",
-        "    proxy_on_context_create TIME  in 2 calls",
-        "    proxy_on_done TIME TIME",
-        "memory: SIZE of the VM",
-        "    ticks       counter #",
-        "    callouts    counter    1",
-        "proxy_on_done                             2000 # #",
-    ];
-    // The spaces before a masked number go with it.
-    assert_eq!(lasting(output), wanted);
-    assert_eq!(
-        words("run 'GET /' -H 'a: b'"),
-        ["run", "GET /", "-H", "a: b"]
-    );
-}
-
-/// Where the page has its registry.
-const REGISTRY: &str = "localhost:5000";
-
-#[test]
-fn the_commands_of_the_page_print_what_it_shows() {
-    let page = std::fs::read_to_string(root().join("docs/plugins.md")).expect("the page");
-    let blocks: Vec<_> = page.split("```console\n").skip(1).collect();
-    let mut shown = std::collections::BTreeSet::new();
-    let (_runtime, registry) = registry();
-    let own = registry.address.to_string();
-    let file = folder("page").join("hello.wasm");
-    let file = file.to_str().expect("UTF-8").to_owned();
-    for block in blocks {
-        let (block, _) = block.split_once("```").expect("an end");
-        let (command, wanted) = block.split_once('\n').expect("a command");
-        let command = command
-            .strip_prefix("$ plenipo plugin ")
-            .expect("a command of ours");
-        // The registry of the page, and the files that it is pulled into, are this test's own.
-        let mut words = words(command);
-        for word in &mut words {
-            *word = word.replace(REGISTRY, &own);
-            if word == "hello.wasm" {
-                word.clone_from(&file);
-            }
-        }
-        shown.insert(words[0].clone());
-        let output = plenipo(&words);
-        // As on a terminal: what went well, then the summary of what did not.
-        let found = text(&output.stdout) + &text(&output.stderr);
-        let found = found.replace(&own, REGISTRY).replace(&file, "hello.wasm");
-        assert_eq!(lasting(&found), lasting(wanted), "{command}");
-        let fails = [
-            "404 Not Found",
-            "refused: ",
-            "the plugin has failed",
-            "FAIL ",
-            "DIFFERENT ",
-        ];
-        let code = i32::from(fails.iter().any(|word| wanted.contains(word)));
-        assert_eq!(output.status.code(), Some(code), "{command}");
-    }
-    let shown: Vec<_> = shown.iter().map(String::as_str).collect();
-    assert_eq!(
-        shown,
-        ["bench", "diff", "inspect", "pull", "push", "run", "test"]
-    );
 }
 
 #[test]
@@ -505,161 +389,6 @@ fn arguments_that_make_no_sense_are_told() {
 }
 
 #[test]
-fn the_cases_of_the_example_plugins_pass() {
-    let mut folders = Vec::new();
-    for entry in std::fs::read_dir(root().join("plugins")).expect("the plugins") {
-        let folder = entry.expect("an entry").path().join("tests");
-        if folder.is_dir() {
-            folders.push(folder.to_str().expect("UTF-8").to_owned());
-        }
-    }
-    assert!(folders.len() >= 4, "{folders:?}");
-    let mut arguments = vec!["test"];
-    arguments.extend(folders.iter().map(String::as_str));
-    let all = printed(&arguments, 0);
-    assert!(all.ends_with(" passed, 0 failed\n"), "{all}");
-}
-
-#[test]
-fn cases_are_written_and_then_hold() {
-    let folder = folder("cases");
-    let hello = root().join("plugins/bin/hello.wasm");
-    let v2 = root().join("plugins/bin/hello-v2.wasm");
-    let (hello, v2) = (hello.to_str().expect("UTF-8"), v2.to_str().expect("UTF-8"));
-    let here = folder.to_str().expect("UTF-8");
-
-    let all = printed(&["test", here], 1);
-    assert!(all.contains("there is no case"), "{all}");
-
-    let case = folder.join("case.yaml");
-    std::fs::write(&case, "# Why.\nrequest: |\n  GET /a\n  x-b: c\n").expect("a file");
-    let all = printed(&["test", here], 2);
-    assert!(all.contains("it names no plugin"), "{all}");
-
-    std::fs::write(folder.join("_defaults.yaml"), format!("plugin: {hello}\n")).expect("a file");
-    let all = printed(&["test", here], 1);
-    assert!(all.contains("expects nothing yet"), "{all}");
-    let all = printed(&["test", here, "--update"], 0);
-    assert!(all.ends_with("0 passed, 1 updated, 0 failed\n"), "{all}");
-    let written = std::fs::read_to_string(&case).expect("the case");
-    let wanted = "# Why.
-request: |
-  GET /a
-  x-b: c
-expect:
-  request: |
-    GET /a HTTP/1.1
-    host: localhost
-    x-b: c
-    x-hello: v1
-  response: |
-    HTTP/1.1 200 OK
-    x-hello: v1
-  log:
-  - info: \"v1 is configured: hello\"
-";
-    assert_eq!(written, wanted);
-    let all = printed(&["test", here], 0);
-    assert!(all.ends_with("1 passed, 0 failed\n"), "{all}");
-
-    // Another plugin: the case fails, in words and in XML.
-    let report = folder.join("report.xml");
-    let report = report.to_str().expect("UTF-8");
-    let all = printed(&["test", here, "--plugin", v2, "--junit", report], 1);
-    assert!(
-        all.contains("FAIL") && all.contains("        - x-hello: v1\n"),
-        "{all}"
-    );
-    let xml = std::fs::read_to_string(report).expect("the report");
-    assert!(xml.contains("tests=\"1\" failures=\"1\""), "{xml}");
-    assert!(
-        xml.contains("name=\"case\"") && xml.contains("<failure message="),
-        "{xml}"
-    );
-
-    // What stands for anything stays where it holds; what is not there is not compared.
-    std::fs::write(
-        &case,
-        "request: GET /a\nexpect:\n  response: |\n    200\n    x-hello: v{{any}}\n# The end.\n",
-    )
-    .expect("a file");
-    printed(&["test", here], 0);
-    printed(&["test", here, "--plugin", v2], 1);
-    printed(&["test", here, "--update"], 0);
-    let written = std::fs::read_to_string(&case).expect("the case");
-    assert!(
-        written.contains("v{{any}}") && written.ends_with("# The end.\n"),
-        "{written}"
-    );
-
-    for (text, reason) in [
-        ("request: GET /\nrespons: 200\n", "respons"),
-        ("request: GET\n", "request line"),
-        ("config: x\n", "`request` is missing"),
-        ("request: GET /\nexpect: {outcome: fine}\n", "local reply"),
-        ("request: GET /\nrequest: GET /\n", "request"),
-        ("request: [\n", "line"),
-        ("request: GET /\ncallouts: {auth: []}\n", "no answer"),
-        ("request: GET /\nplugin: nonesuch.wasm\n", "nonesuch.wasm"),
-    ] {
-        std::fs::write(&case, text).expect("a file");
-        let all = printed(&["test", here], 2);
-        assert!(all.contains(reason), "{text}: {all}");
-        assert!(
-            all.contains("case.yaml") || text.contains("nonesuch"),
-            "{text}: {all}"
-        );
-    }
-}
-
-#[test]
-fn failures_can_be_expected() {
-    let folder = folder("failures");
-    guest(&folder, "fault");
-    guest(&folder, "action");
-    let here = folder.to_str().expect("UTF-8");
-    let case = folder.join("case.yaml");
-    let trap = "plugin: fault.wasm\nconfig: th\nrequest: GET /\n";
-    for (text, code) in [
-        (format!("{trap}expect: {{response: 503}}\n"), 1),
-        (format!("{trap}expect: {{failure: unreachable}}\n"), 0),
-        (format!("{trap}expect: {{failure: budget}}\n"), 1),
-        (
-            "plugin: action.wasm\nconfig: '3000000'\nrequest: GET /\ntimeout: 0.2\nexpect: {outcome: stalled}\n"
-                .to_owned(),
-            0,
-        ),
-        (
-            "plugin: action.wasm\nconfig: '3000000'\nrequest: GET /\ntimeout: 0.2\nexpect: {log: []}\n".to_owned(),
-            1,
-        ),
-        (
-            "plugin: fault.wasm\nconfig: tf\nrequest: GET /\nexpect: {outcome: not loaded, failure: unreachable}\n"
-                .to_owned(),
-            0,
-        ),
-    ] {
-        std::fs::write(&case, &text).expect("a file");
-        printed(&["test", here], code);
-    }
-}
-
-#[test]
-fn cases_of_one_run_do_not_see_each_other() {
-    let folder = folder("apart");
-    let plugin = root().join("plugins/bin/metrics-callout.wasm");
-    let text = format!(
-        "plugin: {}\nconfig: auth\nrequest: GET /\ncallouts: {{auth: 200}}\nexpect: {{metrics: {{callouts: 1}}}}\n",
-        plugin.display()
-    );
-    for name in ["a.yaml", "b.yml"] {
-        std::fs::write(folder.join(name), &text).expect("a file");
-    }
-    let all = printed(&["test", folder.to_str().expect("UTF-8")], 0);
-    assert!(all.ends_with("2 passed, 0 failed\n"), "{all}");
-}
-
-#[test]
 fn bench_runs_as_often_as_told() {
     let hello = "plugins/bin/hello.wasm";
     let found = json(&["bench", hello, "--requests", "300", "--json"], 0);
@@ -706,6 +435,7 @@ fn bench_runs_as_often_as_told() {
 fn diff_tells_by_its_code() {
     let (old, new) = ("plugins/bin/hello.wasm", "plugins/bin/hello-v2.wasm");
     let all = printed(&["diff", old, old], 0);
+    assert!(!all.contains("both"), "{all}");
     assert!(all.contains("0 of 1 outcomes differ"), "{all}");
     let all = printed(&["diff", old, new, "--cases", "plugins/hello/tests"], 1);
     assert!(all.contains("2 of 2 outcomes differ"), "{all}");
@@ -715,8 +445,61 @@ fn diff_tells_by_its_code() {
     );
 }
 
+/// Two plugins that do nothing alike are no good news.
+#[test]
+fn diff_is_not_content_with_plugins_that_fail() {
+    let folder = folder("both_fail");
+    let fault = guest(&folder, "fault");
+    for arguments in [
+        &["diff", "README.md", "README.md"][..],
+        &["diff", &fault, &fault, "--config", "th"],
+        &["diff", &fault, &fault, "--config", "tf"],
+    ] {
+        let all = printed(arguments, 1);
+        for part in ["same  ", "    both fail: ", "0 of 1", "both plugins fail"] {
+            assert!(all.contains(part), "{part}: {all}");
+        }
+    }
+    // Where something was compared, a failure of both is told, and no difference.
+    for (name, config) in [("fails", "th"), ("passes", "xx")] {
+        let case = format!("request: GET /\nconfig: {config}\n");
+        std::fs::write(folder.join(name).with_extension("yaml"), case).expect("a file");
+    }
+    let here = folder.to_str().expect("UTF-8");
+    let all = printed(&["diff", &fault, &fault, "--cases", here], 0);
+    assert_eq!(all.matches("both fail: ").count(), 1, "{all}");
+    assert!(!all.contains("both plugins fail"), "{all}");
+}
+
+/// What the tools have no answer for is told.
+#[test]
+fn grpc_callouts_are_told() {
+    let folder = folder("grpc");
+    let plugin = guest(&folder, "grpc");
+    for (path, service) in [("/c/Say", "grpc"), ("/u/Say", "none"), ("/n/Say", "grpc")] {
+        let run = ["run", &plugin, "--request", path, "--timeout", "0.5"];
+        let output = plenipo(&run);
+        let said = text(&output.stdout);
+        let wanted = format!("    to {service}: GRPC IS NOT ANSWERED HERE");
+        assert!(said.contains(&wanted), "{path}: {said}");
+        let output = plenipo(&[&run[..], &["--json"]].concat());
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(found["grpc_callouts"], serde_json::json!([service]));
+    }
+    let case =
+        "request: /c/Say\ntimeout: 0.5\nexpect: {callouts: [{grpc: gRPC is not answered}]}\n";
+    std::fs::write(folder.join("case.yaml"), case).expect("a file");
+    let here = folder.to_str().expect("UTF-8");
+    let all = text(&plenipo(&["test", here, "--plugin", &plugin]).stdout);
+    assert!(!all.contains("callouts is not as expected"), "{all}");
+    // Errors are not what one wants to measure.
+    let bench = ["bench", &plugin, "--request", "/c/Say", "--requests", "5"];
+    let all = printed(&bench, 1);
+    assert!(all.contains("it calls grpc by gRPC"), "{all}");
+}
+
 /// A registry, and what it runs on.
-fn registry() -> (tokio::runtime::Runtime, FakeRegistry) {
+pub(crate) fn registry() -> (tokio::runtime::Runtime, FakeRegistry) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -727,7 +510,7 @@ fn registry() -> (tokio::runtime::Runtime, FakeRegistry) {
 }
 
 /// As [`printed`], with a password on standard input.
-fn printed_with(password: &str, arguments: &[&str], code: i32) -> String {
+pub(crate) fn printed_with(password: &str, arguments: &[&str], code: i32) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_plenipo"))
         .arg("plugin")
         .args(arguments)
@@ -816,6 +599,7 @@ fn what_keeps_an_image_from_going_up_or_down_is_told() {
         ("plugins/build.sh", "not WebAssembly"),
         ("plugins/nonesuch.wasm", "cannot read"),
         (&*guest(&folder, "no-abi"), "proxy_abi_version"),
+        (&*guest(&folder, "bad-signature"), "Bad function signature"),
     ] {
         let all = printed(&["push", source, &image, "--plain-http"], 1);
         assert!(all.contains(reason), "{all}");
@@ -913,11 +697,24 @@ fn code_comes_from_web_servers_packed_or_not() {
         let sum = found["sha256"].as_str().expect("a sum");
         assert_eq!(format!("sha256:{sum}"), digest(&module));
         assert_eq!(found["image"], Value::Null);
+        // A configuration names the sum of what comes.
+        let packed = found["packed"]["sha256"].as_str();
+        let wanted = layer.strip_prefix("sha256:");
+        assert_eq!(packed, wanted.filter(|_| matches!(layout, Layout::Oci)));
         printed(&["run", &url, "--plain-http"], 0);
         let user = ["--plain-http", "--username", "me", "--password-stdin"];
         let all = printed_with("x", &[&["run", &url][..], &user].concat(), 2);
         assert!(all.contains("--username is for registries"), "{all}");
     }
+    // What is no module is described, as a file is.
+    let url = format!("http://{}/v2/a/manifests/1", registry.address);
+    let output = plenipo(&["inspect", &url, "--plain-http", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(found["kind"], "unknown");
+    assert!(text(&output.stderr).contains("not WebAssembly"));
+    printed(&["run", &url, "--plain-http"], 1);
+
     let url = format!("http://{}/v2/a/blobs/nonesuch", registry.address);
     let all = printed(&["run", &url, "--plain-http"], 2);
     assert!(all.contains("404 Not Found"), "{all}");

@@ -320,10 +320,17 @@ fn service(host: &Host, bytes: &[u8]) -> Result<GrpcService, Status> {
     if bytes.len() > MAX_SERVICE {
         return Err(refused(&"more than 1 MiB"));
     }
+    let tell = |name: &str| {
+        if let Some(probe) = &host.env.probe {
+            probe.grpc(name);
+        }
+    };
     let Ok(proto) = core::GrpcService::decode(bytes) else {
+        tell(&String::from_utf8_lossy(bytes));
         return plain().ok_or(Status::ParseFailure);
     };
     let service = GrpcService::parse(proto).map_err(|error| refused(&error))?;
+    tell(service.target_uri.as_deref().unwrap_or(&service.cluster));
     if service.target_uri.is_some() {
         return Err(refused(
             &"google_grpc: not supported for callouts; use envoy_grpc",

@@ -17,7 +17,6 @@ use reqwest::Url;
 use super::guard::{PublicOnly, is_public};
 use super::shown;
 use crate::config::WasmSettings;
-use crate::wasm::archive;
 use crate::wasm::module::MAX_CODE;
 
 /// So many redirects are followed.
@@ -71,14 +70,6 @@ pub enum DownloadError {
     /// There is no TLS.
     #[error("no TLS: {0}")]
     Tls(String),
-    /// What came holds no module.
-    #[error("{url}: {reason}")]
-    Module {
-        /// What was asked for.
-        url: Box<str>,
-        /// Why not.
-        reason: String,
-    },
 }
 
 /// A request.
@@ -192,24 +183,6 @@ impl Downloader {
                 status,
             }),
         }
-    }
-
-    /// The module in the code at `uri`, unpacked.
-    ///
-    /// # Errors
-    /// Where there is none.
-    pub async fn module(&self, uri: &str) -> Result<Bytes, DownloadError> {
-        let code = self.code(uri, false).await?;
-        let unpacked = tokio::task::spawn_blocking(move || {
-            archive::unpack(&code).map(|module| Bytes::copy_from_slice(&module))
-        });
-        let reason = match unpacked.await {
-            Ok(Ok(module)) => return Ok(module),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        let url = shown(uri);
-        Err(DownloadError::Module { url, reason })
     }
 
     /// Asks, following redirects.

@@ -135,8 +135,6 @@ pub(crate) struct Host {
     pub(crate) grpc: grpc::View,
     /// `CallData`, while its callback runs.
     pub(crate) call_data: Option<Bytes>,
-    /// `proxy_get_status`: the last code and message.
-    pub(crate) status: (u32, String),
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
     pub(crate) last_words: String,
     pub(crate) calls: Calls,
@@ -179,6 +177,8 @@ pub(crate) struct Root {
     pub(crate) declared: Declared,
     /// Expressions that it made.
     pub(crate) expressions: Expressions,
+    /// `proxy_get_status`: what the last callout that failed said.
+    pub(crate) status: (u32, String),
 }
 
 impl Root {
@@ -194,6 +194,7 @@ impl Root {
             warned: false,
             declared: Declared::default(),
             expressions: Expressions::default(),
+            status: (0, String::new()),
         }
     }
 
@@ -264,7 +265,6 @@ impl Host {
             call: None,
             grpc: grpc::View::default(),
             call_data: None,
-            status: (0, String::new()),
             last_words: String::new(),
             calls: Calls::default(),
             metrics: Metrics::default(),
@@ -380,6 +380,20 @@ impl Host {
             root: self.root_id,
             adopted: Arc::clone(&self.adopted),
             on_trial: Arc::clone(&self.env.on_trial),
+        }
+    }
+
+    /// What the root context `id` is about to be told of a callout.
+    pub(crate) fn set_status(&mut self, id: u32, code: u32, message: String) {
+        if let Some(root) = self.root_of(id) {
+            root.status = (code, message);
+        }
+    }
+
+    /// It has been told. The code stays.
+    pub(crate) fn clear_status(&mut self, id: u32) {
+        if let Some(root) = self.root_of(id) {
+            root.status.1.clear();
         }
     }
 

@@ -159,8 +159,6 @@ impl Core {
                 body,
                 trailers,
             }) => {
-                // Envoy leaves the code of the last failure.
-                host.status.1 = String::new();
                 let sizes = (
                     size(head.headers.len() + 1),
                     size(body.len()),
@@ -175,7 +173,8 @@ impl Core {
             }
             Err(error) => {
                 tracing::debug!(target: "wasm", "plugin {}: a callout failed: {error}", host.env.vm.name);
-                host.status = (11, "reset".to_owned());
+                // An answer leaves the code of the last failure, as in Envoy.
+                host.set_status(root, 11, "reset".to_owned());
                 let answer = CallAnswer {
                     head: None,
                     body: None,
@@ -189,8 +188,7 @@ impl Core {
         self.call(|c| c.http_call_response.as_ref(), params)?;
         let host = self.leave();
         host.call = None;
-        // The code stays.
-        host.status.1.clear();
+        host.clear_status(root);
         self.count_memory();
         Ok(())
     }

@@ -8,6 +8,7 @@ use wasmtime::{Linker, Val, ValType};
 use super::*;
 use crate::base::Shards;
 use crate::config::wasm_settings::PluginPolicy;
+use crate::pb;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::telemetry::metrics::Registry;
@@ -35,6 +36,7 @@ fn environment(name: &str) -> Arc<Environment> {
     let code = core::data_source::Specifier::InlineString("code".to_owned());
     let spec = PluginSpec::parse(proto::PluginConfig {
         name: name.to_owned(),
+        configuration: Some(pb::pack(&"plugin's".to_owned())),
         vm: Some(proto::plugin_config::Vm::VmConfig(proto::VmConfig {
             code: Some(core::AsyncDataSource {
                 specifier: Some(core::async_data_source::Specifier::Local(
@@ -44,6 +46,7 @@ fn environment(name: &str) -> Arc<Environment> {
                     },
                 )),
             }),
+            configuration: Some(pb::pack(&"vm's".to_owned())),
             ..Default::default()
         })),
         ..Default::default()
@@ -443,6 +446,8 @@ fn only_the_listed_functions_are_open_while_a_module_starts() {
 
 #[path = "tests/foreign.rs"]
 mod foreign;
+#[path = "tests/streams.rs"]
+mod streams;
 
 #[test]
 fn what_is_not_there_cannot_be_set_whatever_the_value_is() {

@@ -206,7 +206,7 @@ fn ranges_outside_memory_are_what_envoy_calls_them() {
         ("proxy_resolve_shared_queue", 6),
         ("proxy_enqueue_shared_queue", 10),
         ("proxy_dequeue_shared_queue", 1),
-        ("proxy_define_metric", 2),
+        ("proxy_define_metric", 6),
         ("proxy_increment_metric", 2),
         ("proxy_record_metric", 1),
         ("proxy_get_metric", 2),
@@ -448,6 +448,8 @@ fn only_the_listed_functions_are_open_while_a_module_starts() {
 mod foreign;
 #[path = "tests/streams.rs"]
 mod streams;
+#[path = "tests/wasi.rs"]
+mod wasi;
 
 #[test]
 fn what_is_not_there_cannot_be_set_whatever_the_value_is() {
@@ -493,18 +495,23 @@ fn the_size_of_an_answers_head_is_not_told() {
 }
 
 #[test]
-fn standard_output_is_of_no_known_kind() {
+fn a_function_is_not_asked_for_its_result_by_null() {
     let mut bench = Bench::new();
-    let function = bench
-        .linker
-        .get(&mut bench.store, "wasi_snapshot_preview1", "fd_fdstat_get")
-        .expect("linked")
-        .into_func()
-        .expect("a function");
-    bench.write(64, &[9; 24]);
-    assert_eq!(bench.call_function(&function, &[1, 64]).ok(), Some(0));
-    assert_eq!((bench.word(64), bench.word(72)), (0, 64));
-    assert_eq!(bench.call_function(&function, &[1, -1]).ok(), Some(0));
+    bench.write(64, b"compress");
+    // Where the allocator gives a block, and where null points to.
+    for (at_out, len_out, block, len) in [(0, 0, 9, 9), (0, 96, 9, 9), (100, 0, 0x78, 9)] {
+        for at in [0, 96, 100, 32768] {
+            bench.write(at, &9u32.to_le_bytes());
+        }
+        let args = [64, 8, 64, 1, at_out, len_out];
+        let called = bench.call("proxy_call_foreign_function", &args);
+        assert_eq!(called.ok(), Some(0));
+        assert_eq!(bench.word(0), 9);
+        assert_eq!(bench.word(32768) & 0xff, block, "{at_out} {len_out}");
+        assert_eq!(bench.word(96), len, "of this byte, and untouched");
+        let at = if at_out == 0 { 9 } else { 32768 };
+        assert_eq!(bench.word(100), at);
+    }
 }
 
 #[test]

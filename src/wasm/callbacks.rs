@@ -92,7 +92,9 @@ callbacks! {
     upstream_connection_close: (u32, u32) => () = "proxy_on_upstream_connection_close";
     queue_ready: (u32, u32) => () = "proxy_on_queue_ready";
     foreign_function: (u32, u32, u32) => () = "proxy_on_foreign_function";
-    /// Envoy's own: a sink of statistics.
+    /// Envoy's own: names that the guest asked for.
+    resolve_dns: (u32, u32, u32) => () = "envoy_on_resolve_dns";
+    /// Likewise: a sink of statistics.
     stats_update: (u32, u32) => () = "envoy_on_stats_update";
 }
 

@@ -193,6 +193,21 @@ impl Core {
         Ok(())
     }
 
+    /// `envoy_on_resolve_dns`: the guest reads the addresses as its call data.
+    pub(super) fn resolved(&mut self, token: u32, answer: Bytes) -> Result<(), Dead> {
+        let host = self.store.data_mut();
+        let Some(root) = host.lookups.finish(token) else {
+            return Ok(());
+        };
+        host.count_calls();
+        let size = u32::try_from(answer.len()).unwrap_or(u32::MAX);
+        self.enter_root(root).call_data = Some(answer);
+        self.call(|c| c.resolve_dns.as_ref(), (root, token, size))?;
+        self.leave().call_data = None;
+        self.count_memory();
+        Ok(())
+    }
+
     pub(super) fn queue_ready(&mut self, root: u32, token: u32) -> Result<(), Dead> {
         if self.store.data_mut().root_of(root).is_none() {
             return Ok(());

@@ -29,7 +29,7 @@ const GUEST: &str = r#"(module
 struct Bench {
     store: Store<Host>,
     linker: Linker<Host>,
-    _inbox: mpsc::UnboundedReceiver<Message>,
+    inbox: mpsc::UnboundedReceiver<Message>,
 }
 
 fn environment(name: &str) -> Arc<Environment> {
@@ -69,6 +69,7 @@ fn environment(name: &str) -> Arc<Environment> {
             ..PluginPolicy::default()
         },
         probe: None,
+        dns: None,
     })
 }
 
@@ -97,7 +98,7 @@ impl Bench {
         Self {
             store,
             linker,
-            _inbox: inbox,
+            inbox,
         }
     }
 
@@ -446,6 +447,8 @@ fn only_the_listed_functions_are_open_while_a_module_starts() {
 
 #[path = "tests/foreign.rs"]
 mod foreign;
+#[path = "tests/names.rs"]
+mod names;
 #[path = "tests/streams.rs"]
 mod streams;
 #[path = "tests/wasi.rs"]

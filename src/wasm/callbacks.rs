@@ -127,14 +127,9 @@ fn find<P: WasmParams, R: WasmResults>(
     spec: &PluginSpec,
     name: &'static str,
 ) -> Result<Option<Callback<P, R>>, LoadError> {
-    // A denied callback is not looked at. The allocator is no capability, nor is what is Envoy's own.
-    let free = [
-        "malloc",
-        "proxy_on_memory_allocate",
-        "envoy_on_stats_update",
-    ]
-    .contains(&name);
-    if !free && !spec.allows(name) {
+    // A denied callback is not looked at. The allocator is no capability.
+    let allocator = matches!(name, "malloc" | "proxy_on_memory_allocate");
+    if !allocator && !spec.allows(name) {
         return Ok(None);
     }
     let Some(function) = instance.get_func(&mut *store, name) else {

@@ -9,6 +9,17 @@ async fn a_plugin_is_told_the_addresses_of_a_name() {
     let files = tempfile::tempdir().expect("a folder");
     let code = files.path().join("resolve.wasm");
     std::fs::write(&code, guest("resolve")).expect("a file");
+    // Envoy's own functions are no capabilities.
+    let allowed = [
+        "on_context_create",
+        "on_request_headers",
+        "get_header_map_value",
+        "get_buffer_bytes",
+        "set_effective_context",
+        "send_local_response",
+    ]
+    .map(|name| format!("proxy_{name}: {{}}"))
+    .join(", ");
     let bootstrap = format!(
         "
         node: {{id: test, cluster: test}}
@@ -28,7 +39,7 @@ async fn a_plugin_is_told_the_addresses_of_a_name() {
                   - name: plugin
                     typed_config:
                       '@type': type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
-                      config: {{name: resolve, vm_config: {{code: {{local: {{filename: '{}'}}}}}}}}
+                      config: {{name: resolve, capability_restriction_config: {{allowed_capabilities: {{{allowed}}}}}, vm_config: {{code: {{local: {{filename: '{}'}}}}}}}}
                   - name: router
                     typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
           clusters:

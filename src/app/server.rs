@@ -128,6 +128,7 @@ impl Server {
         options.node = Some(Arc::clone(&node));
         options.cache_dir = wasm_cache;
         options.settings = wasm;
+        options.resolver = Arc::clone(&resolver);
         let plugins = wasm::Plugins::new(options);
 
         let current = Arc::new(CurrentGeneration::default());

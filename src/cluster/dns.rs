@@ -71,7 +71,7 @@ impl Resolver for Silent {
 }
 
 /// What needs no resolver: IP literals, and `localhost` with all below it (RFC 6761).
-fn literal(name: &str, family: DnsFamily) -> Option<Resolved> {
+pub(crate) fn literal(name: &str, family: DnsFamily) -> Option<Resolved> {
     let (v4, v6) = (
         IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST),

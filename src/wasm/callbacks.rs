@@ -140,7 +140,9 @@ callbacks! {
     upstream_connection_close: (u32, u32) => () = "proxy_on_upstream_connection_close";
     queue_ready: (u32, u32) => () = "proxy_on_queue_ready";
     foreign_function: (u32, u32, u32) => () = "proxy_on_foreign_function";
-    /// Envoy's own: a sink of statistics.
+    /// Envoy's own: names that the guest asked for.
+    resolve_dns: (u32, u32, u32) => () = "envoy_on_resolve_dns";
+    /// Likewise: a sink of statistics.
     stats_update: (u32, u32) => () = "envoy_on_stats_update";
 }
 
@@ -173,14 +175,9 @@ fn find<P: WasmParams, R: WasmResults>(
     spec: &PluginSpec,
     name: &'static str,
 ) -> Result<Option<Callback<P, R>>, LoadError> {
-    // A denied callback is not looked at. The allocator is no capability, nor is what is Envoy's own.
-    let free = [
-        "malloc",
-        "proxy_on_memory_allocate",
-        "envoy_on_stats_update",
-    ]
-    .contains(&name);
-    if !free && !spec.allows(name) {
+    // A denied callback is not looked at. The allocator is no capability.
+    let allocator = matches!(name, "malloc" | "proxy_on_memory_allocate");
+    if !allocator && !spec.allows(name) {
         return Ok(None);
     }
     let Some(function) = instance.get_func(&mut *store, name) else {

@@ -21,6 +21,7 @@ use wasmtime::{Memory, TypedFunc};
 
 use super::abi::Status;
 use super::abi::calls::Calls;
+use super::abi::dns::{Dns, Lookups};
 use super::abi::expressions::Expressions;
 use super::abi::grpc;
 use super::abi::metrics::Metrics;
@@ -61,6 +62,8 @@ pub(crate) struct Environment {
     pub(crate) on_trial: Arc<AtomicBool>,
     pub(crate) policy: PluginPolicy,
     pub(crate) probe: Option<Arc<dyn Probe>>,
+    /// Who answers names; nobody in a tool.
+    pub(crate) dns: Option<Dns>,
 }
 
 impl fmt::Debug for Environment {
@@ -135,11 +138,10 @@ pub(crate) struct Host {
     pub(crate) grpc: grpc::View,
     /// `CallData`, while its callback runs.
     pub(crate) call_data: Option<Bytes>,
-    /// `proxy_get_status`: the last code and message.
-    pub(crate) status: (u32, String),
     /// What the guest last wrote to its standard error: the message of a panic, most likely.
     pub(crate) last_words: String,
     pub(crate) calls: Calls,
+    pub(crate) lookups: Lookups,
     /// What these hold.
     pub(crate) payloads: Payloads,
     pub(crate) metrics: Metrics,
@@ -179,6 +181,8 @@ pub(crate) struct Root {
     pub(crate) declared: Declared,
     /// Expressions that it made.
     pub(crate) expressions: Expressions,
+    /// `proxy_get_status`: what the last callout that failed said.
+    pub(crate) status: (u32, String),
 }
 
 impl Root {
@@ -194,6 +198,7 @@ impl Root {
             warned: false,
             declared: Declared::default(),
             expressions: Expressions::default(),
+            status: (0, String::new()),
         }
     }
 
@@ -264,9 +269,9 @@ impl Host {
             call: None,
             grpc: grpc::View::default(),
             call_data: None,
-            status: (0, String::new()),
             last_words: String::new(),
             calls: Calls::default(),
+            lookups: Lookups::default(),
             metrics: Metrics::default(),
             names: Names::default(),
             listens: false,
@@ -289,7 +294,8 @@ impl Host {
 
     /// Callouts have begun or ended.
     pub(crate) fn count_calls(&self) {
-        self.meter().callouts.set(self.calls.len() as u64);
+        let under_way = self.calls.len() + self.lookups.len();
+        self.meter().callouts.set(under_way as u64);
         for _ in 0..self.payloads.take_refused() {
             self.meter().refuse(Quota::Callouts);
         }
@@ -367,6 +373,7 @@ impl Host {
     pub(crate) fn forget_root(&mut self, id: u32) {
         self.roots.retain(|root| root.id != id);
         self.calls.cancel_root(id);
+        self.lookups.cancel_root(id);
         self.count_calls();
         if self.listens {
             self.env.space.leave_queues(&self.mailbox, id);
@@ -380,6 +387,20 @@ impl Host {
             root: self.root_id,
             adopted: Arc::clone(&self.adopted),
             on_trial: Arc::clone(&self.env.on_trial),
+        }
+    }
+
+    /// What the root context `id` is about to be told of a callout.
+    pub(crate) fn set_status(&mut self, id: u32, code: u32, message: String) {
+        if let Some(root) = self.root_of(id) {
+            root.status = (code, message);
+        }
+    }
+
+    /// It has been told. The code stays.
+    pub(crate) fn clear_status(&mut self, id: u32) {
+        if let Some(root) = self.root_of(id) {
+            root.status.1.clear();
         }
     }
 
@@ -414,6 +435,7 @@ impl Host {
     /// True where nothing is under way that could have a paused stream go on.
     pub(crate) fn awaits_nothing(&self) -> bool {
         self.calls.len() == 0
+            && self.lookups.len() == 0
             && !self.listens
             && self.roots.iter().all(|root| root.tick_period.is_none())
     }

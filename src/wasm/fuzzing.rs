@@ -448,6 +448,7 @@ fn environment(abi: Abi) -> Arc<Environment> {
             ..PluginPolicy::default()
         },
         probe: Some(Arc::new(Surroundings)),
+        dns: None,
     })
 }
 

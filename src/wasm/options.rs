@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::{Plugin, Probe};
 use crate::base::WorkerHandles;
 use crate::cluster::ClusterMap;
+use crate::cluster::dns::{Resolver, Silent};
 use crate::config::WasmSettings;
 use crate::config::wasm_settings::PluginPolicy;
 use crate::pb;
@@ -29,12 +30,14 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// What bounds plugins.
     pub settings: WasmSettings,
+    /// Answers the names that plugins ask for.
+    pub resolver: Arc<dyn Resolver>,
     /// What stands around the plugins in a tool; a proxy has none.
     pub probe: Option<Arc<dyn Probe>>,
 }
 
 impl Options {
-    /// With the default settings and no cache directory.
+    /// With the default settings, no cache directory, and nobody to answer names.
     pub fn new(
         workers: WorkerHandles,
         registry: Registry,
@@ -47,6 +50,7 @@ impl Options {
             node: None,
             cache_dir: None,
             settings: WasmSettings::default(),
+            resolver: Arc::new(Silent),
             probe: None,
         }
     }

@@ -258,9 +258,12 @@ impl PluginSpec {
         Digest(hash.finalize().into())
     }
 
-    /// True where the capability restriction lets `name` (of a host function or a callback) through.
+    /// True where the capability restriction lets `name` (of a host function or a callback) through. What is Envoy's own is
+    /// no capability.
     pub fn allows(&self, name: &str) -> bool {
-        self.capabilities.is_empty() || self.capabilities.contains(name)
+        self.capabilities.is_empty()
+            || self.capabilities.contains(name)
+            || name.starts_with("envoy_")
     }
 }
 

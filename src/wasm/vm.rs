@@ -120,6 +120,8 @@ pub(crate) enum Message {
     },
     /// A gRPC callout has failed as it was made.
     GrpcFailed(Failed),
+    /// A name was resolved.
+    Resolved { token: u32, answer: Bytes },
     /// A queue has a message.
     QueueReady { root: u32, token: u32 },
     /// A stream has ended, perhaps in a `Drop`.

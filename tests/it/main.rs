@@ -17,6 +17,7 @@ mod guests;
 mod hostile;
 mod layering;
 mod listeners;
+mod names;
 mod network;
 mod options;
 #[cfg(feature = "wasm")]

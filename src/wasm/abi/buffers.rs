@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Guest, Outcome, Status, give, memory, put, range};
 use crate::http::ReplyReason;
 use crate::stream::network::Towards;
-use crate::wasm::context::{Effect, Host, NetworkView};
+use crate::wasm::context::{BodyView, Effect, Host, NetworkView};
 use crate::wasm::vm::Direction;
 
 /// What a buffer number means now.
@@ -51,13 +51,16 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
             View::Bytes(body.ok_or(Status::NotFound)?)
         }
         6 => View::Bytes(host.env.vm.vm_configuration.clone()),
-        7 => {
-            let root = host.root().filter(|root| root.configuring);
-            let root = root.ok_or(Status::NotFound)?;
-            View::Bytes(root.made_for.spec.configuration.clone())
-        }
+        7 => View::Bytes(configuration(host).ok_or(Status::NotFound)?),
         _ => return Err(Status::BadArgument),
     })
+}
+
+/// The plugin's, while that is being configured.
+fn configuration(host: &Host) -> Option<Bytes> {
+    let root = host.root()?;
+    let shown = root.configuring && root.id == host.effective;
+    shown.then(|| root.made_for.spec.configuration.clone())
 }
 
 fn towards(buffer: u32) -> Towards {
@@ -115,6 +118,9 @@ fn set_connection(
 fn body(host: &mut Host, direction: Direction) -> Option<Bytes> {
     let context = host.context_mut()?;
     let view = &context.bodies[direction as usize];
+    if view.hidden {
+        return None;
+    }
     if let Some(data) = &view.data {
         return Some(data.clone());
     }
@@ -144,11 +150,10 @@ pub(super) fn get(
     }
 }
 
+/// ABI 0.1.0's way to both configurations: the VM's wherever the plugin's cannot be seen.
 pub(super) fn get_configuration(guest: &mut Guest<'_>, at_out: u32, len_out: u32) -> Outcome {
-    let data = match view(guest.data_mut(), 7)? {
-        View::Empty => Bytes::new(),
-        View::Bytes(data) => data,
-    };
+    let host = guest.data();
+    let data = configuration(host).unwrap_or_else(|| host.env.vm.vm_configuration.clone());
     give(guest, &data, at_out, len_out)
 }
 
@@ -204,12 +209,15 @@ pub(super) fn set(
         Ok(())
     };
     let context = host.context_mut().ok_or(Status::BadArgument)?;
-    let kept = context.bodies[direction as usize].kept;
-    match &mut context.bodies[direction as usize].data {
+    let BodyView { data, kept, hidden } = &mut context.bodies[direction as usize];
+    if *hidden {
+        return Err(Status::BadArgument.into());
+    }
+    match data {
         Some(held) => splice(held)?,
         None => context.pumps[direction as usize]
             .as_ref()
-            .filter(|_| kept)
+            .filter(|_| *kept)
             .and_then(|pump| pump.with_held(splice))
             .unwrap_or(Err(Status::BadArgument))?,
     }

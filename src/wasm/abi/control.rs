@@ -10,9 +10,12 @@ use crate::wasm::vm::Direction;
 
 /// Most bytes of names and values of a local reply's headers.
 const MAX_REPLY_HEADERS: usize = 256 << 10;
+/// What a reply's details have none of: they stand in log lines.
+const WHITE_SPACE: [char; 6] = [' ', '\t', '\n', '\r', '\x0b', '\x0c'];
 
 pub(super) fn get_status(guest: &mut Guest<'_>, code: u32, at: u32, len: u32) -> Outcome {
-    let (number, message) = guest.data().status.clone();
+    let root = guest.data().root();
+    let (number, message) = root.map(|root| root.status.clone()).unwrap_or_default();
     put_u32(guest, code, number)?;
     give(guest, message.as_bytes(), at, len)
 }
@@ -55,6 +58,7 @@ fn resume(guest: &mut Guest<'_>, direction: Direction) -> Outcome {
         // As in Envoy, where it is these whichever direction goes on, and never a response's.
         context.visible.request_headers = false;
         context.visible.request_trailers = false;
+        context.bodies[Direction::Request as usize].hide();
         context.may_add_trailers[Direction::Request as usize] = false;
         if running && context.callback == Some(direction) {
             context.resumed[direction as usize] = true;
@@ -155,7 +159,7 @@ pub(super) fn send_local_response(
     let mut reply = LocalReply::new(
         status,
         body,
-        String::from_utf8_lossy(&details).replace(' ', "_"),
+        String::from_utf8_lossy(&details).replace(WHITE_SPACE, "_"),
     );
     if status == StatusCode::BAD_REQUEST {
         // Envoy takes every such reply for the end of an HTTP/1 connection.

@@ -1,11 +1,12 @@
 //! Foreign functions: Envoy's, by name.
 //!
-//! As Envoy, a known function sets the place and length of its result in any case: to zero where there is none.
+//! As Envoy, a known function sets the place and length of its result in any case: to zero where there is none. A null
+//! pointer to either is none; without one to the place, the result is not handed over.
 
 use std::io::Read as _;
 
-use super::{Guest, Outcome, Status, allocate, bytes, control, expressions, give, put_u32};
-use super::{properties, signatures, state};
+use super::{Fault, Guest, Outcome, Status, allocate, bytes, control, expressions, memory, put};
+use super::{properties, put_u32, signatures, state};
 
 /// Longest result of a decompression.
 const MAX_UNCOMPRESSED: u64 = 16 << 20;
@@ -40,28 +41,35 @@ pub(super) fn call(
         b"expr_delete" => expressions::delete(guest, &argument).map(|()| None),
         _ => return Err(Status::NotFound.into()),
     };
-    match given {
-        Ok(Some(result)) if result.is_empty() => {
-            // An empty result is a block of no bytes.
-            let at = match allocate(guest, 0) {
-                Err(super::Fault::Status(_)) => 0,
-                other => other?,
-            };
-            put_out(guest, at_out, len_out, at)
-        }
-        Ok(Some(result)) => give(guest, &result, at_out, len_out),
-        Ok(None) => put_out(guest, at_out, len_out, 0),
-        Err(status) => {
-            put_out(guest, at_out, len_out, 0)?;
-            Err(status.into())
-        }
+    let (result, outcome) = match given {
+        Ok(result) => (result, Ok(())),
+        Err(status) => (None, Err(status.into())),
+    };
+    let len = result.as_ref().map_or(0, Vec::len);
+    if at_out != 0 {
+        let at = match &result {
+            Some(result) => block(guest, result)?,
+            None => 0,
+        };
+        put_u32(guest, at_out, at)?;
     }
+    if len_out != 0 {
+        let len = u32::try_from(len).map_err(|_| Status::InvalidMemoryAccess)?;
+        put_u32(guest, len_out, len)?;
+    }
+    outcome
 }
 
-fn put_out(guest: &mut Guest<'_>, at_out: u32, len_out: u32, at: u32) -> Outcome {
-    put_u32(guest, at_out, at)?;
-    put_u32(guest, len_out, 0)?;
-    Ok(())
+/// A block of the guest's with `data` in it. An empty result is a block of no bytes.
+fn block(guest: &mut Guest<'_>, data: &[u8]) -> Result<u32, Fault> {
+    let len = u32::try_from(data.len()).map_err(|_| Status::InvalidMemoryAccess)?;
+    let at = match allocate(guest, len) {
+        Err(Fault::Status(_)) if data.is_empty() => return Ok(0),
+        at => at?,
+    };
+    let memory = memory(guest)?;
+    put(memory.data_mut(&mut *guest), at, data)?;
+    Ok(at)
 }
 
 fn compress(data: &[u8]) -> Result<Vec<u8>, Status> {

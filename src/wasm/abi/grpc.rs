@@ -155,6 +155,13 @@ impl Exchanges {
         exchange.is_active().then_some(exchange.root)
     }
 
+    /// That of `token`, for the root context that made it: no other of the VM knows the token.
+    fn of(&mut self, root: u32, token: u32) -> Result<&mut Exchange, Status> {
+        let exchange = self.open.get_mut(&token);
+        let own = exchange.filter(|exchange| exchange.root == root);
+        own.ok_or(Status::NotFound)
+    }
+
     /// True for a single call, which ends with its message.
     pub(crate) fn is_single(token: u32) -> bool {
         Kind::of(token) == Some(Kind::Call)
@@ -571,8 +578,7 @@ pub(super) fn send(guest: &mut Guest<'_>, token: u32, at: u32, len: u32, end: u3
     if Kind::of(token) != Some(Kind::Stream) {
         return Err(Status::BadArgument.into());
     }
-    let exchange = host.calls.grpc.open.get_mut(&token);
-    let exchange = exchange.ok_or(Status::NotFound)?;
+    let exchange = host.calls.grpc.of(host.root_id, token)?;
     let Some(sender) = &mut exchange.sender else {
         return Ok(());
     };
@@ -591,8 +597,8 @@ pub(super) fn send(guest: &mut Guest<'_>, token: u32, at: u32, len: u32, end: u3
 pub(super) fn cancel(guest: &mut Guest<'_>, token: u32) -> Outcome {
     Kind::of(token).ok_or(Status::BadArgument)?;
     let host = guest.data_mut();
-    let exchange = host.calls.grpc.remove(token);
-    exchange.ok_or(Status::NotFound)?;
+    host.calls.grpc.of(host.root_id, token)?;
+    host.calls.grpc.remove(token);
     host.count_calls();
     Ok(())
 }
@@ -603,8 +609,7 @@ pub(super) fn close(guest: &mut Guest<'_>, token: u32) -> Outcome {
         return cancel(guest, token);
     }
     let host = guest.data_mut();
-    let exchange = host.calls.grpc.open.get_mut(&token);
-    let exchange = exchange.ok_or(Status::NotFound)?;
+    let exchange = host.calls.grpc.of(host.root_id, token)?;
     exchange.closed = true;
     if let Some(sender) = &mut exchange.sender {
         sender.end();

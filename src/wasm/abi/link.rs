@@ -3,8 +3,8 @@
 use wasmtime::{Engine, ExternType, FuncType, InstancePre, Linker, Val, ValType};
 
 use super::{
-    Guest, Outcome, answer, buffers, calls, control, foreign, grpc, guard, headers, log, metrics,
-    properties, shared, timers, wasi,
+    Guest, Outcome, answer, buffers, calls, control, dns, foreign, grpc, guard, headers, log,
+    metrics, properties, shared, timers, wasi,
 };
 use crate::wasm::context::Host;
 use crate::wasm::module::{LoadError, Module};
@@ -86,6 +86,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
         "proxy_set_tick_period_milliseconds" => timers::set_tick_period, (period: u32);
         "proxy_set_effective_context" => control::set_effective_context, (id: u32);
         "proxy_done" => control::done, ();
+        "envoy_resolve_dns" => dns::resolve, (at: u32, len: u32, token_out: u32);
         "proxy_call_foreign_function" => foreign::call, (n: u32, nl: u32, a: u32, al: u32, at_out: u32, len_out: u32);
     }
     // These two are open in every phase.

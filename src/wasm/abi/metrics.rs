@@ -43,15 +43,15 @@ fn stat_name(name: &str) -> String {
 }
 
 pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out: u32) -> Outcome {
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let name = range(data, name, len)?;
     let metric_kind = match kind {
         0 => Kind::Counter,
         1 => Kind::Gauge,
         2 => Kind::Histogram,
         _ => return Err(Status::BadArgument.into()),
     };
-    let memory = memory(guest)?;
-    let (data, host) = memory.data_and_store_mut(&mut *guest);
-    let name = range(data, name, len)?;
     if len > MAX_NAME {
         return Err(Status::InternalFailure.into());
     }

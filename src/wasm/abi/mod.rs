@@ -8,6 +8,7 @@ mod attributes;
 pub(crate) mod buffers;
 pub(crate) mod calls;
 mod control;
+pub(crate) mod dns;
 pub(crate) mod expressions;
 mod foreign;
 pub(crate) mod grpc;

@@ -82,11 +82,13 @@ pub(super) fn link(linker: &mut Linker<Host>, module: &'static str) -> wasmtime:
         "fd_prestat_dir_name" => |guest, fd: u32, at: u32, len: u32| Ok(ENOSYS);
         "fd_filestat_get" => |guest, fd: u32, out: u32| Ok(EBADF);
         "fd_readdir" => |guest, fd: u32, at: u32, len: u32, cookie: u64, out: u32| {
-            // Envoy's says how much was read before it says that nothing can be.
-            let _ = write_u32(&mut guest, out, 0);
-            Ok(ENOTDIR)
+            // Envoy's says how much was read before it says that nothing can be; likewise below.
+            write_u32(&mut guest, out, 0).map(|_| ENOTDIR)
         };
-        "fd_renumber" => |guest, fd: u32, to: u32| Ok(ENOTSUP);
+        "fd_renumber" => |guest, fd: u32, to: u32| Ok(match output_only(fd).max(output_only(to)) {
+            0 => ENOTSUP,
+            code => code,
+        });
         "fd_advise" => |guest, fd: u32, offset: u64, len: u64, advice: u32| Ok(0);
         "fd_allocate" => |guest, fd: u32, offset: u64, len: u64| Ok(output_only(fd));
         "fd_datasync" => |guest, fd: u32| Ok(output_only(fd));
@@ -99,7 +101,9 @@ pub(super) fn link(linker: &mut Linker<Host>, module: &'static str) -> wasmtime:
         "path_filestat_set_times" => |guest, fd: u32, flags: u32, at: u32, len: u32, atime: u64, mtime: u64,
             fst: u32| Ok(ENOTSUP);
         "path_link" => |guest, fd: u32, flags: u32, at: u32, len: u32, to: u32, to_at: u32, to_len: u32| Ok(ENOTSUP);
-        "path_readlink" => |guest, fd: u32, at: u32, len: u32, buf: u32, buf_len: u32, out: u32| Ok(ENOTSUP);
+        "path_readlink" => |guest, fd: u32, at: u32, len: u32, buf: u32, buf_len: u32, out: u32| {
+            write_u32(&mut guest, out, 0).map(|_| ENOTSUP)
+        };
         "path_remove_directory" => |guest, fd: u32, at: u32, len: u32| Ok(ENOTSUP);
         "path_rename" => |guest, fd: u32, at: u32, len: u32, to: u32, to_at: u32, to_len: u32| Ok(ENOTSUP);
         "path_symlink" => |guest, old: u32, old_len: u32, fd: u32, new: u32, new_len: u32| Ok(ENOTSUP);
@@ -107,15 +111,13 @@ pub(super) fn link(linker: &mut Linker<Host>, module: &'static str) -> wasmtime:
         "poll_oneoff" => |guest, subscriptions: u32, events: u32, count: u32, out: u32| {
             write_u32(&mut guest, out, 0)
         };
-        "sock_accept" => |guest, fd: u32, flags: u32, out: u32| Ok(ENOTSUP);
+        "sock_accept" => |guest, fd: u32, flags: u32, out: u32| write_u32(&mut guest, out, 0).map(|_| ENOTSUP);
         "sock_recv" => |guest, fd: u32, at: u32, len: u32, flags: u32, out: u32, out_flags: u32| {
-            let _ = write_u32(&mut guest, out, 0);
-            if let Ok(memory) = memory(&mut guest) {
-                let _ = put(memory.data_mut(&mut guest), out_flags, &[0, 0]);
-            }
-            Ok(ENOTSUP)
+            nothing_received(&mut guest, out, out_flags)
         };
-        "sock_send" => |guest, fd: u32, at: u32, len: u32, flags: u32, out: u32| Ok(ENOTSUP);
+        "sock_send" => |guest, fd: u32, at: u32, len: u32, flags: u32, out: u32| {
+            write_u32(&mut guest, out, 0).map(|_| ENOTSUP)
+        };
         "sock_shutdown" => |guest, fd: u32, how: u32| Ok(ENOTSUP);
     }
     restricted(linker, module)
@@ -209,6 +211,13 @@ fn write_two(guest: &mut Guest<'_>, a: u32, a_value: u32, b: u32, b_value: u32) 
     write_u32(guest, b, b_value)
 }
 
+fn nothing_received(guest: &mut Guest<'_>, out: u32, out_flags: u32) -> Answer {
+    write_u32(guest, out, 0)?;
+    let memory = memory(guest)?;
+    put(memory.data_mut(guest), out_flags, &[0, 0])?;
+    Ok(ENOTSUP)
+}
+
 /// Number of variables, and bytes of all `NAME=value` with their NULs.
 fn environment_size(host: &Host) -> (u32, u32) {
     let environment = &host.env.vm.environment;
@@ -249,6 +258,9 @@ fn random_get(guest: &mut Guest<'_>, at: u32, len: u32) -> Answer {
     if len > MAX_RANDOM {
         return Ok(EINVAL);
     }
+    if len == 0 {
+        return Ok(0);
+    }
     let memory = memory(guest)?;
     let data = memory.data_mut(&mut *guest);
     let at = at as usize;
@@ -285,18 +297,23 @@ fn fd_write(guest: &mut Guest<'_>, fd: u32, iovs: u32, count: u32, out: u32) -> 
         let entry = iovs
             .checked_add(index.checked_mul(8).ok_or(Status::InvalidMemoryAccess)?)
             .ok_or(Status::InvalidMemoryAccess)?;
-        let part = range(data, number(entry)?, number(entry.saturating_add(4))?)?;
+        let (at, len) = (number(entry)?, number(entry.saturating_add(4))?);
+        if len == 0 {
+            // Its place is not looked at.
+            continue;
+        }
+        let part = range(data, at, len)?;
         written = written.saturating_add(u32::try_from(part.len()).unwrap_or(u32::MAX));
         if message.len() < 64 << 10 {
             message.extend_from_slice(&part[..part.len().min(64 << 10)]);
         }
     }
-    let message = message.strip_suffix(b"\n").unwrap_or(&message);
-    if !message.is_empty() {
+    if written > 0 {
+        let message = message.strip_suffix(b"\n").unwrap_or(&message);
         let text = String::from_utf8_lossy(message);
         let host = guest.data_mut();
         write_log(host, level, &text);
-        if host.phase == Phase::Open && level == 4 {
+        if host.phase == Phase::Open && level == 4 && !text.is_empty() {
             // A panic message comes this way: it is shown with the trap.
             host.remember(&text);
         }

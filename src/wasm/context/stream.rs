@@ -165,6 +165,15 @@ pub(crate) struct BodyView {
     /// The last callback had the body kept (`StopIterationAndBuffer`): it can be read and changed until it goes on, from
     /// any callback. What is held for another reason is not shown, as in Envoy.
     pub(crate) kept: bool,
+    /// The guest has let the stream go on in the callback that runs: what that came for is not shown any more.
+    pub(crate) hidden: bool,
+}
+
+impl BodyView {
+    /// The stream goes on. As in Envoy what the callback before had kept can be seen still, with what has come since.
+    pub(crate) fn hide(&mut self) {
+        self.hidden = !self.kept;
+    }
 }
 
 impl StreamContext {

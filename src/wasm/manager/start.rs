@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use super::modules::{Loaded, Wanted};
 use super::{Failure, Home, Inner};
 use crate::wasm::abi::Imports;
+use crate::wasm::abi::dns::Dns;
 use crate::wasm::context::{Environment, RootSpec};
 use crate::wasm::module::{LoadError, Module};
 use crate::wasm::plugin::Plugin;
@@ -55,6 +56,10 @@ impl Inner {
             on_trial: Arc::default(),
             policy: options.policy(&spec.name),
             probe: options.probe.clone(),
+            dns: options
+                .probe
+                .is_none()
+                .then(|| Dns::new(Arc::clone(&options.resolver), self.control.clone())),
         });
         let recipe = Recipe {
             runtime: Arc::clone(&machine.runtime),

@@ -169,6 +169,7 @@ impl Core {
         );
         let host = self.leave();
         host.calls.orphan();
+        host.lookups.cancel();
         host.effects.clear();
         host.roots.clear();
         host.pauses.clear();

@@ -69,10 +69,9 @@ impl Core {
                 self.call(|c| c.grpc_receive_trailing_metadata.as_ref(), params)?;
             }
             Event::Close(status, message) if hears_close => {
-                host.status = (status, message);
+                host.set_status(root, status, message);
                 self.call(|c| c.grpc_close.as_ref(), (root, token, status))?;
-                // The code stays.
-                self.store.data_mut().status.1.clear();
+                self.store.data_mut().clear_status(root);
             }
             Event::Close(..) => {}
         }

@@ -159,8 +159,6 @@ impl Core {
                 body,
                 trailers,
             }) => {
-                // Envoy leaves the code of the last failure.
-                host.status.1 = String::new();
                 let sizes = (
                     size(head.headers.len() + 1),
                     size(body.len()),
@@ -175,7 +173,8 @@ impl Core {
             }
             Err(error) => {
                 tracing::debug!(target: "wasm", "plugin {}: a callout failed: {error}", host.env.vm.name);
-                host.status = (11, "reset".to_owned());
+                // An answer leaves the code of the last failure, as in Envoy.
+                host.set_status(root, 11, "reset".to_owned());
                 let answer = CallAnswer {
                     head: None,
                     body: None,
@@ -189,8 +188,22 @@ impl Core {
         self.call(|c| c.http_call_response.as_ref(), params)?;
         let host = self.leave();
         host.call = None;
-        // The code stays.
-        host.status.1.clear();
+        host.clear_status(root);
+        self.count_memory();
+        Ok(())
+    }
+
+    /// `envoy_on_resolve_dns`: the guest reads the addresses as its call data.
+    pub(super) fn resolved(&mut self, token: u32, answer: Bytes) -> Result<(), Dead> {
+        let host = self.store.data_mut();
+        let Some(root) = host.lookups.finish(token) else {
+            return Ok(());
+        };
+        host.count_calls();
+        let size = u32::try_from(answer.len()).unwrap_or(u32::MAX);
+        self.enter_root(root).call_data = Some(answer);
+        self.call(|c| c.resolve_dns.as_ref(), (root, token, size))?;
+        self.leave().call_data = None;
         self.count_memory();
         Ok(())
     }

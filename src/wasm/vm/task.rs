@@ -89,6 +89,7 @@ impl Vm {
                 Ok(())
             }
             Message::GrpcFailed(failed) => self.with(|core| core.grpc_failed(failed)),
+            Message::Resolved { token, answer } => self.with(|core| core.resolved(token, answer)),
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
             Message::End {
                 root,

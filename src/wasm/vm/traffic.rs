@@ -108,7 +108,8 @@ impl Core {
         context.callback = Some(direction);
         context.bodies[side] = BodyView {
             data: Some(std::mem::take(buffer)),
-            kept: false,
+            kept: context.bodies[side].kept,
+            hidden: false,
         };
         // A plugin may add trailers where none come.
         context.may_add_trailers[side] = end_of_stream;

@@ -1,6 +1,7 @@
 """The fixed list: every family of host calls in every phase, every action, replies and resets by phase, callouts, traps.
 
-A case: `id`, `listener` (a name of `config.py`, or a dictionary: a listener of its own with a fresh VM), `script` and
+A case: `id`, `listener` (a name of `config.py`, or a dictionary: a listener of its own with a fresh VM, with `old` that of ABI
+0.1.0, with `pair` one of two plugins), `script` and
 `script2` (of the second plugin of a chain), `method`, `path`, `headers`, `chunks` (texts or numbers of bytes; `None`: no
 body), `length` (one body with a content-length), `trailers`, `answer` (see `servers.py`), `then` (a script for a second
 request).
@@ -10,7 +11,9 @@ import fnmatch
 import json
 
 import filtered
-from script import METRIC, QUEUE, TOKEN, UNSEEN, Iov, Out, Out32, Out64, Self, Wide, encode, pairs, path
+from script import (
+    CAS, METRIC, PLAIN, QUEUE, SUM, TOKEN, UNSEEN, Iov, Out, Out32, Out64, Reg, Self, Wide, encode, pairs, path,
+)  # fmt: skip
 from tables import BAD, CALL_HEADERS, CALL_POST, FAMILIES
 
 STREAM = [
@@ -71,8 +74,9 @@ def fixed():
 
     def add(id, **case):
         case = {"id": id, "listener": "plain", "script": {}, **case}
-        if case["listener"] == "plain" and "set_tick_period_milliseconds" in repr(case["script"]):
-            # The period is the root's: cases at the same time would share it.
+        of_root = ("set_tick_period_milliseconds", "declare_property")
+        if case["listener"] == "plain" and any(call in repr(case["script"]) for call in of_root):
+            # The period is the root's, and so is what it declares: cases at the same time would share it.
             case["listener"] = {}
         case["group"] = group_of(id)
         case["fatal"] = any(fnmatch.fnmatchcase(id, glob) for glob in FATAL)
@@ -129,6 +133,13 @@ def fixed():
         add(f"abi/old/{family}", listener="old", **{k: v for k, v in full().items()}, script={
             "request_headers": (CONTINUE, [op for op in operations if op[0] not in ("get_log_level",)]),
         })  # fmt: skip
+    # What a guest of 0.1.0 reads of both configurations; its own is a script.
+    ask = ("get_configuration", Out(SUM))
+    for phase in ("context_create", "vm_start", "configure", "tick#0"):
+        begin = {"configure": (1, [("set_tick_period_milliseconds", 20)])} if phase == "tick#0" else {}
+        add(f"old/configuration/{phase}", listener={"old": True, "root": {**begin, phase: (1, [ask, ("get_configuration", BAD, BAD)])}})
+    for phase in STREAM:
+        add(f"old/configuration/{phase}", **full(listener="old", script={phase + "#0": (CONTINUE, [("get_configuration", Out())])}))
 
     # Every action of every callback, with and without what would resume it.
     for listener in ("plain", "stop", "small"):
@@ -266,6 +277,10 @@ def fixed():
         "headers": (400, "d", "b", BAD, 5, 0),
     }.items():
         add(f"reply/oob/{name}", script={"request_headers": (CONTINUE, [("send_local_response", *arguments)])})
+    add("reply/details", script={
+        "request_headers": (STOP, [("send_local_response", 400, "a b\tc\nd\re\x0bf\x0cg", "b", "", 0xFFFFFFFF)]),
+        "log": (0, [("get_property", path("response", "code_details"), Out())]),
+    })  # fmt: skip
     add("reply/grpc-request", headers=[("content-type", "application/grpc")], script={"request_headers": (STOP, [replies["grpc"]])})
     add("reply/edited", script={
         "request_headers": (STOP, [replies["plain"]]),
@@ -540,6 +555,12 @@ def fixed():
                 ("continue_stream", kind),
             ]),
         }))  # fmt: skip
+    # What came goes on, and cannot be seen any more; what was kept before can.
+    gone = [("get_buffer_bytes", 0, 0, 100, Out()), ("get_buffer_status", 0, Out32(), Out32()), ("set_buffer_bytes", 0, 0, 0, "<")]
+    for action in (1, 2):
+        add(f"body/gone-on/{action}", **full(script={"request_body#0": (action, [RESUME, *gone])}))
+    add("body/gone-on/kept", **full(script={"request_body#0": (1, []), "request_body#1": (1, [RESUME, *gone])}))
+    add("body/gone-on/response", **full(script={"response_body#0": (1, [RESUME_RESPONSE, ("get_buffer_bytes", 1, 0, 100, Out())])}))
     add("body/emptied-at-once", chunks=["abc", "def"], script={"request_body": (0, [("set_buffer_bytes", 0, 0, 1000, "")])})
 
     # Routes.
@@ -611,6 +632,23 @@ def fixed():
             ("define_metric", 0, name, Out32(METRIC, 0)), ("increment_metric", _reg(0), Wide(2)), ("get_metric", _reg(0), Out64()),
         ])})  # fmt: skip
 
+    # One VM, and what belongs to one of its root contexts alone.
+    add("two/roots/grpc-token", listener={"pair": True}, script={
+        "request_headers": (STOP, [("grpc_stream", "grpc", "svc", "held", pairs(("x-case", "@case@"), ("x-n", "1")), Out32(PLAIN, 0)), call()]),
+        "http_call_response": (0, [("grpc_send", Reg(0), "mine", 0), ("set_effective_context", Self()), RESUME]),
+        "response_headers": (0, [("grpc_close", Reg(0)), ("grpc_cancel", Reg(0))]),
+    }, script2={
+        "request_headers": (0, [
+            *[(f"grpc_{name}", 6, *more) for name, more in (("send", ("not mine", 1)), ("close", ()), ("cancel", ()))],
+            *[(f"grpc_{name}", 5, *more) for name, more in (("send", ("not mine", 1)), ("close", ()), ("cancel", ()))],
+        ]),
+    })  # fmt: skip
+    add("two/roots/status", listener={"pair": True}, script={
+        "request_headers": (STOP, [cut]),
+        "http_call_response": (0, [("get_status", Out32(), Out()), ("set_effective_context", Self()), RESUME]),
+        "response_headers": (0, [("get_status", Out32(), Out())]),
+    }, script2={"request_headers": (0, [("get_status", Out32(), Out())]), "log": (0, [("get_status", Out32(), Out())])})  # fmt: skip
+
     # Queues tell their owner.
     add("queue/ready", script={
         "request_headers": (STOP, [("register_shared_queue", "@case@.ready", Out32(QUEUE, 0)), ("enqueue_shared_queue", _reg(0), "item")]),
@@ -636,6 +674,11 @@ def fixed():
             if phase in ("request_trailers", "response_trailers", "done", "delete"):
                 continue
             add(f"trap/{policy}/{phase}", **full(listener={"policy": policy}, script={phase + "#0": (0, [trap])}, then=after_trap))
+    # What nobody asks for is not given: the allocator is not called, and nothing is written to where null points to.
+    add("foreign/null", listener={"policy": "FAIL_CLOSED"}, script={"request_headers": (0, [
+        ("malloc", 4), ("call_foreign_function", "compress", "nobody asks", 0, 0), ("malloc", 0),
+        ("set_shared_data", "@case@.null", 0, 8, 0), ("get_shared_data", "@case@.null", Out(), Out32(CAS, 0)),
+    ])}, then=after_trap)  # fmt: skip
     for phase in ("http_call_response", "tick"):
         wait = call() if phase == "http_call_response" else ("set_tick_period_milliseconds", 1000)
         start = {"request_headers": (STOP, [wait])}

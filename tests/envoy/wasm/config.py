@@ -240,11 +240,13 @@ def bootstrap(numbered, guest, old_guest, port, log):
         elif policy:
             options["failure_policy"] = policy
         text = configuration("A", "x-script", create, root)
-        made = plugin(name, guest, text, name, **options)
+        made = plugin(name, old_guest if "old" in own else guest, text, name, **options)
         if "capabilities" in own:
             allowed = {capability: {} for capability in own["capabilities"]}
             made["typed_config"]["config"]["capability_restriction_config"] = {"allowed_capabilities": allowed}
         filters, loggers = ([], [made]) if "logger" in own else ([made], [])
+        if "pair" in own:
+            filters.append(plugin(name + "-2", guest, b, name, **options))
         listeners.append(listener(name, port(name), log, filters, idle=idle, loggers=loggers))
     return json.dumps(
         {

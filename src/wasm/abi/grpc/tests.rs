@@ -54,6 +54,17 @@ fn a_stream_is_known_until_both_sides_have_closed_it() {
 }
 
 #[test]
+fn a_token_is_known_to_its_root_context_alone() {
+    let mut exchanges = Exchanges::default();
+    exchanges.insert(6, exchange(1));
+    assert!(exchanges.of(1, 6).is_ok());
+    for (root, token) in [(2, 6), (0, 6), (1, 10)] {
+        let unknown = exchanges.of(root, token);
+        assert_eq!(unknown.err(), Some(Status::NotFound), "{root} {token}");
+    }
+}
+
+#[test]
 fn not_too_many_ended_streams_are_remembered() {
     let mut exchanges = Exchanges::default();
     for _ in 0..MAX_ENDED + 10 {

@@ -10,7 +10,7 @@ use crate::stream::{ConnectionInfo, StreamConfig};
 use crate::wasm::context::StreamContext;
 
 /// The id of the stream's context.
-const STREAM: u32 = 2;
+pub(super) const STREAM: u32 = 2;
 /// Where arguments lie, and where what is given is noted.
 const NAME: usize = 1024;
 const ARGUMENT: usize = 8192;
@@ -23,7 +23,7 @@ const BAD_ARGUMENT: u32 = 2;
 const NO_FORM: u32 = 3;
 const FAILURE: u32 = 10;
 
-fn connection() -> Arc<ConnectionInfo> {
+pub(super) fn connection() -> Arc<ConnectionInfo> {
     Arc::new(ConnectionInfo {
         id: 7,
         remote: "127.0.0.1:1234".parse().ok(),
@@ -35,7 +35,7 @@ fn connection() -> Arc<ConnectionInfo> {
     })
 }
 
-fn stream(connection: &Arc<ConnectionInfo>) -> Arc<Stream> {
+pub(super) fn stream(connection: &Arc<ConnectionInfo>) -> Arc<Stream> {
     let mut head = RequestHead::new(Method::GET, "host.example", "/path?query#fragment");
     for (name, value) in [("x-twice", "a"), ("x-twice", "b"), ("content-length", "12")] {
         head.headers
@@ -71,7 +71,7 @@ fn stream(connection: &Arc<ConnectionInfo>) -> Arc<Stream> {
 
 impl Bench {
     /// With a stream whose request headers are shown.
-    fn with_stream(stream: &Arc<Stream>) -> Self {
+    pub(super) fn with_stream(stream: &Arc<Stream>) -> Self {
         let mut bench = Self::new();
         bench.enter_stream(stream);
         bench

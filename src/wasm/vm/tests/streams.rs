@@ -1,0 +1,111 @@
+//! What a guest is told of its context, sees of a body, and answers.
+
+use super::foreign::{STREAM, connection, stream};
+use super::*;
+use crate::wasm::context::{BodyView, Effect};
+
+const AT: i64 = 16;
+const LEN: i64 = 20;
+
+impl Bench {
+    /// Makes a root context more.
+    fn add_root(&mut self) -> u32 {
+        let host = self.store.data_mut();
+        let id = host.fresh_id();
+        let made_for = Arc::clone(&host.roots[0].made_for);
+        host.roots.push(Root::new(id, made_for));
+        id
+    }
+
+    fn set_effective(&mut self, id: u32) {
+        let status = self.call("proxy_set_effective_context", &[i64::from(id)]);
+        assert_eq!(status.ok(), Some(0));
+    }
+}
+
+#[test]
+fn a_status_is_that_of_the_root_context() {
+    let mut bench = Bench::new();
+    let other = bench.add_root();
+    let status = |bench: &mut Bench, of: u32| {
+        bench.set_effective(of);
+        let called = bench.call("proxy_get_status", &[64, AT, LEN]);
+        assert_eq!(called.ok(), Some(0));
+        (bench.word(64), bench.given(AT as usize, LEN as usize))
+    };
+    let host = bench.store.data_mut();
+    host.set_status(ROOT, 14, "gone".to_owned());
+    assert_eq!(status(&mut bench, ROOT), (14, b"gone".to_vec()));
+    assert_eq!(status(&mut bench, other), (0, Vec::new()));
+    bench.store.data_mut().clear_status(ROOT);
+    assert_eq!(status(&mut bench, ROOT), (14, Vec::new()), "the code stays");
+}
+
+#[test]
+fn a_guest_of_abi_0_1_0_sees_one_of_two_configurations() {
+    let mut bench = Bench::with_stream(&stream(&connection()));
+    let other = bench.add_root();
+    for (configuring, context, expected) in [
+        (false, ROOT, "vm's"),
+        (false, STREAM, "vm's"),
+        (true, ROOT, "plugin's"),
+        (true, STREAM, "vm's"),
+        (true, other, "vm's"),
+    ] {
+        bench.store.data_mut().roots[0].configuring = configuring;
+        bench.set_effective(context);
+        let status = bench.call("proxy_get_configuration", &[AT, LEN]);
+        assert_eq!(status.ok(), Some(0));
+        let given = bench.given(AT as usize, LEN as usize);
+        assert_eq!(
+            String::from_utf8_lossy(&given),
+            expected,
+            "{configuring} {context}"
+        );
+    }
+}
+
+#[test]
+fn a_body_that_goes_on_is_not_shown_any_more() {
+    for direction in [0, 1] {
+        for (kept, shown, status) in [(false, &b""[..], 2), (true, b"body", 0)] {
+            let mut bench = Bench::with_stream(&stream(&connection()));
+            let streams = &mut bench.store.data_mut().streams;
+            let context = streams.get_mut(STREAM).expect("made");
+            context.callback = Some(Direction::Request);
+            context.bodies[0] = BodyView {
+                data: Some(Bytes::from_static(b"body")),
+                kept,
+                hidden: false,
+            };
+            let body = |bench: &mut Bench| {
+                let status = bench.call("proxy_get_buffer_bytes", &[0, 0, 10, AT, LEN]);
+                assert_eq!(status.ok(), Some(0));
+                bench.given(AT as usize, LEN as usize)
+            };
+            assert_eq!(body(&mut bench), b"body");
+            bench
+                .call("proxy_continue_stream", &[direction])
+                .expect("no trap");
+            assert_eq!(body(&mut bench), shown, "{direction} {kept}");
+            let written = bench.call("proxy_set_buffer_bytes", &[0, 0, 0, 0, 1]);
+            assert_eq!(written.ok(), Some(status), "{direction} {kept}");
+        }
+    }
+}
+
+#[test]
+fn the_details_of_a_reply_are_one_word() {
+    let mut bench = Bench::with_stream(&stream(&connection()));
+    bench.write(64, b"a b\tc\nd\re\x0bf\x0cg");
+    let reply = [403, 64, 13, 0, 0, 0, 0, -1];
+    assert_eq!(
+        bench.call("proxy_send_local_response", &reply).ok(),
+        Some(0)
+    );
+    let effects = &bench.store.data().effects;
+    let [Effect::Reply(STREAM, reply)] = &effects[..] else {
+        panic!("no reply");
+    };
+    assert_eq!(reply.details, "a_b_c_d_e_f_g");
+}

@@ -20,6 +20,8 @@ mod listeners;
 mod network;
 mod options;
 #[cfg(feature = "wasm")]
+mod places;
+#[cfg(feature = "wasm")]
 mod plugin_cli;
 mod plugins;
 mod process;

@@ -41,16 +41,16 @@ impl Choice {
         }
     }
 
-    /// What serves the place `place` of the configuration now.
+    /// What serves `slot` now, or a slot of its own where another filter of the chain has that.
     pub(in crate::filter) fn resolve(
-        place: &str,
+        slot: String,
         spec: &Arc<PluginSpec>,
         context: &BuildContext<'_>,
     ) -> Self {
         let chain = context.chain;
-        chain.warmth.slot(place);
+        let slot = chain.warmth.slot(slot);
         let mut trial = None;
-        let plugin = match chain.plugins.map(|plugins| plugins.resolve(place, spec)) {
+        let plugin = match chain.plugins.map(|plugins| plugins.resolve(&slot, spec)) {
             Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
             Some(Resolution::Trial(plugin, running)) => {
                 trial = Some(running);

@@ -75,9 +75,10 @@ impl Choice {
             let found = plugin.and_then(|plugin| Some((plugin, plugin.place()?)));
             return (found, None);
         };
-        for (plugin, part) in [trial.pick(), trial.fall_back()] {
+        for arm in trial.pick() {
+            let plugin = trial.plugin(arm);
             if let Some(place) = plugin.place() {
-                return (Some((plugin, place)), Some(part));
+                return (Some((plugin, place)), Some(trial.part(arm)));
             }
         }
         (None, None)

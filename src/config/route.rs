@@ -99,6 +99,30 @@ pub struct Place {
     cluster: Option<usize>,
 }
 
+impl Place {
+    /// The virtual host that it is in; `None` for the table's own place.
+    pub fn virtual_host<'a>(&self, table: &'a RouteConfig) -> Option<&'a VirtualHost> {
+        table.virtual_hosts.get(self.virtual_host?)
+    }
+
+    /// The route that it is in.
+    pub fn route<'a>(&self, table: &'a RouteConfig) -> Option<&'a Route> {
+        let route = self.virtual_host(table)?.routes.get(self.route?)?;
+        Some(route)
+    }
+
+    /// The weighted cluster that it is in.
+    pub fn cluster<'a>(&self, table: &'a RouteConfig) -> Option<&'a WeightedCluster> {
+        match &self.route(table)?.action {
+            Action::Forward(forward) => match &forward.cluster {
+                ClusterSpecifier::Weighted { clusters, .. } => clusters.get(self.cluster?),
+                ClusterSpecifier::Cluster(_) | ClusterSpecifier::Header(_) => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(number) = self.virtual_host {

@@ -1,5 +1,6 @@
 //! From a filter's message to its instance: what the file of a filter implements.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -66,10 +67,8 @@ pub trait PerRoute: FilterFactory {
 pub struct ChainContext<'a> {
     /// The connection manager's `stat_prefix`: filters' statistics are `http.<stat_prefix>.…`.
     pub stat_prefix: &'a str,
-    /// The listener's name.
-    pub listener: &'a str,
-    /// The filter chain's name; may be empty.
-    pub filter_chain: &'a str,
+    /// Where the chain stands, across updates: the beginning of the names of its plugins' [slots](crate::wasm::slot).
+    pub place: &'a str,
     /// The listener's direction.
     pub direction: TrafficDirection,
     /// The listener's metadata.
@@ -97,14 +96,22 @@ pub struct Warmth(Mutex<WarmthState>);
 
 #[derive(Debug, Default)]
 struct WarmthState {
-    slots: Vec<Box<str>>,
+    slots: BTreeSet<Box<str>>,
     cold: usize,
 }
 
 impl Warmth {
-    /// The filter resolves this slot of the Wasm host.
-    pub fn slot(&self, slot: &str) {
-        self.0.lock().slots.push(slot.into());
+    /// The slot of the Wasm host that the filter is to resolve: this one, or where the chain has that already, one of its
+    /// own. Filters that are alike are told apart by their order.
+    pub fn slot(&self, slot: String) -> Box<str> {
+        let slots = &mut self.0.lock().slots;
+        let mut own = Box::<str>::from(slot.as_str());
+        let mut number = 1;
+        while !slots.insert(own.clone()) {
+            number += 1;
+            own = format!("{slot}#{number}").into();
+        }
+        own
     }
 
     /// A plugin has no version that could serve, and one is still loading.
@@ -129,17 +136,15 @@ impl Warmth {
 
     /// The same, and the slots of `other` as well.
     pub fn with_slots_of(&self, other: &Self) -> Self {
-        let mut slots = self.slots();
+        let mut slots = self.0.lock().slots.clone();
         slots.extend(other.slots());
-        slots.sort_unstable();
-        slots.dedup();
         let cold = self.waiting();
         Self(Mutex::new(WarmthState { slots, cold }))
     }
 
     /// The slots.
     pub fn slots(&self) -> Vec<Box<str>> {
-        self.0.lock().slots.clone()
+        self.0.lock().slots.iter().cloned().collect()
     }
 }
 

@@ -485,8 +485,7 @@ pub(crate) fn with_context<R>(
     let warmth = super::factory::Warmth::default();
     f(&super::ChainContext {
         stat_prefix: "p",
-        listener: "l",
-        filter_chain: "",
+        place: "l",
         direction: TrafficDirection::Unspecified,
         listener_metadata: None,
         metrics,

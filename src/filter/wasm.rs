@@ -23,28 +23,29 @@
 mod choice;
 mod declared;
 mod hold;
+mod routes;
 mod tap;
 
 pub(super) use self::choice::Choice;
 use self::hold::Hold;
+use self::routes::{Key, OfRoutes};
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::StatusCode;
 use http_body::Body as _;
 
-use super::factory::{PerRoute, per_route_all};
+use super::factory::PerRoute;
 use super::{BoxFuture, BuildContext, FilterFactory, HttpFilter, Step};
 use crate::config::ConfigError;
 use crate::config::error::At as _;
 use crate::http::{Body, LocalReply};
 use crate::pb::envoy::extensions::filters::http::wasm::v3 as proto;
-use crate::stream::attempt::{UPSTREAM_SLOTS, is_upstream};
+use crate::stream::attempt::is_upstream;
 use crate::stream::{PumpHandle, Stream, Verdict};
 use crate::wasm::rollout::Part;
-use crate::wasm::spec::{Code, Digest, FailurePolicy};
-use crate::wasm::{Direction, Place, PluginSpec, Plugins};
+use crate::wasm::spec::{Code, FailurePolicy};
+use crate::wasm::{Direction, Place, PluginSpec, Plugins, slot};
 
 /// The filter of one chain: one version of one plugin, and those that its routes put in its place.
 #[derive(Debug)]
@@ -52,8 +53,7 @@ pub struct Wasm {
     slot: usize,
     name: Box<str>,
     own: Choice,
-    /// By the key of what a route says.
-    by_route: HashMap<Digest, Choice>,
+    of_routes: OfRoutes,
     /// False where none of them has a callback that hears of a stream's end.
     hears_ends: bool,
 }
@@ -108,8 +108,8 @@ pub(super) fn admit(
 #[derive(Default)]
 struct State {
     place: Option<Place>,
-    /// The key of the choice; `None`: the filter's own.
-    route: Option<Box<Digest>>,
+    /// The route's choice; `None`: the filter's own.
+    route: Option<Key>,
     /// How the version fails that it began with. The version itself is kept by the chain, which its streams keep.
     policy: Option<FailurePolicy>,
     id: u32,
@@ -125,45 +125,33 @@ struct State {
 
 impl Wasm {
     /// Brings it to life.
-    pub(super) fn of(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
+    fn of(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
         let chain = context.chain;
-        let slot = match context.slot.checked_sub(UPSTREAM_SLOTS) {
-            Some(slot) => format!("upstream {slot}"),
-            None => context.slot.to_string(),
+        let kind = if is_upstream(context.slot) {
+            "upstream"
+        } else {
+            "http"
         };
-        let place = format!(
-            "{}/{}/{}/{slot}/{}",
-            chain.listener, chain.filter_chain, chain.stat_prefix, context.name
-        );
-        let own = Choice::resolve(&place, config, context);
-        let mut by_route = HashMap::new();
-        if let Some(routes) = chain.routes {
-            routes.each_per_filter(&mut |_, per_filter| {
-                let config = per_filter.get(context.name);
-                let Some(config) = config.and_then(|config| config.config.as_ref()) else {
-                    return;
-                };
-                let parsed: Arc<dyn std::any::Any + Send + Sync> = config.parsed.clone();
-                let Ok(spec) = parsed.downcast::<PluginSpec>() else {
-                    return;
-                };
-                // The slot goes with the version, not with its place: places move when routes do.
-                by_route.entry(spec.key()).or_insert_with(|| {
-                    Choice::resolve(&format!("{place}/route/{}", spec.key()), &spec, context)
-                });
-            });
-        }
-        Self::with(context.slot, context.name, own, by_route)
+        let name = slot::part(context.name);
+        let slot = slot::of(&[chain.place, kind, &name], config);
+        let own = Choice::resolve(slot, config, context);
+        Self::with(context.slot, context.name, own, OfRoutes::resolve(context))
     }
 
-    fn with(slot: usize, name: &str, own: Choice, by_route: HashMap<Digest, Choice>) -> Self {
-        let hears_ends = own.hears_ends || by_route.values().any(|choice| choice.hears_ends);
+    /// As an access logger, whose name is but its number.
+    pub(super) fn log(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
+        let slot = slot::of(&[context.chain.place, "log"], config);
+        let own = Choice::resolve(slot, config, context);
+        Self::with(context.slot, context.name, own, OfRoutes::default())
+    }
+
+    fn with(slot: usize, name: &str, own: Choice, of_routes: OfRoutes) -> Self {
         Self {
             slot,
             name: name.into(),
+            hears_ends: own.hears_ends || of_routes.hear_ends(),
             own,
-            by_route,
-            hears_ends,
+            of_routes,
         }
     }
 
@@ -177,39 +165,24 @@ impl Wasm {
         place
     }
 
-    /// What the route of `stream` asks for.
+    /// What the route of `stream` asks for, and by which key it is found again.
     #[inline]
-    fn choose(&self, stream: &Stream) -> &Choice {
-        if self.by_route.is_empty() {
-            return &self.own;
+    fn choose(&self, stream: &Stream) -> (Option<Key>, &Choice) {
+        match self.of_routes.choose(&self.name, stream) {
+            Some((key, choice)) => (Some(key), choice),
+            None => (None, &self.own),
         }
-        let route = stream.route();
-        route
-            .as_ref()
-            .and_then(|route| per_route_all::<PluginSpec>(route, &self.name).next())
-            .and_then(|spec| self.by_route.get(&spec.key()))
-            .unwrap_or(&self.own)
-    }
-
-    fn key_of(&self, choice: &Choice) -> Option<Digest> {
-        if self.by_route.is_empty() {
-            return None;
-        }
-        // What serves may be an earlier version than the one asked for.
-        self.by_route
-            .iter()
-            .find_map(|(key, one)| std::ptr::eq(one, choice).then_some(*key))
     }
 
     /// What the stream met first: its route may have changed since.
-    fn chosen(&self, key: Option<&Digest>) -> &Choice {
-        key.and_then(|key| self.by_route.get(key))
+    fn chosen(&self, key: Option<Key>) -> &Choice {
+        key.and_then(|key| self.of_routes.get(key))
             .unwrap_or(&self.own)
     }
 
     /// Settles where a stream belongs that had no context while it lasted.
     fn settle(&self, state: &mut State, stream: &Stream) {
-        let plugin = self.choose(stream).plugin();
+        let plugin = self.choose(stream).1.plugin();
         state.place = plugin.and_then(|plugin| plugin.place());
         state.policy = plugin.map(|plugin| plugin.spec().failure);
     }
@@ -253,7 +226,7 @@ fn fail_stream() -> LocalReply {
 
 impl HttpFilter for Wasm {
     fn request(&self, stream: &Arc<Stream>, body: Body) -> Step<Body> {
-        let choice = self.choose(stream);
+        let (route, choice) = self.choose(stream);
         let (found, part) = choice.pick();
         let Some((plugin, place)) = found else {
             return self.without_vm(choice, stream, body);
@@ -277,7 +250,7 @@ impl HttpFilter for Wasm {
         let step = hold.head(stream, Direction::Request, body, answer, &choice.on_loss);
         let state = State {
             place: Some(place),
-            route: self.key_of(choice).map(Box::new),
+            route,
             policy: Some(policy),
             id,
             failed: false,
@@ -302,7 +275,7 @@ impl HttpFilter for Wasm {
                 policy: state.policy?,
                 slot: self.slot,
             };
-            Some((hold, self.chosen(state.route.as_deref())))
+            Some((hold, self.chosen(state.route)))
         });
         // Without a context Envoy's filter passes, too.
         let Some((hold, choice)) = pinned.flatten() else {

@@ -35,7 +35,7 @@ impl FilterFactory for WasmLog {
     }
 
     fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
-        Arc::new(Self(Wasm::of(config, context)))
+        Arc::new(Self(Wasm::log(config, context)))
     }
 }
 

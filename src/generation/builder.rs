@@ -1,6 +1,8 @@
 //! Makes the next [`Generation`] of a snapshot and the one before.
 
 mod network;
+mod place;
+mod same;
 mod tcp;
 mod upstream;
 
@@ -14,6 +16,7 @@ use super::{
 };
 use arc_swap::ArcSwap;
 
+use self::same::{runs_plugins, same_clusters, same_discovered, same_table};
 use self::upstream::LiveFilters;
 use crate::base::{PerWorker, Shard};
 use crate::cluster::client::CallFilters;
@@ -23,7 +26,7 @@ use crate::config::extension::{HttpFilterConfig, allows};
 use crate::config::http_connection_manager::{FilterSource, HttpFilter, RouteSource};
 use crate::config::listener::{FilterChain, Terminal};
 use crate::config::{Listener, Snapshot};
-use crate::filter::factory::{ChainContext, Warmth, runs_plugin};
+use crate::filter::factory::{ChainContext, Warmth};
 use crate::filter::upstream::UpstreamFilters;
 use crate::filter::{HttpFilterChain, Registry};
 use crate::pb;
@@ -239,10 +242,11 @@ impl Builder {
                 return self.tcp_chain(listener, chain, config, identity, predecessor, world);
             }
         };
+        let place = place::of(listener, &identity);
         let predecessor = predecessor.as_ref();
         let network = self.network(
             listener,
-            chain,
+            (chain, &place),
             (&manager.stat_prefix, manager.options.buffer_limit),
             predecessor,
             world,
@@ -279,7 +283,7 @@ impl Builder {
             }
         };
         let http_stats = self.http_stats(&manager.stat_prefix);
-        let discovered = discovered(
+        let mut discovered = discovered(
             &manager.http_filters,
             world.snapshot,
             kept.map(|known| &known.chain.discovered),
@@ -312,7 +316,7 @@ impl Builder {
                 let context = ChainContext {
                     routes: routes.as_ref().map(|table| &**table.config()),
                     health_failed: Some(&self.parts.health_failed),
-                    ..self.chain_context(listener, chain, &manager.stat_prefix, &warmth)
+                    ..self.chain_context(listener, &place, &manager.stat_prefix, &warmth)
                 };
                 let filters = HttpFilterChain::build(
                     &self.parts.filters,
@@ -324,14 +328,16 @@ impl Builder {
                 (Arc::new(filters), warmth)
             }
         };
-        if let Some(known) = same
+        if let Some(known) = same.or(kept)
             && warmth.is_cold()
             && !known.chain.warmth.is_cold()
         {
-            // Routes have plugins that are not ready: the routes before them go on, with their plugins.
+            // Routes, or discovered filters of a chain that is to go on, have plugins that are not ready: those before them
+            // go on, with their plugins.
             warmth = Arc::new(known.chain.warmth.with_slots_of(&warmth));
             filters = Arc::clone(&known.hcm.filters);
             routes.clone_from(&known.hcm.stream.routes);
+            discovered.clone_from(&known.chain.discovered);
         }
         let access_log = match known {
             Some(known) if known.hcm.config.access_log == manager.access_log => {
@@ -375,18 +381,17 @@ impl Builder {
         })
     }
 
-    /// What filters of `chain` are built with, but for what HTTP alone has.
+    /// What filters of the chain at `place` are built with, but for what HTTP alone has.
     fn chain_context<'a>(
         &'a self,
         listener: &'a Listener,
-        chain: &'a FilterChain,
+        place: &'a str,
         stat_prefix: &'a str,
         warmth: &'a Warmth,
     ) -> ChainContext<'a> {
         ChainContext {
             stat_prefix,
-            listener: &listener.name,
-            filter_chain: &chain.name,
+            place,
             direction: listener.direction,
             listener_metadata: listener.metadata.as_ref(),
             metrics: &self.parts.metrics,
@@ -556,44 +561,6 @@ fn discovered(
                 .cloned()
         })
         .collect()
-}
-
-/// True where a route configures a plugin of its own.
-fn runs_plugins(routes: &Option<Arc<RouteTable>>) -> bool {
-    let Some(table) = routes else { return false };
-    let mut found = false;
-    table.config().each_per_filter(&mut |_, per_filter| {
-        found |= per_filter
-            .values()
-            .any(|config| config.config.as_ref().is_some_and(runs_plugin));
-    });
-    found
-}
-
-fn same_table(a: &Option<Arc<RouteTable>>, b: &Option<Arc<RouteTable>>) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
-fn same_discovered(before: &Discovered, after: &Discovered) -> bool {
-    before.len() == after.len()
-        && before.iter().zip(after).all(|pair| match pair {
-            (Some(before), Some(after)) => Arc::ptr_eq(before, after) || before == after,
-            (None, None) => true,
-            _ => false,
-        })
-}
-
-fn same_clusters(before: &Snapshot, after: &Snapshot) -> bool {
-    before.clusters.len() == after.clusters.len()
-        && before
-            .clusters
-            .iter()
-            .zip(&after.clusters)
-            .all(|((old_name, old), (new_name, new))| old_name == new_name && Arc::ptr_eq(old, new))
 }
 
 #[cfg(test)]

@@ -222,8 +222,7 @@ impl Host {
             let warmth = Warmth::default();
             let chain = ChainContext {
                 stat_prefix: "plugin",
-                listener: "plugin",
-                filter_chain: "",
+                place: "plugin",
                 direction: TrafficDirection::Inbound,
                 listener_metadata: None,
                 metrics: &registry,

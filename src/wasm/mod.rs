@@ -18,6 +18,7 @@ mod options;
 mod probe;
 mod service;
 mod sink;
+pub mod slot;
 pub mod source;
 pub mod spec;
 pub mod status;

@@ -4,13 +4,17 @@
 //! What is compared: the part of streams that the plugin itself broke (a VM that failed under them, or a reply of its own
 //! with a status of 500 or more), or, where those are more, the VMs that failed whatever they were at – a log, the end of a
 //! stream, a timer –, and how long streams took. A version that breaks more is rolled back as soon as that is
-//! plain, and at the latest when the window ends. Streams stay with the version that they began with; those for which the
+//! plain, and at the latest when the window ends. One that holds streams up for ever ends none, and breaks none: so what
+//! is still open long after it began counts, too, beyond the part of streams that last as long with the old version.
+//!
+//! Streams stay with the version that they began with; those for which the
 //! version on trial has no VM begin with the old one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -22,6 +26,13 @@ use crate::config::wasm_settings::RolloutPolicy;
 const FEW: u64 = 5;
 /// A window in which too few streams came is that much longer at most.
 const PATIENCE: u32 = 10;
+/// So many times in a window the streams that are open are told by their age.
+const SLICES: u32 = 32;
+/// A stream hangs that takes so many times as long as nearly all of the old version's,
+const FAR: u32 = 10;
+/// and at least so long; but never where that is more than this part of a window.
+const LONG: Duration = Duration::from_secs(1);
+const PART_OF_WINDOW: u32 = 8;
 
 /// What became of a version on trial.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +45,10 @@ pub(crate) enum Verdict {
 
 /// Of which version a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arm {
+pub enum Arm {
+    /// The one that served before.
     Old = 0,
+    /// The one on trial.
     New = 1,
 }
 
@@ -47,11 +60,19 @@ pub struct Trial {
     policy: RolloutPolicy,
     /// Streams of a million that begin with the new version.
     share: AtomicU32,
+    round: ArcSwap<Round>,
+    verdict: Mutex<Option<Verdict>>,
+}
+
+/// What is counted since the trial began, or since it went on after a pause.
+#[derive(Debug)]
+struct Round {
     begin: Instant,
+    /// How long a slice of the window is.
+    slice: Duration,
     /// VMs of either that had failed before.
     failed_before: [u64; 2],
     tallies: [Tally; 2],
-    verdict: Mutex<Option<Verdict>>,
 }
 
 /// What came of one version's streams.
@@ -60,6 +81,8 @@ struct Tally {
     streams: AtomicU64,
     broken: AtomicU64,
     times: [AtomicU64; BUCKETS],
+    /// Those that have not ended, by the slice that they began in.
+    open: [AtomicU64; (SLICES * PATIENCE) as usize + 1],
 }
 
 impl Default for Tally {
@@ -68,21 +91,35 @@ impl Default for Tally {
             streams: AtomicU64::new(0),
             broken: AtomicU64::new(0),
             times: std::array::from_fn(|_| AtomicU64::new(0)),
+            open: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
 
-/// A stream's part in a trial.
-#[derive(Clone, Debug)]
+/// A stream's part in a trial, until the stream has ended. One that is dropped before was no stream's.
+#[derive(Debug)]
 pub struct Part {
-    trial: Arc<Trial>,
+    round: Arc<Round>,
     arm: Arm,
+    /// The slice that it began in.
+    slice: usize,
 }
 
 impl Part {
+    fn begin(round: Arc<Round>, arm: Arm) -> Self {
+        let slice = round.slice_at(round.begin.elapsed());
+        let part = Self { round, arm, slice };
+        part.tally().open[slice].fetch_add(1, Relaxed);
+        part
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.round.tallies[self.arm as usize]
+    }
+
     /// The stream has ended: whether the plugin broke it, and how long it took.
-    pub fn ended(&self, broken: bool, took: Duration) {
-        let tally = &self.trial.tallies[self.arm as usize];
+    pub fn ended(self, broken: bool, took: Duration) {
+        let tally = self.tally();
         tally.streams.fetch_add(1, Relaxed);
         if broken {
             tally.broken.fetch_add(1, Relaxed);
@@ -92,29 +129,55 @@ impl Part {
     }
 }
 
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.tally().open[self.slice].fetch_sub(1, Relaxed);
+    }
+}
+
+impl Round {
+    fn new(policy: &RolloutPolicy, old: &Plugin, new: &Plugin) -> Self {
+        Self {
+            begin: Instant::now(),
+            slice: (policy.window / SLICES).max(Duration::from_millis(1)),
+            failed_before: [old.failed_vms(), new.failed_vms()],
+            tallies: Default::default(),
+        }
+    }
+
+    /// What comes after the last slice is of it.
+    fn slice_at(&self, age: Duration) -> usize {
+        let slice = age.as_nanos() / self.slice.as_nanos();
+        usize::try_from(slice).map_or(usize::MAX, |slice| slice.min((SLICES * PATIENCE) as usize))
+    }
+}
+
 impl Trial {
     pub(crate) fn new(old: Arc<Plugin>, new: Arc<Plugin>, policy: RolloutPolicy) -> Self {
         new.set_on_trial(true);
         Self {
             share: AtomicU32::new(per_million(policy.share_percent)),
+            round: ArcSwap::from_pointee(Round::new(&policy, &old, &new)),
             policy,
-            begin: Instant::now(),
-            failed_before: [old.failed_vms(), new.failed_vms()],
-            tallies: Default::default(),
             verdict: Mutex::new(None),
             old,
             new,
         }
     }
 
-    /// Which version a stream begins with, and its part in the trial.
-    pub fn pick(self: &Arc<Self>) -> (&Arc<Plugin>, Part) {
-        let arm = if fastrand::u32(..1_000_000) < self.share.load(Relaxed) {
-            Arm::New
+    /// The versions that a stream may begin with, the one that it is to begin with first. The old one stands in where the
+    /// new one cannot take it.
+    pub fn pick(&self) -> [Arm; 2] {
+        if fastrand::u32(..1_000_000) < self.share.load(Relaxed) {
+            [Arm::New, Arm::Old]
         } else {
-            Arm::Old
-        };
-        (self.plugin(arm), self.part(arm))
+            [Arm::Old, Arm::Old]
+        }
+    }
+
+    /// A stream begins with this version.
+    pub fn part(&self, arm: Arm) -> Part {
+        Part::begin(self.round.load_full(), arm)
     }
 
     /// As [`Plugin::hears_ends`], of either.
@@ -122,19 +185,8 @@ impl Trial {
         self.old.hears_ends() || self.new.hears_ends()
     }
 
-    /// The old version, for a stream that the new one cannot take.
-    pub fn fall_back(self: &Arc<Self>) -> (&Arc<Plugin>, Part) {
-        (&self.old, self.part(Arm::Old))
-    }
-
-    fn part(self: &Arc<Self>, arm: Arm) -> Part {
-        Part {
-            trial: Arc::clone(self),
-            arm,
-        }
-    }
-
-    fn plugin(&self, arm: Arm) -> &Arc<Plugin> {
+    /// The version itself.
+    pub fn plugin(&self, arm: Arm) -> &Arc<Plugin> {
         match arm {
             Arm::Old => &self.old,
             Arm::New => &self.new,
@@ -149,11 +201,17 @@ impl Trial {
         self.verdict.lock().clone()
     }
 
-    /// Changes the share of the new version, in percent.
+    /// Changes the share of the new version, in percent. Without a share the trial rests: there is no verdict for want of
+    /// streams, and it begins anew when it goes on.
     pub(crate) fn set_share(&self, percent: u32) {
-        if self.verdict.lock().is_none() {
-            self.share.store(per_million(percent), Relaxed);
+        if self.verdict.lock().is_some() {
+            return;
         }
+        if percent > 0 && self.share.load(Relaxed) == 0 {
+            let round = Round::new(&self.policy, &self.old, &self.new);
+            self.round.store(Arc::new(round));
+        }
+        self.share.store(per_million(percent), Relaxed);
     }
 
     /// Ends it; false where it has ended.
@@ -177,22 +235,31 @@ impl Trial {
 
     /// Looks at how it goes; true where it has ended with this look.
     pub(crate) fn look(&self) -> bool {
-        let [old, new] = [Arm::Old, Arm::New].map(|arm| self.count(arm));
-        match judge(&self.policy, &old, &new, self.begin.elapsed()) {
+        let round = self.round.load();
+        let [old, new] = self.counts(&round);
+        let rests = self.share.load(Relaxed) == 0;
+        match judge(&self.policy, &old, &new, round.begin.elapsed(), rests) {
             Some(verdict) => self.decide(verdict),
             None => false,
         }
     }
 
-    fn count(&self, arm: Arm) -> Count {
-        let before = self.failed_before[arm as usize];
-        let failed = self.plugin(arm).failed_vms().saturating_sub(before);
-        self.tallies[arm as usize].count(failed)
+    fn counts(&self, round: &Round) -> [Count; 2] {
+        let old = &round.tallies[Arm::Old as usize];
+        let limit = hangs_after(&self.policy, old.quantile(99));
+        let age = round.begin.elapsed();
+        // A slice that is over for so long.
+        let overdue = age.checked_sub(limit).map_or(0, |age| round.slice_at(age));
+        [Arm::Old, Arm::New].map(|arm| {
+            let before = round.failed_before[arm as usize];
+            let failed = self.plugin(arm).failed_vms().saturating_sub(before);
+            round.tallies[arm as usize].count(failed, limit, overdue)
+        })
     }
 
     /// How it goes, in a line.
     pub(crate) fn describe(&self) -> String {
-        let [old, new] = [Arm::Old, Arm::New].map(|arm| self.count(arm));
+        let [old, new] = self.counts(&self.round.load());
         format!(
             "on trial with {} % of streams: {}; the old version: {}",
             f64::from(self.share.load(Relaxed)) / 10_000.0,
@@ -206,21 +273,40 @@ fn per_million(percent: u32) -> u32 {
     percent.min(100) * 10_000
 }
 
+/// How long a stream takes that hangs, where nearly all of the old version's take up to `usual`.
+fn hangs_after(policy: &RolloutPolicy, usual: Duration) -> Duration {
+    let far = usual.saturating_mul(FAR).max(LONG);
+    let seen = far.min(policy.window / PART_OF_WINDOW);
+    // What may be added is no sign.
+    seen.max(policy.max_added_latency)
+}
+
 impl Tally {
-    fn count(&self, failed: u64) -> Count {
+    fn quantile(&self, percent: u64) -> Duration {
         let times: Vec<u64> = self.times.iter().map(|count| count.load(Relaxed)).collect();
-        let ended: u64 = times.iter().sum();
-        let rank = (ended * 9).div_ceil(10).max(1);
+        let rank = (times.iter().sum::<u64>() * percent).div_ceil(100).max(1);
         let mut seen = 0;
-        let p90 = times.iter().position(|count| {
+        let found = times.iter().position(|count| {
             seen += count;
             seen >= rank
         });
+        found.map_or(Duration::ZERO, |found| Duration::from_nanos(bound(found)))
+    }
+
+    /// With what took longer than `limit`, and is still open of the first `overdue` slices.
+    fn count(&self, failed: u64, limit: Duration, overdue: usize) -> Count {
+        let sum =
+            |counts: &[AtomicU64]| counts.iter().map(|count| count.load(Relaxed)).sum::<u64>();
+        let limit = bucket(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let overdue = sum(&self.open[..overdue]);
         Count {
             streams: self.streams.load(Relaxed),
             broken: self.broken.load(Relaxed),
             failed,
-            p90: p90.map_or(Duration::ZERO, |found| Duration::from_nanos(bound(found))),
+            p90: self.quantile(90),
+            open: sum(&self.open),
+            overdue,
+            hung: overdue + sum(&self.times[limit + 1..]),
         }
     }
 }
@@ -233,6 +319,12 @@ struct Count {
     /// VMs.
     failed: u64,
     p90: Duration,
+    /// Streams that have not ended.
+    open: u64,
+    /// Those of them that have been open for too long.
+    overdue: u64,
+    /// These, and those that ended after as long.
+    hung: u64,
 }
 
 impl Count {
@@ -250,14 +342,36 @@ impl Count {
         self.streams.max(self.harm()).max(1)
     }
 
+    /// Streams of which is known what became of them.
+    fn seen(&self) -> u64 {
+        self.streams + self.overdue
+    }
+
+    /// True where more of its streams hang than of those of `old` and `allowed`, beyond chance: where streams may last,
+    /// many do with either version.
+    fn hangs_more(&self, old: &Self, allowed: f64) -> bool {
+        if self.seen() == 0 || old.seen() == 0 {
+            return false;
+        }
+        let [new_seen, old_seen] = [self, old].map(|count| count.seen() as f64);
+        let all = (self.hung + old.hung) as f64 / (new_seen + old_seen);
+        let deviation = (all * (1.0 - all) * (1.0 / new_seen + 1.0 / old_seen)).sqrt();
+        let more = self.hung as f64 / new_seen - old.hung as f64 / old_seen;
+        more > allowed + 3.0 * deviation
+    }
+
     fn describe(&self) -> String {
+        let hung = match self.hung {
+            0 => String::new(),
+            hung => format!(", {hung} hung"),
+        };
         let failed = match self.failed {
             0 => String::new(),
             1 => ", 1 VM failed".to_owned(),
             failed => format!(", {failed} VMs failed"),
         };
         format!(
-            "{} of {} streams broken ({:.2} %){failed}, p90 {:?}",
+            "{} of {} streams broken ({:.2} %){failed}{hung}, p90 {:?}",
             self.broken,
             self.streams,
             self.broken as f64 / self.streams.max(1) as f64 * 100.0,
@@ -266,11 +380,18 @@ impl Count {
     }
 }
 
-/// The verdict, once there is one.
-fn judge(policy: &RolloutPolicy, old: &Count, new: &Count, age: Duration) -> Option<Verdict> {
+/// The verdict, once there is one. While the trial `rests`, that is only what was plain before.
+fn judge(
+    policy: &RolloutPolicy,
+    old: &Count,
+    new: &Count,
+    age: Duration,
+    rests: bool,
+) -> Option<Verdict> {
     let report = || format!("{}; the old version: {}", new.describe(), old.describe());
     let roll_back = |why: &str| Some(Verdict::RolledBack(format!("{why}: {}", report())));
-    let allowed = old.part() + policy.max_broken_percent / 100.0;
+    let margin = policy.max_broken_percent / 100.0;
+    let allowed = old.part() + margin;
     // Two standard deviations of a count that is as small as this.
     let harm = new.harm() as f64;
     let surely = (harm - 2.0 * harm.sqrt()) / new.of() as f64;
@@ -282,19 +403,30 @@ fn judge(policy: &RolloutPolicy, old: &Count, new: &Count, age: Duration) -> Opt
     if new.harm() >= FEW && surely > allowed {
         return roll_back(breaks_more);
     }
-    if age < policy.window {
+    let hangs_more = new.hangs_more(old, margin);
+    if new.hung >= FEW && hangs_more {
+        return roll_back("its streams hang");
+    }
+    if rests || age < policy.window {
         return None;
     }
-    if new.streams < u64::from(policy.min_streams) {
-        let waited = age >= policy.window.saturating_mul(PATIENCE);
-        return match (waited, new.harm()) {
-            (false, _) => None,
-            (true, 0) => Some(Verdict::Promoted(format!("few streams came: {}", report()))),
-            (true, _) => roll_back("few streams came, and it breaks some"),
+    if new.seen() < u64::from(policy.min_streams) {
+        if age < policy.window.saturating_mul(PATIENCE) {
+            return None;
+        }
+        // Where streams last, those of the old version do as well.
+        let none_ends = new.streams == 0 && new.open > 0 && (old.streams > 0 || old.open == 0);
+        return match new.harm() {
+            0 if hangs_more || none_ends => roll_back("few streams came, and they hang"),
+            0 => Some(Verdict::Promoted(format!("few streams came: {}", report()))),
+            _ => roll_back("few streams came, and it breaks some"),
         };
     }
     if new.part() > allowed {
         return roll_back(breaks_more);
+    }
+    if hangs_more {
+        return roll_back("its streams hang");
     }
     if old.streams >= u64::from(policy.min_streams)
         && new.p90 > old.p90.saturating_add(policy.max_added_latency)
@@ -312,8 +444,34 @@ mod tests {
         Count {
             streams,
             broken,
-            failed: 0,
             p90: Duration::from_millis(millis),
+            ..Count::default()
+        }
+    }
+
+    /// Of so many streams that came, these are open and overdue.
+    fn hanging(came: u64, overdue: u64) -> Count {
+        Count {
+            open: overdue,
+            overdue,
+            hung: overdue,
+            ..count(came - overdue, 0, 5)
+        }
+    }
+
+    /// Streams that are open, none for too long.
+    fn open(open: u64) -> Count {
+        Count {
+            open,
+            ..count(0, 0, 0)
+        }
+    }
+
+    /// Streams that ended, so many of them after all too long.
+    fn late(ended: u64, hung: u64) -> Count {
+        Count {
+            hung,
+            ..count(ended, 0, 5)
         }
     }
 
@@ -397,8 +555,55 @@ mod tests {
                 60,
                 Some(true),
             ),
+            ("all hang", count(90, 0, 5), hanging(10, 10), 8, Some(false)),
+            ("four hang", count(90, 0, 5), hanging(4, 4), 8, None),
+            (
+                "four hang for ever",
+                count(90, 0, 5),
+                hanging(4, 4),
+                600,
+                Some(false),
+            ),
+            ("all are open", count(90, 0, 5), open(2), 600, Some(false)),
+            (
+                "all are open, and there is no old one",
+                open(0),
+                open(2),
+                600,
+                Some(false),
+            ),
+            (
+                "all are open with either",
+                open(18),
+                open(2),
+                600,
+                Some(true),
+            ),
+            ("5 % hang", good, hanging(1000, 50), 30, Some(false)),
+            (
+                "1 % hangs, which is allowed",
+                good,
+                hanging(1000, 10),
+                60,
+                Some(true),
+            ),
+            ("5 % hung for long", good, late(1000, 50), 30, Some(false)),
+            (
+                "streams last with either",
+                hanging(900, 300),
+                hanging(100, 40),
+                60,
+                Some(true),
+            ),
+            (
+                "and no fewer came for that",
+                hanging(900, 900),
+                hanging(100, 100),
+                60,
+                Some(true),
+            ),
         ] {
-            let verdict = judge(&policy, &old, &new, Duration::from_secs(seconds));
+            let verdict = judge(&policy, &old, &new, Duration::from_secs(seconds), false);
             let promoted = verdict
                 .as_ref()
                 .map(|verdict| matches!(verdict, Verdict::Promoted(_)));
@@ -417,6 +622,7 @@ mod tests {
             &count(900, 0, 5),
             &count(100, 50, 5),
             Duration::ZERO,
+            false,
         );
         let Some(Verdict::RolledBack(reason)) = verdict else {
             panic!("{verdict:?}");
@@ -426,5 +632,47 @@ mod tests {
             "it breaks more streams: 50 of 100 streams broken (50.00 %), p90 5ms; \
              the old version: 0 of 900 streams broken (0.00 %), p90 5ms"
         );
+    }
+
+    #[test]
+    fn a_trial_that_rests_is_not_promoted() {
+        let policy = RolloutPolicy {
+            share_percent: 10,
+            ..RolloutPolicy::default()
+        };
+        let judge = |new| judge(&policy, &count(900, 0, 5), &new, policy.window * 100, true);
+        assert_eq!(judge(count(0, 0, 0)), None);
+        assert_eq!(judge(count(1000, 0, 5)), None);
+        assert!(matches!(
+            judge(count(10, 10, 5)),
+            Some(Verdict::RolledBack(_))
+        ));
+        assert!(matches!(
+            judge(hanging(10, 10)),
+            Some(Verdict::RolledBack(_))
+        ));
+    }
+
+    #[test]
+    fn what_hangs_is_far_from_usual() {
+        let policy = |window, added| RolloutPolicy {
+            window: Duration::from_secs(window),
+            max_added_latency: Duration::from_millis(added),
+            ..RolloutPolicy::default()
+        };
+        for (window, added, usual, expected) in [
+            (60, 10, 5, 1000),
+            (60, 10, 300, 3000),
+            (60, 10, 30_000, 7500),
+            (2, 10, 5, 250),
+            (2, 10_000, 5, 10_000),
+        ] {
+            let after = hangs_after(&policy(window, added), Duration::from_millis(usual));
+            assert_eq!(
+                after,
+                Duration::from_millis(expected),
+                "{window} {added} {usual}"
+            );
+        }
     }
 }

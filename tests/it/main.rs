@@ -21,6 +21,8 @@ mod names;
 mod network;
 mod options;
 #[cfg(feature = "wasm")]
+mod places;
+#[cfg(feature = "wasm")]
 mod plugin_cases;
 #[cfg(feature = "wasm")]
 mod plugin_cli;

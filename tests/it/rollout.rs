@@ -242,3 +242,90 @@ async fn an_operator_decides() {
     }
     assert_eq!(client.send(GET).await.header("x-guest"), "1");
 }
+
+/// It breaks no stream, and ends none.
+#[tokio::test]
+async fn a_version_that_holds_streams_for_ever_is_rolled_back() {
+    let world = World::new("share_percent: 50, window: 4s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    push_with(&world.plane, &world.files, "action", "2", "1000000");
+    let address = world.proxy.address("l").await;
+    let end = Instant::now() + Duration::from_secs(30);
+    let mut streams = tokio::task::JoinSet::new();
+    let version = loop {
+        assert!(
+            Instant::now() < end && world.version(State::Live).is_some(),
+            "it is not rolled back: {:#?}",
+            world.proxy.running.server.plugins.status()
+        );
+        streams.spawn(async move { Client::connect(address).await.send(GET).await.status });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Some(version) = world.version(State::RolledBack) {
+            break version;
+        }
+    };
+    let event = last_word(&version);
+    assert!(event.starts_with("its streams hang: "), "{event}");
+    for _ in 0..20 {
+        assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_trial_without_a_share_waits_for_its_operator() {
+    let world = World::new("share_percent: 1, window: 0.2s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    push(&world.plane, &world.files, "sometimes", "2");
+    while world.post("plugin=p&share=0").await != 200 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    assert_eq!(world.post("plugin=p&share=100").await, 200);
+    while client.send(GET).await.header("x-guest") != "2" {}
+}
+
+#[tokio::test]
+async fn a_version_for_a_route_is_tried_as_well() {
+    let world = World::new("share_percent: 50, window: 60s").await;
+    let wasm = |name: &str, guest_name: &str| {
+        let code = world.files.path().join(format!("{guest_name}.wasm"));
+        std::fs::write(&code, guest(guest_name)).expect("a file");
+        format!(
+            "{{\"@type\": {WASM}, config: {{name: {name}, vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}}}}}",
+            code.display()
+        )
+    };
+    let push = |guest_name: &str, version: &str| {
+        let route = format!(
+            "route: {{cluster: up}}, typed_per_filter_config: {{plugin: {}}}",
+            wasm("route", guest_name)
+        );
+        let filter = format!(
+            "- {{name: plugin, typed_config: {}}}",
+            wasm("p", "add-header")
+        );
+        let routes = ROUTES.replace("route: {cluster: up}", &route);
+        let listener = any(&listener_yaml("l", &routes, &filter));
+        world.plane.set_resources(LISTENER, vec![listener], version);
+    };
+    push("add-header", "2");
+    let mut client = world.client().await;
+    let end = Instant::now() + Duration::from_secs(40);
+    let live = |plugin: &PluginStatus| plugin.name == "route" && plugin.state == State::Live;
+    while !world.proxy.running.server.plugins.status().iter().any(live) {
+        assert!(Instant::now() < end, "it does not go live");
+        client.send(GET).await;
+    }
+    push("sometimes", "3");
+    while world.version(State::RolledBack).is_none() {
+        assert!(Instant::now() < end, "it is not rolled back");
+        client.send(GET).await;
+    }
+    for _ in 0..100 {
+        let response = client.send(GET).await;
+        assert_eq!((response.status, response.header("x-guest")), (200, "1"));
+    }
+}

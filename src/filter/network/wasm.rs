@@ -19,7 +19,7 @@ use crate::stream::Stream;
 use crate::stream::network::{NetworkHandle, Towards};
 use crate::wasm::rollout::Part;
 use crate::wasm::spec::FailurePolicy;
-use crate::wasm::{Dead, Place, Plugin, PluginSpec, Plugins, Vm};
+use crate::wasm::{Dead, Place, Plugin, PluginSpec, Plugins, Vm, slot};
 
 /// The filter of one chain.
 #[derive(Debug)]
@@ -47,11 +47,9 @@ impl Wasm {
     /// Brings it to life.
     pub(in crate::filter) fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
         let chain = context.chain;
-        let place = format!(
-            "network/{}/{}/{}/{}/{}",
-            chain.listener, chain.filter_chain, chain.stat_prefix, context.slot, context.name
-        );
-        Self(Choice::resolve(&place, config, context))
+        let name = slot::part(context.name);
+        let slot = slot::of(&[chain.place, "network", &name], config);
+        Self(Choice::resolve(slot, config, context))
     }
 }
 

@@ -41,16 +41,16 @@ impl Choice {
         }
     }
 
-    /// What serves the place `place` of the configuration now.
+    /// What serves `slot` now, or a slot of its own where another filter of the chain has that.
     pub(in crate::filter) fn resolve(
-        place: &str,
+        slot: String,
         spec: &Arc<PluginSpec>,
         context: &BuildContext<'_>,
     ) -> Self {
         let chain = context.chain;
-        chain.warmth.slot(place);
+        let slot = chain.warmth.slot(slot);
         let mut trial = None;
-        let plugin = match chain.plugins.map(|plugins| plugins.resolve(place, spec)) {
+        let plugin = match chain.plugins.map(|plugins| plugins.resolve(&slot, spec)) {
             Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
             Some(Resolution::Trial(plugin, running)) => {
                 trial = Some(running);
@@ -75,9 +75,10 @@ impl Choice {
             let found = plugin.and_then(|plugin| Some((plugin, plugin.place()?)));
             return (found, None);
         };
-        for (plugin, part) in [trial.pick(), trial.fall_back()] {
+        for arm in trial.pick() {
+            let plugin = trial.plugin(arm);
             if let Some(place) = plugin.place() {
-                return (Some((plugin, place)), Some(part));
+                return (Some((plugin, place)), Some(trial.part(arm)));
             }
         }
         (None, None)

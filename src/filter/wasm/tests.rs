@@ -128,7 +128,7 @@ impl Bench {
             .or_else(|| plugin.as_ref().map(|plugin| Arc::clone(plugin.spec())))
             .expect("one of them");
         let own = Choice::new(0, spec, plugin, None);
-        let filter = Arc::new(Wasm::with(0, "wasm", own, HashMap::new()));
+        let filter = Arc::new(Wasm::with(0, "wasm", own, OfRoutes::default()));
         Chain {
             filters: Arc::new(HttpFilterChain::of([
                 ("wasm".into(), filter as Arc<dyn HttpFilter>),

@@ -12,12 +12,12 @@ use crate::generation::LiveNetwork;
 use crate::stream::StreamConfig;
 
 impl Builder {
-    /// Those of `chain`: the predecessor's, where nothing that they were built with has changed. The terminal filter has
+    /// Those of the chain at this place: the predecessor's, where nothing that they were built with has changed. The terminal filter has
     /// this statistics' prefix and buffer limit, in bytes.
     pub(super) fn network(
         &self,
         listener: &Listener,
-        chain: &FilterChain,
+        (chain, place): (&FilterChain, &str),
         (stat_prefix, buffer_limit): (&str, usize),
         predecessor: Option<&Predecessor<'_>>,
         world: &World<'_>,
@@ -35,7 +35,7 @@ impl Builder {
             }
         }
         let warmth = Warmth::default();
-        let context = self.chain_context(listener, chain, stat_prefix, &warmth);
+        let context = self.chain_context(listener, place, stat_prefix, &warmth);
         let filters = NetworkFilters::build(&self.parts.filters, &chain.network, &context);
         let stream = Arc::new(StreamConfig {
             routes: None,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Builder, Predecessor, World, stats};
+use super::{Builder, Predecessor, World, place, stats};
 use crate::config::Listener;
 use crate::config::extension::HttpFilterConfig;
 use crate::config::listener::FilterChain;
@@ -33,7 +33,7 @@ impl Builder {
         });
         let network = self.network(
             listener,
-            chain,
+            (chain, &place::of(listener, &identity)),
             (&config.stat_prefix, config.buffer_limit),
             same.map(|(known, _)| known),
             world,

@@ -12,6 +12,7 @@ use crate::config::{Cluster, Snapshot};
 use crate::filter::HttpFilterChain;
 use crate::filter::factory::{ChainContext, Warmth};
 use crate::filter::upstream::UpstreamFilters;
+use crate::wasm::slot;
 
 /// Filters of a cluster that serve.
 #[derive(Debug)]
@@ -104,10 +105,10 @@ impl Builder {
 
     fn live_filters(&self, cluster: &str, filters: &[HttpFilter], plugins: u64) -> LiveFilters {
         let warmth = Warmth::default();
+        let place = format!("{}/{}", slot::CLUSTER, slot::part(cluster));
         let context = ChainContext {
             stat_prefix: "",
-            listener: "cluster",
-            filter_chain: cluster,
+            place: &place,
             direction: TrafficDirection::Unspecified,
             listener_metadata: None,
             metrics: &self.parts.metrics,

@@ -246,7 +246,7 @@ async fn a_stream_that_never_reached_the_plugin_is_logged_by_it() {
         }
     }
     let own = Choice::new(1, Arc::clone(plugin.spec()), Some(plugin), None);
-    let wasm = Wasm::with(1, "wasm", own, HashMap::new());
+    let wasm = Wasm::with(1, "wasm", own, OfRoutes::default());
     let mut chain = bench.chain(config(guest("order"), "")).await;
     chain.filters = Arc::new(HttpFilterChain::of([
         ("refuse".into(), Arc::new(Refuse) as Arc<dyn HttpFilter>),

@@ -71,6 +71,7 @@ fn an_empty_line_is_written() {
         }
         fn called(&self, _: &'static str, _: Duration) {}
         fn built(&self, _: BuildTimes) {}
+        fn grpc(&self, _: &str) {}
         fn has_cluster(&self, _: &str) -> bool {
             false
         }

@@ -172,7 +172,11 @@ impl Cluster {
         body: Body,
         options: SendOptions<O>,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        if head.lend(|head| head.method == Method::CONNECT) {
+        // That of a tunnel has no path, or a protocol.
+        let unsendable = |head: &RequestHead| {
+            head.method == Method::CONNECT && !head.path.is_empty() && head.upgrade.is_none()
+        };
+        if head.lend(unsendable) {
             // Envoy's codec finds that, when there is one for the request.
             self.reach(host).await?;
             return Err(UpstreamError {

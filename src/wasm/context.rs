@@ -292,9 +292,14 @@ impl Host {
         &self.counters.meter
     }
 
+    /// What it has asked others for and has no answer to.
+    pub(crate) fn under_way(&self) -> usize {
+        self.calls.len() + self.lookups.len()
+    }
+
     /// Callouts have begun or ended.
     pub(crate) fn count_calls(&self) {
-        let under_way = self.calls.len() + self.lookups.len();
+        let under_way = self.under_way();
         self.meter().callouts.set(under_way as u64);
         for _ in 0..self.payloads.take_refused() {
             self.meter().refuse(Quota::Callouts);
@@ -434,8 +439,7 @@ impl Host {
 
     /// True where nothing is under way that could have a paused stream go on.
     pub(crate) fn awaits_nothing(&self) -> bool {
-        self.calls.len() == 0
-            && self.lookups.len() == 0
+        self.under_way() == 0
             && !self.listens
             && self.roots.iter().all(|root| root.tick_period.is_none())
     }

@@ -278,13 +278,18 @@ async fn a_trial_without_a_share_waits_for_its_operator() {
     let mut client = world.client().await;
     assert_eq!(client.send(GET).await.header("x-guest"), "1");
     push(&world.plane, &world.files, "sometimes", "2");
+    let end = Instant::now() + Duration::from_secs(20);
     while world.post("plugin=p&share=0").await != 200 {
+        assert!(Instant::now() < end, "it is not on trial");
         tokio::task::yield_now().await;
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(client.send(GET).await.header("x-guest"), "1");
     assert_eq!(world.post("plugin=p&share=100").await, 200);
-    while client.send(GET).await.header("x-guest") != "2" {}
+    let end = Instant::now() + Duration::from_secs(20);
+    while client.send(GET).await.header("x-guest") != "2" {
+        assert!(Instant::now() < end, "it gets no streams");
+    }
 }
 
 #[tokio::test]

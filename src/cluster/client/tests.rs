@@ -221,6 +221,27 @@ async fn a_tunnel_is_not_asked_for() {
     assert_eq!(response.body, "missing required header: :protocol");
 }
 
+/// A tunnel of a client has no path.
+#[tokio::test]
+async fn a_tunnel_goes_through() {
+    let (clusters, sent) = upstream("HTTP/1.1 200 OK\r\n\r\n").await;
+    let cluster = clusters.get("c").expect("c");
+    let host = cluster.pick(&PickContext::default()).expect("a host");
+    let head = RequestHead::new(Method::CONNECT, "some.host:443", "");
+    let response = cluster.send(
+        &host,
+        head,
+        Body::empty(),
+        crate::cluster::SendOptions::default(),
+    );
+    assert_eq!(response.await.expect("answered").head.status, 200);
+    let sent = sent.await.expect("a request");
+    assert!(
+        sent.starts_with("CONNECT some.host:443 HTTP/1.1\r\n"),
+        "{sent}"
+    );
+}
+
 #[tokio::test]
 async fn what_has_no_response_is_an_error() {
     let (clusters, _sent) = upstream("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").await;

@@ -10,6 +10,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::Name;
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 use parking_lot::Mutex;
 
@@ -90,6 +91,10 @@ impl Resolver for SystemResolver {
         options: &'a DnsOptions,
     ) -> BoxFuture<'a, Result<Resolved, ResolveError>> {
         Box::pin(async move {
+            if let Err(error) = Name::from_utf8(name) {
+                // No answer would tell, and no new resolver would help.
+                return Err(ResolveError::Failed(error.to_string().into()));
+            }
             let kind = Kind {
                 strategy: match options.family {
                     DnsFamily::Auto => LookupIpStrategy::Ipv6thenIpv4,

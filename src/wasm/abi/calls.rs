@@ -187,7 +187,7 @@ pub(super) fn http_call(
         put_u32(guest, token_out, 0)?;
         return Err(Status::InternalFailure.into());
     }
-    if host.calls.len() >= host.env.policy.quotas.callouts {
+    if host.under_way() >= host.env.policy.quotas.callouts {
         host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure.into());
     }

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 
 use super::{Guest, Outcome, Status, memory, put_u32, range};
 use crate::base::task::OwnedTask;
-use crate::cluster::dns::{Resolver, literal};
+use crate::cluster::dns::{ResolveError, Resolver, literal};
 use crate::config::cluster::{DnsFamily, DnsOptions};
 use crate::wasm::meter::Quota;
 use crate::wasm::vm::Message;
@@ -64,8 +64,8 @@ impl Dns {
         };
         match resolved {
             Ok(resolved) => encode(&resolved.addresses, resolved.ttl.unwrap_or_default()),
-            // A name without addresses, and one that nobody knows about.
-            Err(_) => encode(&[], Duration::ZERO),
+            Err(ResolveError::NoAddresses) => encode(&[], Duration::ZERO),
+            Err(ResolveError::Failed(_)) => Bytes::new(),
         }
     }
 }
@@ -142,7 +142,7 @@ pub(super) fn resolve(guest: &mut Guest<'_>, at: u32, len: u32, token_out: u32) 
     let host = guest.data_mut();
     // A tool has nobody to ask.
     let dns = host.env.dns.clone().ok_or(Status::InternalFailure)?;
-    if host.calls.len() + host.lookups.len() >= host.env.policy.quotas.callouts {
+    if host.under_way() >= host.env.policy.quotas.callouts {
         host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure.into());
     }

@@ -532,7 +532,7 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
 /// Starts a call, or has it start with the VM. Where there is nobody to call, or a connection that will not have the
 /// head, the guest learns no token, and is told of the failure nevertheless when it has returned: as in Envoy.
 fn admit(host: &mut Host, request: Request, sender: Option<Sender>) -> Result<u32, Status> {
-    if host.calls.len() >= host.env.policy.quotas.callouts {
+    if host.under_way() >= host.env.policy.quotas.callouts {
         host.meter().refuse(Quota::Callouts);
         return Err(Status::InternalFailure);
     }

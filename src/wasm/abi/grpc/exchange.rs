@@ -188,7 +188,9 @@ impl<'a> Batch<'a> {
     fn keep_less(&mut self, kept: usize) {
         self.kept = kept;
         // Where a message's own cost has no room, it is charged with what comes next.
-        let _ = self.room.set(kept + self.held);
+        if self.room.fits(kept + self.held) {
+            let _ = self.room.set(kept + self.held);
+        }
     }
 
     fn push(&mut self, message: Bytes) {

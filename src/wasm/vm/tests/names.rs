@@ -22,7 +22,11 @@ impl Resolver for One {
             addresses: vec!["10.0.0.1".parse().expect("an address")],
             ttl: Some(Duration::from_secs(9)),
         });
-        Box::pin(async move { known.ok_or(ResolveError::NoAddresses) })
+        let error = match name {
+            "down.test" => ResolveError::Failed("nobody answers".into()),
+            _ => ResolveError::NoAddresses,
+        };
+        Box::pin(async move { known.ok_or(error) })
     }
 }
 
@@ -43,7 +47,7 @@ impl Bench {
 #[tokio::test]
 async fn names_are_answered_by_their_token() {
     let mut bench = Bench::answering(Arc::new(One));
-    bench.write(64, b"one.test two.test");
+    bench.write(64, b"one.test two.test down.test");
     let mut asked = Vec::new();
     for (at, len, token_out, status) in [
         (64, 8, 128, 0),
@@ -51,13 +55,14 @@ async fn names_are_answered_by_their_token() {
         (64, 8, -1, 6),
         (73, 8, 128, 0),
         (64, 17, 128, 0),
+        (82, 9, 128, 0),
     ] {
         assert_eq!(bench.resolve(at, len, token_out), status);
         if status == 0 {
             asked.push(bench.word(128));
         }
     }
-    assert_eq!(asked, [2, 4, 5], "one is lost with its place");
+    assert_eq!(asked, [2, 4, 5, 6], "one is lost with its place");
     let mut answers = Vec::new();
     for _ in 0..asked.len() {
         let Some(Message::Resolved { token, answer }) = bench.inbox.recv().await else {
@@ -66,10 +71,11 @@ async fn names_are_answered_by_their_token() {
         answers.push((token, answer));
     }
     answers.sort();
-    let expected: [(u32, &[u8]); 3] = [
+    let expected: [(u32, &[u8]); 4] = [
         (2, b"\x01\0\0\0\x09\0\0\x0010.0.0.1:0\0"),
         (4, b"\0\0\0\0"),
         (5, b""),
+        (6, b""),
     ];
     assert_eq!(
         answers,

@@ -381,7 +381,7 @@ def fixed():
         ("timeout-none", "callout", 100, {"delay": 400}, [("upstream-rq-timeout-ms", "0")]),
         ("timeout-unread", "hang", 150, {}, [("upstream-rq-timeout-ms", "soon")]),
         ("try", "callout", 10000, {"delay": 1000}, [("upstream-rq-per-try-timeout-ms", "250")]),
-        ("try-hang", "hang", 300, {}, [("upstream-rq-per-try-timeout-ms", "100")]),
+        ("try-hang", "hang", 150, {}, [("upstream-rq-per-try-timeout-ms", "100")]),
         ("try-hedged", "callout", 10000, {"delay": 600}, [("upstream-rq-per-try-timeout-ms", "250"), ("hedge-on-per-try-timeout", "true")]),
         ("twice", "callout", 10000, {"delay": 400}, [("upstream-rq-timeout-ms", "50"), ("upstream-rq-timeout-ms", "60")]),
         ("spaced", "hang", 10000, {}, [("upstream-rq-timeout-ms", " 150 ")]),
@@ -402,7 +402,7 @@ def fixed():
         ("joined", "callout", "GET", [("accept", "a"), ("accept", "b"), ("content-type", "c"), ("content-type", "d"), ("cookie", "e"), ("cookie", "f"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]),
     ]:  # fmt: skip
         headers = pairs((":method", method), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@"), *more)
-        outcomes[key] = call(cluster, headers, timeout=300 if cluster == "hang" else 10000)
+        outcomes[key] = call(cluster, headers, timeout=150 if cluster == "hang" else 10000)
     outcomes["connect"] = call(headers=pairs((":method", "CONNECT"), (":path", "/callout"), (":authority", "c"), ("x-case", "@case@")))
     for name, operation in outcomes.items():
         # The status of a failed call stays with the root.

@@ -67,7 +67,7 @@ def cases(add, after):
     through("trailers", {}, call({}, body="question", trailers=TRAILERS))
     through("head", {}, call({}, method="HEAD"))
     through("connect", {}, call({}, method="CONNECT"))
-    through("try-hang", {}, call({}, "guarded-hang", timeout=300, more=[("x-envoy-upstream-rq-per-try-timeout-ms", "100")]))
+    through("try-hang", {}, call({}, "guarded-hang", timeout=150, more=[("x-envoy-upstream-rq-per-try-timeout-ms", "100")]))
     through("try", {}, call({}, more=[("x-envoy-upstream-rq-per-try-timeout-ms", "250"), ("x-answer", '{"delay": 1000}')]))
     through("dead", {}, call({}, "guarded-dead"))
     through("hang", {}, call({}, "guarded-hang", timeout=200))

@@ -90,8 +90,9 @@ impl Loader {
                 biased;
                 loaded = &mut module => break loaded,
                 // Another source does not wait for one that says nothing; what has come is not thrown away.
-                () = self.supply.another(), if fetching.load(Relaxed) => {
+                () = self.supply.another(code), if fetching.load(Relaxed) => {
                     if fetching.load(Relaxed) {
+                        self.supply.abandoned(code);
                         return Next::Again;
                     }
                 }

@@ -2,7 +2,7 @@
 
 use super::super::supply::{Outlook, Supply};
 use super::images::registry::{FakeRegistry, Fault, Layout};
-use super::images::{ALWAYS, bench, image};
+use super::images::{ALWAYS, bench, configured_image, image};
 use super::*;
 
 /// A docker configuration that says nothing of this registry, and yet is another one than others.
@@ -227,6 +227,58 @@ async fn what_a_tag_gave_before_serves_after_a_restart_where_it_has_a_bad_module
         let other = |resolution: &Resolution| matches!(resolution, Resolution::Ready(plugin) if !Arc::ptr_eq(plugin, &old));
         bench.until(&spec, other).await;
     }
+}
+
+/// A module that takes no configuration.
+fn plain() -> Vec<u8> {
+    let text = r#"
+        (module
+          (memory (export "memory") 1)
+          (func (export "proxy_abi_version_0_2_1"))
+          (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+          (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (i32.eqz (local.get 1))))
+    "#;
+    wat::parse_str(text).expect("valid text")
+}
+
+#[tokio::test]
+async fn what_a_version_was_live_with_stands_though_the_tag_gave_another_one_other_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let registry = FakeRegistry::start().await;
+    let of = |configuration| configured_image(&registry, "a:v1", "nil", &ALWAYS, configuration);
+    registry.push("v1", Layout::Cncf, &guest("add-header"));
+    let run = || bench(&registry, folder.path(), |_| ());
+    run().ready(&of("any")).await;
+    registry.push("v1", Layout::Cncf, &plain());
+    run().ready(&of("")).await;
+    let bench = run();
+    bench.ready(&of("any")).await;
+    assert!(bench.told().contains("earlier run"), "{}", bench.told());
+}
+
+#[tokio::test]
+async fn who_cannot_use_what_a_tag_gave_another_one_has_it_asked_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let registry = FakeRegistry::start().await;
+    let of = |configuration| configured_image(&registry, "a:v1", "nil", &[], configuration);
+    registry.push("v1", Layout::Cncf, &plain());
+    let run = || bench(&registry, folder.path(), |_| ());
+    run().ready(&of("")).await;
+    let other = run();
+    other.failed(&of("any")).await;
+    registry.push("v1", Layout::Cncf, &guest("refuse-configure"));
+    eventually("it is asked", || registry.counts().1 > 1).await;
+    registry.push("v1", Layout::Oci, &guest("add-header"));
+    other.ready(&of("any")).await;
+    drop(other);
+    // To the first its answer stands.
+    let asked = registry.counts();
+    let bench = run();
+    bench.ready(&of("")).await;
+    let sum = bench.plugins.status()[0].sha256;
+    assert_eq!(sum, Some(Digest::of(&plain())));
+    assert_eq!(registry.counts(), asked);
 }
 
 #[tokio::test]

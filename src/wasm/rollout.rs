@@ -6,12 +6,16 @@
 //! stream, a timer –, and how long streams took. A version that breaks more is rolled back as soon as that is
 //! plain, and at the latest when the window ends. One that holds streams up for ever ends none, and breaks none: so what
 //! is still open long after it began counts, too, beyond the part of streams that last as long with the old version.
+//! Where the old one has no streams to compare with, as at a share of 100 %, that tells only where all hang and many came.
 //!
 //! Streams stay with the version that they began with; those for which the
 //! version on trial has no VM begin with the old one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -150,6 +154,21 @@ impl Round {
         let slice = age.as_nanos() / self.slice.as_nanos();
         usize::try_from(slice).map_or(usize::MAX, |slice| slice.min((SLICES * PATIENCE) as usize))
     }
+
+    /// Where so many VMs of either have `failed` until now.
+    fn counts(&self, policy: &RolloutPolicy, failed: [u64; 2]) -> [Count; 2] {
+        let old = &self.tallies[Arm::Old as usize];
+        let usual = old.any_ended().then(|| old.quantile(99));
+        let limit = hangs_after(policy, usual);
+        let age = self.begin.elapsed();
+        // A slice that is over for so long.
+        let overdue = age.checked_sub(limit).map_or(0, |age| self.slice_at(age));
+        [Arm::Old, Arm::New].map(|arm| {
+            let arm = arm as usize;
+            let failed = failed[arm].saturating_sub(self.failed_before[arm]);
+            self.tallies[arm].count(failed, limit, overdue)
+        })
+    }
 }
 
 impl Trial {
@@ -211,7 +230,8 @@ impl Trial {
             let round = Round::new(&self.policy, &self.old, &self.new);
             self.round.store(Arc::new(round));
         }
-        self.share.store(per_million(percent), Relaxed);
+        // Who sees the share sees the round.
+        self.share.store(per_million(percent), Release);
     }
 
     /// Ends it; false where it has ended.
@@ -235,9 +255,10 @@ impl Trial {
 
     /// Looks at how it goes; true where it has ended with this look.
     pub(crate) fn look(&self) -> bool {
+        // First: the round before a share is not to be judged as one that goes on.
+        let rests = self.share.load(Acquire) == 0;
         let round = self.round.load();
         let [old, new] = self.counts(&round);
-        let rests = self.share.load(Relaxed) == 0;
         match judge(&self.policy, &old, &new, round.begin.elapsed(), rests) {
             Some(verdict) => self.decide(verdict),
             None => false,
@@ -245,16 +266,8 @@ impl Trial {
     }
 
     fn counts(&self, round: &Round) -> [Count; 2] {
-        let old = &round.tallies[Arm::Old as usize];
-        let limit = hangs_after(&self.policy, old.quantile(99));
-        let age = round.begin.elapsed();
-        // A slice that is over for so long.
-        let overdue = age.checked_sub(limit).map_or(0, |age| round.slice_at(age));
-        [Arm::Old, Arm::New].map(|arm| {
-            let before = round.failed_before[arm as usize];
-            let failed = self.plugin(arm).failed_vms().saturating_sub(before);
-            round.tallies[arm as usize].count(failed, limit, overdue)
-        })
+        let failed = [&self.old, &self.new].map(|plugin| plugin.failed_vms());
+        round.counts(&self.policy, failed)
     }
 
     /// How it goes, in a line.
@@ -273,15 +286,19 @@ fn per_million(percent: u32) -> u32 {
     percent.min(100) * 10_000
 }
 
-/// How long a stream takes that hangs, where nearly all of the old version's take up to `usual`.
-fn hangs_after(policy: &RolloutPolicy, usual: Duration) -> Duration {
-    let far = usual.saturating_mul(FAR).max(LONG);
+/// How long a stream takes that hangs, where nearly all of the old version's take up to `usual`, if any ended.
+fn hangs_after(policy: &RolloutPolicy, usual: Option<Duration>) -> Duration {
+    let far = usual.map_or(Duration::MAX, |usual| usual.saturating_mul(FAR).max(LONG));
     let seen = far.min(policy.window / PART_OF_WINDOW);
     // What may be added is no sign.
     seen.max(policy.max_added_latency)
 }
 
 impl Tally {
+    fn any_ended(&self) -> bool {
+        self.times.iter().any(|count| count.load(Relaxed) > 0)
+    }
+
     fn quantile(&self, percent: u64) -> Duration {
         let times: Vec<u64> = self.times.iter().map(|count| count.load(Relaxed)).collect();
         let rank = (times.iter().sum::<u64>() * percent).div_ceil(100).max(1);
@@ -360,6 +377,11 @@ impl Count {
         more > allowed + 3.0 * deviation
     }
 
+    /// True where all of its streams hang, and nothing tells whether those of `old` would: then they may be such as last.
+    fn hangs_alone(&self, old: &Self) -> bool {
+        old.seen() == 0 && self.hung >= FEW && self.hung == self.seen()
+    }
+
     fn describe(&self) -> String {
         let hung = match self.hung {
             0 => String::new(),
@@ -414,8 +436,8 @@ fn judge(
         if age < policy.window.saturating_mul(PATIENCE) {
             return None;
         }
-        // Where streams last, those of the old version do as well.
-        let none_ends = new.streams == 0 && new.open > 0 && (old.streams > 0 || old.open == 0);
+        // Where streams last, those of the old version do as well; if it has none, these few tell nothing.
+        let none_ends = new.streams == 0 && new.open > 0 && old.streams > 0;
         return match new.harm() {
             0 if hangs_more || none_ends => roll_back("few streams came, and they hang"),
             0 => Some(Verdict::Promoted(format!("few streams came: {}", report()))),
@@ -427,6 +449,9 @@ fn judge(
     }
     if hangs_more {
         return roll_back("its streams hang");
+    }
+    if new.hangs_alone(old) {
+        return roll_back("all of its streams hang");
     }
     if old.streams >= u64::from(policy.min_streams)
         && new.p90 > old.p90.saturating_add(policy.max_added_latency)
@@ -566,11 +591,39 @@ mod tests {
             ),
             ("all are open", count(90, 0, 5), open(2), 600, Some(false)),
             (
-                "all are open, and there is no old one",
+                "few are open, and there is no old one",
                 open(0),
-                open(2),
+                hanging(5, 5),
                 600,
+                Some(true),
+            ),
+            (
+                "all hang, and there is no old one",
+                open(0),
+                hanging(100, 100),
+                60,
                 Some(false),
+            ),
+            (
+                "all hung until somebody gave up",
+                open(0),
+                late(100, 100),
+                60,
+                Some(false),
+            ),
+            (
+                "that is not told before the end",
+                open(0),
+                hanging(100, 100),
+                59,
+                None,
+            ),
+            (
+                "one of them did not",
+                open(0),
+                hanging(100, 99),
+                60,
+                Some(true),
             ),
             (
                 "all are open with either",
@@ -654,6 +707,30 @@ mod tests {
     }
 
     #[test]
+    fn at_a_share_of_all_streams_a_version_that_ends_none_is_rolled_back() {
+        let trial = |streams| {
+            let policy = RolloutPolicy {
+                share_percent: 100,
+                ..RolloutPolicy::default()
+            };
+            let round = Round {
+                begin: Instant::now()
+                    .checked_sub(policy.window)
+                    .expect("the machine is up for longer"),
+                slice: policy.window / SLICES,
+                failed_before: [0; 2],
+                tallies: Default::default(),
+            };
+            let tally = &round.tallies[Arm::New as usize];
+            tally.open[0].store(streams, Relaxed);
+            let [old, new] = round.counts(&policy, [0; 2]);
+            judge(&policy, &old, &new, policy.window, false)
+        };
+        assert!(matches!(trial(100), Some(Verdict::RolledBack(_))));
+        assert_eq!(trial(5), None);
+    }
+
+    #[test]
     fn what_hangs_is_far_from_usual() {
         let policy = |window, added| RolloutPolicy {
             window: Duration::from_secs(window),
@@ -661,17 +738,18 @@ mod tests {
             ..RolloutPolicy::default()
         };
         for (window, added, usual, expected) in [
-            (60, 10, 5, 1000),
-            (60, 10, 300, 3000),
-            (60, 10, 30_000, 7500),
-            (2, 10, 5, 250),
-            (2, 10_000, 5, 10_000),
+            (60, 10, Some(5), 1000),
+            (60, 10, Some(300), 3000),
+            (60, 10, Some(30_000), 7500),
+            (60, 10, None, 7500),
+            (2, 10, Some(5), 250),
+            (2, 10_000, Some(5), 10_000),
         ] {
-            let after = hangs_after(&policy(window, added), Duration::from_millis(usual));
+            let after = hangs_after(&policy(window, added), usual.map(Duration::from_millis));
             assert_eq!(
                 after,
                 Duration::from_millis(expected),
-                "{window} {added} {usual}"
+                "{window} {added} {usual:?}"
             );
         }
     }

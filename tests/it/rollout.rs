@@ -243,10 +243,19 @@ async fn an_operator_decides() {
     assert_eq!(client.send(GET).await.header("x-guest"), "1");
 }
 
-/// It breaks no stream, and ends none.
+/// It breaks no stream, and ends none; nor does the old one, where it is given none.
 #[tokio::test]
 async fn a_version_that_holds_streams_for_ever_is_rolled_back() {
-    let world = World::new("share_percent: 50, window: 4s").await;
+    for (share, why) in [
+        (50, "its streams hang: "),
+        (100, "all of its streams hang: "),
+    ] {
+        holds_streams(share, why).await;
+    }
+}
+
+async fn holds_streams(share: u32, why: &str) {
+    let world = World::new(&format!("share_percent: {share}, window: 4s")).await;
     let mut client = world.client().await;
     assert_eq!(client.send(GET).await.header("x-guest"), "1");
     push_with(&world.plane, &world.files, "action", "2", "1000000");
@@ -266,7 +275,7 @@ async fn a_version_that_holds_streams_for_ever_is_rolled_back() {
         }
     };
     let event = last_word(&version);
-    assert!(event.starts_with("its streams hang: "), "{event}");
+    assert!(event.starts_with(why), "{event}");
     for _ in 0..20 {
         assert_eq!(client.send(GET).await.header("x-guest"), "1");
     }

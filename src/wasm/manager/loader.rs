@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::modules::Loaded;
+use super::modules::{Asker, Loaded};
 use super::supply::{Outlook, Supply, remote};
 use super::{Failure, Home, Inner, Outcome, Record, Wanted};
 use crate::wasm::engine::Tier;
@@ -34,6 +34,8 @@ pub(super) struct Loader {
 struct Progress {
     /// What is live.
     live: Option<Given>,
+    /// Code of a source that may give other code would not do.
+    refused: bool,
     attempts: u32,
 }
 
@@ -84,14 +86,19 @@ impl Loader {
             (false, true) => Wanted::First,
             (false, false) => Wanted::Known,
         };
-        let mut module = std::pin::pin!(inner.module(code, wanted, &enter));
+        let asker = Asker {
+            version: self.spec.key(),
+            refused: progress.refused,
+        };
+        let mut module = std::pin::pin!(inner.module(code, asker, wanted, &enter));
         let loaded = loop {
             tokio::select! {
                 biased;
                 loaded = &mut module => break loaded,
                 // Another source does not wait for one that says nothing; what has come is not thrown away.
-                () = self.supply.another(), if fetching.load(Relaxed) => {
+                () = self.supply.another(code), if fetching.load(Relaxed) => {
                     if fetching.load(Relaxed) {
+                        self.supply.abandoned(code);
                         return Next::Again;
                     }
                 }
@@ -106,6 +113,9 @@ impl Loader {
         let made = match made {
             Ok(made) => made,
             Err(failure) => {
+                if outlook(code, &failure) == Outlook::Later {
+                    progress.refused = true;
+                }
                 let earlier = self.earlier(inner, code, &failure, tried, wanted, &enter);
                 match earlier.await {
                     Some(made) => Made {
@@ -175,7 +185,9 @@ impl Loader {
             (Outlook::Soon, Failure::Fetch { .. }) if wanted != Wanted::Fresh => {}
             _ => return None,
         }
-        let loaded = inner.earlier(remote, tried, wanted, enter).await?;
+        let loaded = inner
+            .earlier(remote, self.spec.key(), tried, wanted, enter)
+            .await?;
         self.make(inner, loaded, None, enter).await.ok()
     }
 
@@ -198,7 +210,7 @@ impl Loader {
                 && stale.is_none()
             {
                 // Failing to note it is no failure.
-                let _ = inner.approve(remote, given).await;
+                let _ = inner.approve(remote, self.spec.key(), given).await;
             }
             self.replace(inner, plugin, "its source gives another code now");
             progress.live = Some(given);

@@ -68,6 +68,15 @@ pub(super) enum Wanted {
     Fresh,
 }
 
+/// Which version wants a module.
+#[derive(Clone, Copy)]
+pub(super) struct Asker {
+    /// The key of its spec.
+    pub(super) version: Digest,
+    /// What its source gave would not do for it: whatever is known, it is asked.
+    pub(super) refused: bool,
+}
+
 /// A module, and how it came.
 pub(super) struct Loaded {
     pub(super) module: Module,
@@ -126,6 +135,7 @@ impl Inner {
     pub(super) async fn module(
         self: &Arc<Self>,
         code: &Code,
+        asker: Asker,
         wanted: Wanted,
         enter: impl Fn(State),
     ) -> Result<Loaded, Failure> {
@@ -149,7 +159,7 @@ impl Inner {
         let turn = self.modules.lock().turn(remote.way());
         let mut turn = turn.lock().await;
         let loaded = self
-            .remote_module(remote, wanted, &enter, begun, &mut turn)
+            .remote_module(remote, asker, wanted, &enter, begun, &mut turn)
             .await?;
         let entries = self.modules.lock().cells.len() as u64;
         self.stats
@@ -160,13 +170,14 @@ impl Inner {
     async fn remote_module(
         self: &Arc<Self>,
         remote: &Remote,
+        asker: Asker,
         wanted: Wanted,
         enter: &impl Fn(State),
         begun: Instant,
         turn: &mut Option<FailedTurn>,
     ) -> Result<Loaded, Failure> {
-        if wanted != Wanted::Fresh {
-            for given in self.known(remote).await? {
+        if wanted != Wanted::Fresh && !asker.refused {
+            for given in self.known(remote, asker.version).await? {
                 if let Some(loaded) = self.at_hand(given, wanted, enter).await? {
                     self.stats.inc(wasm_stats::REMOTE_LOAD_CACHE_HITS);
                     return Ok(loaded);
@@ -194,10 +205,12 @@ impl Inner {
         result
     }
 
-    /// What `remote` gave before, where it has no sum and that was another code than `tried`.
+    /// What `remote` gave before, to the version itself or else to another one, where it has no sum and that was another
+    /// code than `tried`.
     pub(super) async fn earlier(
         self: &Arc<Self>,
         remote: &Remote,
+        version: Digest,
         tried: Option<Given>,
         wanted: Wanted,
         enter: &impl Fn(State),
@@ -205,22 +218,28 @@ impl Inner {
         if remote.pin().is_some() {
             return None;
         }
-        let noted = self.noted(note_key(remote)).await.ok()??;
-        if tried.is_some_and(|tried| tried.code == noted.code) {
-            return None;
+        for key in [version_key(version), note_key(remote)] {
+            if let Some(noted) = self.noted(key).await.ok()?
+                && tried.is_none_or(|tried| tried.code != noted.code)
+                && let Some(loaded) = self.at_hand(noted, wanted, enter).await.ok()?
+            {
+                return Some(loaded);
+            }
         }
-        self.at_hand(noted, wanted, enter).await.ok()?
+        None
     }
 
-    /// What `remote` gave, `given`, is live: where the source has no sum it is noted as that.
+    /// What `remote` gave, `given`, is live in `version`: where the source has no sum it is noted as that, for the version
+    /// and for those to come.
     pub(super) async fn approve(
         self: &Arc<Self>,
         remote: &Remote,
+        version: Digest,
         given: Given,
     ) -> Result<(), Failure> {
         if remote.pin().is_none() {
-            let (uri, key) = (shown(&remote.uri), note_key(remote));
-            self.with_store(move |store| store.note(key, &uri, &given))
+            let (uri, keys) = (shown(&remote.uri), [version_key(version), note_key(remote)]);
+            self.with_store(move |store| keys.map(|key| store.note(key, &uri, &given)))
                 .await?;
         }
         Ok(())
@@ -236,11 +255,19 @@ impl Inner {
     }
 
     /// What `remote` gives, as far as that is certain without asking: the likeliest first.
-    async fn known(self: &Arc<Self>, remote: &Remote) -> Result<Vec<Given>, Failure> {
+    async fn known(
+        self: &Arc<Self>,
+        remote: &Remote,
+        version: Digest,
+    ) -> Result<Vec<Given>, Failure> {
         let mut known = Vec::new();
         let in_memory = self.modules.lock().given.get(&remote.identity()).cloned();
         let pull = &remote.pull;
         let stays = remote.pin().is_some() || pull.policy == PullPolicy::IfNotPresent;
+        // Another version may have been given other code since.
+        if stays && remote.pin().is_none() {
+            known.extend(self.noted(version_key(version)).await?);
+        }
         // Under a resource's version the answer of this run holds; without one, each new plugin asks.
         if stays || !pull.resource_version.is_empty() {
             known.extend(in_memory);
@@ -550,6 +577,11 @@ enum Fetched {
 /// Where the answer of the source is noted: by the sum that it must have, or else by its place.
 fn note_key(remote: &Remote) -> Digest {
     remote.pin().map_or_else(|| remote.place(), image_key)
+}
+
+/// Where is noted with what code of a source without a sum this version was live.
+fn version_key(version: Digest) -> Digest {
+    Digest::of(&[b"version ", &version.0[..]].concat())
 }
 
 /// Where is noted what the image of this manifest holds.

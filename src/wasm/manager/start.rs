@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::modules::{Loaded, Wanted};
+use super::modules::{Asker, Loaded, Wanted};
 use super::{Failure, Home, Inner};
 use crate::wasm::abi::Imports;
 use crate::wasm::abi::dns::Dns;
@@ -22,7 +22,11 @@ impl Inner {
         wanted: Wanted,
         enter: impl Fn(State),
     ) -> Result<(Loaded, Arc<Recipe>), Failure> {
-        let loaded = self.module(code, wanted, &enter).await?;
+        let asker = Asker {
+            version: spec.key(),
+            refused: false,
+        };
+        let loaded = self.module(code, asker, wanted, &enter).await?;
         enter(State::Configuring);
         let recipe = self.recipe_with(spec, &loaded.module)?;
         Ok((loaded, recipe))

@@ -15,6 +15,8 @@ use crate::wasm::store::Pin;
 const MAX_SOURCES: usize = 8;
 /// How many times longer it takes until a source is asked anew that gave what will not do: all of it comes once more.
 const AT_LEISURE: u32 = 10;
+/// So long a source that says nothing is waited for at most while another one is due.
+const MAX_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where the code of a version comes from, and what holds it on disk.
 pub(super) struct Supply {
@@ -30,10 +32,14 @@ struct Source {
     due: Option<Instant>,
     /// It was never asked, and shall be at once.
     new: bool,
+    /// When it was asked last.
+    asked: Instant,
+    /// How long it may say nothing while another one is due. Each time it grows: a slow one has its time in the end.
+    patience: Duration,
     hopeless: bool,
     /// Of its last failure.
     error: Option<Arc<str>>,
-    /// The configuration has named it since it failed last.
+    /// The configuration has named it since it failed, or was abandoned, last.
     named: bool,
     /// The configuration has named another one since then.
     passed_over: bool,
@@ -60,11 +66,14 @@ pub(super) struct After {
 
 impl Source {
     fn new(code: Code) -> Self {
+        let now = Instant::now();
         Self {
             backoff: backoff_of(&code),
+            patience: patience_of(&code),
             code,
-            due: Some(Instant::now()),
+            due: Some(now),
             new: true,
+            asked: now,
             hopeless: false,
             error: None,
             named: true,
@@ -79,6 +88,12 @@ impl Source {
             (Code::Local { .. }, Code::Local { .. }) => true,
             _ => false,
         }
+    }
+
+    /// From now on it is to be named again.
+    fn asked_in_vain(&mut self) {
+        self.named = false;
+        self.passed_over = false;
     }
 }
 
@@ -126,10 +141,12 @@ impl Supply {
                 let mut sources = self.sources.lock();
                 let due = sources.iter_mut().filter(|source| source.due.is_some());
                 let mut next = due.min_by_key(|source| (!source.new, source.due));
+                let now = Instant::now();
                 if let Some(source) = &mut next
-                    && source.due <= Some(Instant::now())
+                    && source.due <= Some(now)
                 {
                     source.new = false;
+                    source.asked = now;
                     return source.code.clone();
                 }
                 next.and_then(|source| source.due)
@@ -144,10 +161,40 @@ impl Supply {
         }
     }
 
-    /// Waits until there is one that was never asked.
-    pub(super) async fn another(&self) {
-        while !self.sources.lock().iter().any(|source| source.new) {
-            self.added.notified().await;
+    /// While `asked` says nothing: waits until there is one that was never asked, or another one is due and the patience
+    /// with `asked` is at its end.
+    pub(super) async fn another(&self, asked: &Code) {
+        loop {
+            let due = {
+                let sources = self.sources.lock();
+                if sources.iter().any(|source| source.new) {
+                    return;
+                }
+                let (asked, others): (Vec<_>, Vec<_>) =
+                    sources.iter().partition(|source| source.is(asked));
+                let patience = asked.iter().map(|source| source.asked + source.patience);
+                let due = others.iter().filter_map(|source| source.due).min();
+                due.map(|due| patience.fold(due, Instant::max))
+            };
+            let added = self.added.notified();
+            match due {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => {
+                    let _ = tokio::time::timeout_at(due, added).await;
+                }
+                None => added.await,
+            }
+        }
+    }
+
+    /// `code` has said nothing, and another one is asked now: it waits as if it had failed.
+    pub(super) fn abandoned(&self, code: &Code) {
+        let mut sources = self.sources.lock();
+        drop_unnamed(&mut sources, code);
+        for source in sources.iter_mut().filter(|source| source.is(code)) {
+            source.asked_in_vain();
+            source.patience = source.patience.saturating_mul(2).min(MAX_PATIENCE);
+            source.due = Some(Instant::now() + source.backoff.next_wait());
         }
     }
 
@@ -158,6 +205,7 @@ impl Supply {
             source.due = None;
             if source.is(code) {
                 source.backoff = backoff_of(&source.code);
+                source.patience = patience_of(&source.code);
                 source.due = refresh.map(|wait| Instant::now() + wait);
             }
         }
@@ -174,13 +222,11 @@ impl Supply {
         let now = Instant::now();
         let mut sources = self.sources.lock();
         let mut error = Arc::<str>::from(error);
-        // Every failure calls for a new Generation, which names all that are configured.
-        sources.retain(|source| source.named || !source.passed_over || !source.is(code));
+        drop_unnamed(&mut sources, code);
         for source in sources.iter_mut() {
             if source.is(code) {
                 source.error = Some(Arc::clone(&error));
-                source.named = false;
-                source.passed_over = false;
+                source.asked_in_vain();
                 source.hopeless = outlook == Outlook::Never;
                 let mut wait = || source.backoff.next_wait();
                 source.due = match outlook {
@@ -204,6 +250,17 @@ impl Supply {
             goes_on: sources.iter().any(|source| source.due.is_some()),
         }
     }
+}
+
+/// Drops `code` where the configuration names it no more. Every failure calls for a new Generation, which names all that
+/// are configured.
+fn drop_unnamed(sources: &mut Vec<Source>, code: &Code) {
+    sources.retain(|source| source.named || !source.passed_over || !source.is(code));
+}
+
+/// As long as the longest back-off.
+fn patience_of(code: &Code) -> Duration {
+    remote(code).map_or(MAX_PATIENCE, |remote| remote.backoff_cap.min(MAX_PATIENCE))
 }
 
 fn backoff_of(code: &Code) -> Backoff {

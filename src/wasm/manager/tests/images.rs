@@ -23,7 +23,18 @@ pub(super) fn image(
     sha256: &str,
     variables: &[(&str, &str)],
 ) -> Arc<PluginSpec> {
-    let mut config = config(Vec::new(), "");
+    configured_image(registry, name, sha256, variables, "")
+}
+
+/// Likewise, with a configuration.
+pub(super) fn configured_image(
+    registry: &FakeRegistry,
+    name: &str,
+    sha256: &str,
+    variables: &[(&str, &str)],
+    configuration: &str,
+) -> Arc<PluginSpec> {
+    let mut config = config(Vec::new(), configuration);
     let millis = |millis: i32| {
         Some(PbDuration {
             seconds: i64::from(millis / 1000),

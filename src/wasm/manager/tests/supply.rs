@@ -2,7 +2,7 @@
 
 use super::super::supply::{Outlook, Supply};
 use super::images::registry::{FakeRegistry, Fault, Layout};
-use super::images::{ALWAYS, bench, image};
+use super::images::{ALWAYS, bench, configured_image, image};
 use super::*;
 
 /// A docker configuration that says nothing of this registry, and yet is another one than others.
@@ -93,12 +93,27 @@ fn sources<const N: usize>(registry: &FakeRegistry) -> [Code; N] {
 
 /// Who is asked how often in an hour in which nothing can be had and the configuration names `named`.
 async fn an_hour(supply: &Supply, asked: &[Code], named: &[Code]) -> Vec<usize> {
+    an_hour_with(supply, asked, named, None).await
+}
+
+/// Likewise, where one says nothing.
+async fn an_hour_with(
+    supply: &Supply,
+    asked: &[Code],
+    named: &[Code],
+    silent: Option<&Code>,
+) -> Vec<usize> {
     let mut counts = vec![0; asked.len()];
     let ask = async {
         loop {
             let code = supply.turn().await;
             let index = asked.iter().position(|known| *known == code);
             counts[index.expect("one of them")] += 1;
+            if Some(&code) == silent {
+                supply.another(&code).await;
+                supply.abandoned(&code);
+                continue;
+            }
             supply.failed(&code, "", Outlook::Soon, None);
             for code in named {
                 supply.offer(code);
@@ -138,6 +153,25 @@ async fn what_is_configured_no_more_is_asked_no_more() {
     supply.failed(&codes[1], "", Outlook::Never, None);
     let counts = an_hour(&supply, &codes, &codes).await;
     assert!(counts[0] > 200 && counts[1] == 0, "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_are_asked_again_beside_one_that_says_nothing() {
+    let registry = FakeRegistry::start().await;
+    let codes = sources::<2>(&registry);
+    let silent = Some(&codes[0]);
+    let begin = || {
+        let supply = Supply::new(codes[0].clone());
+        supply.offer(&codes[1]);
+        supply
+    };
+    // It has more time each time, so that a slow one comes to an end.
+    let counts = an_hour_with(&begin(), &codes, &codes, silent).await;
+    assert!((10..25).contains(&counts[0]), "{counts:?}");
+    assert!(counts[1] >= counts[0] - 1, "{counts:?}");
+    // What is configured no more is not waited for.
+    let counts = an_hour_with(&begin(), &codes, &codes[1..], silent).await;
+    assert!(counts[0] <= 2 && counts[1] > 200, "{counts:?}");
 }
 
 #[tokio::test]
@@ -195,6 +229,58 @@ async fn what_a_tag_gave_before_serves_after_a_restart_where_it_has_a_bad_module
     }
 }
 
+/// A module that takes no configuration.
+fn plain() -> Vec<u8> {
+    let text = r#"
+        (module
+          (memory (export "memory") 1)
+          (func (export "proxy_abi_version_0_2_1"))
+          (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+          (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (i32.eqz (local.get 1))))
+    "#;
+    wat::parse_str(text).expect("valid text")
+}
+
+#[tokio::test]
+async fn what_a_version_was_live_with_stands_though_the_tag_gave_another_one_other_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let registry = FakeRegistry::start().await;
+    let of = |configuration| configured_image(&registry, "a:v1", "nil", &ALWAYS, configuration);
+    registry.push("v1", Layout::Cncf, &guest("add-header"));
+    let run = || bench(&registry, folder.path(), |_| ());
+    run().ready(&of("any")).await;
+    registry.push("v1", Layout::Cncf, &plain());
+    run().ready(&of("")).await;
+    let bench = run();
+    bench.ready(&of("any")).await;
+    assert!(bench.told().contains("earlier run"), "{}", bench.told());
+}
+
+#[tokio::test]
+async fn who_cannot_use_what_a_tag_gave_another_one_has_it_asked_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let registry = FakeRegistry::start().await;
+    let of = |configuration| configured_image(&registry, "a:v1", "nil", &[], configuration);
+    registry.push("v1", Layout::Cncf, &plain());
+    let run = || bench(&registry, folder.path(), |_| ());
+    run().ready(&of("")).await;
+    let other = run();
+    other.failed(&of("any")).await;
+    registry.push("v1", Layout::Cncf, &guest("refuse-configure"));
+    eventually("it is asked", || registry.counts().1 > 1).await;
+    registry.push("v1", Layout::Oci, &guest("add-header"));
+    other.ready(&of("any")).await;
+    drop(other);
+    // To the first its answer stands.
+    let asked = registry.counts();
+    let bench = run();
+    bench.ready(&of("")).await;
+    let sum = bench.plugins.status()[0].sha256;
+    assert_eq!(sum, Some(Digest::of(&plain())));
+    assert_eq!(registry.counts(), asked);
+}
+
 #[tokio::test]
 async fn a_timeout_of_zero_is_none() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -248,6 +334,31 @@ async fn another_source_does_not_wait_for_one_that_says_nothing() {
     bench.plugins.resolve("slot", &first);
     eventually("it is asked", || !dead.requests().is_empty()).await;
     bench.ready(&image(&good, "b:v1", sum, &[])).await;
+}
+
+#[tokio::test]
+async fn a_source_that_fails_is_asked_again_though_another_one_says_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (dead, good) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    dead.set_fault(Fault::Silent);
+    good.set_fault(Fault::Down);
+    let (manifest, _) = good.push("v1", Layout::Oci, &guest("add-header"));
+    let sum = manifest.trim_start_matches("sha256:");
+    let bench = bench(&good, folder.path(), |options| {
+        let dead = dead.address.to_string();
+        options.settings.insecure_registries.push(dead.into());
+    });
+    let mut first = image(&dead, "a:v1", sum, &[]);
+    if let Code::Remote(remote) = &mut Arc::get_mut(&mut first).expect("it is new").code {
+        remote.timeout = Duration::ZERO;
+    }
+    let second = image(&good, "b:v1", sum, &[]);
+    bench.plugins.resolve("slot", &first);
+    eventually("it is asked", || !dead.requests().is_empty()).await;
+    bench.plugins.resolve("slot", &second);
+    eventually("it fails", || !bench.told().is_empty()).await;
+    good.set_fault(Fault::None);
+    bench.ready(&second).await;
 }
 
 #[tokio::test]

@@ -510,11 +510,16 @@ pub(crate) fn registry() -> (tokio::runtime::Runtime, FakeRegistry) {
 }
 
 /// As [`printed`], with a password on standard input.
-pub(crate) fn printed_with(password: &str, arguments: &[&str], code: i32) -> String {
+fn printed_with(password: &str, arguments: &[&str], code: i32) -> String {
+    printed_in(root(), password, arguments, code)
+}
+
+/// The same, in a folder.
+pub(crate) fn printed_in(folder: &Path, password: &str, arguments: &[&str], code: i32) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_plenipo"))
         .arg("plugin")
         .args(arguments)
-        .current_dir(root())
+        .current_dir(folder)
         .env("DOCKER_CONFIG", "nonesuch")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

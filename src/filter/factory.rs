@@ -1,6 +1,6 @@
 //! From a filter's message to its instance: what the file of a filter implements.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::config::{ConfigError, RouteConfig};
 use crate::pb;
 use crate::route::SelectedRoute;
 use crate::telemetry::metrics::{self, StatSet, StatTable};
+use crate::wasm::spec::Digest;
 use crate::wasm::{PluginSpec, Plugins};
 
 /// Makes a filter of its configuration. The type URL comes from `Proto`'s name: there is no string to mistype.
@@ -96,21 +97,23 @@ pub struct Warmth(Mutex<WarmthState>);
 
 #[derive(Debug, Default)]
 struct WarmthState {
-    slots: BTreeSet<Box<str>>,
+    /// With the keys of the versions that they were asked for.
+    slots: BTreeMap<Box<str>, Digest>,
     cold: usize,
 }
 
 impl Warmth {
-    /// The slot of the Wasm host that the filter is to resolve: this one, or where the chain has that already, one of its
-    /// own. Filters that are alike are told apart by their order.
-    pub fn slot(&self, slot: String) -> Box<str> {
+    /// The slot of the Wasm host that the filter is to ask for `spec`: this one, or where the chain has that already, one of
+    /// its own. Filters that are alike are told apart by their order.
+    pub fn slot(&self, slot: String, spec: &PluginSpec) -> Box<str> {
         let slots = &mut self.0.lock().slots;
         let mut own = Box::<str>::from(slot.as_str());
         let mut number = 1;
-        while !slots.insert(own.clone()) {
+        while slots.contains_key(&own) {
             number += 1;
             own = format!("{slot}#{number}").into();
         }
+        slots.insert(own.clone(), spec.key());
         own
     }
 
@@ -129,22 +132,19 @@ impl Warmth {
         self.0.lock().cold
     }
 
+    /// Nothing is waited for: the filters follow others that did without what they lack, too.
+    pub fn go_without(&self) {
+        self.0.lock().cold = 0;
+    }
+
     /// True where no filter runs a plugin: nothing that the Wasm host does changes the chain.
     pub fn is_still(&self) -> bool {
         self.0.lock().slots.is_empty()
     }
 
-    /// The same, and the slots of `other` as well.
-    pub fn with_slots_of(&self, other: &Self) -> Self {
-        let mut slots = self.0.lock().slots.clone();
-        slots.extend(other.slots());
-        let cold = self.waiting();
-        Self(Mutex::new(WarmthState { slots, cold }))
-    }
-
-    /// The slots.
-    pub fn slots(&self) -> Vec<Box<str>> {
-        self.0.lock().slots.iter().cloned().collect()
+    /// What the filters asked the Wasm host for: it is to [settle](Plugins::settle) it where they serve.
+    pub fn asked(&self) -> BTreeMap<Box<str>, Digest> {
+        self.0.lock().slots.clone()
     }
 }
 

@@ -25,7 +25,7 @@ use crate::config::access_log::AccessLog;
 use crate::config::extension::{HttpFilterConfig, allows};
 use crate::config::http_connection_manager::{FilterSource, HttpFilter, RouteSource};
 use crate::config::listener::{FilterChain, Terminal};
-use crate::config::{Listener, Snapshot};
+use crate::config::{self, Listener, Snapshot};
 use crate::filter::factory::{ChainContext, Warmth};
 use crate::filter::upstream::UpstreamFilters;
 use crate::filter::{HttpFilterChain, Registry};
@@ -151,11 +151,10 @@ impl Builder {
             absent: &upstreams.absent,
             plugins,
         };
-        let mut slots: BTreeSet<Box<str>> = upstreams.slots.iter().cloned().collect();
+        let mut asked = self.asked_upstream();
         for (name, config) in &snapshot.listeners {
             let known = previous.listeners.get(name);
             let mut live = self.listener(config, known, false, &world);
-            slots.extend(live.chains.iter().flat_map(|chain| chain.slots()));
             let waiting: usize = live.chains.iter().map(|chain| chain.waiting()).sum();
             if waiting > 0 {
                 next.warming.insert(Arc::clone(name), waiting);
@@ -163,11 +162,11 @@ impl Builder {
                 // The predecessor goes on as it was, with the routes and clusters of now, and with its own of before
                 // where nobody asks for those any more.
                 live = self.listener(&known.config, Some(known), true, &world);
-                slots.extend(live.chains.iter().flat_map(|chain| chain.slots()));
             }
+            asked.extend(live.chains.iter().flat_map(|chain| chain.asked()));
             next.listeners.insert(Arc::clone(name), live);
         }
-        self.parts.plugins.retain(|slot| slots.contains(slot));
+        self.parts.plugins.settle(&asked);
         self.tables.retain(|_, table| table.strong_count() > 0);
         self.http_stats.retain(|_, set| set.strong_count() > 0);
         self.listener_http_stats
@@ -299,45 +298,20 @@ impl Builder {
                 && known.hcm.config.plugin_logs == manager.plugin_logs
                 && same_discovered(&known.chain.discovered, &discovered)
         });
-        let (mut filters, mut warmth) = match same {
-            // State that filters keep beyond a stream survives an update that does not touch them.
-            Some(known)
-                if same_table(&known.hcm.stream.routes, &routes)
-                    && (known.chain.warmth.is_still() || known.chain.plugins == world.plugins)
-                    || known.chain.warmth.is_still() && !runs_plugins(&routes) =>
-            {
-                (
-                    Arc::clone(&known.hcm.filters),
-                    Arc::clone(&known.chain.warmth),
-                )
-            }
-            _ => {
-                let warmth = Arc::new(Warmth::default());
-                let context = ChainContext {
-                    routes: routes.as_ref().map(|table| &**table.config()),
-                    health_failed: Some(&self.parts.health_failed),
-                    ..self.chain_context(listener, &place, &manager.stat_prefix, &warmth)
-                };
-                let filters = HttpFilterChain::build(
-                    &self.parts.filters,
-                    &manager.http_filters,
-                    &discovered,
-                    &context,
-                )
-                .with_logs(&self.parts.filters, &manager.plugin_logs, &context);
-                (Arc::new(filters), warmth)
-            }
-        };
+        let place = (listener, &*place, &**manager);
+        let (mut filters, mut warmth) =
+            self.http_filters(place, (&routes, &discovered), same, world);
         if let Some(known) = same.or(kept)
             && warmth.is_cold()
             && !known.chain.warmth.is_cold()
         {
             // Routes, or discovered filters of a chain that is to go on, have plugins that are not ready: those before them
-            // go on, with their plugins.
-            warmth = Arc::new(known.chain.warmth.with_slots_of(&warmth));
-            filters = Arc::clone(&known.hcm.filters);
+            // go on, with their plugins of now.
             routes.clone_from(&known.hcm.stream.routes);
             discovered.clone_from(&known.chain.discovered);
+            (filters, warmth) =
+                self.http_filters(place, (&routes, &discovered), Some(known), world);
+            warmth.go_without();
         }
         let access_log = match known {
             Some(known) if known.hcm.config.access_log == manager.access_log => {
@@ -379,6 +353,42 @@ impl Builder {
             discovered,
             plugins: world.plugins,
         })
+    }
+
+    /// The HTTP filters of a chain with these routes and discovered configurations: those of `same`, which was built with all else
+    /// that these are, where neither routes nor plugins have changed either.
+    fn http_filters(
+        &self,
+        (listener, place, manager): (&Listener, &str, &config::HttpConnectionManager),
+        (routes, discovered): (&Option<Arc<RouteTable>>, &Discovered),
+        same: Option<&KnownHttp<'_>>,
+        world: &World<'_>,
+    ) -> (Arc<HttpFilterChain>, Arc<Warmth>) {
+        // State that filters keep beyond a stream survives an update that does not touch them.
+        if let Some(known) = same
+            && (same_table(&known.hcm.stream.routes, routes)
+                && (known.chain.warmth.is_still() || known.chain.plugins == world.plugins)
+                || known.chain.warmth.is_still() && !runs_plugins(routes))
+        {
+            return (
+                Arc::clone(&known.hcm.filters),
+                Arc::clone(&known.chain.warmth),
+            );
+        }
+        let warmth = Arc::new(Warmth::default());
+        let context = ChainContext {
+            routes: routes.as_ref().map(|table| &**table.config()),
+            health_failed: Some(&self.parts.health_failed),
+            ..self.chain_context(listener, place, &manager.stat_prefix, &warmth)
+        };
+        let filters = HttpFilterChain::build(
+            &self.parts.filters,
+            &manager.http_filters,
+            discovered,
+            &context,
+        )
+        .with_logs(&self.parts.filters, &manager.plugin_logs, &context);
+        (Arc::new(filters), warmth)
     }
 
     /// What filters of the chain at `place` are built with, but for what HTTP alone has.

@@ -34,6 +34,7 @@ use crate::filter::network::NetworkFilters;
 use crate::stream::access_log::AccessLogger;
 use crate::stream::{Records, StreamConfig};
 use crate::telemetry::metrics::StatSet;
+use crate::wasm::slot::Asked;
 
 /// A consistent, live configuration.
 #[derive(Debug)]
@@ -204,11 +205,10 @@ pub enum LiveTerminal {
 }
 
 impl LiveChain {
-    /// The slots of the Wasm host that its filters resolve.
-    fn slots(&self) -> Vec<Box<str>> {
-        let mut slots = self.warmth.slots();
-        slots.extend(self.network.warmth.slots());
-        slots
+    /// What its filters asked the Wasm host for.
+    fn asked(&self) -> impl Iterator<Item = Asked> {
+        let network = self.network.warmth.asked();
+        self.warmth.asked().into_iter().chain(network)
     }
 
     /// How many plugins it waits for.

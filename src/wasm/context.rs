@@ -58,8 +58,6 @@ pub(crate) struct Environment {
     pub(crate) node: Option<Arc<pb::Node>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) space: Arc<Space>,
-    /// Its version is on trial, or has failed in one: those that serve beside it keep their queues.
-    pub(crate) on_trial: Arc<AtomicBool>,
     pub(crate) policy: PluginPolicy,
     pub(crate) probe: Option<Arc<dyn Probe>>,
     /// Who answers names; nobody in a tool.
@@ -78,6 +76,8 @@ pub(crate) struct RootSpec {
     pub(crate) spec: Arc<PluginSpec>,
     /// What its configuration took in a VM that was made to see that, of its thread's time.
     pub(crate) proven: OnceLock<Duration>,
+    /// It has a slot, or had one: a version that waits, or is only tried, leaves others their queues.
+    pub(crate) serves: Arc<AtomicBool>,
     /// `wasm log <name> <root_id> <vm_id>`, what log lines of the guest for a stream begin with; without the name where it
     /// speaks for the root (measured on Envoy 1.40).
     log_prefixes: [Box<str>; 2],
@@ -98,6 +98,7 @@ impl RootSpec {
         Self {
             spec: Arc::clone(spec),
             proven: OnceLock::new(),
+            serves: Arc::default(),
             log_prefixes: [prefix(&spec.name), prefix("")],
         }
     }
@@ -391,7 +392,9 @@ impl Host {
             mailbox: self.mailbox.clone(),
             root: self.root_id,
             adopted: Arc::clone(&self.adopted),
-            on_trial: Arc::clone(&self.env.on_trial),
+            serves: self
+                .root()
+                .map_or_else(Arc::default, |root| Arc::clone(&root.made_for.serves)),
         }
     }
 

@@ -1,11 +1,13 @@
 //! Stands in for the host where the feature `wasm` is off: every plugin is refused.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::options::{Options, Resolution, RolloutCommand};
+use super::slot::Asked;
 use super::spec::PluginSpec;
 use super::status::PluginStatus;
 use crate::config::ConfigError;
@@ -57,21 +59,21 @@ impl Plugins {
         Err(refusal())
     }
 
-    /// Says that `slot` (a place in the configuration, any stable name) wants `spec`, starts to load it where that is
-    /// new, and says what serves meanwhile. Call it anew for every Generation; [`Plugins::changed`] tells when.
-    pub fn resolve(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+    /// Says what serves `slot` (a place in the configuration, any stable name) where that wants `spec`, and starts to load it
+    /// where it is new. Call it anew for every Generation, which [settles](Self::settle) it; [`Plugins::changed`] tells when.
+    pub fn ask(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
         let _ = (slot, spec);
         Resolution::Failed(refusal().to_string().into())
     }
 
-    /// Forgets the slots for which `keep` is false: call it once a Generation is built, with the slots that it has.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        let _ = keep;
+    /// There are no slots.
+    pub fn settle(&self, serving: &BTreeSet<Asked>) {
+        let _ = serving;
     }
 
-    /// As [`Plugins::resolve`].
+    /// As [`Plugins::ask`].
     pub(crate) fn hold(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
-        self.resolve(slot, spec)
+        self.ask(slot, spec)
     }
 
     /// There are no slots.

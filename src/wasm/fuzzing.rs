@@ -434,7 +434,6 @@ fn environment(abi: Abi) -> Arc<Environment> {
     let shared: Arc<Shared> = Arc::default();
     Arc::new(Environment {
         space: shared.space(&spec.vm_id),
-        on_trial: Arc::default(),
         vm: spec,
         abi,
         registry: Registry::new(Shards::for_workers(1)),

@@ -1,7 +1,7 @@
 //! The control-side manager: which plugin versions are wanted where, and the way of each from its spec to a live
 //! [`Plugin`]. What is live in a slot stays until its successor is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +17,7 @@ use super::options::{Options, Resolution, RolloutCommand};
 use super::plugin::Plugin;
 use super::service::GOODBYE;
 use super::shared::Shared;
+use super::slot::Asked;
 use super::source::download::Downloader;
 use super::source::shown;
 use super::spec::{Code, Digest, PluginSpec};
@@ -30,13 +31,14 @@ use crate::telemetry::metrics::StatSet;
 
 mod loader;
 mod modules;
+mod slots;
 mod start;
 mod supply;
 mod trials;
 
 use modules::{Modules, Wanted};
+use slots::{Slot, Table};
 use supply::Supply;
-use trials::Trials;
 
 /// Steps of a version's life that are remembered.
 const MAX_HISTORY: usize = 32;
@@ -105,32 +107,6 @@ impl Machine {
             cache,
             store,
         })
-    }
-}
-
-#[derive(Default)]
-struct Table {
-    versions: BTreeMap<Digest, Version>,
-    slots: BTreeMap<Box<str>, Slot>,
-    /// Versions that were asked for since the last [`Plugins::retain`]: none of them goes in the middle of a build.
-    asked: BTreeSet<Digest>,
-    /// Versions on trial.
-    trials: Trials,
-    /// Versions that nobody wants, as long as streams hold them.
-    draining: Vec<(Weak<Plugin>, Record)>,
-}
-
-struct Slot {
-    wanted: Digest,
-    live: Option<Arc<Plugin>>,
-    /// Of no Generation: it stays until it is released.
-    held: bool,
-}
-
-impl Slot {
-    /// The version that serves it, which is an earlier one than the wanted where that cannot.
-    fn served_by(&self) -> Option<Digest> {
-        self.live.as_ref().map(|plugin| plugin.spec().key())
     }
 }
 
@@ -294,15 +270,29 @@ impl Plugins {
         Ok(())
     }
 
-    /// Says that `slot` (a place in the configuration, any stable name) wants `spec`, starts to load it where that is
-    /// new, and says what serves meanwhile. Call it anew for every Generation; [`Plugins::changed`] tells when.
-    pub fn resolve(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
-        self.resolve_slot(slot, spec, false)
+    /// Says what serves `slot` (a place in the configuration, any stable name) where that wants `spec`, and starts to load it
+    /// where it is new. Call it anew for every Generation, which [settles](Self::settle) it; [`Plugins::changed`] tells when.
+    pub fn ask(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+        self.0.state.lock().ask(&self.0, slot, spec)
     }
 
-    /// As [`Plugins::resolve`], for a slot that stays whatever Generations have, until it is [released](Self::release).
+    /// As [`Plugins::ask`], settled at once.
+    #[cfg(test)]
+    pub(crate) fn resolve(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
+        self.ask_and_take(slot, spec, false)
+    }
+
+    /// As [`Plugins::ask`], settled at once, for a slot that stays whatever Generations have, until it is
+    /// [released](Self::release).
     pub(crate) fn hold(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
-        self.resolve_slot(slot, spec, true)
+        self.ask_and_take(slot, spec, true)
+    }
+
+    fn ask_and_take(&self, slot: &str, spec: &Arc<PluginSpec>, held: bool) -> Resolution {
+        let mut state = self.0.state.lock();
+        let resolution = state.ask(&self.0, slot, spec);
+        state.take(&self.0, &(slot.into(), spec.key()), held);
+        resolution
     }
 
     /// True while a held slot waits for its first version, and waiting may help soon.
@@ -361,60 +351,23 @@ impl Plugins {
         state.sweep();
     }
 
-    fn resolve_slot(&self, slot: &str, spec: &Arc<PluginSpec>, held: bool) -> Resolution {
-        let key = spec.key();
+    /// Makes what [`Plugins::ask`] has said of these what is so, and forgets all that no place of Generations has but them. Call it once
+    /// a Generation is built, with what its filters have asked for, lately or long ago.
+    ///
+    /// What was asked for by filters that are not to serve yet loads on, and changes nothing in its slot.
+    pub fn settle(&self, serving: &BTreeSet<Asked>) {
         let mut state = self.0.state.lock();
-        let state = &mut *state;
-        let serving = state.slots.get(slot).and_then(|slot| slot.live.as_ref());
-        let version = state.versions.entry(key).or_insert_with(|| {
-            self.0
-                .load(spec, self.0.home(spec, serving), serving.is_none())
-        });
-        version.supply.offer(&spec.code);
-        let ready = match &*version.outcome.lock() {
-            Outcome::Live(plugin) => Some(Arc::clone(plugin)),
-            Outcome::Loading => None,
-        };
-        let entry = state.slots.entry(slot.into()).or_insert_with(|| Slot {
-            wanted: key,
-            live: None,
-            held,
-        });
-        entry.wanted = key;
-        let on_trial = ready
-            .as_ref()
-            .zip(entry.live.as_ref())
-            .and_then(|(new, old)| state.trials.resolve(&self.0, &version.record, old, new));
-        let record = version.record.lock();
-        let resolution = match ready {
-            Some(_) if let Some(resolution) = on_trial => resolution,
-            Some(plugin) => {
-                entry.live = Some(Arc::clone(&plugin));
-                Resolution::Ready(plugin)
-            }
-            None => match &entry.live {
-                Some(live) => Resolution::Previous(Arc::clone(live)),
-                None if record.given_up => {
-                    Resolution::Failed(record.error.clone().unwrap_or_default())
-                }
-                None => Resolution::Pending,
-            },
-        };
-        drop(record);
-        state.asked.insert(key);
-        resolution
+        for asked in serving {
+            state.take(&self.0, asked, false);
+        }
+        let slots: BTreeSet<&str> = serving.iter().map(|(slot, _)| &**slot).collect();
+        state.retain(|slot| slots.contains(slot));
     }
 
-    /// Forgets the slots of Generations for which `keep` is false: call it once a Generation is built, with the slots that it has.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        let mut state = self.0.state.lock();
-        state.slots.retain(|name, slot| slot.held || keep(name));
-        state.sweep();
-        let Table {
-            versions, trials, ..
-        } = &mut *state;
-        trials.retain(|new| versions.contains_key(new));
-        state.asked.clear();
+    /// Forgets the slots of Generations for which `keep` is false.
+    #[cfg(test)]
+    pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.0.state.lock().retain(keep);
     }
 
     /// Rings (with a growing number) whenever a version has become live or has failed: time for a new Generation.
@@ -438,12 +391,7 @@ impl Plugins {
         let state = self.0.state.lock();
         let mut statuses = Vec::new();
         for (key, version) in &state.versions {
-            let slots = state
-                .slots
-                .iter()
-                .filter(|(_, slot)| slot.wanted == *key || slot.served_by() == Some(*key))
-                .map(|(name, _)| name.to_string())
-                .collect();
+            let slots = state.slots_of(key);
             let plugin = match &*version.outcome.lock() {
                 Outcome::Live(plugin) => Some(Arc::clone(plugin)),
                 Outcome::Loading => None,
@@ -458,35 +406,6 @@ impl Plugins {
             }
         }
         statuses
-    }
-}
-
-impl Table {
-    /// Lets go of versions that no slot wants, nor is served by while its own cannot.
-    fn sweep(&mut self) {
-        let slots = self.slots.values();
-        let wanted: BTreeSet<Digest> = slots
-            .flat_map(|slot| [Some(slot.wanted), slot.served_by()])
-            .flatten()
-            .collect();
-        let unwanted: Vec<Digest> = self
-            .versions
-            .keys()
-            .filter(|key| !wanted.contains(*key) && !self.asked.contains(*key))
-            .copied()
-            .collect();
-        for key in unwanted {
-            let Some(version) = self.versions.remove(&key) else {
-                continue;
-            };
-            if let Outcome::Live(plugin) = &*version.outcome.lock() {
-                let mut record = version.record.lock().clone();
-                record.enter(State::Draining, "");
-                self.draining.push((Arc::downgrade(plugin), record));
-            }
-        }
-        self.draining
-            .retain(|(plugin, _)| plugin.strong_count() > 0);
     }
 }
 

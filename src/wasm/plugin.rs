@@ -171,9 +171,9 @@ impl Plugin {
         self.last_error.lock().clone()
     }
 
-    /// As [`VmSet::set_on_trial`].
-    pub(crate) fn set_on_trial(&self, on_trial: bool) {
-        self.set.set_on_trial(on_trial);
+    /// It takes a slot.
+    pub(crate) fn serve(&self) {
+        self.root.serves.store(true, Relaxed);
     }
 
     /// VMs that it was in and that have failed.

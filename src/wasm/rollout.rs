@@ -173,7 +173,6 @@ impl Round {
 
 impl Trial {
     pub(crate) fn new(old: Arc<Plugin>, new: Arc<Plugin>, policy: RolloutPolicy) -> Self {
-        new.set_on_trial(true);
         Self {
             share: AtomicU32::new(per_million(policy.share_percent)),
             round: ArcSwap::from_pointee(Round::new(&policy, &old, &new)),
@@ -243,7 +242,7 @@ impl Trial {
         // Streams of the Generation that still knows of the trial follow it at once.
         let share = match decision {
             Verdict::Promoted(_) => {
-                self.new.set_on_trial(false);
+                self.new.serve();
                 1_000_000
             }
             Verdict::RolledBack(_) => 0,
@@ -417,7 +416,8 @@ fn judge(
     // Two standard deviations of a count that is as small as this.
     let harm = new.harm() as f64;
     let surely = (harm - 2.0 * harm.sqrt()) / new.of() as f64;
-    let breaks_more = if new.failed > new.broken {
+    // A VM is counted before the stream that it failed under has ended: a few more tell nothing.
+    let breaks_more = if new.failed > 2 * new.broken {
         "its VMs fail more"
     } else {
         "it breaks more streams"

@@ -81,8 +81,8 @@ pub(crate) struct Consumer {
     pub(crate) root: u32,
     /// Its VM is in its place.
     pub(crate) adopted: Arc<AtomicBool>,
-    /// Its version is on trial, or has failed in one.
-    pub(crate) on_trial: Arc<AtomicBool>,
+    /// As [`RootSpec::serves`](super::context::RootSpec::serves).
+    pub(crate) serves: Arc<AtomicBool>,
 }
 
 impl Consumer {
@@ -91,7 +91,7 @@ impl Consumer {
     }
 
     fn serves(&self) -> bool {
-        self.adopted.load(Relaxed) && !self.on_trial.load(Relaxed)
+        self.adopted.load(Relaxed) && self.serves.load(Relaxed)
     }
 }
 

@@ -14,6 +14,9 @@ use super::spec::{Digest, PluginSpec};
 /// Stands in the place of the listener's name for the filters of clusters; of no listener's is it the [`part`].
 pub const CLUSTER: &str = "(cluster)";
 
+/// A slot, and the key of the version that its place asks for there.
+pub type Asked = (Box<str>, Digest);
+
 /// A configured name as a part of a slot's.
 pub fn part(name: &str) -> String {
     let mut part = String::with_capacity(name.len());

@@ -237,11 +237,6 @@ impl VmSet {
         }
     }
 
-    /// Whether their version is on trial, or has failed in one.
-    pub(crate) fn set_on_trial(&self, on_trial: bool) {
-        self.recipe.env.on_trial.store(on_trial, Relaxed);
-    }
-
     /// True where plugins under `policy` may be in these VMs.
     pub(crate) fn fits(&self, policy: &PluginPolicy) -> bool {
         self.recipe.env.policy.shares_vms_with(policy)

@@ -7,11 +7,13 @@ use std::time::Duration;
 use plenipo::control_plane::ControlPlane;
 use plenipo::pb;
 use plenipo::wasm::PluginStatus;
+use plenipo::wasm::spec::Digest;
 use plenipo::wasm::status::State;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Client, FakeUpstream, TestProxy, ads_bootstrap, any, exchange, listener_yaml,
+    Client, FakeUpstream, TestProxy, ads_bootstrap, any, exchange, guests, listener_yaml,
 };
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -371,6 +373,91 @@ async fn a_route_keeps_its_last_good_plugin_and_gives_it_to_no_other() {
         let seen = (response.header("x-guest"), response.header("x-version"));
         assert_eq!(seen, ("2", "4"));
     }
+}
+
+#[tokio::test]
+async fn routes_that_wait_change_nothing_for_those_that_go_on() {
+    let world = World::new().await;
+    world.listener(RDS, &filter("plugin", &world.good("own", 1)), "1");
+    let push = |before: &str, other: &str, version: &str| {
+        let table = routes(before, other, version);
+        world.plane.set_resources(ROUTES, vec![table], version);
+    };
+    push("", &world.good("p", 2), "1");
+    let proxy = world.start().await;
+    let mut client = Client::connect(proxy.address("l").await).await;
+    let mut other = async || {
+        let response = client.get("test", "/other").await;
+        let header = |name| response.header(name).to_owned();
+        (header("x-guest"), header("x-version"))
+    };
+    let shown = |guest: &str, version: &str| (guest.to_owned(), version.to_owned());
+    assert_eq!(other().await, shown("2", "1"));
+    let code = guests::marker("routes-that-wait", 4);
+    let late = plugin(
+        "p",
+        &format!(
+            "remote: {{http_uri: {{uri: 'http://silent/p.wasm', cluster: silent, timeout: 60s}}, sha256: {}}}",
+            Digest::of(&code)
+        ),
+    );
+    push("", &late, "2");
+    let fetched = tokio::time::timeout(Duration::from_secs(30), world.silent.accept()).await;
+    let (mut late_source, _) = fetched.expect("in time").expect("it is fetched");
+    until(
+        async || other().await == shown("2", "2"),
+        "the routes do not come",
+    )
+    .await;
+
+    // These wait, though what they have at this place is there.
+    let another = format!(
+        "- {{match: {{prefix: /new}}, route: {{cluster: up}}, typed_per_filter_config: {{plugin: {}}}}}",
+        silent("another")
+    );
+    push(&another, &world.good("p", 3), "3");
+    until(
+        async || versions(&proxy, "p", State::Live).len() == 2,
+        "it does not come",
+    )
+    .await;
+    let before = proxy.running.server.current.load_full().number;
+    world.clusters("2");
+    until(
+        async || proxy.running.server.current.load_full().number > before,
+        "no Generation comes",
+    )
+    .await;
+    for _ in 0..20 {
+        assert_eq!(other().await, shown("2", "2"));
+    }
+    assert!(versions(&proxy, "p", State::Draining).is_empty());
+    assert_eq!(versions(&proxy, "p", State::Live).len(), 2);
+
+    // What those that go on have asked for goes live with them, and serves when they are sent again.
+    let _ = late_source.read(&mut [0; 4096]).await;
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", code.len());
+    let answer = [head.as_bytes(), &code].concat();
+    late_source.write_all(&answer).await.expect("it is read");
+    let mut expected = vec![shown("2", "2"), shown("4", "2"), shown("4", "4")];
+    let mut turns = async |last: usize| {
+        let wait = async || {
+            let now = other().await;
+            let known = expected.iter().position(|expected| *expected == now);
+            expected.drain(..known.unwrap_or_else(|| panic!("{now:?}")));
+            expected.len() == last
+        };
+        until(wait, "it does not come").await;
+    };
+    turns(2).await;
+    push("", &late, "4");
+    turns(1).await;
+    push("", &world.good("p", 3), "5");
+    until(
+        async || other().await == shown("3", "5"),
+        "it does not come",
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use plenipo::control_plane::ControlPlane;
 use plenipo::pb;
 use plenipo::wasm::spec::Digest;
+use plenipo::wasm::status::State;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -469,4 +470,83 @@ async fn a_plugin_whose_calls_pass_itself_comes_to_an_end() {
         status.iter().all(|plugin| plugin.error.is_none()),
         "{status:?}"
     );
+}
+
+#[cfg(feature = "wasm")]
+#[tokio::test]
+async fn a_cluster_that_waits_changes_nothing_for_the_one_that_goes_on() {
+    let world = World::new(|_| String::new()).await;
+    let write = |number: u8| {
+        let path = world.files.path().join(format!("{number}.wasm"));
+        std::fs::write(&path, marker("upstream-goes-on", number)).expect("a file");
+        plugin(&file(&path), "")
+    };
+    let gated = async |number: u8| {
+        let code = marker("upstream-goes-on", number);
+        let sha256 = Digest::of(&code);
+        let (port, gate) = gated(code).await;
+        let name = format!("code{number}");
+        let remote = plugin(
+            &format!(
+                "{{remote: {{http_uri: {{uri: 'http://code/p', cluster: {name}, timeout: 60s}}, sha256: {sha256}}}}}"
+            ),
+            "",
+        );
+        (cluster(&name, port, ""), remote, gate)
+    };
+    let up = world.upstream.address.port();
+    let (late_source, late, gate) = gated(4).await;
+    let (another_source, another, _shut) = gated(5).await;
+    let another = another
+        .replace("{name: plugin,", "{name: other,")
+        .replace("config: {name: p,", "config: {name: q,");
+    let push = |filters: &str, version: &str| {
+        let clusters = vec![
+            cluster("up", up, filters),
+            late_source.clone(),
+            another_source.clone(),
+        ];
+        world.plane.set_resources(CLUSTER, clusters, version);
+    };
+    let mut client = world.client().await;
+    push(&write(2), "2");
+    until(&mut client, "x-guest", "2").await;
+    push(&late, "3");
+    let states = |state: State| {
+        let plugins = world.proxy.running.server.plugins.status().into_iter();
+        plugins.filter(move |plugin| plugin.state == state).count()
+    };
+    until_states(&mut client, || states(State::Fetching) == 1).await;
+
+    // Waits for the other, though its own plugin is there.
+    push(&format!("{}, {another}", write(3)), "4");
+    until_states(&mut client, || {
+        states(State::Live) == 2 && states(State::Fetching) == 2
+    })
+    .await;
+    gate.notify_one();
+    let late_serves = async {
+        loop {
+            match client.get("test", "/").await.header("x-guest") {
+                "2" => {}
+                "4" => return,
+                other => panic!("{other} serves"),
+            }
+        }
+    };
+    tokio::time::timeout(LONG, late_serves)
+        .await
+        .expect("in time");
+    assert_eq!(states(State::Live), 2);
+}
+
+/// Asks until it is so; `2` serves all the while.
+#[cfg(feature = "wasm")]
+async fn until_states(client: &mut Client, so: impl Fn() -> bool) {
+    let wait = async {
+        while !so() {
+            assert_eq!(client.get("test", "/").await.header("x-guest"), "2");
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.expect("in time");
 }

@@ -48,9 +48,9 @@ impl Choice {
         context: &BuildContext<'_>,
     ) -> Self {
         let chain = context.chain;
-        let slot = chain.warmth.slot(slot);
+        let slot = chain.warmth.slot(slot, spec);
         let mut trial = None;
-        let plugin = match chain.plugins.map(|plugins| plugins.resolve(&slot, spec)) {
+        let plugin = match chain.plugins.map(|plugins| plugins.ask(&slot, spec)) {
             Some(Resolution::Ready(plugin) | Resolution::Previous(plugin)) => Some(plugin),
             Some(Resolution::Trial(plugin, running)) => {
                 trial = Some(running);

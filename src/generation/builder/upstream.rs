@@ -12,7 +12,7 @@ use crate::config::{Cluster, Snapshot};
 use crate::filter::HttpFilterChain;
 use crate::filter::factory::{ChainContext, Warmth};
 use crate::filter::upstream::UpstreamFilters;
-use crate::wasm::slot;
+use crate::wasm::slot::{self, Asked};
 
 /// Filters of a cluster that serve.
 #[derive(Debug)]
@@ -31,8 +31,6 @@ pub(super) struct Upstreams {
     held: BTreeMap<Arc<str>, Option<Arc<Cluster>>>,
     /// Those without a predecessor: they are not served.
     pub(super) absent: BTreeSet<Arc<str>>,
-    /// What the filters, serving and waiting, ask the Wasm host for.
-    pub(super) slots: Vec<Box<str>>,
 }
 
 impl Upstreams {
@@ -59,7 +57,7 @@ impl Upstreams {
 
 impl Builder {
     /// Brings the filters of the snapshot's clusters to life; those that have not changed stay, and where one waits for a
-    /// plugin, those of its cluster before. `previous` are the clusters that are served so far.
+    /// plugin, those of its cluster before, with their plugins of now. `previous` are the clusters that are served so far.
     pub(super) fn upstreams(
         &mut self,
         previous: &ClusterMap,
@@ -82,7 +80,6 @@ impl Builder {
             } else {
                 let made = self.live_filters(name, filters, plugins);
                 if made.warmth.is_cold() {
-                    upstreams.slots.extend(made.warmth.slots());
                     let predecessor = previous
                         .get(name)
                         .map(|cluster| Arc::clone(&cluster.config));
@@ -90,17 +87,30 @@ impl Builder {
                         upstreams.absent.insert(Arc::clone(name));
                     }
                     upstreams.held.insert(Arc::clone(name), predecessor);
-                    before
+                    before.map(|before| self.going_on(name, before, plugins))
                 } else {
                     Some(made)
                 }
             };
             if let Some(live) = live {
-                upstreams.slots.extend(live.warmth.slots());
                 self.upstream_filters.insert(Arc::clone(name), live);
             }
         }
         upstreams
+    }
+
+    /// Filters that go on while their successors wait.
+    fn going_on(&self, cluster: &str, before: LiveFilters, plugins: u64) -> LiveFilters {
+        if before.warmth.is_still() || before.plugins == plugins {
+            return before;
+        }
+        self.live_filters(cluster, &before.config, plugins)
+    }
+
+    /// What the filters that serve asked the Wasm host for.
+    pub(super) fn asked_upstream(&self) -> BTreeSet<Asked> {
+        let live = self.upstream_filters.values();
+        live.flat_map(|live| live.warmth.asked()).collect()
     }
 
     fn live_filters(&self, cluster: &str, filters: &[HttpFilter], plugins: u64) -> LiveFilters {

@@ -57,7 +57,6 @@ impl Inner {
             node: options.node.clone(),
             shared: Arc::clone(&self.shared),
             space: self.shared.space(&spec.vm_id),
-            on_trial: Arc::default(),
             policy: options.policy(&spec.name),
             probe: options.probe.clone(),
             dns: options

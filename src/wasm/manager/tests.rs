@@ -20,6 +20,8 @@ use crate::wasm::testing::{cluster_map, config, guest, spec};
 mod images;
 #[path = "tests/queues.rs"]
 mod queues;
+#[path = "tests/slots.rs"]
+mod slots;
 #[path = "tests/supply.rs"]
 mod supply;
 #[path = "tests/tiers.rs"]

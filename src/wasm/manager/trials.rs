@@ -22,15 +22,16 @@ pub(super) struct Trials(HashMap<(Digest, Digest), Running>);
 struct Running {
     /// The verdict, once there is one: then neither version is held for it.
     trial: Result<Arc<Trial>, Verdict>,
-    _look: OwnedTask,
+    /// `None` before it has begun: until then no stream can come.
+    look: Option<OwnedTask>,
 }
 
 impl Trials {
-    /// What serves a slot of `old` where `new` is or was on trial; `None` where there is no trial, or it is promoted.
+    /// What serves a slot of `old` where `new` is, was or is to be on trial; `None` where there is no trial, or it is
+    /// promoted. One that is new is yet to be [begun](Self::start).
     pub(super) fn resolve(
         &mut self,
-        host: &Arc<Inner>,
-        record: &Arc<Mutex<Record>>,
+        host: &Inner,
         old: &Arc<Plugin>,
         new: &Arc<Plugin>,
     ) -> Option<Resolution> {
@@ -39,15 +40,13 @@ impl Trials {
         if policy.share_percent == 0 || keys.0 == keys.1 || old.spec().name != new.spec().name {
             return None;
         }
-        let running = self.0.entry(keys).or_insert_with(|| {
-            let trial = Arc::new(Trial::new(Arc::clone(old), Arc::clone(new), policy));
-            record.lock().enter(State::Trial, &trial.describe());
-            let _runtime = host.control.enter();
-            let look = look(Arc::downgrade(host), Arc::clone(&trial), Arc::clone(record));
-            Running {
-                trial: Ok(trial),
-                _look: OwnedTask::spawn("wasm trial", look),
-            }
+        let running = self.0.entry(keys).or_insert_with(|| Running {
+            trial: Ok(Arc::new(Trial::new(
+                Arc::clone(old),
+                Arc::clone(new),
+                policy,
+            ))),
+            look: None,
         });
         if let Ok(trial) = &running.trial
             && let Some(verdict) = trial.verdict()
@@ -61,14 +60,35 @@ impl Trials {
         }
     }
 
-    /// Forgets those whose new version is not to be kept.
+    /// Begins the trial of these two, if it has not begun: filters with it are to serve.
+    pub(super) fn start(
+        &mut self,
+        host: &Arc<Inner>,
+        record: &Arc<Mutex<Record>>,
+        keys: (Digest, Digest),
+    ) {
+        let Some(running) = self.0.get_mut(&keys) else {
+            return;
+        };
+        let Ok(trial) = &running.trial else { return };
+        running.look.get_or_insert_with(|| {
+            record.lock().enter(State::Trial, &trial.describe());
+            let _runtime = host.control.enter();
+            let look = look(Arc::downgrade(host), Arc::clone(trial), Arc::clone(record));
+            OwnedTask::spawn("wasm trial", look)
+        });
+    }
+
+    /// Forgets those that have not begun, and those whose new version is not to be kept.
     pub(super) fn retain(&mut self, keep: impl Fn(&Digest) -> bool) {
-        self.0.retain(|(_, new), _| keep(new));
+        self.0
+            .retain(|(_, new), running| running.look.is_some() && keep(new));
     }
 
     fn running(&self) -> impl Iterator<Item = (&Digest, &Arc<Trial>)> {
         self.0
             .iter()
+            .filter(|(_, running)| running.look.is_some())
             .filter_map(|((_, new), running)| Some((new, running.trial.as_ref().ok()?)))
             .filter(|(_, trial)| trial.verdict().is_none())
     }

@@ -45,6 +45,25 @@ fn failing(streams: u64, failed: u64) -> Count {
 }
 
 #[test]
+fn a_vm_that_failed_under_a_stream_of_which_the_end_is_not_heard_yet_is_no_other_reason() {
+    let policy = RolloutPolicy {
+        share_percent: 50,
+        ..RolloutPolicy::default()
+    };
+    for (broken, failed, why) in [(19, 20, "it breaks more"), (5, 20, "its VMs fail more")] {
+        let new = Count {
+            failed,
+            ..count(500, broken, 5)
+        };
+        let verdict = judge(&policy, &count(500, 0, 5), &new, Duration::ZERO, false);
+        let Some(Verdict::RolledBack(reason)) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert!(reason.starts_with(why), "{reason}");
+    }
+}
+
+#[test]
 fn verdicts() {
     let policy = RolloutPolicy {
         share_percent: 10,

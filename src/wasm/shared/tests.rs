@@ -57,7 +57,7 @@ fn consumer(root: u32) -> (Consumer, Inbox) {
         mailbox,
         root,
         adopted: Arc::new(true.into()),
-        on_trial: Arc::default(),
+        serves: Arc::new(true.into()),
     };
     (consumer, inbox)
 }
@@ -109,7 +109,7 @@ fn what_does_not_serve_takes_no_queue() {
     assert_eq!(hears(&shared, token, &mut [&mut old, &mut new]), Some(1));
     tried.adopted.store(true, Relaxed);
     assert_eq!(hears(&shared, token, &mut [&mut old, &mut new]), Some(2));
-    tried.on_trial.store(true, Relaxed);
+    tried.serves.store(false, Relaxed);
     assert_eq!(hears(&shared, token, &mut [&mut old, &mut new]), Some(1));
 }
 

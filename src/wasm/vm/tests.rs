@@ -55,7 +55,6 @@ fn environment(name: &str) -> Arc<Environment> {
     let shared: Arc<Shared> = Arc::default();
     Arc::new(Environment {
         space: shared.space(&spec.vm_id),
-        on_trial: Arc::default(),
         vm: Arc::new(spec),
         abi: Abi::V0_2_1,
         registry: Registry::new(Shards::for_workers(1)),

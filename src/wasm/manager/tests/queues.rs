@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::slots::ask_beside;
 use super::*;
 use crate::config::WasmSettings;
 
@@ -74,6 +75,22 @@ async fn a_version_on_trial_takes_no_queue_before_it_is_promoted() {
         bench.until(&next, |resolution| !on_trial(resolution)).await;
         assert_eq!(bench.heard_after_another().await, heard);
     }
+}
+
+#[tokio::test]
+async fn a_version_whose_filters_wait_takes_no_queue() {
+    // The guest counts for all of its VM.
+    let settings = crate::pb::from_yaml("defaults: {vm_sharing: ISOLATED}");
+    let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
+    let bench = Bench::with(|options| options.settings = settings);
+    let serving = queue("");
+    bench.ready(&serving).await;
+    let next = queue("2");
+    let ready = |resolution: &Resolution| matches!(resolution, Resolution::Ready(_));
+    ask_beside(&bench, &serving, &next, ready).await;
+    assert_eq!(bench.heard_after_another().await, "0");
+    bench.ready(&next).await;
+    assert_eq!(bench.heard_after_another().await, "01");
 }
 
 #[tokio::test]

@@ -1,0 +1,87 @@
+//! What is only asked for, by filters that do not serve yet.
+
+use super::*;
+use crate::config::WasmSettings;
+
+/// Asks for `new` until it is there, in builds whose filters wait: those with `old` serve.
+pub(super) async fn ask_beside(
+    bench: &Bench,
+    old: &PluginSpec,
+    new: &Arc<PluginSpec>,
+    done: impl Fn(&Resolution) -> bool,
+) -> Resolution {
+    let mut changed = bench.plugins.changed();
+    let wait = async {
+        loop {
+            changed.mark_unchanged();
+            let resolution = bench.plugins.ask("slot", new);
+            serve(bench, old);
+            if done(&resolution) {
+                return resolution;
+            }
+            changed.changed().await.expect("the host lives");
+        }
+    };
+    timeout(Duration::from_secs(60), wait)
+        .await
+        .expect("in time")
+}
+
+fn serve(bench: &Bench, spec: &PluginSpec) {
+    bench.plugins.settle(&[("slot".into(), spec.key())].into());
+}
+
+fn status(bench: &Bench, spec: &PluginSpec) -> Option<PluginStatus> {
+    let mut statuses = bench.plugins.status().into_iter();
+    statuses.find(|status| status.key == spec.key())
+}
+
+#[tokio::test]
+async fn what_is_only_asked_for_takes_no_slot() {
+    let bench = Bench::new(None);
+    let old = spec(config(guest("add-header"), ""));
+    let serving = bench.ready(&old).await;
+    let new = spec(config(guest("add-header"), "next"));
+    let ready = |resolution: &Resolution| matches!(resolution, Resolution::Ready(_));
+    ask_beside(&bench, &old, &new, ready).await;
+    for spec in [&old, &new] {
+        let status = status(&bench, spec).expect("kept");
+        assert_eq!(status.state, State::Live);
+        assert_eq!(status.slots, ["slot"]);
+    }
+    let live = bench.plugins.serving("slot").expect("served");
+    assert!(Arc::ptr_eq(&live, &serving));
+    // Its successor waits still, in this build too; those that serve are built anew.
+    bench.plugins.ask("slot", &new);
+    let Resolution::Ready(again) = bench.plugins.ask("slot", &old) else {
+        panic!("it has served all the while");
+    };
+    assert!(Arc::ptr_eq(&again, &serving));
+    serve(&bench, &old);
+    assert!(status(&bench, &new).is_some());
+    // Nobody waits any more.
+    serve(&bench, &old);
+    assert!(status(&bench, &new).is_none());
+    assert_eq!(status(&bench, &old).expect("kept").slots, ["slot"]);
+}
+
+#[tokio::test]
+async fn a_trial_begins_when_its_filters_serve() {
+    let settings = crate::pb::from_yaml("defaults: {rollout: {share_percent: 10}}");
+    let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
+    let bench = Bench::with(|options| options.settings = settings);
+    let old = spec(config(guest("add-header"), ""));
+    bench.ready(&old).await;
+    let new = spec(config(guest("add-header"), "next"));
+    let on_trial = |resolution: &Resolution| matches!(resolution, Resolution::Trial(..));
+    ask_beside(&bench, &old, &new, on_trial).await;
+    let told = status(&bench, &new).expect("kept");
+    assert_eq!((told.state, told.trial), (State::Live, None));
+    assert_eq!(bench.plugins.rollout("test", RolloutCommand::Promote), 0);
+    assert!(on_trial(&bench.plugins.ask("slot", &new)));
+    serve(&bench, &new);
+    let told = status(&bench, &new).expect("kept");
+    assert_eq!(told.state, State::Trial);
+    assert!(told.trial.is_some());
+    assert_eq!(bench.plugins.rollout("test", RolloutCommand::Promote), 1);
+}

@@ -85,6 +85,13 @@ fn push_with(
     version: &str,
     configuration: &str,
 ) {
+    let filter = filter(files, name, configuration);
+    let listener = any(&listener_yaml("l", ROUTES, &filter));
+    plane.set_resources(LISTENER, vec![listener], version);
+}
+
+/// The plugin `p`, with a guest's code.
+fn filter(files: &tempfile::TempDir, name: &str, configuration: &str) -> String {
     let code = files.path().join(format!("{name}.wasm"));
     std::fs::write(&code, guest(name)).expect("a file");
     let config = format!(
@@ -92,9 +99,7 @@ fn push_with(
          configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{configuration}'}}}}}}",
         code.display()
     );
-    let filter = format!("- {{name: plugin, typed_config: {config}}}");
-    let listener = any(&listener_yaml("l", ROUTES, &filter));
-    plane.set_resources(LISTENER, vec![listener], version);
+    format!("- {{name: plugin, typed_config: {config}}}")
 }
 
 #[tokio::test]
@@ -241,6 +246,67 @@ async fn an_operator_decides() {
         tokio::task::yield_now().await;
     }
     assert_eq!(client.send(GET).await.header("x-guest"), "1");
+}
+
+#[tokio::test]
+async fn a_version_that_was_rolled_back_stays_so_whatever_changes_beside_it() {
+    let world = World::new("share_percent: 1, window: 600s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    push(&world.plane, &world.files, "sometimes", "2");
+    let end = Instant::now() + Duration::from_secs(20);
+    while world.post("plugin=p&decision=roll_back").await != 200 {
+        assert!(Instant::now() < end, "it is not on trial");
+        tokio::task::yield_now().await;
+    }
+    let changed = ROUTES.replace(
+        "[{match",
+        "[{match: {path: /changed}, direct_response: {status: 418}}, {match",
+    );
+    let filter = filter(&world.files, "sometimes", "");
+    let listener = any(&listener_yaml("l", &changed, &filter));
+    world.plane.set_resources(LISTENER, vec![listener], "3");
+    while client.get("test", "/changed").await.status != 418 {
+        assert!(Instant::now() < end, "the change does not come");
+    }
+    for _ in 0..100 {
+        assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    }
+    let version = world.version(State::RolledBack).expect("kept");
+    assert_eq!(version.state, State::RolledBack);
+    assert_eq!(world.post("plugin=p&share=100").await, 404);
+}
+
+#[tokio::test]
+async fn a_plugin_of_the_same_name_elsewhere_has_no_part_in_a_trial() {
+    let world = World::new("share_percent: 1, window: 600s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    let push = |first: &str, version: &str| {
+        let listeners = [("l", first), ("other", "add-header")].map(|(name, guest_name)| {
+            let filter = filter(&world.files, guest_name, "");
+            any(&listener_yaml(name, ROUTES, &filter))
+        });
+        let listeners = listeners.to_vec();
+        world.plane.set_resources(LISTENER, listeners, version);
+    };
+    push("add-header", "2");
+    let mut other = Client::connect(world.proxy.address("other").await).await;
+    push("sometimes", "3");
+    let end = Instant::now() + Duration::from_secs(20);
+    while world.post("plugin=p&share=100").await != 200 {
+        assert!(Instant::now() < end, "it is not on trial");
+        tokio::task::yield_now().await;
+    }
+    for decision in ["share=100", "decision=promote"] {
+        assert_eq!(world.post(&format!("plugin=p&{decision}")).await, 200);
+        while client.send(GET).await.header("x-guest") != "2" {
+            assert!(Instant::now() < end, "it gets no streams");
+        }
+        for _ in 0..20 {
+            assert_eq!(other.send(GET).await.header("x-guest"), "1");
+        }
+    }
 }
 
 /// It breaks no stream, and ends none; nor does the old one, where it is given none.

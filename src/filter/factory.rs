@@ -132,7 +132,7 @@ impl Warmth {
         self.0.lock().cold
     }
 
-    /// Nothing is waited for: the filters follow others that did without what they lack, too.
+    /// The filters serve although a plugin of theirs is not there: those before them did, too.
     pub fn go_without(&self) {
         self.0.lock().cold = 0;
     }

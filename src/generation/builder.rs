@@ -112,7 +112,7 @@ impl Builder {
 
     /// Builds the successor of what is current; does not swap it in.
     ///
-    /// Plugins are asked for anew: a version that has become ready goes live with this Generation. A listener with a
+    /// Plugins are asked for anew: a version that has become ready serves with this Generation, unless its filters wait. A listener with a
     /// plugin that has no version at all yet is `warming`; its predecessor goes on, if there is one. So does a cluster's.
     pub fn next(
         &mut self,

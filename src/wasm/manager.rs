@@ -351,10 +351,10 @@ impl Plugins {
         state.sweep();
     }
 
-    /// Makes what [`Plugins::ask`] has said of these what is so, and forgets all that no place of Generations has but them. Call it once
-    /// a Generation is built, with what its filters have asked for, lately or long ago.
+    /// Each slot named here wants that version from now on, and serves what [`Plugins::ask`] answered; other slots of
+    /// Generations are forgotten. Call it once a Generation is built, with what its filters have asked for, lately or long ago.
     ///
-    /// What was asked for by filters that are not to serve yet loads on, and changes nothing in its slot.
+    /// What was asked for by filters that are not to serve yet loads on, and changes nothing in a slot that serves.
     pub fn settle(&self, serving: &BTreeSet<Asked>) {
         let mut state = self.0.state.lock();
         for asked in serving {

@@ -74,9 +74,9 @@ pub enum Resolution {
     /// The wanted version is live, and on trial beside this earlier one.
     #[cfg(feature = "wasm")]
     Trial(Arc<Plugin>, Arc<super::rollout::Trial>),
-    /// Nothing was ever ready here, and the wanted version is still loading.
+    /// Nothing was ready here before, and the wanted version is still loading.
     Pending,
-    /// Nothing was ever ready here, and the wanted version failed for now; it is tried again where that may help.
+    /// Nothing was ready here before, and the wanted version failed for now; it is tried again where that may help.
     Failed(Arc<str>),
 }
 

@@ -2,8 +2,8 @@
 //! gone with the last VM of the `vm_id`.
 //!
 //! A queue tells of its messages the VM that registered it last, of those that serve: one that is only tried, or whose
-//! version is on trial, takes nothing from those that serve, and where one is gone, the one before hears again. In Envoy
-//! a VM that comes to nothing keeps the queue, and nobody hears of it.
+//! version waits or is on trial, takes nothing from those that serve, and where one is gone, the one before hears again. In
+//! Envoy a VM that comes to nothing keeps the queue, and nobody hears of it.
 //!
 //! These are the named exceptions to "no lock is contended": each is held for one look-up or one copy. Sizes are
 //! bounded, which Envoy's are not.
@@ -90,21 +90,25 @@ impl Consumer {
         self.root == root && self.mailbox.same_channel(mailbox)
     }
 
-    fn serves(&self) -> bool {
-        self.adopted.load(Relaxed) && self.serves.load(Relaxed)
+    /// In its place, and of a version that serves: the more, the better.
+    fn standing(&self) -> (bool, bool) {
+        let adopted = self.adopted.load(Relaxed);
+        (adopted, adopted && self.serves.load(Relaxed))
     }
 }
 
 impl Queue {
-    /// Who hears of the next message. Where nobody serves, a VM that is not in its place yet finds it in its mailbox.
+    /// Who hears of the next message: the last one that serves. Where nobody does, one whose version waits hears before
+    /// one that may be tried and no more; that finds it in its mailbox when it is in its place.
     fn consumer(&self) -> Option<&Consumer> {
         let mut living = self.consumers.iter().rev();
-        let last = living.find(|consumer| !consumer.mailbox.is_closed())?;
-        if last.serves() {
-            return Some(last);
+        let mut best = living.find(|consumer| !consumer.mailbox.is_closed())?;
+        for consumer in living {
+            if best.standing() < consumer.standing() && !consumer.mailbox.is_closed() {
+                best = consumer;
+            }
         }
-        let serving = living.find(|consumer| consumer.serves() && !consumer.mailbox.is_closed());
-        serving.or(Some(last))
+        Some(best)
     }
 }
 

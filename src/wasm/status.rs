@@ -117,7 +117,8 @@ pub struct PluginStatus {
     pub state: State,
     /// The last error, of loading or of running.
     pub error: Option<String>,
-    /// The slots (places in the configuration) that want this version, or are served by it while theirs cannot.
+    /// The slots (places in the configuration) that want this version, or are served by it while theirs cannot; also those
+    /// that wait with it for another plugin.
     pub slots: Vec<String>,
     /// One a worker, in the order of workers.
     pub vms: Vec<VmStatus>,

@@ -30,6 +30,8 @@ pub(super) struct Slot {
     pub(super) live: Option<Arc<Plugin>>,
     /// Of no Generation: it stays until it is released.
     pub(super) held: bool,
+    /// False while its place waits, and none before it serves: what was ready there stands in for what comes next.
+    pub(super) serves: bool,
 }
 
 impl Slot {
@@ -58,17 +60,21 @@ impl Table {
         spec: &Arc<PluginSpec>,
     ) -> Resolution {
         let key = spec.key();
-        let live = self.slots.get(slot).and_then(|slot| slot.live.clone());
+        let of_slot = self.slots.get(slot);
+        let live = of_slot.and_then(|slot| slot.live.clone());
+        let serving = live
+            .as_ref()
+            .filter(|_| of_slot.is_some_and(|slot| slot.serves));
         let version = self
             .versions
             .entry(key)
-            .or_insert_with(|| host.load(spec, host.home(spec, live.as_ref()), live.is_none()));
+            .or_insert_with(|| host.load(spec, host.home(spec, serving), live.is_none()));
         version.supply.offer(&spec.code);
         let ready = match &*version.outcome.lock() {
             Outcome::Live(plugin) => Some(Arc::clone(plugin)),
             Outcome::Loading => None,
         };
-        let tried = ready.as_ref().zip(live.as_ref()).and_then(|(new, old)| {
+        let tried = ready.as_ref().zip(serving).and_then(|(new, old)| {
             let resolution = self.trials.resolve(host, old, new)?;
             Some((Step::Try(old.spec().key()), resolution))
         });
@@ -100,29 +106,64 @@ impl Table {
             wanted: *key,
             live: None,
             held,
+            serves: true,
         });
         entry.wanted = *key;
+        entry.serves = true;
         match step {
             Step::Stay => {}
-            Step::Turn(plugin) => {
-                plugin.serve();
-                entry.live = Some(plugin);
-            }
+            Step::Turn(plugin) => entry.live = Some(plugin),
             Step::Try(old) => {
                 if let Some(version) = self.versions.get(key) {
                     self.trials.start(host, &version.record, (old, *key));
                 }
             }
         }
+        if let Some(live) = &entry.live {
+            live.serve();
+        }
     }
 
     /// Forgets the slots of Generations for which `keep` is false, and what was asked for before the last build.
     pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.slots.retain(|name, slot| slot.held || keep(name));
-        self.awaited = std::mem::take(&mut self.asked).into_keys().collect();
+        let asked = std::mem::take(&mut self.asked);
+        let waiting: BTreeSet<&str> = asked.keys().map(|(slot, _)| &**slot).collect();
+        self.slots.retain(|name, slot| {
+            slot.serves = slot.held || keep(name);
+            slot.serves || waiting.contains(&**name)
+        });
+        for ((name, key), step) in &asked {
+            let Step::Turn(plugin) = step else { continue };
+            let slot = self.slots.entry(name.clone()).or_insert_with(|| Slot {
+                wanted: *key,
+                live: None,
+                held: false,
+                serves: false,
+            });
+            if !slot.serves {
+                slot.wanted = *key;
+                slot.live = Some(Arc::clone(plugin));
+            }
+        }
+        self.awaited = asked.into_keys().collect();
         self.sweep();
+        self.forget_trials();
+    }
+
+    /// Forgets those without a verdict that no slot is in any more, and those of versions that are gone.
+    fn forget_trials(&mut self) {
+        let in_a_slot = |(old, new): &(Digest, Digest)| {
+            let mut slots = self.slots.values();
+            slots.any(|slot| slot.wanted == *new && slot.served_by() == Some(*old))
+        };
         let versions = &self.versions;
-        self.trials.retain(|new| versions.contains_key(new));
+        let kept = |new: &Digest| versions.contains_key(new);
+        for new in self.trials.retain(in_a_slot, kept) {
+            if let Some(version) = versions.get(&new) {
+                let gone = "no stream comes to its trial any more";
+                version.record.lock().enter(State::Live, gone);
+            }
+        }
     }
 
     /// The slots that want this version, are served by it, or whose filters wait with it.

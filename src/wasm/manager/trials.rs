@@ -79,10 +79,24 @@ impl Trials {
         });
     }
 
-    /// Forgets those that have not begun, and those whose new version is not to be kept.
-    pub(super) fn retain(&mut self, keep: impl Fn(&Digest) -> bool) {
-        self.0
-            .retain(|(_, new), running| running.look.is_some() && keep(new));
+    /// Forgets those that have not begun, those whose new version is not to be kept, and those under way to which no
+    /// stream comes: the new versions of these.
+    pub(super) fn retain(
+        &mut self,
+        is_served: impl Fn(&(Digest, Digest)) -> bool,
+        keep: impl Fn(&Digest) -> bool,
+    ) -> Vec<Digest> {
+        let mut ended = Vec::new();
+        self.0.retain(|keys, running| {
+            let under_way = running.trial.as_ref();
+            let under_way = under_way.is_ok_and(|trial| trial.verdict().is_none());
+            let stays = running.look.is_some() && (!under_way || is_served(keys));
+            if running.look.is_some() && !stays {
+                ended.push(keys.1);
+            }
+            stays && keep(&keys.1)
+        });
+        ended
     }
 
     fn running(&self) -> impl Iterator<Item = (&Digest, &Arc<Trial>)> {

@@ -104,6 +104,12 @@ fn what_does_not_serve_takes_no_queue() {
     let token = space.register_queue(b"q", tried.clone(), 10).expect("room");
     let told = hears(&shared, token, &mut [&mut new]);
     assert_eq!(told, Some(2), "it has it when it is in its place");
+    // Its version waits.
+    let (waiting, mut inbox) = consumer(3);
+    waiting.serves.store(false, Relaxed);
+    assert_eq!(space.register_queue(b"q", waiting, 10), Ok(token));
+    assert_eq!(space.register_queue(b"q", tried.clone(), 10), Ok(token));
+    assert_eq!(hears(&shared, token, &mut [&mut inbox, &mut new]), Some(3));
     assert_eq!(space.register_queue(b"q", serving, 10), Ok(token));
     assert_eq!(space.register_queue(b"q", tried.clone(), 10), Ok(token));
     assert_eq!(hears(&shared, token, &mut [&mut old, &mut new]), Some(1));

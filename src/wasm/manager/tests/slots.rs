@@ -66,10 +66,72 @@ async fn what_is_only_asked_for_takes_no_slot() {
 }
 
 #[tokio::test]
-async fn a_trial_begins_when_its_filters_serve() {
+async fn where_nothing_serves_what_was_ready_stands_in_for_what_fails() {
+    let bench = Bench::new(None);
+    let good = spec(config(guest("queue"), ""));
+    let bad = spec(config(guest("queue"), "no"));
+    let mut changed = bench.plugins.changed();
+    let wait = async {
+        for (spec, state) in [(&good, State::Live), (&bad, State::Failed)] {
+            loop {
+                changed.mark_unchanged();
+                bench.plugins.ask("slot", spec);
+                bench.plugins.settle(&BTreeSet::new());
+                if status(&bench, spec).expect("asked for").state == state {
+                    break;
+                }
+                changed.changed().await.expect("the host lives");
+            }
+        }
+        bench.plugins.ask("slot", &bad)
+    };
+    let resolution = timeout(Duration::from_secs(60), wait).await;
+    let Ok(Resolution::Previous(plugin)) = resolution else {
+        panic!("{resolution:?}");
+    };
+    serve(&bench, &bad);
+    let serving = bench.plugins.serving("slot").expect("served");
+    assert!(Arc::ptr_eq(&serving, &plugin) && serving.spec().key() == good.key());
+    // Its place is gone, and so is what stood in.
+    bench.plugins.settle(&BTreeSet::new());
+    bench.plugins.settle(&BTreeSet::new());
+    assert!(status(&bench, &bad).is_none() && bench.plugins.serving("slot").is_none());
+}
+
+fn with_trials() -> Bench {
     let settings = crate::pb::from_yaml("defaults: {rollout: {share_percent: 10}}");
     let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
-    let bench = Bench::with(|options| options.settings = settings);
+    Bench::with(|options| options.settings = settings)
+}
+
+#[tokio::test]
+async fn a_trial_ends_with_its_last_place_though_another_waits_with_the_version() {
+    let bench = with_trials();
+    let old = spec(config(guest("add-header"), ""));
+    bench.ready(&old).await;
+    let new = spec(config(guest("add-header"), "next"));
+    let on_trial = |resolution: &Resolution| matches!(resolution, Resolution::Trial(..));
+    ask_beside(&bench, &old, &new, on_trial).await;
+    let build = |first: &PluginSpec, second: &PluginSpec| {
+        let asked = [("slot".into(), first.key()), ("other".into(), second.key())];
+        bench.plugins.settle(&asked.into());
+    };
+    bench.plugins.ask("slot", &new);
+    bench.plugins.ask("other", &old);
+    build(&new, &old);
+    let told = status(&bench, &new).expect("kept");
+    assert_eq!((told.state, told.trial.is_some()), (State::Trial, true));
+    bench.plugins.ask("slot", &old);
+    bench.plugins.ask("other", &new);
+    build(&old, &old);
+    let told = status(&bench, &new).expect("it is waited with");
+    assert_eq!((told.state, told.trial), (State::Live, None));
+    assert_eq!(bench.plugins.rollout("test", RolloutCommand::Promote), 0);
+}
+
+#[tokio::test]
+async fn a_trial_begins_when_its_filters_serve() {
+    let bench = with_trials();
     let old = spec(config(guest("add-header"), ""));
     bench.ready(&old).await;
     let new = spec(config(guest("add-header"), "next"));

@@ -1,5 +1,5 @@
 //! What every other module may rest on: worker-affine cells, task spawning, back-off, drain signals, bounded
-//! reads of files, memory at rest.
+//! reads of files, directories that are watched, memory at rest.
 //!
 //! Imports nothing of the crate. Nothing here knows of HTTP, xDS or Wasm.
 
@@ -9,6 +9,7 @@ pub mod drain;
 pub mod file;
 pub mod memory;
 pub mod task;
+pub mod watch;
 pub mod worker;
 pub mod workers;
 

@@ -275,7 +275,7 @@ const MAX_FILE: u64 = 64 << 20;
 /// Reads a `DataSource`, on the control side.
 pub(crate) fn data_source(value: core::DataSource) -> Result<bytes::Bytes, ConfigError> {
     let core::DataSource {
-        // The file is read once: only secrets are watched.
+        // The file is read once.
         watched_directory: _,
         specifier,
     } = value;

@@ -18,7 +18,7 @@ const SHARED: &[Ignored] = &[
     Ignored("json_format_options", "keys are sorted, as by default"),
     Ignored(
         "watched_directory",
-        "of a data source: it is read once, when the resource comes",
+        "of a data source that is no plugin's code: it is read once, when the resource comes",
     ),
 ];
 

@@ -35,10 +35,12 @@ mod slots;
 mod start;
 mod supply;
 mod trials;
+mod watched;
 
 use modules::{Modules, Wanted};
 use slots::{Slot, Table};
 use supply::Supply;
+use watched::WatchedFiles;
 
 /// Steps of a version's life that are remembered.
 const MAX_HISTORY: usize = 32;
@@ -65,6 +67,7 @@ struct Inner {
     /// The VMs that versions share, by VM key; more than one where plugins' settings differ.
     sets: Mutex<HashMap<Digest, Vec<Weak<VmSet>>>>,
     state: Mutex<Table>,
+    watched: Mutex<WatchedFiles>,
     changed: watch::Sender<u64>,
 }
 
@@ -221,6 +224,7 @@ impl Plugins {
             proven: Mutex::default(),
             sets: Mutex::default(),
             state: Mutex::default(),
+            watched: Mutex::default(),
             changed: watch::channel(0).0,
             options,
         }))
@@ -270,25 +274,32 @@ impl Plugins {
         Ok(())
     }
 
+    /// `spec` with the code that its file has now, where that is watched: what is to be [asked](Self::ask) for.
+    pub fn current(&self, spec: &Arc<PluginSpec>) -> Arc<PluginSpec> {
+        let changed = self.0.watched.lock().current(&self.0, spec);
+        changed.map_or_else(|| Arc::clone(spec), Arc::new)
+    }
+
     /// Says what serves `slot` (a place in the configuration, any stable name) where that wants `spec`, and starts to load it
     /// where it is new. Call it anew for every Generation, which [settles](Self::settle) it; [`Plugins::changed`] tells when.
     pub fn ask(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
         self.0.state.lock().ask(&self.0, slot, spec)
     }
 
-    /// As [`Plugins::ask`], settled at once.
+    /// As [`Plugins::hold`], until a Generation without the slot is built.
     #[cfg(test)]
     pub(crate) fn resolve(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
         self.ask_and_take(slot, spec, false)
     }
 
-    /// As [`Plugins::ask`], settled at once, for a slot that stays whatever Generations have, until it is
-    /// [released](Self::release).
+    /// As [`Plugins::ask`] of what is [current](Self::current), settled at once, for a slot that stays whatever Generations
+    /// have, until it is [released](Self::release).
     pub(crate) fn hold(&self, slot: &str, spec: &Arc<PluginSpec>) -> Resolution {
         self.ask_and_take(slot, spec, true)
     }
 
     fn ask_and_take(&self, slot: &str, spec: &Arc<PluginSpec>, held: bool) -> Resolution {
+        let spec = &self.current(spec);
         let mut state = self.0.state.lock();
         let resolution = state.ask(&self.0, slot, spec);
         state.take(&self.0, &(slot.into(), spec.key()), held);
@@ -362,6 +373,8 @@ impl Plugins {
         }
         let slots: BTreeSet<&str> = serving.iter().map(|(slot, _)| &**slot).collect();
         state.retain(|slot| slots.contains(slot));
+        drop(state);
+        self.0.watched.lock().sweep();
     }
 
     /// Forgets the slots of Generations for which `keep` is false.

@@ -1,7 +1,7 @@
 //! `envoy.extensions.wasm.v3.PluginConfig` as believed.
 //!
-//! A spec is pure data, code at hand included: local sources are read here, at configuration time, as Envoy does (a
-//! file is not watched). Two specs with the same [`PluginSpec::key`] are the same plugin version.
+//! A spec is pure data, code at hand included: local sources are read here, at configuration time, as Envoy does. What a
+//! watched file has later is [another spec](PluginSpec::with_code). Two specs with the same [`PluginSpec::key`] are the same plugin version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,7 +21,7 @@ mod code;
 
 #[cfg(feature = "wasm")]
 pub(crate) use code::MAX_CODE;
-pub use code::{Code, Origin, Pull, PullPolicy, Remote, Secret};
+pub use code::{Code, Origin, Pull, PullPolicy, Remote, Secret, Watched};
 use code::{parse_backoff, parse_code, take_pull};
 
 /// Runtimes of Envoy's that one engine stands in for; empty is its first available one.
@@ -87,7 +87,7 @@ pub enum FailurePolicy {
 }
 
 /// A plugin as configured.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PluginSpec {
     /// `name`.
     pub name: Arc<str>,
@@ -177,7 +177,7 @@ impl PluginSpec {
                  }| { allowed_capabilities.into_keys().map(Into::into).collect() },
             )
             .unwrap_or_default();
-        let mut spec = Self {
+        let spec = Self {
             name: name.into(),
             root_id: root_id.into(),
             vm_id: vm_id.into(),
@@ -201,15 +201,27 @@ impl PluginSpec {
             key: Digest([0; 32]),
             vm_key: Digest([0; 32]),
         };
-        spec.vm_key = spec.compute_vm_key();
-        spec.key = spec.compute_key();
-        Ok(spec)
+        Ok(spec.with_keys())
     }
 
     /// The same as a singleton: another version than those of filters, in other VMs.
     #[must_use]
     pub fn into_singleton(mut self) -> Self {
         self.singleton = true;
+        self.with_keys()
+    }
+
+    /// The same with other code: another version.
+    #[must_use]
+    pub fn with_code(&self, code: Code) -> Self {
+        Self {
+            code,
+            ..self.clone()
+        }
+        .with_keys()
+    }
+
+    fn with_keys(mut self) -> Self {
         self.vm_key = self.compute_vm_key();
         self.key = self.compute_key();
         self

@@ -6,13 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use notify::event::{EventKind, ModifyKind, RenameMode};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use prost::Message as _;
 use tokio::sync::mpsc;
 
 use super::client::{Event, UnknownFields};
 use super::engine::ChannelId;
+use crate::base::watch::{DirectoryWatcher, Watch};
 use crate::pb;
 use crate::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use crate::telemetry::metrics::{Stat, StatSet};
@@ -54,38 +53,24 @@ impl File {
         }
     }
 
-    fn watch(&self) -> notify::Result<RecommendedWatcher> {
+    fn watch(&self) -> notify::Result<DirectoryWatcher> {
         let parent = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let file = match &self.directory {
-            None => self.path.file_name().map(ToOwned::to_owned),
-            Some(_) => None,
+        let (directory, file) = match &self.directory {
+            None => (parent, self.path.file_name().map(ToOwned::to_owned)),
+            Some(directory) => (directory.as_path(), None),
         };
         let moved = self.moved.clone();
-        let mut watcher =
-            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                let Ok(event) = event else { return };
-                // A move within the directory is told as `Both` once more.
-                let into_place = matches!(
-                    event.kind,
-                    EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Any))
-                );
-                let concerns = file.as_ref().is_none_or(|file| {
-                    event
-                        .paths
-                        .iter()
-                        .any(|path| path.file_name() == Some(file.as_os_str()))
-                });
-                if into_place && concerns {
-                    // The task may have ended meanwhile.
-                    let _ = moved.send(());
-                }
-            })?;
-        let directory = self.directory.as_deref().unwrap_or(parent);
-        watcher.watch(directory, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
+        let watch = Watch {
+            file,
+            writes: false,
+        };
+        DirectoryWatcher::new(directory, watch, move || {
+            // The task may have ended meanwhile.
+            let _ = moved.send(());
+        })
     }
 
     async fn load(&self) -> Result<DiscoveryResponse, String> {

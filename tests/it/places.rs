@@ -461,6 +461,38 @@ async fn routes_that_wait_change_nothing_for_those_that_go_on() {
 }
 
 #[tokio::test]
+async fn code_that_is_moved_into_its_place_serves_without_a_new_configuration() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("plugin.wasm");
+    let put = |mark: u8| std::fs::rename(marker(world.folder.path(), mark), &path);
+    put(1).expect("moved");
+    let code = format!(
+        "local: {{filename: '{}', watched_directory: {{path: '{}'}}}}",
+        path.display(),
+        folder.path().display()
+    );
+    world.listener(INLINE, &filter("plugin", &plugin("p", &code)), "1");
+    let proxy = world.start().await;
+    let mut client = Client::connect(proxy.address("l").await).await;
+    let mut mark = async || {
+        let response = client.get("test", "/").await;
+        assert_eq!(response.status, 200);
+        response.header("x-guest").to_owned()
+    };
+    assert_eq!(mark().await, "1");
+    put(2).expect("moved");
+    let taken_over = async || match &*mark().await {
+        "1" => false,
+        other => {
+            assert_eq!(other, "2");
+            true
+        }
+    };
+    until(taken_over, "it does not come").await;
+}
+
+#[tokio::test]
 async fn a_chain_goes_on_while_it_waits_for_another_plugin_that_was_discovered() {
     let world = World::new().await;
     let extension = |config: &str| {

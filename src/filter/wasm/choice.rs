@@ -48,6 +48,8 @@ impl Choice {
         context: &BuildContext<'_>,
     ) -> Self {
         let chain = context.chain;
+        let current = chain.plugins.map(|plugins| plugins.current(spec));
+        let spec = current.as_ref().unwrap_or(spec);
         let slot = chain.warmth.slot(slot, spec);
         let mut trial = None;
         let plugin = match chain.plugins.map(|plugins| plugins.ask(&slot, spec)) {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::base::Workers;
 use crate::cluster::ClusterMap;
+use crate::config::WasmSettings;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
@@ -26,6 +27,8 @@ mod slots;
 mod supply;
 #[path = "tests/tiers.rs"]
 mod tiers;
+#[path = "tests/watched.rs"]
+mod watched;
 
 /// A server that gives each connection the next of its answers, the last one for ever.
 struct Server {
@@ -112,6 +115,13 @@ impl Bench {
         }
     }
 
+    /// With these defaults of all plugins.
+    fn with_defaults(yaml: &str) -> Self {
+        let settings = crate::pb::from_yaml(&format!("defaults: {{{yaml}}}"));
+        let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
+        Self::with(|options| options.settings = settings)
+    }
+
     fn serve_from(&self, server: &Server) {
         self.clusters
             .store(cluster_map(&self.registry, server.address));
@@ -123,11 +133,21 @@ impl Bench {
         spec: &Arc<PluginSpec>,
         done: impl Fn(&Resolution) -> bool,
     ) -> Resolution {
+        self.again(|| self.plugins.resolve("slot", spec), done)
+            .await
+    }
+
+    /// Asks whenever something has changed, until `done` says so.
+    async fn again(
+        &self,
+        ask: impl Fn() -> Resolution,
+        done: impl Fn(&Resolution) -> bool,
+    ) -> Resolution {
         let mut changed = self.plugins.changed();
         let wait = async {
             loop {
                 changed.mark_unchanged();
-                let resolution = self.plugins.resolve("slot", spec);
+                let resolution = ask();
                 if done(&resolution) {
                     return resolution;
                 }

@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use super::{Digest, hash_field};
 use crate::base::file::read_regular;
 use crate::config::ConfigError;
 use crate::config::error::At as _;
+use crate::config::field::non_empty;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::google;
 use crate::wasm::source::reference::Reference;
@@ -42,9 +44,29 @@ pub enum Code {
         digest: Digest,
         /// For status and logs: the file's name, `inline`, or `env:NAME`.
         origin: Box<str>,
+        /// The file is read again when something comes into a directory.
+        watched: Option<Watched>,
     },
     /// It is to be fetched.
     Remote(Remote),
+}
+
+/// `watched_directory` of a file of code.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// What is moved into it has the file read again.
+    pub directory: Arc<str>,
+    /// `watch_modify`: so does what is written there.
+    pub writes: bool,
+    /// When the code that goes with this was read.
+    pub read: Instant,
+}
+
+/// When a file was read is no part of what is configured.
+impl PartialEq for Watched {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.directory, self.writes) == (&other.directory, other.writes)
+    }
 }
 
 impl fmt::Debug for Code {
@@ -259,9 +281,15 @@ fn parse_local(proto: core::DataSource) -> Result<Code, ConfigError> {
     use core::data_source::Specifier;
     let core::DataSource {
         specifier,
-        // Envoy's Wasm does not watch either.
-        watched_directory: _,
+        watched_directory,
     } = proto;
+    let watched = match watched_directory {
+        Some(directory) if matches!(specifier, Some(Specifier::Filename(_))) => {
+            Some(parse_watched(directory).at("watched_directory")?)
+        }
+        // There is no file.
+        Some(_) | None => None,
+    };
     let (bytes, origin): (Vec<u8>, Box<str>) = match specifier {
         Some(Specifier::Filename(name)) => {
             let bytes = read_regular(Path::new(&name), MAX_CODE as u64).map_err(|error| {
@@ -292,6 +320,21 @@ fn parse_local(proto: core::DataSource) -> Result<Code, ConfigError> {
         bytes,
         digest,
         origin,
+        watched,
+    })
+}
+
+fn parse_watched(proto: core::WatchedDirectory) -> Result<Watched, ConfigError> {
+    let core::WatchedDirectory { path, watch_modify } = proto;
+    let path = non_empty(path, "path")?;
+    if !Path::new(&path).is_dir() {
+        return Err(ConfigError::invalid(format!("{path} is no directory")).at("path"));
+    }
+    Ok(Watched {
+        directory: path.into(),
+        writes: watch_modify,
+        // Before the file is read: what comes later is news.
+        read: Instant::now(),
     })
 }
 

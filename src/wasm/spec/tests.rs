@@ -272,6 +272,47 @@ fn a_variable_named_twice_is_refused() {
     );
 }
 
+#[test]
+fn a_watched_directory_must_be_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.wasm");
+    std::fs::write(&file, b"\0asm").expect("a file");
+    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let with = |specifier, directory: &str| {
+        with_vm(|vm| {
+            let source = core::DataSource {
+                specifier: Some(specifier),
+                watched_directory: Some(core::WatchedDirectory {
+                    path: directory.to_owned(),
+                    watch_modify: true,
+                }),
+            };
+            let specifier = core::async_data_source::Specifier::Local(source);
+            vm.code = Some(core::AsyncDataSource {
+                specifier: Some(specifier),
+            });
+        })
+    };
+    let file = core::data_source::Specifier::Filename(text(&file));
+    let spec = PluginSpec::parse(with(file.clone(), &text(folder.path()))).expect("valid");
+    let Code::Local { watched, .. } = &spec.code else {
+        panic!("it is local");
+    };
+    let watched = watched.as_ref().expect("watched");
+    assert_eq!(
+        (&*watched.directory, watched.writes),
+        (&*text(folder.path()), true)
+    );
+    for directory in ["", "/nowhere", "/dev/null"] {
+        let error = refused(with(file.clone(), directory));
+        let place = "vm_config.code.local.watched_directory.path: ";
+        assert!(error.starts_with(place), "{error}");
+    }
+    // There is nothing to watch.
+    let inline = core::data_source::Specifier::InlineBytes(b"\0asm".to_vec());
+    assert!(PluginSpec::parse(with(inline, "/nowhere")).is_ok());
+}
+
 /// As istiod sends it.
 fn istio(uri: &str, sha256: &str, variables: &[(&str, &str)]) -> wasm::PluginConfig {
     with_vm(|vm| {

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::slots::ask_beside;
 use super::*;
-use crate::config::WasmSettings;
 
 fn queue(configuration: &str) -> Arc<PluginSpec> {
     spec(config(guest("queue"), configuration))
@@ -57,14 +56,11 @@ async fn a_version_that_is_refused_takes_no_queue() {
 
 #[tokio::test]
 async fn a_version_on_trial_takes_no_queue_before_it_is_promoted() {
-    let settings = crate::pb::from_yaml("defaults: {rollout: {share_percent: 10}}");
-    let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
     for (command, heard) in [
         (RolloutCommand::RollBack, "000"),
         (RolloutCommand::Promote, "001"),
     ] {
-        let settings = settings.clone();
-        let bench = Bench::with(|options| options.settings = settings);
+        let bench = Bench::with_defaults("rollout: {share_percent: 10}");
         let _serving = bench.ready(&queue("")).await;
         let next = queue("2");
         let on_trial = |resolution: &Resolution| matches!(resolution, Resolution::Trial(..));
@@ -80,9 +76,7 @@ async fn a_version_on_trial_takes_no_queue_before_it_is_promoted() {
 #[tokio::test]
 async fn a_version_whose_filters_wait_takes_no_queue() {
     // The guest counts for all of its VM.
-    let settings = crate::pb::from_yaml("defaults: {vm_sharing: ISOLATED}");
-    let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
-    let bench = Bench::with(|options| options.settings = settings);
+    let bench = Bench::with_defaults("vm_sharing: ISOLATED");
     let serving = queue("");
     bench.ready(&serving).await;
     let next = queue("2");

@@ -1,7 +1,6 @@
 //! What is only asked for, by filters that do not serve yet.
 
 use super::*;
-use crate::config::WasmSettings;
 
 /// Asks for `new` until it is there, in builds whose filters wait: those with `old` serve.
 pub(super) async fn ask_beside(
@@ -10,21 +9,12 @@ pub(super) async fn ask_beside(
     new: &Arc<PluginSpec>,
     done: impl Fn(&Resolution) -> bool,
 ) -> Resolution {
-    let mut changed = bench.plugins.changed();
-    let wait = async {
-        loop {
-            changed.mark_unchanged();
-            let resolution = bench.plugins.ask("slot", new);
-            serve(bench, old);
-            if done(&resolution) {
-                return resolution;
-            }
-            changed.changed().await.expect("the host lives");
-        }
+    let ask = || {
+        let resolution = bench.plugins.ask("slot", new);
+        serve(bench, old);
+        resolution
     };
-    timeout(Duration::from_secs(60), wait)
-        .await
-        .expect("in time")
+    bench.again(ask, done).await
 }
 
 fn serve(bench: &Bench, spec: &PluginSpec) {
@@ -70,24 +60,17 @@ async fn where_nothing_serves_what_was_ready_stands_in_for_what_fails() {
     let bench = Bench::new(None);
     let good = spec(config(guest("queue"), ""));
     let bad = spec(config(guest("queue"), "no"));
-    let mut changed = bench.plugins.changed();
-    let wait = async {
-        for (spec, state) in [(&good, State::Live), (&bad, State::Failed)] {
-            loop {
-                changed.mark_unchanged();
-                bench.plugins.ask("slot", spec);
-                bench.plugins.settle(&BTreeSet::new());
-                if status(&bench, spec).expect("asked for").state == state {
-                    break;
-                }
-                changed.changed().await.expect("the host lives");
-            }
-        }
-        bench.plugins.ask("slot", &bad)
-    };
-    let resolution = timeout(Duration::from_secs(60), wait).await;
-    let Ok(Resolution::Previous(plugin)) = resolution else {
-        panic!("{resolution:?}");
+    for (spec, state) in [(&good, State::Live), (&bad, State::Failed)] {
+        let ask = || {
+            let resolution = bench.plugins.ask("slot", spec);
+            bench.plugins.settle(&BTreeSet::new());
+            resolution
+        };
+        let told = |_: &Resolution| status(&bench, spec).expect("asked for").state == state;
+        bench.again(ask, told).await;
+    }
+    let Resolution::Previous(plugin) = bench.plugins.ask("slot", &bad) else {
+        panic!("nothing stands in");
     };
     serve(&bench, &bad);
     let serving = bench.plugins.serving("slot").expect("served");
@@ -98,19 +81,22 @@ async fn where_nothing_serves_what_was_ready_stands_in_for_what_fails() {
     assert!(status(&bench, &bad).is_none() && bench.plugins.serving("slot").is_none());
 }
 
-fn with_trials() -> Bench {
-    let settings = crate::pb::from_yaml("defaults: {rollout: {share_percent: 10}}");
-    let settings = WasmSettings::parse(settings.expect("YAML")).expect("valid");
-    Bench::with(|options| options.settings = settings)
+/// A host where this version serves, and its successors are tried.
+async fn trying(old: &Arc<PluginSpec>) -> Bench {
+    let bench = Bench::with_defaults("rollout: {share_percent: 10}");
+    bench.ready(old).await;
+    bench
+}
+
+fn on_trial(resolution: &Resolution) -> bool {
+    matches!(resolution, Resolution::Trial(..))
 }
 
 #[tokio::test]
 async fn a_trial_ends_with_its_last_place_though_another_waits_with_the_version() {
-    let bench = with_trials();
     let old = spec(config(guest("add-header"), ""));
-    bench.ready(&old).await;
+    let bench = trying(&old).await;
     let new = spec(config(guest("add-header"), "next"));
-    let on_trial = |resolution: &Resolution| matches!(resolution, Resolution::Trial(..));
     ask_beside(&bench, &old, &new, on_trial).await;
     let build = |first: &PluginSpec, second: &PluginSpec| {
         let asked = [("slot".into(), first.key()), ("other".into(), second.key())];
@@ -131,11 +117,9 @@ async fn a_trial_ends_with_its_last_place_though_another_waits_with_the_version(
 
 #[tokio::test]
 async fn a_trial_begins_when_its_filters_serve() {
-    let bench = with_trials();
     let old = spec(config(guest("add-header"), ""));
-    bench.ready(&old).await;
+    let bench = trying(&old).await;
     let new = spec(config(guest("add-header"), "next"));
-    let on_trial = |resolution: &Resolution| matches!(resolution, Resolution::Trial(..));
     ask_beside(&bench, &old, &new, on_trial).await;
     let told = status(&bench, &new).expect("kept");
     assert_eq!((told.state, told.trial), (State::Live, None));

@@ -316,45 +316,44 @@ async fn who_wants_the_same_shares_its_failure() {
     assert!(bench.stat(wasm_stats::REMOTE_LOAD_CACHE_NEGATIVE_HITS) >= 7);
 }
 
-#[tokio::test]
-async fn another_source_does_not_wait_for_one_that_says_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (dead, good) = (FakeRegistry::start().await, FakeRegistry::start().await);
+/// A host that waits for a registry that says nothing, for so long, and the same image of another registry.
+async fn waiting_for_silence(
+    good: &FakeRegistry,
+    folder: &std::path::Path,
+    timeout: Duration,
+) -> (FakeRegistry, Bench, Arc<PluginSpec>) {
+    let dead = FakeRegistry::start().await;
     dead.set_fault(Fault::Silent);
     let (manifest, _) = good.push("v1", Layout::Oci, &guest("add-header"));
     let sum = manifest.trim_start_matches("sha256:");
-    let bench = bench(&good, folder.path(), |options| {
+    let bench = bench(good, folder, |options| {
         let dead = dead.address.to_string();
         options.settings.insecure_registries.push(dead.into());
     });
     let mut first = image(&dead, "a:v1", sum, &[]);
     if let Code::Remote(remote) = &mut Arc::get_mut(&mut first).expect("it is new").code {
-        remote.timeout = Duration::from_secs(600);
+        remote.timeout = timeout;
     }
     bench.plugins.resolve("slot", &first);
     eventually("it is asked", || !dead.requests().is_empty()).await;
-    bench.ready(&image(&good, "b:v1", sum, &[])).await;
+    (dead, bench, image(good, "b:v1", sum, &[]))
+}
+
+#[tokio::test]
+async fn another_source_does_not_wait_for_one_that_says_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = FakeRegistry::start().await;
+    let long = Duration::from_secs(600);
+    let (_dead, bench, second) = waiting_for_silence(&good, folder.path(), long).await;
+    bench.ready(&second).await;
 }
 
 #[tokio::test]
 async fn a_source_that_fails_is_asked_again_though_another_one_says_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (dead, good) = (FakeRegistry::start().await, FakeRegistry::start().await);
-    dead.set_fault(Fault::Silent);
+    let good = FakeRegistry::start().await;
     good.set_fault(Fault::Down);
-    let (manifest, _) = good.push("v1", Layout::Oci, &guest("add-header"));
-    let sum = manifest.trim_start_matches("sha256:");
-    let bench = bench(&good, folder.path(), |options| {
-        let dead = dead.address.to_string();
-        options.settings.insecure_registries.push(dead.into());
-    });
-    let mut first = image(&dead, "a:v1", sum, &[]);
-    if let Code::Remote(remote) = &mut Arc::get_mut(&mut first).expect("it is new").code {
-        remote.timeout = Duration::ZERO;
-    }
-    let second = image(&good, "b:v1", sum, &[]);
-    bench.plugins.resolve("slot", &first);
-    eventually("it is asked", || !dead.requests().is_empty()).await;
+    let (_dead, bench, second) = waiting_for_silence(&good, folder.path(), Duration::ZERO).await;
     bench.plugins.resolve("slot", &second);
     eventually("it fails", || !bench.told().is_empty()).await;
     good.set_fault(Fault::None);

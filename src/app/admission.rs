@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
 use crate::config::cluster::Discovery;
 use crate::config::extension::HttpFilterConfig;
 use crate::config::http_connection_manager::{FilterSource, RouteSource};
-use crate::config::listener::FilterChain;
+use crate::config::listener::{FilterChain, Terminal};
 use crate::config::{Cluster, ConfigError, Listener, RouteConfig, Snapshot};
 use crate::filter::Registry;
 use crate::wasm::Plugins;
@@ -108,9 +108,17 @@ impl Trial {
                 self.one(&filter.config, format!("{path}.filters[{index}]"))
             })
             .collect();
-        let Some(http) = chain.http() else {
-            return trials;
+        let (logs, http) = match &chain.terminal {
+            Terminal::Http(http) => (&http.plugin_logs, Some(http)),
+            Terminal::Tcp(tcp) => (&tcp.plugin_logs, None),
         };
+        let logs = logs.iter();
+        trials.extend(
+            logs.filter_map(|log| {
+                self.one(&log.config, format!("{path}.access_log[{}]", log.index))
+            }),
+        );
+        let Some(http) = http else { return trials };
         let filters = http.http_filters.iter().enumerate();
         trials.extend(filters.filter_map(|(index, filter)| {
             let config = match &filter.config {
@@ -119,11 +127,6 @@ impl Trial {
             };
             self.one(config, format!("{path}.http_filters[{index}]"))
         }));
-        trials.extend(
-            http.plugin_logs.iter().filter_map(|log| {
-                self.one(&log.config, format!("{path}.access_log[{}]", log.index))
-            }),
-        );
         if let RouteSource::Inline(routes) = &http.routes {
             trials.extend(self.routes(&format!("{path}.route_config."), routes));
         }

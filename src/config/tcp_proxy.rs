@@ -5,7 +5,7 @@ pub(in crate::config) mod parse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::access_log::AccessLog;
+use super::access_log::{AccessLog, PluginLog};
 
 /// Connections are joined to a host of a cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +22,10 @@ pub struct TcpProxy {
     pub max_duration_jitter: f64,
     /// `max_connect_attempts`, at least 1.
     pub max_connect_attempts: u32,
-    /// `access_log`.
+    /// `access_log`, those that are plugins apart.
     pub access_log: Vec<AccessLog>,
+    /// Those that are plugins.
+    pub plugin_logs: Vec<PluginLog>,
     /// The listener's `per_connection_buffer_limit_bytes`.
     pub buffer_limit: usize,
 }

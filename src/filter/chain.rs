@@ -25,6 +25,7 @@ use crate::http::codec::Reset;
 use crate::http::{Body, LocalReply, ReplyReason, ResponseHead};
 use crate::route::SelectedRoute;
 use crate::stream::attempt::UPSTREAM_SLOTS;
+use crate::stream::format::LogType;
 use crate::stream::{Ending, Finish, Phase, Side, Stream, Verdict, access_log};
 
 /// What the connection manager does at the edges of a stream. One instance a manager, shared by its streams.
@@ -58,9 +59,16 @@ struct Entry {
 }
 
 impl Entry {
-    fn wants(&self, stream: &Stream) -> bool {
+    fn wants(&self, stream: &Stream, log_type: LogType) -> bool {
         let filter = self.wants.as_ref();
-        filter.is_none_or(|filter| access_log::wants(filter, stream))
+        filter.is_none_or(|filter| access_log::wants(filter, stream, log_type))
+    }
+
+    /// Calls what must not panic, and does not take others with it where it does.
+    fn tell(&self, stream: &Arc<Stream>, call: impl FnOnce(&Self, &Arc<Stream>)) {
+        if catch_unwind(AssertUnwindSafe(|| call(self, stream))).is_err() {
+            tracing::error!(filter = &*self.name, "a filter panicked at a stream's end");
+        }
     }
 }
 
@@ -187,6 +195,21 @@ impl HttpFilterChain {
         Self {
             logs: entries.len() - filters,
             entries: entries.into(),
+        }
+    }
+
+    /// The access loggers hear of a connection that is over, and that went through no filters of HTTP.
+    pub fn log_connection(&self, stream: &Arc<Stream>) {
+        let (_, logs) = self.entries.split_at(self.entries.len() - self.logs);
+        let abandoned = !logs.is_empty() && stream.info.lock().abandoned;
+        for log in logs {
+            if !log.wants(stream, LogType::TcpConnectionEnd) {
+                continue;
+            }
+            log.tell(stream, |log, stream| match abandoned {
+                true => log.filter.end(stream),
+                false => log.filter.log(stream),
+            });
         }
     }
 
@@ -580,10 +603,8 @@ impl Ends {
 
     fn each(&self, stream: &Arc<Stream>, call: impl Fn(&Entry, &Arc<Stream>)) {
         for (index, entry) in self.chain.entries.iter().enumerate() {
-            if self.active.contains(index)
-                && catch_unwind(AssertUnwindSafe(|| call(entry, stream))).is_err()
-            {
-                tracing::error!(filter = &*entry.name, "a filter panicked at a stream's end");
+            if self.active.contains(index) {
+                entry.tell(stream, &call);
             }
         }
     }
@@ -592,7 +613,7 @@ impl Ends {
 impl Ending for Ends {
     fn log(&self, stream: &Arc<Stream>) {
         self.each(stream, |entry, stream| {
-            if entry.wants(stream) {
+            if entry.wants(stream, LogType::DownstreamEnd) {
                 entry.filter.log(stream);
             }
         });
@@ -603,7 +624,7 @@ impl Ending for Ends {
         // Of a stream that was dropped a plugin hears only now, its log included.
         let abandoned = stream.info.lock().abandoned;
         self.each(stream, |entry, stream| {
-            if !abandoned || entry.wants(stream) {
+            if !abandoned || entry.wants(stream, LogType::DownstreamEnd) {
                 entry.filter.end(stream);
             }
         });

@@ -1,4 +1,4 @@
-//! `envoy.access_loggers.wasm`: a plugin that hears of the ends of streams. For each that its filter lets pass, `on_log` of its
+//! `envoy.access_loggers.wasm`: a plugin that hears of the ends of streams, and of a TCP proxy's connections. For each that its filter lets pass, `on_log` of its
 //! root context is called, which shows the stream meanwhile; as in Envoy there is no context for the stream. It stands behind
 //! all filters of its chain.
 

@@ -232,6 +232,8 @@ pub struct TcpProxy {
     pub config: Arc<config::TcpProxy>,
     /// The access logs.
     pub access_log: Arc<AccessLogger>,
+    /// Those that are plugins.
+    pub plugin_logs: HttpFilterChain,
     /// `tcp.<stat_prefix>.`
     pub stats: Arc<StatSet>,
 }

@@ -599,6 +599,7 @@ impl Session {
             self.proxy
                 .access_log
                 .log_as(&self.stream, LogType::TcpConnectionEnd);
+            self.proxy.plugin_logs.log_connection(&self.stream);
         }
     }
 }
@@ -607,6 +608,7 @@ impl Drop for Session {
     /// Where the worker is gone, or the task panicked, the record is written all the same.
     fn drop(&mut self) {
         self.show((0, 0));
+        self.stream.info.lock().abandoned = true;
         self.log();
     }
 }

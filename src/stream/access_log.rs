@@ -78,11 +78,9 @@ impl AccessLogger {
     }
 }
 
-/// Whether `filter` lets the *end* record of `stream` pass.
-pub fn wants(filter: &AccessLogFilter, stream: &Stream) -> bool {
-    Scope::with(stream, LogType::DownstreamEnd, |scope| {
-        filter::passes(filter, scope)
-    })
+/// Whether `filter` lets a record of `stream` pass.
+pub fn wants(filter: &AccessLogFilter, stream: &Stream, log_type: LogType) -> bool {
+    Scope::with(stream, log_type, |scope| filter::passes(filter, scope))
 }
 
 #[cfg(test)]

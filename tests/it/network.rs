@@ -917,3 +917,51 @@ async fn wait_for_rq(proxy: &TestProxy, stream: &mut TcpStream, name: &str) {
         .await
         .unwrap_or_else(|_| panic!("{name} stays 0"));
 }
+
+#[tokio::test]
+async fn a_plugin_that_logs_hears_of_the_ends_of_connections_and_sees_no_request() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest_of(folder.path(), "order");
+    let logger = |name: &str, filter: &str| {
+        format!(
+            "{{name: {name}, {filter} typed_config: {{'@type': type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog, \
+             config: {{name: {name}, vm_config: {{vm_id: {name}, code: {{local: {{filename: '{}'}}}}}}}}}}}}",
+            path.display()
+        )
+    };
+    let logs = [
+        logger("all", ""),
+        logger(
+            "ends",
+            "filter: {log_type_filter: {types: [TcpConnectionEnd]}},",
+        ),
+        logger(
+            "requests",
+            "filter: {log_type_filter: {types: [DownstreamEnd]}},",
+        ),
+    ];
+    let settings = format!("cluster: up, access_log: [{}]", logs.join(", "));
+    let (host, _task) = echo().await;
+    let bootstrap = bootstrap(&[listener("tcp", &[], &settings)], &[cluster("up", host)]);
+    // Each worker's guest counts for itself.
+    let proxy = TestProxy::start_on(&bootstrap, 1).await;
+    let address = proxy.address("tcp").await;
+    for _ in 0..2 {
+        assert_eq!(exchange(address, b"hello").await, b"hello");
+    }
+    let plugins = &proxy.running.server.plugins;
+    let wrote = |vm_id: &str| {
+        let value = plugins.shared_value(vm_id, b"order").expect("written");
+        String::from_utf8(value.to_vec()).expect("letters")
+    };
+    let told = async {
+        while wrote("all") != "rvfll" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told)
+        .await
+        .unwrap_or_else(|_| panic!("{}", wrote("all")));
+    assert_eq!(wrote("ends"), "rvfll");
+    assert_eq!(wrote("requests"), "rvf");
+}

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::{TcpProxy, WeightedCluster};
-use crate::config::access_log::AccessLog;
+use crate::config::access_log::{AccessLog, PluginLog};
 use crate::config::error::At;
 use crate::config::field::{
     LATER, at_least_a_millisecond, each, enumeration, flag, non_empty, non_empty_list, percent,
@@ -72,7 +72,7 @@ impl TcpProxy {
             idle_timeout,
             downstream_idle_timeout: _,
             upstream_idle_timeout: _,
-            access_log,
+            mut access_log,
             max_connect_attempts,
             backoff_options,
             hash_policy: _,
@@ -139,6 +139,7 @@ impl TcpProxy {
                 "max_connect_attempts",
             )?
             .unwrap_or(1),
+            plugin_logs: PluginLog::take_all(&mut access_log, context)?,
             access_log: AccessLog::parse_all(access_log, context)?,
             buffer_limit,
         })

@@ -8,6 +8,8 @@ use crate::config::Listener;
 use crate::config::extension::HttpFilterConfig;
 use crate::config::listener::FilterChain;
 use crate::config::tcp_proxy::TcpProxy as Config;
+use crate::filter::HttpFilterChain;
+use crate::filter::factory::Warmth;
 use crate::generation::{ChainDrain, ChainIdentity, LiveChain, LiveTerminal, TcpProxy};
 use crate::telemetry::metrics::StatSet;
 
@@ -31,9 +33,10 @@ impl Builder {
         let same = known.filter(|(known, proxy)| {
             known.same_listener && (Arc::ptr_eq(&proxy.config, config) || *proxy.config == **config)
         });
+        let place = place::of(listener, &identity);
         let network = self.network(
             listener,
-            (chain, &place::of(listener, &identity)),
+            (chain, &place),
             (&config.stat_prefix, config.buffer_limit),
             same.map(|(known, _)| known),
             world,
@@ -41,6 +44,7 @@ impl Builder {
         let same = same.filter(|(known, _)| known.chain.network.admits_as(&network, true));
         if let Some((known, _)) = same
             && Arc::ptr_eq(&known.chain.network, &network)
+            && (known.chain.warmth.is_still() || known.chain.plugins == world.plugins)
         {
             return Arc::clone(known.chain);
         }
@@ -50,9 +54,17 @@ impl Builder {
             }
             _ => self.access_log(listener, &config.access_log),
         };
+        let warmth = Arc::new(Warmth::default());
+        let context = self.chain_context(listener, &place, &config.stat_prefix, &warmth);
+        let plugin_logs = HttpFilterChain::default().with_logs(
+            &self.parts.filters,
+            &config.plugin_logs,
+            &context,
+        );
         let proxy = TcpProxy {
             config: Arc::clone(config),
             access_log,
+            plugin_logs,
             stats: self.tcp_stats(&config.stat_prefix),
         };
         let drain = same.map_or_else(
@@ -64,7 +76,7 @@ impl Builder {
             drain,
             network,
             terminal: LiveTerminal::Tcp(Arc::new(proxy)),
-            warmth: Arc::default(),
+            warmth,
             discovered: Vec::<Option<Arc<HttpFilterConfig>>>::new(),
             plugins: world.plugins,
         })

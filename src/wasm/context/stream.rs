@@ -229,7 +229,7 @@ impl StreamContext {
         }
         if self.logging {
             return Visible {
-                request_headers: true,
+                request_headers: !self.stream.info.lock().without_head,
                 request_trailers: false,
                 response_headers: true,
                 response_trailers: true,

@@ -27,6 +27,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GUEST = ROOT / "target/tmp/guests/network.wasm"
+LOGGER = ROOT / "target/tmp/guests/connection-log.wasm"
 # What separates two things that must not arrive together.
 PAUSE = 0.12
 
@@ -62,6 +63,11 @@ LISTENERS = {
     "open": ("echo", ["0."], {"failure_policy": "FAIL_OPEN"}, {}),
     "trap-new": ("echo", ["!."], {}, {}),
     "props": ("echo", ["0."], {}, {}),
+    # Access loggers that are plugins; `True`: those of the connections' ends alone, `False`: of others.
+    "logged": ("echo", [], {}, {"loggers": [None]}),
+    "logged-pass": ("echo", ["0."], {}, {"loggers": [None, True, False]}),
+    "logged-dead": ("dead", [], {}, {"loggers": [None]}),
+    "logged-idle": ("sink", [], {}, {"loggers": [None], "idle_timeout": "0.3s"}),
 }
 
 PROPERTIES = (
@@ -72,6 +78,13 @@ PROPERTIES = (
     "xds.upstream_host_metadata plugin_name plugin_root_id metadata filter_state upstream.tls_version connection.tls_version "
     "upstream.locality"
 ).split()
+
+# What access loggers ask for, too.
+LOGGED = [
+    *(name for name in PROPERTIES if name != "request.duration"),
+    *"source.address destination.address upstream.address upstream.local_address request.size response.size request.total_size "
+    "plugin_vm_id".split(),
+]
 
 # name: listener, steps. A text is sent; `read` reads what is there, to its end if that comes.
 # Before an HTTP connection manager. name: plugins, plugin settings, the manager's settings
@@ -204,6 +217,11 @@ CASES = {
     "trap": ("closed", ["hi", "read", "!x", "read"]),
     "trap-open": ("open", ["!x", "read"]),
     "trap-new": ("trap-new", ["read"]),
+    "logged": ("logged", ["hello", "read", "fin", "read"]),
+    "logged-reset": ("logged", ["hello", "read", "reset"]),
+    "logged-refused": ("logged-dead", ["read"]),
+    "logged-idle": ("logged-idle", ["x", 0.6, "read"]),
+    "logged-behind-a-guest": ("logged-pass", ["hello", "read", "fin", "read"]),
     "properties": ("props", [step for name in PROPERTIES for step in ("|" + name, "read")] + ["fin", "read"]),
 }
 
@@ -403,15 +421,34 @@ class Proxy:
         if http:
             filters.append({"name": "manager", "typed_config": self.manager(name, log, more)})
             return {"name": name, "address": self.address(self.ports[name]), "filter_chains": [{"filters": filters}]}
+        more = dict(more)
+        loggers = [self.logger(name, ends) for ends in more.pop("loggers", [])]
         proxy = any_of(
             "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             stat_prefix=name,
             cluster=LISTENERS[name][0],
-            access_log=[{"name": "log", "typed_config": log}],
+            access_log=[*loggers, {"name": "log", "typed_config": log}],
             **more,
         )
         filters.append({"name": "proxy", "typed_config": proxy})
         return {"name": name, "address": self.address(self.ports[name]), "filter_chains": [{"filters": filters}]}
+
+    @staticmethod
+    def logger(name, ends):
+        config = {
+            "name": f"{name}-{ends}",
+            "vm_config": {
+                "vm_id": f"{name}-{ends}",
+                "runtime": "envoy.wasm.runtime.v8",
+                "code": {"local": {"filename": str(LOGGER)}},
+            },
+            "configuration": any_of("google.protobuf.StringValue", value=" ".join(LOGGED)),
+        }
+        logger = {"name": "wasm", "typed_config": any_of("envoy.extensions.access_loggers.wasm.v3.WasmAccessLog", config=config)}
+        if ends is not None:
+            types = ["TcpConnectionEnd" if ends else "DownstreamEnd"]
+            logger["filter"] = {"log_type_filter": {"types": types}}
+        return logger
 
     @staticmethod
     def manager(name, log, more):

@@ -105,7 +105,7 @@ impl Default for PluginPolicy {
 /// Limits of what a plugin takes of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
-    /// Metrics that one VM defines.
+    /// Metrics that one VM defines, and names of metrics that all plugins of one name have in the process.
     pub metrics: usize,
     /// Bytes of shared data of one `vm_id`, keys included.
     pub shared_data: usize,

@@ -30,11 +30,12 @@ pub(crate) fn callbacks(workers: &[&Counters]) -> Vec<CallbackStatus> {
         .collect()
 }
 
-/// Every quota of the settings.
+/// Every quota of the settings; `metrics` is what the registry has of plugins of this name.
 pub(crate) fn quotas(
     workers: &[&Counters],
     policy: &PluginPolicy,
     shared: &SharedStatus,
+    metrics: usize,
 ) -> Vec<QuotaStatus> {
     let most = |read: fn(&Counters) -> u64| workers.iter().map(|counters| read(counters)).max();
     Quota::ALL
@@ -44,7 +45,8 @@ pub(crate) fn quotas(
             let (limit, used) = match quota {
                 Quota::Metrics => (
                     quotas.metrics as u64,
-                    most(|counters| counters.meter.metrics.get()),
+                    // It refuses by whichever is more.
+                    most(|counters| counters.meter.metrics.get()).max(Some(metrics as u64)),
                 ),
                 Quota::SharedData => (quotas.shared_data as u64, Some(shared.bytes as u64)),
                 Quota::Queues => (quotas.queues as u64, Some(shared.queues.len() as u64)),

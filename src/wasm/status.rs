@@ -175,7 +175,7 @@ pub struct QuotaStatus {
     pub name: &'static str,
     /// The limit; of periods in milliseconds.
     pub limit: u64,
-    /// What is used of it now, where that is known; of quotas a VM, by the VM that uses most.
+    /// What is used of it now, where that is known; of quotas a VM, by the VM that uses most, or of metrics by the process.
     pub used: Option<u64>,
     /// How often it was enforced.
     pub refused: u64,

@@ -184,14 +184,18 @@ pub struct QuotaStatus {
 /// What the plugins of a `vm_id` share.
 #[derive(Clone, Debug, Default)]
 pub struct SharedStatus {
-    /// Bytes of shared data, keys included.
+    /// Bytes of shared data, as the quota counts them.
     pub bytes: usize,
     /// Number of keys.
     pub count: usize,
     /// The first keys in their order, with the sizes of their values.
     pub entries: Vec<(String, usize)>,
-    /// The queues.
+    /// The first queues by their names.
     pub queues: Vec<QueueStatus>,
+    /// Number of queues.
+    pub queue_count: usize,
+    /// The bytes of that which has most.
+    pub fullest_queue: usize,
 }
 
 /// One queue.

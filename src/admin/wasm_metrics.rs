@@ -1,16 +1,20 @@
 //! The plugins' series of `/stats/prometheus`: by plugin, version (as `/wasm` shows it) and callback.
+//!
+//! No series is there twice: what drains has none where a version of its key is wanted again, or runs anew.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use regex::Regex;
 
 use crate::wasm::PluginStatus;
+use crate::wasm::status::State;
 
 /// Appends the series whose names `filter` matches.
 pub(super) fn write(plugins: &[PluginStatus], filter: Option<&Regex>, out: &mut String) {
     let mut page = Page { filter, out };
-    let labels: Vec<_> = plugins.iter().map(labels).collect();
-    let each = || plugins.iter().zip(&labels);
+    let plugins = told_apart(plugins);
+    let each = || plugins.iter().map(|(plugin, labels)| (*plugin, labels));
     let workers = |read: fn(&crate::wasm::status::VmStatus) -> u64| {
         each().map(move |(plugin, labels)| {
             let sum: u64 = plugin.vms.iter().map(read).sum();
@@ -93,6 +97,17 @@ pub(super) fn write(plugins: &[PluginStatus], filter: Option<&Regex>, out: &mut 
     );
 }
 
+/// One of each plugin and version with its labels: that which is wanted, else that which drains for the shortest time.
+fn told_apart(plugins: &[PluginStatus]) -> Vec<(&PluginStatus, String)> {
+    let drains = |plugin: &&PluginStatus| plugin.state == State::Draining;
+    let wanted = plugins.iter().filter(|plugin| !drains(plugin));
+    let all = wanted.chain(plugins.iter().rev().filter(drains));
+    let mut seen = HashSet::new();
+    all.map(|plugin| (plugin, labels(plugin)))
+        .filter(|(_, labels)| seen.insert(labels.clone()))
+        .collect()
+}
+
 fn labels(plugin: &PluginStatus) -> String {
     let mut name = String::new();
     for c in plugin.name.chars() {
@@ -128,6 +143,83 @@ impl Page<'_> {
         let _ = writeln!(self.out, "# TYPE {name} {kind}");
         for (labels, value) in series {
             let _ = writeln!(self.out, "{name}{{{labels}}} {value}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wasm::spec::Digest;
+    use crate::wasm::status::{CallbackStatus, LiveStatus, QuotaStatus, VmStatus};
+
+    fn status(key: u8, state: State, calls: u64) -> PluginStatus {
+        let callback = CallbackStatus {
+            name: "proxy_on_tick",
+            calls,
+            p50: None,
+            p99: None,
+        };
+        let quota = QuotaStatus {
+            name: "metrics",
+            limit: 10,
+            used: None,
+            refused: calls,
+        };
+        let vm = VmStatus {
+            traps: calls,
+            ..VmStatus::default()
+        };
+        PluginStatus {
+            name: "test".to_owned(),
+            root_id: String::new(),
+            vm_id: String::new(),
+            key: Digest([key; 32]),
+            sha256: None,
+            image: None,
+            origin: String::new(),
+            state,
+            error: None,
+            slots: Vec::new(),
+            vms: vec![vm],
+            history: Vec::new(),
+            compile_time: None,
+            unknown_imports: Vec::new(),
+            trial: None,
+            live: Some(LiveStatus {
+                callbacks: vec![callback],
+                quotas: vec![quota],
+                ..LiveStatus::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn no_series_is_there_twice_whatever_drains() {
+        let plugins = [
+            status(1, State::Draining, 10),
+            status(1, State::Live, 11),
+            status(2, State::Draining, 20),
+            status(2, State::Draining, 21),
+        ];
+        let mut page = String::new();
+        write(&plugins, None, &mut page);
+        let series: Vec<_> = page
+            .lines()
+            .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+            .collect();
+        let apart: HashSet<_> = series.iter().collect();
+        assert_eq!(apart.len(), series.len(), "{page}");
+        for (version, count) in [("010101010101", 11), ("020202020202", 21)] {
+            let labels = format!("plugin=\"test\",version=\"{version}\"");
+            for series in [
+                format!("plenipo_wasm_traps_total{{{labels}}} {count}\n"),
+                format!(
+                    "plenipo_wasm_callback_calls_total{{{labels},callback=\"proxy_on_tick\"}} {count}\n"
+                ),
+            ] {
+                assert!(page.contains(&series), "{series} in\n{page}");
+            }
         }
     }
 }

@@ -105,9 +105,9 @@ impl Default for PluginPolicy {
 /// Limits of what a plugin takes of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
-    /// Metrics that one VM defines.
+    /// Metrics that one VM defines, and names of metrics that all plugins of one name have in the process.
     pub metrics: usize,
-    /// Bytes of shared data of one `vm_id`, keys included.
+    /// Bytes of shared data of one `vm_id`, keys included; each entry counts 128 more than it has.
     pub shared_data: usize,
     /// Queues of one `vm_id`.
     pub queues: usize,

@@ -9,14 +9,16 @@
 //! shard may be several threads and uses atomic additions. A stat is *used* once it was written, even to zero
 //! (`/stats?usedonly`, which Istio's readiness depends on).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::base::{PerWorker, Shard, Shards};
+
+mod owned;
 
 /// What a stat measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -449,6 +451,8 @@ struct Inner {
     shards: Shards,
     sets: RwLock<Vec<Weak<StatSet>>>,
     metrics: RwLock<BTreeMap<Box<str>, Kinds>>,
+    /// By name, which of them count for whom. Locked before `metrics`.
+    owners: Mutex<HashMap<Box<str>, owned::Owned>>,
     /// Text readouts: `listener_manager.lds.version_text`.
     texts: RwLock<BTreeMap<Box<str>, String>>,
 }
@@ -481,6 +485,7 @@ impl Registry {
             shards,
             sets: RwLock::default(),
             metrics: RwLock::default(),
+            owners: Mutex::default(),
             texts: RwLock::default(),
         }))
     }
@@ -517,18 +522,12 @@ impl Registry {
 
     /// The metric of that kind called `name`, made at first use.
     pub fn metric(&self, name: &str, kind: Kind) -> Arc<Metric> {
-        let place = kind as usize;
-        let known = self
-            .0
-            .metrics
-            .read()
-            .get(name)
-            .and_then(|kinds| kinds.0[place].clone());
-        if let Some(metric) = known {
+        if let Some(metric) = self.known(name, kind) {
             return metric;
         }
         let mut metrics = self.0.metrics.write();
-        let metric = metrics.entry(name.into()).or_default().0[place].get_or_insert_with(|| {
+        let kinds = metrics.entry(name.into()).or_default();
+        let metric = kinds.0[kind as usize].get_or_insert_with(|| {
             Arc::new(Metric {
                 name: name.into(),
                 kind,
@@ -538,6 +537,11 @@ impl Registry {
             })
         });
         Arc::clone(metric)
+    }
+
+    fn known(&self, name: &str, kind: Kind) -> Option<Arc<Metric>> {
+        let metrics = self.0.metrics.read();
+        metrics.get(name)?.0[kind as usize].clone()
     }
 
     /// All counters start again from zero.

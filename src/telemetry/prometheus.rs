@@ -27,7 +27,9 @@ pub fn page(samples: &Samples, tags: &TagExtractor, options: Options) -> String 
     for wanted in [Kind::Counter, Kind::Gauge] {
         let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (raw, value) in samples.of(wanted) {
-            let (name, labels) = named(raw, tags);
+            let Some((name, labels)) = named(raw, tags) else {
+                continue;
+            };
             let line = format!("{name}{{{}}} {value}\n", written(&labels));
             families.entry(name).or_default().push(line);
         }
@@ -41,7 +43,9 @@ pub fn page(samples: &Samples, tags: &TagExtractor, options: Options) -> String 
     if options.text_readouts {
         let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (raw, text) in &samples.texts {
-            let (name, mut labels) = named(raw, tags);
+            let Some((name, mut labels)) = named(raw, tags) else {
+                continue;
+            };
             labels.push(("text_value".into(), text.as_str().into()));
             let line = format!("{name}{{{}}} 0\n", written(&labels));
             families.entry(name).or_default().push(line);
@@ -51,7 +55,9 @@ pub fn page(samples: &Samples, tags: &TagExtractor, options: Options) -> String 
     let summary = options.buckets == Some(Buckets::Summary);
     let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (raw, counts) in &samples.histograms {
-        let (name, labels) = named(raw, tags);
+        let Some((name, labels)) = named(raw, tags) else {
+            continue;
+        };
         let labels = written(&labels);
         let joint = if labels.is_empty() { "" } else { "," };
         let mut lines = String::new();
@@ -97,13 +103,16 @@ fn write_families(families: BTreeMap<String, Vec<String>>, kind: &str, out: &mut
     }
 }
 
-fn named<'a>(raw: &'a str, tags: &'a TagExtractor) -> (String, Labels<'a>) {
+/// `None` for what is left out: a custom metric all of whose name is labels, as in Envoy. A line without a name would make
+/// the whole page unreadable.
+fn named<'a>(raw: &'a str, tags: &'a TagExtractor) -> Option<(String, Labels<'a>)> {
     let (name, labels) = tags.extract(raw);
     let name = match name.strip_prefix(CUSTOM) {
+        Some("") => return None,
         Some(custom) => sanitized(custom),
         None => format!("envoy_{}", sanitized_tail(&name)),
     };
-    (name, labels)
+    Some((name, labels))
 }
 
 /// What follows `envoy_` may begin with a digit.
@@ -228,6 +237,34 @@ mod tests {
              # TYPE istio_requests_total counter\nistio_requests_total{} 1\n\
              # TYPE envoy_cluster_membership_total gauge\n\
              envoy_cluster_membership_total{envoy_cluster_name=\"a\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_nothing_but_labels_has_no_series() {
+        let rule = ("cache".to_owned(), r"(cache\.(.*?)\.)".to_owned());
+        let tags = TagExtractor::new(true, Vec::new(), vec![rule]).expect("it compiles");
+        let samples = Samples {
+            numbers: [
+                ("wasmcustom.cache.hit.".to_owned(), (Kind::Counter, 1)),
+                ("wasmcustom.cache.hit.total".to_owned(), (Kind::Counter, 2)),
+            ]
+            .into(),
+            texts: [("wasmcustom.cache.text.".to_owned(), "v1".to_owned())].into(),
+            histograms: [(
+                "wasmcustom.cache.took.".to_owned(),
+                HistogramCounts::default(),
+            )]
+            .into(),
+            ..Samples::default()
+        };
+        let options = Options {
+            text_readouts: true,
+            ..Options::default()
+        };
+        assert_eq!(
+            page(&samples, &tags, options),
+            "# TYPE total counter\ntotal{cache=\"hit\"} 2\n"
         );
     }
 

@@ -66,6 +66,8 @@ struct Inner {
     proven: Mutex<HashMap<Digest, Duration>>,
     /// The VMs that versions share, by VM key; more than one where plugins' settings differ.
     sets: Mutex<HashMap<Digest, Vec<Weak<VmSet>>>>,
+    /// By plugin name: one for all versions of it, so that no count falls when another takes over.
+    plugin_stats: Mutex<HashMap<Box<str>, Weak<StatSet>>>,
     state: Mutex<Table>,
     watched: Mutex<WatchedFiles>,
     changed: watch::Sender<u64>,
@@ -117,6 +119,8 @@ struct Version {
     record: Arc<Mutex<Record>>,
     outcome: Arc<Mutex<Outcome>>,
     supply: Arc<Supply>,
+    /// Those of its name, from when it is wanted, and not from when it is live.
+    _stats: Arc<StatSet>,
     _loading: OwnedTask,
 }
 
@@ -223,6 +227,7 @@ impl Plugins {
             downloader: tokio::sync::OnceCell::new(),
             proven: Mutex::default(),
             sets: Mutex::default(),
+            plugin_stats: Mutex::default(),
             state: Mutex::default(),
             watched: Mutex::default(),
             changed: watch::channel(0).0,
@@ -476,6 +481,7 @@ impl Inner {
             record,
             outcome,
             supply,
+            _stats: self.plugin_stats(&spec.name),
             _loading: loading,
         }
     }

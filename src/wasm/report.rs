@@ -30,11 +30,12 @@ pub(crate) fn callbacks(workers: &[&Counters]) -> Vec<CallbackStatus> {
         .collect()
 }
 
-/// Every quota of the settings.
+/// Every quota of the settings; `metrics` is what the registry has of plugins of this name.
 pub(crate) fn quotas(
     workers: &[&Counters],
     policy: &PluginPolicy,
     shared: &SharedStatus,
+    metrics: usize,
 ) -> Vec<QuotaStatus> {
     let most = |read: fn(&Counters) -> u64| workers.iter().map(|counters| read(counters)).max();
     Quota::ALL
@@ -44,14 +45,12 @@ pub(crate) fn quotas(
             let (limit, used) = match quota {
                 Quota::Metrics => (
                     quotas.metrics as u64,
-                    most(|counters| counters.meter.metrics.get()),
+                    // It refuses by whichever is more.
+                    most(|counters| counters.meter.metrics.get()).max(Some(metrics as u64)),
                 ),
                 Quota::SharedData => (quotas.shared_data as u64, Some(shared.bytes as u64)),
-                Quota::Queues => (quotas.queues as u64, Some(shared.queues.len() as u64)),
-                Quota::QueueBytes => {
-                    let most = shared.queues.iter().map(|queue| queue.bytes as u64).max();
-                    (quotas.queue_bytes as u64, Some(most.unwrap_or(0)))
-                }
+                Quota::Queues => (quotas.queues as u64, Some(shared.queue_count as u64)),
+                Quota::QueueBytes => (quotas.queue_bytes as u64, Some(shared.fullest_queue as u64)),
                 Quota::TickPeriod => (
                     u64::try_from(quotas.min_tick_period.as_millis()).unwrap_or(u64::MAX),
                     None,

@@ -8,7 +8,7 @@
 //! These are the named exceptions to "no lock is contended": each is held for one look-up or one copy. Sizes are
 //! bounded, which Envoy's are not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
@@ -24,6 +24,8 @@ use super::vm::Message;
 const MAX_QUEUES: usize = 10_000;
 /// What a message costs beyond its bytes.
 const MESSAGE: usize = 32;
+/// What an entry of shared data costs beyond its key and value: its place in the table, and two allocations.
+const ENTRY: usize = 128;
 
 /// Keys and queues that `/wasm` shows of a `vm_id`.
 const MAX_SHOWN: usize = 100;
@@ -55,8 +57,23 @@ pub(crate) struct Space {
 
 #[derive(Debug, Default)]
 struct Entries {
-    map: HashMap<Box<[u8]>, (Bytes, u32), rustc_hash::FxBuildHasher>,
+    map: HashMap<Arc<[u8]>, (Bytes, u32), rustc_hash::FxBuildHasher>,
     bytes: usize,
+    /// The first [`MAX_SHOWN`] keys in their order, so that who shows them holds no worker up. No key ever goes.
+    first: BTreeSet<Arc<[u8]>>,
+}
+
+impl Entries {
+    fn add(&mut self, key: &[u8], value: (Bytes, u32)) {
+        let key: Arc<[u8]> = key.into();
+        if self.first.len() < MAX_SHOWN {
+            self.first.insert(Arc::clone(&key));
+        } else if self.first.last().is_some_and(|last| key < *last) {
+            self.first.insert(Arc::clone(&key));
+            self.first.pop_last();
+        }
+        self.map.insert(key, value);
+    }
 }
 
 /// All queues of the process, by token.
@@ -217,38 +234,41 @@ impl Space {
         }
     }
 
-    /// For `/wasm`: its data and queues.
+    /// For `/wasm`: its data and queues. Workers wait meanwhile: it looks at no more keys than it shows, and sorts no more
+    /// queues.
     pub(crate) fn status(&self) -> SharedStatus {
         let mut status = SharedStatus::default();
         {
             let entries = self.entries.lock();
             status.bytes = entries.bytes;
             status.count = entries.map.len();
-            let mut sizes: Vec<_> = entries
-                .map
+            let size = |key| Some((shown(key), entries.map.get(key)?.0.len()));
+            status.entries = entries
+                .first
                 .iter()
-                .map(|(key, (value, _))| (key, value.len()))
-                .collect();
-            sizes.sort_unstable();
-            sizes.truncate(MAX_SHOWN);
-            status.entries = sizes
-                .into_iter()
-                .map(|(key, size)| (shown(key), size))
+                .filter_map(|key| size(&**key))
                 .collect();
         }
         let tokens = self.tokens.lock();
         let queues = self.queues.lock();
-        for (name, token) in &*tokens {
-            if let Some(queue) = queues.by_token.get(token) {
-                status.queues.push(QueueStatus {
-                    name: shown(name),
-                    messages: queue.items.len(),
-                    bytes: queue.bytes,
-                });
-            }
+        let mut all: Vec<(&[u8], &Queue)> = tokens
+            .iter()
+            .filter_map(|(name, token)| Some((&**name, queues.by_token.get(token)?)))
+            .collect();
+        status.queue_count = all.len();
+        let bytes = all.iter().map(|(_, queue)| queue.bytes);
+        status.fullest_queue = bytes.max().unwrap_or(0);
+        if all.len() > MAX_SHOWN {
+            all.select_nth_unstable_by_key(MAX_SHOWN, |(name, _)| *name);
+            all.truncate(MAX_SHOWN);
         }
-        status.queues.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        status.queues.truncate(MAX_SHOWN);
+        all.sort_unstable_by_key(|(name, _)| *name);
+        let show = |(name, queue): (&[u8], &Queue)| QueueStatus {
+            name: shown(name),
+            messages: queue.items.len(),
+            bytes: queue.bytes,
+        };
+        status.queues = all.into_iter().map(show).collect();
         status
     }
 
@@ -269,10 +289,10 @@ impl Space {
         let mut entries = self.entries.lock();
         let old = match entries.map.get(key) {
             Some((_, present)) if cas != 0 && *present != cas => return Err(Status::CasMismatch),
-            Some((old, _)) => key.len() + old.len(),
+            Some((old, _)) => ENTRY + key.len() + old.len(),
             None => 0,
         };
-        let bytes = entries.bytes - old + key.len() + value.len();
+        let bytes = entries.bytes - old + ENTRY + key.len() + value.len();
         // What replaces and does not grow passes whatever the quota.
         if bytes > quota && bytes > entries.bytes {
             return Err(Status::InternalFailure);
@@ -282,9 +302,7 @@ impl Space {
         let value = (Bytes::copy_from_slice(value), number);
         match entries.map.get_mut(key) {
             Some(entry) => *entry = value,
-            None => {
-                entries.map.insert(key.into(), value);
-            }
+            None => entries.add(key, value),
         }
         Ok(())
     }

@@ -175,7 +175,7 @@ pub struct QuotaStatus {
     pub name: &'static str,
     /// The limit; of periods in milliseconds.
     pub limit: u64,
-    /// What is used of it now, where that is known; of quotas a VM, by the VM that uses most.
+    /// What is used of it now, where that is known; of quotas a VM, by the VM that uses most, or of metrics by the process.
     pub used: Option<u64>,
     /// How often it was enforced.
     pub refused: u64,
@@ -184,14 +184,18 @@ pub struct QuotaStatus {
 /// What the plugins of a `vm_id` share.
 #[derive(Clone, Debug, Default)]
 pub struct SharedStatus {
-    /// Bytes of shared data, keys included.
+    /// Bytes of shared data, as the quota counts them.
     pub bytes: usize,
     /// Number of keys.
     pub count: usize,
     /// The first keys in their order, with the sizes of their values.
     pub entries: Vec<(String, usize)>,
-    /// The queues.
+    /// The first queues by their names.
     pub queues: Vec<QueueStatus>,
+    /// Number of queues.
+    pub queue_count: usize,
+    /// The bytes of that which has most.
+    pub fullest_queue: usize,
 }
 
 /// One queue.

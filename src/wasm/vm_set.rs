@@ -232,7 +232,12 @@ impl VmSet {
             breaker: self.breaker.lock().as_str(),
             traps: self.traps.lock().iter().cloned().collect(),
             callbacks: report::callbacks(&meters),
-            quotas: report::quotas(&meters, &env.policy, &shared),
+            quotas: report::quotas(
+                &meters,
+                &env.policy,
+                &shared,
+                env.registry.owned_by(&spec.name),
+            ),
             shared,
         }
     }

@@ -83,14 +83,14 @@ fn flood(what: &str) -> String {
 #[tokio::test]
 async fn quotas_end_floods_with_a_status_and_are_counted() {
     let world = World::new(
-        "defaults: {deadlines: {callback_hard: 5s}, quotas: {metrics: 20, shared_data_bytes: 10350, queues: 4, queue_bytes: 5280, \
+        "defaults: {deadlines: {callback_hard: 5s}, quotas: {metrics: 20, shared_data_bytes: 11630, queues: 4, queue_bytes: 5280, \
          callouts: 3, log_lines_per_second: 10, min_tick_period: 0.2s}}",
         "",
     )
     .await;
     let mut client = world.client().await;
     for (what, quota, answer) in [
-        // Ten values of 1,035 bytes with their keys, five messages of 1,056 with what they cost.
+        // Ten values of 1,163 bytes with their keys, five messages of 1,056 with what they cost.
         ("m", "metrics", "000010 000020"),
         ("d", "shared_data_bytes", "000010 000010"),
         ("q", "queue_bytes", "000010 000005"),
@@ -112,7 +112,7 @@ async fn quotas_end_floods_with_a_status_and_are_counted() {
         quota.expect("listed").used
     };
     assert_eq!(used("metrics"), Some(20));
-    assert_eq!(used("shared_data_bytes"), Some(10350));
+    assert_eq!(used("shared_data_bytes"), Some(11630));
     assert_eq!(used("queue_bytes"), Some(5280));
     // The plugin works on, and its page tells.
     assert_eq!(client.send(GET).await.status, 200);
@@ -120,7 +120,7 @@ async fn quotas_end_floods_with_a_status_and_are_counted() {
     for line in [
         "::quota::metrics::limit::20",
         "::quota::metrics::refused::1",
-        "::shared::bytes::10350",
+        "::shared::bytes::11630",
         "::breaker::closed",
         "::abi::0.2.1",
         "::callback::proxy_on_request_headers::calls::",

@@ -9,7 +9,7 @@ use crate::wasm::context::Host;
 use crate::wasm::meter::Quota;
 
 /// Longest message that is logged; the rest is cut off.
-const MAX_MESSAGE: usize = 64 << 10;
+pub(super) const MAX_MESSAGE: usize = 64 << 10;
 
 /// Writes one line for the plugin of `host`, unless it has written too many in this second. Levels are Envoy's: trace 0
 /// to critical 5.

@@ -1,4 +1,7 @@
 //! Metrics that plugins define: `wasmcustom.<name>` in the process's registry.
+//!
+//! The quota holds twice: for what a VM defines, each time, and for the names that plugins of one name have in the registry,
+//! which outlive the VMs.
 
 use std::sync::Arc;
 
@@ -55,16 +58,23 @@ pub(super) fn define(guest: &mut Guest<'_>, kind: u32, name: u32, len: u32, out:
     if len > MAX_NAME {
         return Err(Status::InternalFailure.into());
     }
-    let cost = len.div_ceil(NAME).max(1);
-    let total = host.metrics.cost + cost as usize;
-    if total > host.env.policy.quotas.metrics {
+    let cost = len.div_ceil(NAME).max(1) as usize;
+    let total = host.metrics.cost + cost;
+    let quota = host.env.policy.quotas.metrics;
+    let owner = &*host.spec().name;
+    let metric = if total > quota {
+        None
+    } else {
+        let name = stat_name(&String::from_utf8_lossy(name));
+        let registry = &host.env.registry;
+        registry.owned_metric(owner, &name, metric_kind, cost, quota)
+    };
+    let Some(metric) = metric else {
         host.meter().refuse(Quota::Metrics);
         return Err(Status::InternalFailure.into());
-    }
-    let name = stat_name(&String::from_utf8_lossy(name));
-    let metric = host.env.registry.metric(&name, metric_kind);
+    };
     host.metrics.cost = total;
-    host.counters.meter.metrics.add(u64::from(cost));
+    host.counters.meter.metrics.add(cost as u64);
     let metrics = &mut host.metrics.by_kind[kind as usize];
     metrics.push(metric);
     let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;

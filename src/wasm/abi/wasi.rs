@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wasmtime::Linker;
 
+use super::log::MAX_MESSAGE;
 use super::{Guest, Status, guard, memory, put, range, timers, write_log};
 use crate::wasm::context::{Host, Phase};
 
@@ -284,7 +285,22 @@ fn fd_write(guest: &mut Guest<'_>, fd: u32, iovs: u32, count: u32, out: u32) -> 
         _ => return Ok(EBADF),
     };
     let memory = memory(guest)?;
-    let data = memory.data(&*guest);
+    let (message, written) = gathered(memory.data(&*guest), iovs, count)?;
+    if written > 0 {
+        let message = message.strip_suffix(b"\n").unwrap_or(&message);
+        let text = String::from_utf8_lossy(message);
+        let host = guest.data_mut();
+        write_log(host, level, &text);
+        if host.phase == Phase::Open && level == 4 && !text.is_empty() {
+            // A panic message comes this way: it is shown with the trap.
+            host.remember(&text);
+        }
+    }
+    write_u32(guest, out, written)
+}
+
+/// What the parts have together, as much of it as one line takes, and how much it is.
+fn gathered(data: &[u8], iovs: u32, count: u32) -> Result<(Vec<u8>, u32), Status> {
     let mut message = Vec::new();
     let number = |at: u32| -> Result<u32, Status> {
         let bytes = range(data, at, 4)?;
@@ -304,21 +320,10 @@ fn fd_write(guest: &mut Guest<'_>, fd: u32, iovs: u32, count: u32, out: u32) -> 
         }
         let part = range(data, at, len)?;
         written = written.saturating_add(u32::try_from(part.len()).unwrap_or(u32::MAX));
-        if message.len() < 64 << 10 {
-            message.extend_from_slice(&part[..part.len().min(64 << 10)]);
-        }
+        let room = MAX_MESSAGE - message.len();
+        message.extend_from_slice(&part[..part.len().min(room)]);
     }
-    if written > 0 {
-        let message = message.strip_suffix(b"\n").unwrap_or(&message);
-        let text = String::from_utf8_lossy(message);
-        let host = guest.data_mut();
-        write_log(host, level, &text);
-        if host.phase == Phase::Open && level == 4 && !text.is_empty() {
-            // A panic message comes this way: it is shown with the trap.
-            host.remember(&text);
-        }
-    }
-    write_u32(guest, out, written)
+    Ok((message, written))
 }
 
 fn fd_fdstat_get(guest: &mut Guest<'_>, fd: u32, out: u32) -> Answer {
@@ -331,4 +336,30 @@ fn fd_fdstat_get(guest: &mut Guest<'_>, fd: u32, out: u32) -> Answer {
     let memory = memory(guest)?;
     let _ = put(memory.data_mut(guest), out, &stat);
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_in_parts_is_one_line_of_the_length_of_one() {
+        let mut data = vec![b'x'; 256 << 10];
+        let parts = [(100u32, 1u32), (64, MAX_MESSAGE as u32 - 1), (64, 70_000)];
+        for (entry, (at, len)) in data.chunks_exact_mut(8).zip(parts) {
+            entry[..4].copy_from_slice(&at.to_le_bytes());
+            entry[4..].copy_from_slice(&len.to_le_bytes());
+        }
+        let (message, written) = gathered(&data, 0, 2).expect("in memory");
+        assert_eq!(
+            (message.len(), written as usize),
+            (MAX_MESSAGE, MAX_MESSAGE)
+        );
+        let (message, written) = gathered(&data, 0, 3).expect("in memory");
+        assert_eq!(message, vec![b'x'; MAX_MESSAGE]);
+        assert_eq!(written as usize, MAX_MESSAGE + 70_000, "it was taken");
+        let (message, written) = gathered(&data, 8, 2).expect("in memory");
+        assert_eq!(message.len(), MAX_MESSAGE, "a part is cut");
+        assert_eq!(written as usize, MAX_MESSAGE - 1 + 70_000);
+    }
 }

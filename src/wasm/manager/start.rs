@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use super::modules::{Asker, Loaded, Wanted};
 use super::{Failure, Home, Inner};
+use crate::telemetry::metrics::StatSet;
 use crate::wasm::abi::Imports;
 use crate::wasm::abi::dns::Dns;
 use crate::wasm::context::{Environment, RootSpec};
@@ -86,9 +87,7 @@ impl Inner {
         if let Some(took) = self.proven.lock().get(&spec.key()) {
             root.proven.get_or_init(|| *took);
         }
-        let name = format!("wasm.{}.", spec.name);
-        let registry = &self.options.registry;
-        let stats = registry.set(&plugin_stats::TABLE, name, "wasm", []);
+        let stats = self.plugin_stats(&spec.name);
         if home == Home::Shared {
             let set = self.set(spec, &recipe);
             match Plugin::start(&set, Arc::clone(&root), Arc::clone(&stats)).await {
@@ -108,6 +107,20 @@ impl Inner {
             Refusal::Load(error) => error,
             Refusal::Here(reason) => LoadError::Trap(reason),
         })
+    }
+
+    /// The statistics of all versions of plugins called `name`; they go with the last one.
+    pub(super) fn plugin_stats(&self, name: &str) -> Arc<StatSet> {
+        let mut sets = self.plugin_stats.lock();
+        if let Some(set) = sets.get(name).and_then(Weak::upgrade) {
+            return set;
+        }
+        sets.retain(|_, set| set.strong_count() > 0);
+        let prefix = format!("wasm.{name}.");
+        let registry = &self.options.registry;
+        let set = registry.set(&plugin_stats::TABLE, prefix, "wasm", []);
+        sets.insert(name.into(), Arc::downgrade(&set));
+        set
     }
 
     /// The VMs of the key of `spec` under the settings of `recipe`: those that live, or new ones of it. The code counts

@@ -15,6 +15,7 @@ use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
 use crate::telemetry::metrics::Registry;
+use crate::wasm::status::plugin_stats;
 use crate::wasm::testing::{cluster_map, config, guest, spec};
 
 #[path = "tests/images.rs"]
@@ -316,6 +317,40 @@ async fn the_old_version_serves_while_the_source_of_the_new_one_is_down() {
     bench.serve_from(&server);
     let new = bench.ready(&new).await;
     assert!(!Arc::ptr_eq(&new, &old));
+}
+
+#[tokio::test]
+async fn what_is_counted_of_a_plugin_goes_with_its_last_version() {
+    let bench = Bench::new(None);
+    let sets = || -> Vec<_> {
+        let mut sets = bench.registry.sets();
+        sets.retain(|set| set.prefix() == "wasm.test.");
+        sets
+    };
+    let reloads = || {
+        let counts = sets().into_iter();
+        let counts = counts.map(|set| set.value(plugin_stats::VM_RELOAD_SUCCESS));
+        counts.collect::<Vec<_>>()
+    };
+    let old = bench.ready(&spec(config(guest("add-header"), "one"))).await;
+    old.stats().inc(plugin_stats::VM_RELOAD_SUCCESS);
+    let new = bench.ready(&spec(config(guest("add-header"), "two"))).await;
+    new.stats().inc(plugin_stats::VM_RELOAD_SUCCESS);
+    bench.plugins.retain(|_| true);
+    bench.plugins.retain(|_| true);
+    drop(old);
+    assert_eq!(reloads(), [2], "one for both, and the first is gone");
+    // Another one of the name, of which there is nothing yet but that it is wanted.
+    let wanted = remote(&guest("order"), "");
+    bench.plugins.resolve("other", &wanted);
+    drop(new);
+    bench.plugins.retain(|slot| slot == "other");
+    bench.plugins.retain(|slot| slot == "other");
+    assert_eq!(bench.plugins.status().len(), 1);
+    assert_eq!(reloads(), [2]);
+    bench.plugins.retain(|_| false);
+    bench.plugins.retain(|_| false);
+    assert!(sets().is_empty());
 }
 
 #[tokio::test]

@@ -48,6 +48,19 @@ fn data_is_bounded_and_replacing_frees() {
     }
 }
 
+#[test]
+fn entries_without_a_byte_are_not_for_nothing() {
+    let shared = Shared::default();
+    let space = shared.space(&"a".into());
+    let quota = 2 * ENTRY + 2;
+    assert_eq!(space.set(b"a", b"", 0, quota), Ok(()));
+    assert_eq!(space.set(b"b", b"", 0, quota), Ok(()));
+    let third = space.set(b"", b"", 0, quota);
+    assert_eq!(third, Err(Status::InternalFailure));
+    assert_eq!(space.set(b"a", b"", 0, quota), Ok(()), "it replaces");
+    assert_eq!(space.status().bytes, quota);
+}
+
 type Inbox = tokio::sync::mpsc::UnboundedReceiver<Message>;
 
 /// A root context of a VM that serves, and its mailbox.
@@ -199,7 +212,7 @@ fn what_is_shared_is_shown() {
         .enqueue(token, Bytes::from_static(b"x"), QUOTA)
         .expect("room");
     let status = space.status();
-    assert_eq!((status.bytes, status.count), (10, 2));
+    assert_eq!((status.bytes, status.count), (10 + 2 * ENTRY, 2));
     assert_eq!(
         status.entries,
         [("a\\n".to_owned(), 0), ("key".to_owned(), 5)]
@@ -210,4 +223,35 @@ fn what_is_shared_is_shown() {
         bytes: 1 + MESSAGE,
     };
     assert_eq!(status.queues, [queue]);
+}
+
+#[test]
+fn what_is_shown_is_the_beginning_and_what_is_counted_is_all() {
+    let shared = Shared::default();
+    let space = shared.space(&"a".into());
+    let (consumer, _inbox) = consumer(1);
+    // In no order: 7 and 300 have no common divisor.
+    for number in (0..300).map(|step| step * 7 % 300) {
+        let name = format!("{number:03}");
+        let value = vec![0; number];
+        space.set(name.as_bytes(), &value, 0, QUOTA).expect("room");
+        let queue = space.register_queue(name.as_bytes(), consumer.clone(), 300);
+        for _ in 0..number {
+            let token = queue.expect("room");
+            let sent = shared.enqueue(token, Bytes::new(), QUOTA);
+            sent.expect("room");
+        }
+    }
+    let status = space.status();
+    assert_eq!((status.count, status.queue_count), (300, 300));
+    assert_eq!(status.fullest_queue, 299 * MESSAGE);
+    let first = (0..MAX_SHOWN).map(|number| (format!("{number:03}"), number));
+    assert_eq!(status.entries, first.clone().collect::<Vec<_>>());
+    let queues = status.queues.into_iter();
+    let queues = queues.map(|queue| (queue.name, queue.messages));
+    assert_eq!(queues.collect::<Vec<_>>(), first.collect::<Vec<_>>());
+    space.set(b"000", b"new", 0, QUOTA).expect("room");
+    assert_eq!(space.status().entries[0], ("000".to_owned(), 3));
+    let looked_at = space.entries.lock().first.len();
+    assert_eq!(looked_at, MAX_SHOWN, "of whatever number");
 }

@@ -14,6 +14,7 @@ use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::telemetry::metrics::Registry;
 use crate::wasm::abi;
 use crate::wasm::context::Root;
+use crate::wasm::meter::Quota;
 use crate::wasm::module::Abi;
 use crate::wasm::shared::Shared;
 use crate::wasm::spec::PluginSpec;
@@ -74,9 +75,13 @@ fn environment(name: &str) -> Arc<Environment> {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(environment("bench"))
+    }
+
+    fn of(env: Arc<Environment>) -> Self {
         let engine = wasmtime::Engine::default();
         let (mailbox, inbox) = mpsc::unbounded_channel();
-        let mut store = Store::new(&engine, Host::new(environment("bench"), mailbox));
+        let mut store = Store::new(&engine, Host::new(env, mailbox));
         let module = wasmtime::Module::new(&engine, GUEST).expect("valid");
         let linker = abi::linker(&engine).expect("no name twice");
         let instance = linker
@@ -328,6 +333,34 @@ fn a_long_name_of_a_metric_counts_for_several() {
     assert_eq!(define(32 << 10), Some(10), "of 10,000 there are 15 left");
     assert_eq!(define(30 << 10), Some(0));
     assert_eq!(define(1), Some(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metrics_of_a_plugins_vms_are_bounded_together() {
+    let mut env = environment("bench");
+    let of_env = Arc::get_mut(&mut env).expect("nobody else has it");
+    of_env.policy.quotas.metrics = 3;
+    let define = |bench: &mut Bench, name: &[u8]| {
+        bench.write(0, name);
+        bench
+            .call("proxy_define_metric", &[0, 0, name.len() as i64, 128])
+            .ok()
+    };
+    let mut old = Bench::of(Arc::clone(&env));
+    for name in [b"a", b"b", b"c"] {
+        assert_eq!(define(&mut old, name), Some(0));
+    }
+    let mut new = Bench::of(Arc::clone(&env));
+    assert_eq!(define(&mut new, b"d"), Some(10), "another VM holds three");
+    assert_eq!(define(&mut new, b"a"), Some(0), "no other name");
+    assert_eq!(new.store.data().meter().refused(Quota::Metrics), 1);
+    drop(old);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(define(&mut new, b"d"), Some(0), "nobody holds those");
+    let names: Vec<_> = env.registry.metrics();
+    let names: Vec<_> = names.iter().map(|metric| metric.name()).collect();
+    assert_eq!(names, ["wasmcustom.a", "wasmcustom.d"]);
+    assert_eq!(env.registry.owned_by("bench"), 2);
 }
 
 #[test]

@@ -297,10 +297,11 @@ impl Cache {
         };
         #[allow(
             unsafe_code,
-            reason = "deserialize runs native code from bytes: these were just proven, by a MAC under a key that only \
-                      this user can read, to have been written by `store`, for this digest and these compiler settings"
+            reason = "deserialize runs native code from bytes: these were just proven, by a MAC under a key that this user \
+                      made and nobody else could read or replace, to have been written by `store`, for this digest and \
+                      these compiler settings"
         )]
-        // SAFETY: see the reason above; `body` is what `Module::serialize` of an equally configured engine returned.
+        // SAFETY: see the reason above, and `PrivateFolder::open` for the key; `body` is what `Module::serialize` of an equally configured engine returned.
         let module = unsafe { wasmtime::Module::deserialize(engine, body) };
         match module {
             Ok(module) => {

@@ -109,6 +109,28 @@ fn an_entry_that_is_not_ours_is_never_run() {
 }
 
 #[test]
+fn code_that_was_planted_where_anybody_could_write_is_never_run() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (engine, code) = (engine(), code());
+    let digest = Digest::of(&code);
+    let set_mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    // A whole cache of a stranger's: its entry is sealed with its key.
+    let stranger = Cache::open(root.path(), &engine).expect("opens");
+    stranger.store(&Module::compile(&engine, &code, digest).expect("compiles"));
+    for (folder_mode, key_mode) in [(0o777, 0o644), (0o770, 0o600), (0o700, 0o644)] {
+        set_mode(&root.path().join("key"), key_mode);
+        set_mode(root.path(), folder_mode);
+        let cache = Cache::open(root.path(), &engine).expect("opens");
+        assert!(Module::cached(&engine, digest, &cache).is_none());
+        cache.store(&Module::compile(&engine, &code, digest).expect("compiles"));
+        let again = Cache::open(root.path(), &engine).expect("opens");
+        assert!(Module::cached(&engine, digest, &again).is_some());
+    }
+}
+
+#[test]
 fn the_folder_stays_small() {
     let root = tempfile::tempdir().expect("a folder");
     let (engine, code) = (engine(), code());

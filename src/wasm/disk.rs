@@ -1,6 +1,6 @@
 //! A folder of ours: nobody else writes to it, processes share it, and what is in it can be sealed with its key.
 //!
-//! The folder has mode 0700, its files 0600. A file is written beside its place and renamed into it: a reader sees all of
+//! The folder has mode 0700, its files 0600. A file is written beside its place and then put into it: a reader sees all of
 //! it or none. Modification times say when an entry was last of use.
 //!
 //! What is above the folder may be open to all, as a volume of Kubernetes is: somebody else's folder in its place is
@@ -106,22 +106,48 @@ impl PrivateFolder {
         Seal(outer.finalize().into())
     }
 
-    /// Puts a file there, whole, and gives it opened.
-    pub(crate) fn write(&self, name: &str, parts: &[&[u8]]) -> Result<File> {
+    /// Puts a file there, whole, in the place of what is there.
+    pub(crate) fn write(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
+        self.place(name, parts, |_, partial, path| {
+            std::fs::rename(partial, path)
+        })
+    }
+
+    /// Puts a file there, whole, unless there is one; gives it with a shared lock, which it has had from the first moment
+    /// that others could see it.
+    pub(crate) fn add(&self, name: &str, parts: &[&[u8]]) -> Result<Option<File>> {
+        self.place(name, parts, |file, partial, path| {
+            file.try_lock_shared()?;
+            // Unlike a rename, a link replaces nothing.
+            let linked = std::fs::hard_link(partial, path);
+            let _ = std::fs::remove_file(partial);
+            match linked {
+                Ok(()) => Ok(Some(file)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Writes a file beside the entry `name`, for `place` to put it there.
+    fn place<T>(
+        &self,
+        name: &str,
+        parts: &[&[u8]],
+        place: impl FnOnce(File, &Path, &Path) -> Result<T>,
+    ) -> Result<T> {
         let partial = self.path(&partial_name(name));
-        let written = (|| {
-            let mut file = create(&partial)?;
+        let placed = create(&partial).and_then(|mut file| {
             for part in parts {
                 file.write_all(part)?;
             }
             file.sync_all()?;
-            std::fs::rename(&partial, self.path(name))?;
-            Ok(file)
-        })();
-        if written.is_err() {
+            place(file, &partial, &self.path(name))
+        });
+        if placed.is_err() {
             let _ = std::fs::remove_file(&partial);
         }
-        written
+        placed
     }
 
     /// Those with this extension, the least recently used first. What crashed writers left is removed on the way.

@@ -137,3 +137,20 @@ fn a_pipe_is_not_waited_for() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }
+
+#[test]
+fn what_is_added_replaces_nothing_and_is_held_from_the_beginning() {
+    let (_root, path) = folder(0o755);
+    let folder = PrivateFolder::open(&path).expect("opens");
+    let held = folder.add("a.wasm", &[b"o", b"ne"]).expect("written");
+    assert!(held.is_some());
+    let there = File::open(folder.path("a.wasm")).expect("there");
+    assert!(there.try_lock().is_err(), "it is held");
+    assert!(folder.add("a.wasm", &[b"two"]).expect("written").is_none());
+    assert_eq!(std::fs::read(folder.path("a.wasm")).expect("there"), b"one");
+    drop(held);
+    assert!(there.try_lock().is_ok());
+    folder.write("a.wasm", &[b"two"]).expect("written");
+    assert_eq!(std::fs::read(folder.path("a.wasm")).expect("there"), b"two");
+    assert_eq!(std::fs::read_dir(&path).expect("there").count(), 2);
+}

@@ -94,3 +94,59 @@ fn the_least_recently_used_goes_but_not_what_is_in_use() {
     assert!(store.keep(Digest::of(&large), &large).is_none());
     assert!(store.pin(c.0).is_some());
 }
+
+#[test]
+fn who_keeps_the_same_at_once_holds_the_same_file() {
+    use std::os::unix::fs::MetadataExt as _;
+    for round in 0..10 {
+        let root = tempfile::tempdir().expect("a folder");
+        let stores: Vec<_> = (0..4)
+            .map(|_| Store::open(root.path(), 1 << 20).expect("opens"))
+            .collect();
+        let (digest, bytes) = code(round);
+        let begin = std::sync::Barrier::new(stores.len());
+        let pins: Vec<_> = std::thread::scope(|scope| {
+            let keep = |store| {
+                begin.wait();
+                Store::keep(store, digest, &bytes).expect("kept")
+            };
+            let keepers: Vec<_> = stores
+                .iter()
+                .map(|store| scope.spawn(move || keep(store)))
+                .collect();
+            let pins = keepers.into_iter().map(|keeper| keeper.join());
+            pins.collect::<Result<_, _>>().expect("none panics")
+        });
+        let there = std::fs::metadata(root.path().join(code_name(digest))).expect("there");
+        for pin in &pins {
+            let held = pin.0.metadata().expect("open");
+            assert_eq!((held.ino(), held.nlink()), (there.ino(), 1));
+        }
+        // Nothing of the making is left: the key, and the code.
+        assert_eq!(std::fs::read_dir(root.path()).expect("there").count(), 2);
+        // The last to have come may be the first to go.
+        let first = pins.into_iter().next();
+        let narrow = Store::open(root.path(), 1500).expect("opens");
+        let (other, bytes) = code(100);
+        age(root.path(), digest, 20);
+        drop(narrow.keep(other, &bytes));
+        assert!(narrow.code(digest).is_some());
+        drop(first);
+    }
+}
+
+#[test]
+fn what_is_there_and_will_not_do_is_replaced() {
+    let root = tempfile::tempdir().expect("a folder");
+    let store = Store::open(root.path(), 1 << 20).expect("opens");
+    let (digest, bytes) = code(1);
+    let path = root.path().join(code_name(digest));
+    std::fs::write(&path, &bytes[1..]).expect("ours");
+    drop(store.keep(digest, &bytes).expect("kept"));
+    assert_eq!(std::fs::read(&path).expect("there"), bytes);
+    // More than all code may have.
+    let file = std::fs::File::create(&path).expect("ours");
+    file.set_len(MAX_CODE as u64 + 2).expect("ours");
+    drop(store.keep(digest, &bytes).expect("kept"));
+    assert_eq!(std::fs::read(&path).expect("there"), bytes);
+}

@@ -27,6 +27,9 @@ const ABANDONED: Duration = Duration::from_secs(600);
 pub(crate) struct PrivateFolder {
     folder: PathBuf,
     key: [u8; 32],
+    /// What the disk under it holds.
+    #[cfg(test)]
+    pub(crate) room: u64,
 }
 
 /// Shows that this host wrote something.
@@ -73,10 +76,15 @@ impl PrivateFolder {
         if close(&directory, folder, own)? {
             void(&key)?;
         }
-        Ok(Self {
+        let folder = Self {
             folder: folder.to_owned(),
             key: open_key(&key, own)?,
-        })
+            #[cfg(test)]
+            room: u64::MAX,
+        };
+        // What crashed writers left takes the room of others.
+        folder.entries(PARTIAL);
+        Ok(folder)
     }
 
     /// Where the entry `name` is.
@@ -136,6 +144,8 @@ impl PrivateFolder {
         parts: &[&[u8]],
         place: impl FnOnce(File, &Path, &Path) -> Result<T>,
     ) -> Result<T> {
+        #[cfg(test)]
+        self.find_room(parts)?;
         let partial = self.path(&partial_name(name));
         let placed = create(&partial).and_then(|mut file| {
             for part in parts {
@@ -148,6 +158,19 @@ impl PrivateFolder {
             let _ = std::fs::remove_file(&partial);
         }
         placed
+    }
+
+    #[cfg(test)]
+    fn find_room(&self, parts: &[&[u8]]) -> Result<()> {
+        let files = std::fs::read_dir(&self.folder)?.flatten();
+        let taken: u64 = files
+            .filter_map(|file| Some(file.metadata().ok()?.len()))
+            .sum();
+        let wanted: usize = parts.iter().map(|part| part.len()).sum();
+        match taken + wanted as u64 > self.room {
+            true => Err(ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
     }
 
     /// Those with this extension, the least recently used first. What crashed writers left is removed on the way.
@@ -180,6 +203,14 @@ impl PrivateFolder {
         found.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
         found
     }
+}
+
+/// What `write` says; where it fails, what it says after a `sweep`, which may have made room.
+pub(crate) fn with_room<T>(sweep: impl FnOnce(), write: impl Fn() -> Result<T>) -> Result<T> {
+    write().or_else(|_| {
+        sweep();
+        write()
+    })
 }
 
 /// It is of use now; only a hint, for the eviction of others.

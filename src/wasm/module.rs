@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use wasmtime::{Engine, ExternType};
 
 use super::archive;
-use super::disk::{PrivateFolder, Seal};
+use super::disk::{PrivateFolder, Seal, with_room};
 use super::engine::Tier;
 use super::spec::Digest;
 pub(crate) use super::spec::MAX_CODE;
@@ -332,8 +332,8 @@ impl Cache {
             .serialize()
             .map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let seal = self.seal(digest, &body);
-        self.folder
-            .write(&self.name(digest), &[MAGIC, &seal.0, &body])?;
+        let (name, parts) = (self.name(digest), [MAGIC, &seal.0[..], &body]);
+        with_room(|| self.evict(), || self.folder.write(&name, &parts))?;
         self.evict();
         Ok(())
     }

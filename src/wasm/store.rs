@@ -12,16 +12,19 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{PrivateFolder, open_file, touch};
+use super::disk::{PrivateFolder, open_file, touch, with_room};
 use super::module::MAX_CODE;
 use super::spec::Digest;
 
 /// Notes of sources; each is a few hundred bytes.
 const MAX_NOTES: usize = 4096;
+/// So many are written, the first at once, before the surplus goes: to look for it takes longer than to write one.
+const NOTES_A_SWEEP: usize = 64;
 /// A longer note is none of ours.
 const MAX_NOTE: u64 = 64 << 10;
 
@@ -57,6 +60,8 @@ struct Note {
 pub(crate) struct Store {
     folder: PrivateFolder,
     max_bytes: u64,
+    /// Notes that were written.
+    noted: AtomicUsize,
 }
 
 impl Store {
@@ -65,6 +70,7 @@ impl Store {
         Ok(Self {
             folder: PrivateFolder::open(folder)?,
             max_bytes,
+            noted: AtomicUsize::new(0),
         })
     }
 
@@ -108,7 +114,8 @@ impl Store {
             if let Some((_, pin)) = self.code(digest) {
                 return Some(pin);
             }
-            match self.folder.add(&code_name(digest), &[code]) {
+            let name = code_name(digest);
+            match with_room(|| self.evict(), || self.folder.add(&name, &[code])) {
                 Ok(Some(file)) => return Some(Pin(file)),
                 Ok(None) => {}
                 Err(error) => {
@@ -160,8 +167,12 @@ impl Store {
             return;
         };
         let seal = self.folder.seal(&[&source.0, &body]);
-        if let Err(error) = self.folder.write(&note_name(source), &[&seal.0, &body]) {
+        let (name, parts) = (note_name(source), [&seal.0[..], &body]);
+        if let Err(error) = with_room(|| self.evict(), || self.folder.write(&name, &parts)) {
             self.warn(&error);
+        }
+        if self.noted.fetch_add(1, Relaxed) % NOTES_A_SWEEP == 0 {
+            self.evict();
         }
     }
 

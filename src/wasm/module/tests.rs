@@ -144,6 +144,33 @@ fn the_folder_stays_small() {
 }
 
 #[test]
+fn what_a_crashed_writer_left_is_removed_where_the_disk_is_full() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (engine, code) = (engine(), code());
+    let digest = Digest::of(&code);
+    let module = Module::compile(&engine, &code, digest).expect("compiles");
+    let mut cache = Cache::open(root.path(), &engine).expect("opens");
+    cache.folder.room = 1 << 20;
+    let left = root.path().join("dead.cwasm.1-1.partial");
+    let file = std::fs::File::create(&left).expect("ours");
+    file.set_len(1 << 20).expect("ours");
+    cache.store(&module);
+    assert!(
+        entries(root.path()).is_empty() && left.exists(),
+        "its writer may be at it"
+    );
+    let before = std::time::SystemTime::now() - Duration::from_secs(3600);
+    file.set_modified(before).expect("ours");
+    cache.store(&module);
+    assert!(entries(root.path()).len() == 1 && !left.exists());
+    // Nor does it outlive a start.
+    let file = std::fs::File::create(&left).expect("ours");
+    file.set_modified(before).expect("ours");
+    Cache::open(root.path(), &engine).expect("opens");
+    assert!(!left.exists());
+}
+
+#[test]
 fn the_marker_says_the_version() {
     let engine = engine();
     let load = |name: &str| {

@@ -150,3 +150,51 @@ fn what_is_there_and_will_not_do_is_replaced() {
     drop(store.keep(digest, &bytes).expect("kept"));
     assert_eq!(std::fs::read(&path).expect("there"), bytes);
 }
+
+#[test]
+fn notes_are_bounded_though_no_code_comes() {
+    let root = tempfile::tempdir().expect("a folder");
+    let store = Store::open(root.path(), 1 << 20).expect("opens");
+    let number = |extension: &str| store.folder.entries(extension).len();
+    let given = Given::of(Digest::of(b"code"), None);
+    let fill = |more: usize| {
+        for number in 0..more {
+            std::fs::write(root.path().join(format!("{number}.source")), b"").expect("ours");
+        }
+    };
+    // Of an earlier process.
+    fill(MAX_NOTES + 100);
+    let note = |number: usize| {
+        let source = Digest::of(&number.to_le_bytes());
+        store.note(source, "oci://reg.test/a:1", &given);
+        assert_eq!(store.given(source), Some(given));
+    };
+    note(0);
+    assert_eq!(number("source"), MAX_NOTES);
+    for more in 1..=NOTES_A_SWEEP {
+        note(more);
+        assert!(number("source") < MAX_NOTES + NOTES_A_SWEEP);
+    }
+    assert_eq!(number("source"), MAX_NOTES);
+}
+
+#[test]
+fn where_the_disk_is_full_there_is_room_after_a_sweep() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut store = Store::open(root.path(), 1 << 20).expect("opens");
+    let left = root.path().join("dead.wasm.1-1.partial");
+    let fill = || {
+        let file = File::create(&left).expect("ours");
+        file.set_len(5000).expect("ours");
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600))
+            .expect("ours");
+    };
+    store.folder.room = 5000;
+    fill();
+    let (digest, bytes) = code(1);
+    assert!(store.keep(digest, &bytes).is_some() && !left.exists());
+    fill();
+    let given = Given::of(digest, None);
+    store.note(digest, "oci://reg.test/a:1", &given);
+    assert!(store.given(digest) == Some(given) && !left.exists());
+}

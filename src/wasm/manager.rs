@@ -91,12 +91,16 @@ impl Machine {
                 .map(|cache| cache.keeping(options.settings.modules_on_disk))
                 .inspect_err(|error| {
                     let folder = folder.display();
-                    tracing::warn!(target: "wasm", "no cache of compiled modules in {folder}: {error}");
+                    tracing::warn!(target: "wasm", "neither compiled modules nor fetched code is kept in {folder}: {error}");
                 })
                 .ok()
         });
         let max_bytes = options.settings.source_bytes_on_disk;
-        let store = options.cache_dir.as_deref().filter(|_| max_bytes > 0);
+        // A folder that will not do for the one will not do for the other, which is in it.
+        let store = options
+            .cache_dir
+            .as_deref()
+            .filter(|_| cache.is_some() && max_bytes > 0);
         let store = store.and_then(|folder| {
             let folder = folder.join("sources");
             Store::open(&folder, max_bytes)

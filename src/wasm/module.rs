@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use wasmtime::{Engine, ExternType};
 
 use super::archive;
-use super::disk::{PrivateFolder, Seal};
+use super::disk::{PrivateFolder, Seal, with_room};
 use super::engine::Tier;
 use super::spec::Digest;
 pub(crate) use super::spec::MAX_CODE;
@@ -297,10 +297,11 @@ impl Cache {
         };
         #[allow(
             unsafe_code,
-            reason = "deserialize runs native code from bytes: these were just proven, by a MAC under a key that only \
-                      this user can read, to have been written by `store`, for this digest and these compiler settings"
+            reason = "deserialize runs native code from bytes: these were just proven, by a MAC under a key that this user \
+                      made and nobody else could read or replace, to have been written by `store`, for this digest and \
+                      these compiler settings"
         )]
-        // SAFETY: see the reason above; `body` is what `Module::serialize` of an equally configured engine returned.
+        // SAFETY: see the reason above, and `PrivateFolder::open` for the key; `body` is what `Module::serialize` of an equally configured engine returned.
         let module = unsafe { wasmtime::Module::deserialize(engine, body) };
         match module {
             Ok(module) => {
@@ -331,8 +332,8 @@ impl Cache {
             .serialize()
             .map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let seal = self.seal(digest, &body);
-        self.folder
-            .write(&self.name(digest), &[MAGIC, &seal.0, &body])?;
+        let (name, parts) = (self.name(digest), [MAGIC, &seal.0[..], &body]);
+        with_room(|| self.evict(), || self.folder.write(&name, &parts))?;
         self.evict();
         Ok(())
     }

@@ -6,27 +6,31 @@
 //! | `<sha256>.source` | which code a source gave (an image's manifest, a tag, a URL without a sum) | it is sealed with the folder's key |
 //!
 //! The code is bounded in bytes, the notes of sources in number; the least recently used go. What is in use is pinned: a
-//! [`Pin`] holds a lock on the file, which processes see of each other, and nothing that is locked is removed.
+//! [`Pin`] holds a lock on the file, which processes see of each other, and nothing that is locked is removed, nor another
+//! file put in its place.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{PrivateFolder, touch};
+use super::disk::{PrivateFolder, open_file, touch, with_room};
 use super::module::MAX_CODE;
 use super::spec::Digest;
 
 /// Notes of sources; each is a few hundred bytes.
 const MAX_NOTES: usize = 4096;
+/// So many are written, the first at once, before the surplus goes: to look for it takes longer than to write one.
+const NOTES_A_SWEEP: usize = 64;
 /// A longer note is none of ours.
 const MAX_NOTE: u64 = 64 << 10;
 
 /// Keeps a file from being removed for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Pin(#[allow(dead_code, reason = "what counts is that it is open")] File);
+pub(crate) struct Pin(File);
 
 /// What a source gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,8 @@ struct Note {
 pub(crate) struct Store {
     folder: PrivateFolder,
     max_bytes: u64,
+    /// Notes that were written.
+    noted: AtomicUsize,
 }
 
 impl Store {
@@ -64,6 +70,7 @@ impl Store {
         Ok(Self {
             folder: PrivateFolder::open(folder)?,
             max_bytes,
+            noted: AtomicUsize::new(0),
         })
     }
 
@@ -73,7 +80,9 @@ impl Store {
         let (bytes, pin) = read_pinned(&path, MAX_CODE as u64)?;
         if Digest::of(&bytes) != digest {
             tracing::warn!(target: "wasm", "{} is not what its name says; it is removed", path.display());
-            let _ = std::fs::remove_file(&path);
+            if is_linked(&pin.0) {
+                let _ = std::fs::remove_file(&path);
+            }
             return None;
         }
         touch(&path);
@@ -83,7 +92,7 @@ impl Store {
     /// Holds the code of this sum, if it is there, without reading it.
     pub(crate) fn pin(&self, digest: Digest) -> Option<Pin> {
         let path = self.folder.path(&code_name(digest));
-        let pin = lock(File::open(&path).ok()?)?;
+        let pin = lock(open_file(&path).ok()?)?;
         touch(&path);
         Some(pin)
     }
@@ -93,19 +102,29 @@ impl Store {
         if code.len() as u64 > self.max_bytes {
             return None;
         }
-        // Whoever holds it holds that file: another one in its place would be held by nobody.
-        if let Some((_, pin)) = self.code(digest) {
-            return Some(pin);
-        }
-        let pin = match self.folder.write(&code_name(digest), &[code]) {
-            Ok(file) => lock(file),
-            Err(error) => {
-                self.warn(&error);
-                None
-            }
-        };
+        let pin = self.put(digest, code);
         self.evict();
         pin
+    }
+
+    fn put(&self, digest: Digest, code: &[u8]) -> Option<Pin> {
+        // It may come, or go, between two looks, but hardly so often.
+        for _ in 0..10 {
+            // Whoever holds it holds that file: another one in its place would be held by nobody.
+            if let Some((_, pin)) = self.code(digest) {
+                return Some(pin);
+            }
+            let name = code_name(digest);
+            match with_room(|| self.evict(), || self.folder.add(&name, &[code])) {
+                Ok(Some(file)) => return Some(Pin(file)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.warn(&error);
+                    return None;
+                }
+            }
+        }
+        None
     }
 
     /// What the source `source` gave. Reads a file.
@@ -148,8 +167,12 @@ impl Store {
             return;
         };
         let seal = self.folder.seal(&[&source.0, &body]);
-        if let Err(error) = self.folder.write(&note_name(source), &[&seal.0, &body]) {
+        let (name, parts) = (note_name(source), [&seal.0[..], &body]);
+        if let Err(error) = with_room(|| self.evict(), || self.folder.write(&name, &parts)) {
             self.warn(&error);
+        }
+        if self.noted.fetch_add(1, Relaxed) % NOTES_A_SWEEP == 0 {
+            self.evict();
         }
     }
 
@@ -165,11 +188,7 @@ impl Store {
             if bytes <= self.max_bytes {
                 break;
             }
-            let Ok(file) = File::open(&entry.path) else {
-                continue;
-            };
-            // Whoever uses it holds a shared lock.
-            if file.try_lock().is_ok() && std::fs::remove_file(&entry.path).is_ok() {
+            if remove_unused(&entry.path) {
                 bytes -= entry.size;
             }
         }
@@ -189,26 +208,32 @@ fn note_name(source: Digest) -> String {
     format!("{source}.source")
 }
 
-/// All of a file, with the lock that keeps it.
+/// A file, with the lock that keeps it. Of a larger one than `limit` there is too much, but not all.
 fn read_pinned(path: &Path, limit: u64) -> Option<(Vec<u8>, Pin)> {
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    let file = File::open(path).ok()?;
+    let file = open_file(path).ok()?;
     let mut bytes = Vec::new();
     (&file).take(limit + 1).read_to_end(&mut bytes).ok()?;
-    if bytes.len() as u64 > limit {
-        return None;
-    }
     Some((bytes, lock(file)?))
 }
 
 /// The shared lock; `None` where the file is being removed, or has been.
 fn lock(file: File) -> Option<Pin> {
-    use std::os::unix::fs::MetadataExt as _;
     file.try_lock_shared().ok()?;
-    let linked = file.metadata().is_ok_and(|metadata| metadata.nlink() > 0);
-    linked.then_some(Pin(file))
+    is_linked(&file).then_some(Pin(file))
+}
+
+/// Removes a file of code that nobody uses.
+fn remove_unused(path: &Path) -> bool {
+    let Ok(file) = open_file(path) else {
+        return false;
+    };
+    // Whoever uses it holds a shared lock. One that was removed meanwhile may have a successor there, which is not locked.
+    file.try_lock().is_ok() && is_linked(&file) && std::fs::remove_file(path).is_ok()
+}
+
+fn is_linked(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }
 
 #[cfg(test)]

@@ -109,6 +109,28 @@ fn an_entry_that_is_not_ours_is_never_run() {
 }
 
 #[test]
+fn code_that_was_planted_where_anybody_could_write_is_never_run() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (engine, code) = (engine(), code());
+    let digest = Digest::of(&code);
+    let set_mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    // A whole cache of a stranger's: its entry is sealed with its key.
+    let stranger = Cache::open(root.path(), &engine).expect("opens");
+    stranger.store(&Module::compile(&engine, &code, digest).expect("compiles"));
+    for (folder_mode, key_mode) in [(0o777, 0o644), (0o770, 0o600), (0o700, 0o644)] {
+        set_mode(&root.path().join("key"), key_mode);
+        set_mode(root.path(), folder_mode);
+        let cache = Cache::open(root.path(), &engine).expect("opens");
+        assert!(Module::cached(&engine, digest, &cache).is_none());
+        cache.store(&Module::compile(&engine, &code, digest).expect("compiles"));
+        let again = Cache::open(root.path(), &engine).expect("opens");
+        assert!(Module::cached(&engine, digest, &again).is_some());
+    }
+}
+
+#[test]
 fn the_folder_stays_small() {
     let root = tempfile::tempdir().expect("a folder");
     let (engine, code) = (engine(), code());
@@ -119,6 +141,33 @@ fn the_folder_stays_small() {
         cache.store(&module);
     }
     assert_eq!(entries(root.path()).len(), MAX_ENTRIES);
+}
+
+#[test]
+fn what_a_crashed_writer_left_is_removed_where_the_disk_is_full() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (engine, code) = (engine(), code());
+    let digest = Digest::of(&code);
+    let module = Module::compile(&engine, &code, digest).expect("compiles");
+    let mut cache = Cache::open(root.path(), &engine).expect("opens");
+    cache.folder.room = 1 << 20;
+    let left = root.path().join("dead.cwasm.1-1.partial");
+    let file = std::fs::File::create(&left).expect("ours");
+    file.set_len(1 << 20).expect("ours");
+    cache.store(&module);
+    assert!(
+        entries(root.path()).is_empty() && left.exists(),
+        "its writer may be at it"
+    );
+    let before = std::time::SystemTime::now() - Duration::from_secs(3600);
+    file.set_modified(before).expect("ours");
+    cache.store(&module);
+    assert!(entries(root.path()).len() == 1 && !left.exists());
+    // Nor does it outlive a start.
+    let file = std::fs::File::create(&left).expect("ours");
+    file.set_modified(before).expect("ours");
+    Cache::open(root.path(), &engine).expect("opens");
+    assert!(!left.exists());
 }
 
 #[test]

@@ -13,11 +13,11 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use wasmtime::{Engine, ExternType};
 
-use super::archive;
 use super::disk::{PrivateFolder, Seal, with_room};
 use super::engine::Tier;
 use super::spec::Digest;
 pub(crate) use super::spec::MAX_CODE;
+use super::{archive, sdk};
 use crate::base::file::read_regular;
 
 /// A version of the ABI, by the module's marker export.
@@ -95,6 +95,8 @@ pub(crate) struct Module {
     pub(crate) digest: Digest,
     pub(crate) abi: Abi,
     pub(crate) code: wasmtime::Module,
+    /// What it says of its compiler, or gives away.
+    pub(crate) sdk: Option<Arc<str>>,
     /// `None`: it came from the cache.
     pub(crate) compile_time: Option<Duration>,
     /// What follows it, where it is of the baseline tier.
@@ -112,12 +114,13 @@ pub(crate) struct Successor {
 impl Module {
     /// The compiled form in `cache`. Reads a file: call it on a blocking thread.
     pub(crate) fn cached(engine: &Engine, digest: Digest, cache: &Cache) -> Option<Self> {
-        let code = cache.load(engine, digest)?;
+        let (code, sdk) = cache.load(engine, digest)?;
         let abi = abi(&code).ok()?;
         Some(Self {
             digest,
             abi,
             code,
+            sdk,
             compile_time: None,
             successor: None,
         })
@@ -170,9 +173,12 @@ impl Module {
         let begin = Instant::now();
         let (code, successor) = compile(bytes).map_err(LoadError::Compile)?;
         let compile_time = Some(begin.elapsed());
+        let exports = code.exports().map(|export| export.name());
+        let sdk = sdk::of(bytes).or_else(|| sdk::guess(exports).map(str::to_owned));
         Ok(Self {
             digest,
             abi: abi(&code)?,
+            sdk: sdk.map(Arc::from),
             code,
             compile_time,
             successor,
@@ -252,7 +258,7 @@ pub(crate) struct Cache {
     max_entries: usize,
 }
 
-const MAGIC: &[u8; 8] = b"plenipo\x01";
+const MAGIC: &[u8; 8] = b"plenipo\x02";
 
 impl Cache {
     /// Opens or makes the folder.
@@ -282,15 +288,19 @@ impl Cache {
         self.folder.seal(&[MAGIC, &digest.0, &engine, body])
     }
 
-    fn load(&self, engine: &Engine, digest: Digest) -> Option<wasmtime::Module> {
+    fn load(
+        &self,
+        engine: &Engine,
+        digest: Digest,
+    ) -> Option<(wasmtime::Module, Option<Arc<str>>)> {
         let path = self.folder.path(&self.name(digest));
         let entry = read_regular(&path, MAX_COMPILED).ok()?;
         let body = entry
             .strip_prefix(MAGIC)
             .and_then(|rest| rest.split_at_checked(32))
             .filter(|(seal, body)| self.seal(digest, body).is(seal))
-            .map(|(_, body)| body);
-        let Some(body) = body else {
+            .and_then(|(_, body)| said(body));
+        let Some((sdk, body)) = body else {
             tracing::warn!(target: "wasm", "{} is not an entry of ours; it is removed", path.display());
             let _ = std::fs::remove_file(&path);
             return None;
@@ -306,7 +316,7 @@ impl Cache {
         match module {
             Ok(module) => {
                 super::disk::touch(&path);
-                Some(module)
+                Some((module, sdk))
             }
             Err(error) => {
                 tracing::warn!(target: "wasm", "{}: {error:#}; it is removed", path.display());
@@ -322,15 +332,18 @@ impl Cache {
         if module.tier() != Tier::Optimised {
             return;
         }
-        if let Err(error) = self.try_store(&module.code, module.digest) {
+        if let Err(error) = self.try_store(module) {
             tracing::warn!(target: "wasm", "cannot keep a compiled module in {}: {error:#}", self.folder.shown());
         }
     }
 
-    fn try_store(&self, code: &wasmtime::Module, digest: Digest) -> Result<(), anyhow::Error> {
-        let body = code
-            .serialize()
-            .map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    fn try_store(&self, module: &Module) -> Result<(), anyhow::Error> {
+        let digest = module.digest;
+        let code = module.code.serialize();
+        let code = code.map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let sdk = module.sdk.as_deref().unwrap_or_default().as_bytes();
+        let len = u16::try_from(sdk.len())?.to_le_bytes();
+        let body = [&len, sdk, &code].concat();
         let seal = self.seal(digest, &body);
         let (name, parts) = (self.name(digest), [MAGIC, &seal.0[..], &body]);
         with_room(|| self.evict(), || self.folder.write(&name, &parts))?;
@@ -346,6 +359,14 @@ impl Cache {
             let _ = std::fs::remove_file(&entry.path);
         }
     }
+}
+
+/// What the code says of its compiler, and the compiled code: the parts of an entry's body.
+fn said(body: &[u8]) -> Option<(Option<Arc<str>>, &[u8])> {
+    let (len, rest) = body.split_first_chunk()?;
+    let (sdk, code) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
+    let sdk = std::str::from_utf8(sdk).ok()?;
+    Some(((!sdk.is_empty()).then(|| sdk.into()), code))
 }
 
 #[cfg(test)]

@@ -171,7 +171,11 @@ impl Store {
         if let Err(error) = with_room(|| self.evict(), || self.folder.write(&name, &parts)) {
             self.warn(&error);
         }
-        if self.noted.fetch_add(1, Relaxed) % NOTES_A_SWEEP == 0 {
+        if self
+            .noted
+            .fetch_add(1, Relaxed)
+            .is_multiple_of(NOTES_A_SWEEP)
+        {
             self.evict();
         }
     }

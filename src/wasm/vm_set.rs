@@ -24,11 +24,11 @@ use super::context::{Environment, RootSpec};
 use super::engine::Runtime;
 use super::module::{LoadError, Module};
 use super::plugin::Plugin;
+use super::report;
 use super::reviver::{Event, Revive, revive};
-use super::spec::{Code, FailurePolicy, PluginSpec};
+use super::spec::FailurePolicy;
 use super::status::{LiveStatus, Trap, VmStatus, plugin_stats};
 use super::vm::{BuildError, Counters, Vm};
-use super::{report, sdk};
 use crate::base::task::{OwnedTask, spawn};
 use crate::base::{WorkerCell, WorkerHandles};
 use crate::config::wasm_settings::PluginPolicy;
@@ -215,20 +215,15 @@ impl VmSet {
         }
     }
 
-    /// What the VMs do, and what is known of the code, which is that of `spec`.
-    pub(crate) fn live_status(&self, spec: &PluginSpec) -> LiveStatus {
+    /// What the VMs do, and what is known of the code.
+    pub(crate) fn live_status(&self) -> LiveStatus {
         let Recipe { module, env, .. } = &*self.recipe;
-        let said = match &spec.code {
-            Code::Local { bytes, .. } => sdk::of(bytes),
-            Code::Remote(_) => None,
-        };
-        let guess = || sdk::guess(module.code.exports().map(|export| export.name()));
         let meters: Vec<_> = self.slots.iter().map(|slot| &*slot.counters).collect();
         let shared = env.space.status();
         LiveStatus {
             abi: module.abi.as_str(),
             tier: module.tier().as_str(),
-            sdk: said.or_else(|| guess().map(str::to_owned)),
+            sdk: module.sdk.as_deref().map(str::to_owned),
             breaker: self.breaker.lock().as_str(),
             traps: self.traps.lock().iter().cloned().collect(),
             callbacks: report::callbacks(&meters),

@@ -1,6 +1,6 @@
 //! Compiled modules: in memory, on disk, or compiled of code that is at hand, kept or fetched. One load at a time for each.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(super) struct Modules {
     cells: HashMap<Digest, Arc<OnceCell<Module>>>,
     /// The order of use, oldest first.
     order: VecDeque<Digest>,
+    /// Those of them that a source gave.
+    remote: HashSet<Digest>,
     /// What sources gave, for those whose code has no sum of its own.
     given: HashMap<Digest, Given>,
     /// One asks a source at a time, for all who want the same of it.
@@ -119,6 +121,14 @@ impl Modules {
         }
     }
 
+    /// How many of those in memory a source gave, where one has given that of `more`.
+    fn count_remote(&mut self, more: Option<Digest>) -> u64 {
+        self.remote.extend(more);
+        let cells = &self.cells;
+        self.remote.retain(|digest| cells.contains_key(digest));
+        self.remote.len() as u64
+    }
+
     fn turn(&mut self, way: Digest) -> Arc<Turn> {
         if let Some(turn) = self.turns.get(&way).and_then(Weak::upgrade) {
             return turn;
@@ -139,32 +149,37 @@ impl Inner {
         wanted: Wanted,
         enter: impl Fn(State),
     ) -> Result<Loaded, Failure> {
-        let remote = match code {
-            Code::Remote(remote) => remote,
+        let (loaded, fetched) = match code {
+            Code::Remote(remote) => {
+                let begun = Instant::now();
+                let turn = self.modules.lock().turn(remote.way());
+                let mut turn = turn.lock().await;
+                let loaded = self
+                    .remote_module(remote, asker, wanted, &enter, begun, &mut turn)
+                    .await;
+                let fetched = loaded.as_ref().map(|loaded| loaded.given.code).ok();
+                (loaded, fetched)
+            }
             Code::Local { bytes, digest, .. } => {
-                let given = Given {
-                    code: *digest,
-                    image: None,
-                };
                 let bytes = Some(bytes.clone());
-                let module = self.compiled(*digest, bytes, wanted, &enter).await?;
-                return Ok(Loaded {
-                    module: module.ok_or_else(no_code)?,
-                    given,
-                    pin: None,
+                let module = self.compiled(*digest, bytes, wanted, &enter).await;
+                let loaded = module.and_then(|module| {
+                    Ok(Loaded {
+                        module: module.ok_or_else(no_code)?,
+                        given: Given::of(*digest, None),
+                        pin: None,
+                    })
                 });
+                (loaded, None)
             }
         };
-        let begun = Instant::now();
-        let turn = self.modules.lock().turn(remote.way());
-        let mut turn = turn.lock().await;
-        let loaded = self
-            .remote_module(remote, asker, wanted, &enter, begun, &mut turn)
-            .await?;
-        let entries = self.modules.lock().cells.len() as u64;
+        // Others may have had to go.
+        let mut modules = self.modules.lock();
+        let entries = modules.count_remote(fetched);
         self.stats
             .set(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES, entries);
-        Ok(loaded)
+        drop(modules);
+        loaded
     }
 
     async fn remote_module(

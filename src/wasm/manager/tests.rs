@@ -16,7 +16,7 @@ use crate::pb::envoy::extensions::wasm::v3 as proto;
 use crate::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
 use crate::telemetry::metrics::Registry;
 use crate::wasm::status::plugin_stats;
-use crate::wasm::testing::{cluster_map, config, guest, spec};
+use crate::wasm::testing::{built, cluster_map, config, guest, spec};
 
 #[path = "tests/images.rs"]
 mod images;
@@ -364,6 +364,52 @@ async fn a_restart_needs_no_source() {
         bench.ready(&remote(&code, "")).await;
         assert_eq!(server.hits(), 1);
     }
+}
+
+#[tokio::test]
+async fn the_compiler_is_told_wherever_the_code_comes_from() {
+    use std::io::Write as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let code = built("hello");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&code).expect("into memory");
+    let packed = packed.finish().expect("into memory");
+    let server = Server::start(vec![Reply::Code(code.clone())]).await;
+    // Fetched, compiled before, at hand, and packed.
+    for wanted in [
+        remote(&code, ""),
+        remote(&code, ""),
+        spec(config(code.clone(), "")),
+        spec(config(packed, "")),
+    ] {
+        let bench = Bench::new(Some(folder.path()));
+        bench.serve_from(&server);
+        let plugin = bench.ready(&wanted).await;
+        let sdk = plugin.live_status().sdk.expect("known");
+        assert!(sdk.starts_with("Rust"), "{sdk}");
+        bench.plugins.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn modules_of_code_at_hand_are_no_entries_of_fetched_code() {
+    let bench = Bench::with(|options| options.settings.modules_in_memory = 2);
+    let entries = || bench.stat(wasm_stats::REMOTE_LOAD_CACHE_ENTRIES);
+    let local = |name: &str| spec(config(guest(name), ""));
+    let code = guest("add-header");
+    let server = Server::start(vec![Reply::Code(code.clone())]).await;
+    bench.serve_from(&server);
+    bench.ready(&local("order")).await;
+    assert_eq!(entries(), 0);
+    bench.ready(&remote(&code, "")).await;
+    assert_eq!(entries(), 1);
+    // It has to go from memory for others.
+    bench.ready(&local("property")).await;
+    assert_eq!(entries(), 1);
+    bench
+        .ready(&spec(config(guest("order"), "of another version")))
+        .await;
+    assert_eq!(entries(), 0);
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ fn an_entry_that_is_not_ours_is_never_run() {
         good[..good.len() / 2].to_vec(),
         Vec::new(),
         raw,
-        b"plenipo\x01".to_vec(),
+        MAGIC.to_vec(),
     ] {
         std::fs::write(path, &bad).expect("writable");
         assert!(Module::cached(&engine, digest, &cache).is_none());

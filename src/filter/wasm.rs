@@ -138,13 +138,6 @@ impl Wasm {
         Self::with(context.slot, context.name, own, OfRoutes::resolve(context))
     }
 
-    /// As an access logger, whose name is but its number.
-    pub(super) fn log(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
-        let slot = slot::of(&[context.chain.place, "log"], config);
-        let own = Choice::resolve(slot, config, context);
-        Self::with(context.slot, context.name, own, OfRoutes::default())
-    }
-
     fn with(slot: usize, name: &str, own: Choice, of_routes: OfRoutes) -> Self {
         Self {
             slot,
@@ -153,16 +146,6 @@ impl Wasm {
             own,
             of_routes,
         }
-    }
-
-    /// Where the filter's own plugin is on this worker. That it is nowhere is counted.
-    pub(super) fn place(&self) -> Option<Place> {
-        let plugin = self.own.plugin()?;
-        let place = plugin.place();
-        if place.is_none() {
-            plugin.count_backoff();
-        }
-        place
     }
 
     /// What the route of `stream` asks for, and by which key it is found again.

@@ -39,6 +39,7 @@ use super::engine::{Budget, Runtime, thread_cpu_time};
 use super::meter::Meter;
 use super::module::LoadError;
 use super::probe::BuildTimes;
+use super::rollout::Part;
 use super::status::wasm_stats;
 use crate::base::WorkerCell;
 use crate::base::task::spawn;
@@ -132,7 +133,11 @@ pub(crate) enum Message {
         log: bool,
     },
     /// `on_log` of an access logger.
-    Log { root: u32, stream: Arc<Stream> },
+    Log {
+        root: u32,
+        stream: Arc<Stream>,
+        part: Option<LogPart>,
+    },
     /// Somebody waits until all before this has been dealt with.
     Sync(oneshot::Sender<()>),
     /// Values of the statistics, for a sink of them.
@@ -143,6 +148,26 @@ pub(crate) enum Message {
     Leave { root: u32 },
     /// All of them are gone, and the VM goes when its last root context has.
     Retire,
+}
+
+/// An access logger's part in a trial: how long a stream lasts is not its doing, but how long it takes to log it.
+#[derive(Debug)]
+pub(crate) struct LogPart {
+    part: Part,
+    begin: Instant,
+}
+
+impl LogPart {
+    fn begin(part: Part) -> Self {
+        let begin = Instant::now();
+        Self { part, begin }
+    }
+
+    fn end(this: Option<Self>, logged: Result<(), Dead>) {
+        if let Some(Self { part, begin }) = this {
+            part.ended(logged.is_err(), begin.elapsed());
+        }
+    }
 }
 
 /// Counts of one worker's VMs of a key, one after the other. Written by one thread at a time.
@@ -533,19 +558,18 @@ impl Vm {
     }
 
     /// `on_log` in the root context `root`: at once, or by the VM's task where the guest runs already, or where `now` is
-    /// false because it must not be entered.
-    pub fn log_in_root(&self, root: u32, stream: &Arc<Stream>, now: bool) {
-        if now
-            && self
-                .try_with(|core| core.log_in_root(root, stream))
-                .is_some()
-        {
+    /// false because it must not be entered. `part`: that in a trial, which ends with it.
+    pub fn log_in_root(&self, root: u32, stream: &Arc<Stream>, now: bool, part: Option<Part>) {
+        let part = part.map(LogPart::begin);
+        if now && let Some(logged) = self.try_with(|core| core.log_in_root(root, stream)) {
+            LogPart::end(part, logged);
             return;
         }
         // A VM without a task is dead.
         let _ = self.mailbox.send(Message::Log {
             root,
             stream: Arc::clone(stream),
+            part,
         });
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::{Message, Vm};
+use super::{LogPart, Message, Vm};
 use crate::wasm::context::Root;
 
 /// The VM's task on its worker.
@@ -107,7 +107,11 @@ impl Vm {
                 };
                 core.end(id)
             }),
-            Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
+            Message::Log { root, stream, part } => {
+                let logged = self.with(|core| core.log_in_root(root, &stream));
+                LogPart::end(part, logged);
+                logged
+            }
             Message::Sync(done) => {
                 // Who waited may have given up.
                 let _ = done.send(());

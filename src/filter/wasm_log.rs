@@ -45,21 +45,8 @@ impl FilterFactory for WasmLog {
 
 impl HttpFilter for WasmLog {
     fn log(&self, stream: &Arc<Stream>) {
-        if !stream.info.lock().abandoned {
-            self.tell(stream, true);
-        }
-    }
-
-    fn end(&self, stream: &Arc<Stream>) {
         // A guest is never entered from a drop.
-        if stream.info.lock().abandoned {
-            self.tell(stream, false);
-        }
-    }
-}
-
-impl WasmLog {
-    fn tell(&self, stream: &Arc<Stream>, now: bool) {
+        let now = !stream.info.lock().abandoned;
         match self.0.pick() {
             (Some((_, place)), part) => place.vm.log_in_root(place.root, stream, now, part),
             (None, _) => {

@@ -21,7 +21,7 @@ use self::start::{describe, start};
 use self::task::serve;
 use self::traffic::{repair, without_status};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,6 +47,9 @@ use crate::cluster::client::{CallError, CallResponse};
 use crate::http::LocalReply;
 use crate::stream::{PumpHandle, Stream};
 use crate::telemetry::metrics::StatSet;
+
+/// The number of a stream's context: 0 until the VM's task has made it.
+pub type ContextId = Arc<AtomicU32>;
 
 /// Which half of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,19 +128,22 @@ pub(crate) enum Message {
     Resolved { token: u32, answer: Bytes },
     /// A queue has a message.
     QueueReady { root: u32, token: u32 },
-    /// A stream has ended, perhaps in a `Drop`.
-    End {
+    /// `on_log` of a stream that has ended, perhaps in a `Drop`; its context is made for that where it has none.
+    LogStream {
         root: u32,
-        id: u32,
+        id: ContextId,
         stream: Arc<Stream>,
-        log: bool,
     },
+    /// What follows once all have logged it.
+    End { id: ContextId },
     /// `on_log` of an access logger.
     Log {
         root: u32,
         stream: Arc<Stream>,
         part: Option<LogPart>,
     },
+    /// A connection was closed; by which peer, as the ABI has it.
+    Closed { id: u32, peer: u32 },
     /// Somebody waits until all before this has been dealt with.
     Sync(oneshot::Sender<()>),
     /// Values of the statistics, for a sink of them.
@@ -578,15 +584,28 @@ impl Vm {
         self.try_with(|core| core.end(id)).is_some()
     }
 
-    /// Has the VM's task tell the guest of the end of a stream: for use where the guest must not be entered.
-    pub fn post_end(&self, root: u32, id: u32, stream: &Arc<Stream>, log: bool) {
+    /// As [`Vm::log`], by the VM's task: for use where the guest must not be entered. For the end, the context's id.
+    pub fn post_log(&self, root: u32, id: u32, stream: &Arc<Stream>) -> ContextId {
+        let id = Arc::new(AtomicU32::new(id));
         // A VM without a task is dead.
-        let _ = self.mailbox.send(Message::End {
+        let _ = self.mailbox.send(Message::LogStream {
             root,
-            id,
+            id: Arc::clone(&id),
             stream: Arc::clone(stream),
-            log,
         });
+        id
+    }
+
+    /// As [`Vm::end`], by the VM's task, after what was posted before.
+    pub fn post_end(&self, id: ContextId) {
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::End { id });
+    }
+
+    /// As [`Vm::close_connection`], by the VM's task: for use where the guest must not be entered.
+    pub fn post_close(&self, id: u32, peer: u32) {
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Closed { id, peer });
     }
 
     /// `envoy_on_stats_update`, by the VM's task.

@@ -81,6 +81,13 @@ impl Flush {
         self.tell_sinks();
     }
 
+    /// Flushes as the process ends, unless only admin does.
+    pub(super) fn last(&self) {
+        if let StatsFlush::Every(_) = self.config.flush {
+            self.now();
+        }
+    }
+
     fn set_gauges(&self) {
         let state = match *self.readiness.borrow() {
             _ if self.state.health_failed() => 1,

@@ -247,9 +247,7 @@ async fn run(prepared: Prepared) -> anyhow::Result<()> {
         }
     }
     tracing::info!(target: "main", "exiting");
-    server.stop_accepting(false).await;
-    server.stop_plugins().await;
-    server.sinks.flush();
+    server.end().await;
     if let Some(log) = &running.prepared.log {
         log.flush();
     }

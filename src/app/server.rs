@@ -30,6 +30,9 @@ use crate::telemetry::metrics::{Registry, StatSet};
 use crate::wasm;
 use crate::xds;
 
+/// How long connections may take to end when they are cut: a plugin may be at work for one.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a proxy is made of.
 #[derive(Debug)]
 pub struct Setup {
@@ -85,6 +88,7 @@ pub struct Server {
     bind_errors: watch::Receiver<Vec<Arc<BindError>>>,
     commands: mpsc::UnboundedSender<Command>,
     flush: Arc<Flush>,
+    connections: Arc<ServeContext>,
     _control: OwnedTask,
     _flush: OwnedTask,
     services: Mutex<Vec<wasm::Service>>,
@@ -153,7 +157,7 @@ impl Server {
             node,
             health_failed: state.health_switch(),
         });
-        let manager = ListenerManager::new(context, workers.handles());
+        let manager = ListenerManager::new(Arc::clone(&context), workers.handles());
         let bound = manager.bound();
 
         xds.check()?;
@@ -232,6 +236,7 @@ impl Server {
             bind_errors: bind_errors_rx,
             commands,
             flush: Arc::clone(&flush),
+            connections: context,
             _control: OwnedTask::spawn("control", control.run()),
             _flush: OwnedTask::spawn("stats flush", flush.run()),
             services: Mutex::new(services.running),
@@ -264,6 +269,28 @@ impl Server {
     /// Flushes statistics to their sinks. To be called on the control side.
     pub fn flush_stats(&self) {
         self.flush.now();
+    }
+
+    /// Ends what it does, as the process ends, in Envoy's order: the connections as they are, the statistics' last flush,
+    /// the plugins, and the access logs.
+    pub async fn end(&self) {
+        self.stop_accepting(false).await;
+        self.end_connections().await;
+        self.flush.last();
+        self.stop_plugins().await;
+        self.sinks.flush();
+    }
+
+    /// Ends all connections, as the process ends, and returns when plugins and logs have heard of the ends of what they
+    /// served, or take too long.
+    async fn end_connections(&self) {
+        if tokio::time::timeout(PATIENCE, self.connections.cut())
+            .await
+            .is_err()
+        {
+            tracing::warn!(target: "main", "some connections have not ended within {PATIENCE:?}");
+        }
+        self.plugins.settled().await;
     }
 
     /// Ends the plugins, as the process ends; returns when those beside the traffic, and then all others, have said goodbye,

@@ -1,7 +1,10 @@
 //! "Finish what you have": one trigger, many watchers.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use tokio::sync::watch;
 
@@ -39,6 +42,11 @@ impl DrainTrigger {
     pub fn is_watched(&self) -> bool {
         !self.0.is_closed()
     }
+
+    /// Ends when there are no watchers.
+    pub async fn unwatched(&self) {
+        self.0.closed().await;
+    }
 }
 
 impl DrainWatch {
@@ -52,5 +60,26 @@ impl DrainWatch {
         if self.0.wait_for(|draining| *draining).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Polls `future` as long as the drain has not started; `None` where it has.
+    pub async fn unless_draining<F: Future>(
+        &mut self,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        let flag = Arc::clone(&self.1);
+        let mut draining = pin!(self.draining());
+        let mut waits = false;
+        poll_fn(|context| {
+            // Registered once, since a task's waker stays the same; asking the flag is cheap.
+            if flag.load(Ordering::Acquire)
+                || (!waits && draining.as_mut().poll(context).is_ready())
+            {
+                return Poll::Ready(None);
+            }
+            waits = true;
+            future.as_mut().poll(context).map(Some)
+        })
+        .await
     }
 }

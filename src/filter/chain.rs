@@ -201,15 +201,10 @@ impl HttpFilterChain {
     /// The access loggers hear of a connection that is over, and that went through no filters of HTTP.
     pub fn log_connection(&self, stream: &Arc<Stream>) {
         let (_, logs) = self.entries.split_at(self.entries.len() - self.logs);
-        let abandoned = !logs.is_empty() && stream.info.lock().abandoned;
         for log in logs {
-            if !log.wants(stream, LogType::TcpConnectionEnd) {
-                continue;
+            if log.wants(stream, LogType::TcpConnectionEnd) {
+                log.tell(stream, |log, stream| log.filter.log(stream));
             }
-            log.tell(stream, |log, stream| match abandoned {
-                true => log.filter.end(stream),
-                false => log.filter.log(stream),
-            });
         }
     }
 
@@ -621,13 +616,7 @@ impl Ending for Ends {
     }
 
     fn end(&self, stream: &Arc<Stream>) {
-        // Of a stream that was dropped a plugin hears only now, its log included.
-        let abandoned = stream.info.lock().abandoned;
-        self.each(stream, |entry, stream| {
-            if !abandoned || entry.wants(stream, LogType::DownstreamEnd) {
-                entry.filter.end(stream);
-            }
-        });
+        self.each(stream, |entry, stream| entry.filter.end(stream));
     }
 }
 

@@ -231,6 +231,11 @@ impl ConnectionFilters {
         None
     }
 
+    /// The connection's task is gone: what the filters say of that in their own `Drop`, they say now.
+    pub fn cut(&mut self) {
+        self.filters.clear();
+    }
+
     /// The connection is closed.
     pub fn closed(&mut self, peer: Peer) {
         if !std::mem::replace(&mut self.closed, true) {

@@ -45,7 +45,7 @@ use crate::stream::attempt::is_upstream;
 use crate::stream::{PumpHandle, Stream, Verdict};
 use crate::wasm::rollout::Part;
 use crate::wasm::spec::{Code, FailurePolicy};
-use crate::wasm::{Direction, Place, PluginSpec, Plugins, slot};
+use crate::wasm::{ContextId, Direction, Place, PluginSpec, Plugins, slot};
 
 /// The filter of one chain: one version of one plugin, and those that its routes put in its place.
 #[derive(Debug)]
@@ -115,8 +115,8 @@ struct State {
     id: u32,
     /// The stream was answered, or passed, because the VM failed: it has done with the plugin.
     failed: bool,
-    /// `on_log` was called.
-    logged: bool,
+    /// The VM's task has its log to tell: of which context.
+    posted: Option<ContextId>,
     /// Its part in a trial of versions.
     part: Option<Part>,
     /// The plugin broke it: a VM failed under it, or it was answered with 500 or more.
@@ -138,13 +138,6 @@ impl Wasm {
         Self::with(context.slot, context.name, own, OfRoutes::resolve(context))
     }
 
-    /// As an access logger, whose name is but its number.
-    pub(super) fn log(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Self {
-        let slot = slot::of(&[context.chain.place, "log"], config);
-        let own = Choice::resolve(slot, config, context);
-        Self::with(context.slot, context.name, own, OfRoutes::default())
-    }
-
     fn with(slot: usize, name: &str, own: Choice, of_routes: OfRoutes) -> Self {
         Self {
             slot,
@@ -153,16 +146,6 @@ impl Wasm {
             own,
             of_routes,
         }
-    }
-
-    /// Where the filter's own plugin is on this worker. That it is nowhere is counted.
-    pub(super) fn place(&self) -> Option<Place> {
-        let plugin = self.own.plugin()?;
-        let place = plugin.place();
-        if place.is_none() {
-            plugin.count_backoff();
-        }
-        place
     }
 
     /// What the route of `stream` asks for, and by which key it is found again.
@@ -254,7 +237,7 @@ impl HttpFilter for Wasm {
             policy: Some(policy),
             id,
             failed: false,
-            logged: false,
+            posted: None,
             part,
             broken: false,
         };
@@ -291,7 +274,7 @@ impl HttpFilter for Wasm {
     }
 
     fn log(&self, stream: &Arc<Stream>) {
-        if !self.hears_ends || stream.info.lock().abandoned {
+        if !self.hears_ends {
             return;
         }
         let pinned = self.with_state(stream, |state| {
@@ -302,43 +285,47 @@ impl HttpFilter for Wasm {
             let place = state.place.as_ref().filter(|place| place.vm.wants_end());
             Some((place?.clone(), state.id))
         });
-        if let Some((Place { vm, root }, id)) = pinned
-            && let Some(id) = vm.log(root, id, stream)
-        {
-            self.with_state(stream, |state| {
-                state.logged = true;
-                state.id = id;
-            });
-        }
+        let Some((Place { vm, root }, id)) = pinned else {
+            return;
+        };
+        // A guest is never entered from a drop, nor twice: then the VM's own task tells it.
+        let abandoned = stream.info.lock().abandoned;
+        let logged = (!abandoned).then(|| vm.log(root, id, stream)).flatten();
+        let posted = match logged {
+            None if !vm.is_dead() => Some(vm.post_log(root, id, stream)),
+            _ => None,
+        };
+        self.with_state(stream, |state| {
+            state.id = logged.unwrap_or(id);
+            state.posted = posted;
+        });
     }
 
     fn end(&self, stream: &Arc<Stream>) {
         let abandoned = stream.info.lock().abandoned;
         let upstream = is_upstream(self.slot);
-        let (place, id, logged) = self.with_state(stream, |state| {
+        let (place, id, posted) = self.with_state(stream, |state| {
             if upstream {
                 // There is no log. What still comes of the request's body passes unseen.
                 state.failed = true;
-                state.logged = true;
-            }
-            if abandoned && state.place.is_none() && !state.failed {
-                self.settle(state, stream);
             }
             // The stream's part in the trial ends with it.
             if let Some(part) = state.part.take() {
                 part.ended(state.broken, stream.info.lock().begin.elapsed());
             }
-            (state.place.take(), state.id, state.logged)
+            (state.place.take(), state.id, state.posted.take())
         });
-        let Some(Place { vm, root }) = place else {
+        let Some(Place { vm, .. }) = place else {
             return;
         };
-        // A guest is never entered from a drop, nor twice: then the VM's own task tells it, if it wants to hear.
-        let told = (logged && !abandoned) || !vm.wants_end();
-        if vm.is_dead() || (told && vm.end(id)) {
+        if vm.is_dead() {
             return;
         }
-        vm.post_end(root, id, stream, !logged);
+        // As for the log, and never before it.
+        let now = posted.is_none() && (!abandoned || !vm.wants_end());
+        if !(now && vm.end(id)) {
+            vm.post_end(posted.unwrap_or_else(|| Arc::new(id.into())));
+        }
     }
 }
 

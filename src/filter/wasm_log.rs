@@ -1,20 +1,22 @@
-//! `envoy.access_loggers.wasm`: a plugin that hears of the ends of streams, and of a TCP proxy's connections. For each that its filter lets pass, `on_log` of its
-//! root context is called, which shows the stream meanwhile; as in Envoy there is no context for the stream. It stands behind
-//! all filters of its chain.
+//! `envoy.access_loggers.wasm`: a plugin that hears of the ends of streams, and of a TCP proxy's connections. For each that
+//! its filter lets pass, `on_log` of its root context is called, which shows the stream meanwhile; as in Envoy there is no
+//! context for the stream. It stands behind all filters of its chain.
+//!
+//! In a trial of versions a stream is of the one that logs it, which breaks it where its VM fails meanwhile.
 
 use std::sync::Arc;
 
-use super::wasm::Wasm;
+use super::wasm::{Choice, admit};
 use super::{BoxFuture, BuildContext, FilterFactory, HttpFilter};
 use crate::config::ConfigError;
 use crate::config::error::At as _;
 use crate::pb::envoy::extensions::access_loggers::wasm::v3::WasmAccessLog;
 use crate::stream::Stream;
-use crate::wasm::{Place, PluginSpec, Plugins};
+use crate::wasm::{PluginSpec, Plugins, slot};
 
 /// The plugin of one logger.
 #[derive(Debug)]
-pub(super) struct WasmLog(Wasm);
+pub(super) struct WasmLog(Choice);
 
 impl FilterFactory for WasmLog {
     const NAME: &'static str = "envoy.access_loggers.wasm";
@@ -31,33 +33,27 @@ impl FilterFactory for WasmLog {
         config: &Arc<PluginSpec>,
         plugins: &Plugins,
     ) -> Option<BoxFuture<Result<(), ConfigError>>> {
-        Wasm::admit(config, plugins)
+        admit(config, plugins)
     }
 
     fn build(config: &Arc<PluginSpec>, context: &BuildContext<'_>) -> Arc<dyn HttpFilter> {
-        Arc::new(Self(Wasm::log(config, context)))
+        // Its name is but its number.
+        let slot = slot::of(&[context.chain.place, "log"], config);
+        Arc::new(Self(Choice::resolve(slot, config, context)))
     }
 }
 
 impl HttpFilter for WasmLog {
     fn log(&self, stream: &Arc<Stream>) {
-        if !stream.info.lock().abandoned {
-            self.tell(stream, true);
-        }
-    }
-
-    fn end(&self, stream: &Arc<Stream>) {
         // A guest is never entered from a drop.
-        if stream.info.lock().abandoned {
-            self.tell(stream, false);
-        }
-    }
-}
-
-impl WasmLog {
-    fn tell(&self, stream: &Arc<Stream>, now: bool) {
-        if let Some(Place { vm, root }) = self.0.place() {
-            vm.log_in_root(root, stream, now);
+        let now = !stream.info.lock().abandoned;
+        match self.0.pick() {
+            (Some((_, place)), part) => place.vm.log_in_root(place.root, stream, now, part),
+            (None, _) => {
+                if let Some(plugin) = self.0.plugin() {
+                    plugin.count_backoff();
+                }
+            }
         }
     }
 }

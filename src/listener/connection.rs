@@ -14,7 +14,7 @@ use super::filtered::{self, Filtered};
 use super::http::HttpConnection;
 use super::server_state::ServerState;
 use super::tcp_proxy;
-use crate::base::drain::DrainWatch;
+use crate::base::drain::{self, DrainTrigger, DrainWatch};
 use crate::base::{PerWorker, WorkerCell};
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
@@ -51,7 +51,12 @@ pub struct ServeContext {
     pub connection_ids: Arc<AtomicU64>,
     /// The `date` header of the second, by worker.
     pub(super) dates: PerWorker<WorkerCell<super::http::Date>>,
+    /// Ends all connections; watched by each of them while it is there.
+    cut: DrainTrigger,
 }
+
+/// Why a connection ends that the process does not wait for: Envoy's words.
+const CUT: &str = "purging_socket_that_have_not_progressed_to_connections";
 
 impl ServeContext {
     /// For a process that is called `node_id` in `node_cluster`.
@@ -72,7 +77,15 @@ impl ServeContext {
             own_address: own_address(),
             connection_ids,
             dates,
+            cut: drain::channel().0,
         }
+    }
+
+    /// Ends all connections as they are, and those that still come, and returns when they are gone: whoever hears of their
+    /// ends was told.
+    pub async fn cut(&self) {
+        self.cut.drain();
+        self.cut.unwatched().await;
     }
 }
 
@@ -174,6 +187,11 @@ pub(super) async fn serve(
     io: Io,
     remote: Option<SocketAddr>,
 ) {
+    // Kept until all else of the connection is gone.
+    let mut cut = context.cut.watch();
+    if cut.is_draining() {
+        return;
+    }
     let local = io.local_addr();
     // Nothing of this Generation is held while the connection idles but what survives updates anyway.
     let Some((listener, stats, chain)) = admit(&context, &entrance, local, remote) else {
@@ -201,6 +219,21 @@ pub(super) async fn serve(
         meter: Arc::clone(&meter),
         filter_state: Default::default(),
     });
+    let mut served = pin!(serve_chain(context, io, info, chain, drain));
+    if cut.unless_draining(served.as_mut()).await.is_none() {
+        meter.set_closed(CUT);
+    }
+}
+
+/// Serves it with its chain.
+async fn serve_chain(
+    context: Arc<ServeContext>,
+    io: Io,
+    info: Arc<ConnectionInfo>,
+    chain: Arc<LiveChain>,
+    drain: DrainWatch,
+) {
+    let meter = Arc::clone(&info.meter);
     let drain_time = context.state.drain_time();
     let hcm = match &chain.terminal {
         LiveTerminal::Http(hcm) => hcm,

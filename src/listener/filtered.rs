@@ -102,6 +102,8 @@ where
     F: Future<Output = ConnectionEnd>,
 {
     let patience = patience.unwrap_or(FLUSH);
+    // Dropped before `served`.
+    let _cut = Cut(filtered.clone());
     filtered.0.lock().walk(0);
     // While the codec waits for its last bytes to leave: how many were left when the time began.
     let mut last: Option<(usize, Pin<Box<Sleep>>)> = None;
@@ -140,6 +142,18 @@ where
     // Filters hear of the end before the exchanges do, as in Envoy.
     drop(served);
     end.unwrap_or(ConnectionEnd::Local)
+}
+
+/// Where the connection's task is dropped, filters hear of its end before the exchanges do as well.
+struct Cut(Filtered);
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        // A panic may have come while it was locked.
+        if let Some(mut session) = self.0.0.try_lock() {
+            session.filters.cut();
+        }
+    }
 }
 
 impl Session {

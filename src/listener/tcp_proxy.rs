@@ -605,10 +605,18 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// Where the worker is gone, or the task panicked, the record is written all the same.
+    /// Where the connection was cut, the worker is gone or the task panicked, the record is written all the same.
     fn drop(&mut self) {
         self.show((0, 0));
-        self.stream.info.lock().abandoned = true;
+        self.filters.cut();
+        let mut info = self.stream.info.lock();
+        info.abandoned = true;
+        if let (Some(reason), Some(closed)) = (self.meter.closed(), &mut info.closed) {
+            closed
+                .downstream_reason
+                .get_or_insert_with(|| reason.into());
+        }
+        drop(info);
         self.log();
     }
 }

@@ -95,6 +95,9 @@ impl Plugins {
     /// There is nothing to stop.
     pub async fn stop(&self) {}
 
+    /// There are no VMs.
+    pub async fn settled(&self) {}
+
     /// There are no slots.
     pub(crate) fn release(&self, slot: &str) {
         let _ = slot;

@@ -342,26 +342,38 @@ impl Plugins {
     /// Tells the root contexts of all plugins that the process ends (`on_done`, `on_delete`), and returns when they have
     /// heard it and compiled code is on the disk, or either takes too long.
     pub async fn stop(&self) {
-        let plugins: Vec<Arc<Plugin>> = {
-            let state = self.0.state.lock();
-            let loaded = state.versions.values().filter_map(|version| {
-                let outcome = version.outcome.lock();
-                match &*outcome {
-                    Outcome::Live(plugin) => Some(Arc::clone(plugin)),
-                    Outcome::Loading => None,
-                }
-            });
-            let serving = state.slots.values().filter_map(|slot| slot.live.clone());
-            let draining = state.draining.iter();
-            let draining = draining.filter_map(|(plugin, _)| plugin.upgrade());
-            loaded.chain(serving).chain(draining).collect()
-        };
+        let plugins = self.all();
         let vms: Vec<_> = plugins.iter().flat_map(|plugin| plugin.leave()).collect();
         let settled = futures_util::future::join_all(vms.iter().map(|vm| vm.settled()));
         let writes = std::mem::take(&mut *self.0.writes.lock());
         let written = futures_util::future::join_all(writes);
         // Either way it is over.
         let _ = tokio::time::timeout(GOODBYE, async { (settled.await, written.await) }).await;
+    }
+
+    /// Ends when all VMs have dealt with what was posted to them until now, or take too long.
+    pub async fn settled(&self) {
+        let plugins = self.all();
+        let vms = plugins.iter().flat_map(|plugin| plugin.vms());
+        let vms = vms.filter_map(|vm| Some(vm.upgrade()?.settled()));
+        let settled = futures_util::future::join_all(vms);
+        let _ = tokio::time::timeout(GOODBYE, settled).await;
+    }
+
+    /// All versions that are live, serve or are let go.
+    fn all(&self) -> Vec<Arc<Plugin>> {
+        let state = self.0.state.lock();
+        let loaded = state.versions.values().filter_map(|version| {
+            let outcome = version.outcome.lock();
+            match &*outcome {
+                Outcome::Live(plugin) => Some(Arc::clone(plugin)),
+                Outcome::Loading => None,
+            }
+        });
+        let serving = state.slots.values().filter_map(|slot| slot.live.clone());
+        let draining = state.draining.iter();
+        let draining = draining.filter_map(|(plugin, _)| plugin.upgrade());
+        loaded.chain(serving).chain(draining).collect()
     }
 
     /// Forgets a slot.

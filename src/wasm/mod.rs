@@ -100,4 +100,4 @@ pub use sink::StatsSink;
 pub use spec::PluginSpec;
 pub use status::PluginStatus;
 #[cfg(feature = "wasm")]
-pub use vm::{Answer, DataAction, Dead, Direction, HeadersAction, Vm, reset_details};
+pub use vm::{Answer, ContextId, DataAction, Dead, Direction, HeadersAction, Vm, reset_details};

@@ -21,7 +21,7 @@ use self::start::{describe, start};
 use self::task::serve;
 use self::traffic::{repair, without_status};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ use super::engine::{Budget, Runtime, thread_cpu_time};
 use super::meter::Meter;
 use super::module::LoadError;
 use super::probe::BuildTimes;
+use super::rollout::Part;
 use super::status::wasm_stats;
 use crate::base::WorkerCell;
 use crate::base::task::spawn;
@@ -46,6 +47,9 @@ use crate::cluster::client::{CallError, CallResponse};
 use crate::http::LocalReply;
 use crate::stream::{PumpHandle, Stream};
 use crate::telemetry::metrics::StatSet;
+
+/// The number of a stream's context: 0 until the VM's task has made it.
+pub type ContextId = Arc<AtomicU32>;
 
 /// Which half of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,15 +128,22 @@ pub(crate) enum Message {
     Resolved { token: u32, answer: Bytes },
     /// A queue has a message.
     QueueReady { root: u32, token: u32 },
-    /// A stream has ended, perhaps in a `Drop`.
-    End {
+    /// `on_log` of a stream that has ended, perhaps in a `Drop`; its context is made for that where it has none.
+    LogStream {
         root: u32,
-        id: u32,
+        id: ContextId,
         stream: Arc<Stream>,
-        log: bool,
     },
+    /// What follows once all have logged it.
+    End { id: ContextId },
     /// `on_log` of an access logger.
-    Log { root: u32, stream: Arc<Stream> },
+    Log {
+        root: u32,
+        stream: Arc<Stream>,
+        part: Option<LogPart>,
+    },
+    /// A connection was closed; by which peer, as the ABI has it.
+    Closed { id: u32, peer: u32 },
     /// Somebody waits until all before this has been dealt with.
     Sync(oneshot::Sender<()>),
     /// Values of the statistics, for a sink of them.
@@ -143,6 +154,26 @@ pub(crate) enum Message {
     Leave { root: u32 },
     /// All of them are gone, and the VM goes when its last root context has.
     Retire,
+}
+
+/// An access logger's part in a trial: how long a stream lasts is not its doing, but how long it takes to log it.
+#[derive(Debug)]
+pub(crate) struct LogPart {
+    part: Part,
+    begin: Instant,
+}
+
+impl LogPart {
+    fn begin(part: Part) -> Self {
+        let begin = Instant::now();
+        Self { part, begin }
+    }
+
+    fn end(this: Option<Self>, logged: Result<(), Dead>) {
+        if let Some(Self { part, begin }) = this {
+            part.ended(logged.is_err(), begin.elapsed());
+        }
+    }
 }
 
 /// Counts of one worker's VMs of a key, one after the other. Written by one thread at a time.
@@ -533,19 +564,18 @@ impl Vm {
     }
 
     /// `on_log` in the root context `root`: at once, or by the VM's task where the guest runs already, or where `now` is
-    /// false because it must not be entered.
-    pub fn log_in_root(&self, root: u32, stream: &Arc<Stream>, now: bool) {
-        if now
-            && self
-                .try_with(|core| core.log_in_root(root, stream))
-                .is_some()
-        {
+    /// false because it must not be entered. `part`: that in a trial, which ends with it.
+    pub fn log_in_root(&self, root: u32, stream: &Arc<Stream>, now: bool, part: Option<Part>) {
+        let part = part.map(LogPart::begin);
+        if now && let Some(logged) = self.try_with(|core| core.log_in_root(root, stream)) {
+            LogPart::end(part, logged);
             return;
         }
         // A VM without a task is dead.
         let _ = self.mailbox.send(Message::Log {
             root,
             stream: Arc::clone(stream),
+            part,
         });
     }
 
@@ -554,15 +584,28 @@ impl Vm {
         self.try_with(|core| core.end(id)).is_some()
     }
 
-    /// Has the VM's task tell the guest of the end of a stream: for use where the guest must not be entered.
-    pub fn post_end(&self, root: u32, id: u32, stream: &Arc<Stream>, log: bool) {
+    /// As [`Vm::log`], by the VM's task: for use where the guest must not be entered. For the end, the context's id.
+    pub fn post_log(&self, root: u32, id: u32, stream: &Arc<Stream>) -> ContextId {
+        let id = Arc::new(AtomicU32::new(id));
         // A VM without a task is dead.
-        let _ = self.mailbox.send(Message::End {
+        let _ = self.mailbox.send(Message::LogStream {
             root,
-            id,
+            id: Arc::clone(&id),
             stream: Arc::clone(stream),
-            log,
         });
+        id
+    }
+
+    /// As [`Vm::end`], by the VM's task, after what was posted before.
+    pub fn post_end(&self, id: ContextId) {
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::End { id });
+    }
+
+    /// As [`Vm::close_connection`], by the VM's task: for use where the guest must not be entered.
+    pub fn post_close(&self, id: u32, peer: u32) {
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Closed { id, peer });
     }
 
     /// `envoy_on_stats_update`, by the VM's task.

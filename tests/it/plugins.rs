@@ -179,6 +179,59 @@ async fn a_plugin_that_logs_hears_of_the_ends_that_its_filter_lets_pass() {
 }
 
 #[tokio::test]
+async fn of_a_client_that_left_the_logger_hears_before_the_filter_forgets_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("order.wasm");
+    std::fs::write(&path, guest("order")).expect("a file");
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let logger = plugin("logger", &path).replace(
+        WASM,
+        "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",
+    );
+    let manager = format!(
+        "access_log: [{{name: w, typed_config: {logger}}}]\n      route_config: {{virtual_hosts: [{{name: v, domains: ['*'], \
+         routes: [{{match: {{prefix: /}}, route: {{cluster: up}}}}]}}]}}"
+    );
+    let filter = format!(
+        "- {{name: plugin, typed_config: {}}}",
+        plugin("filter", &path)
+    );
+    let listener = listener_yaml("l", &manager, &filter);
+    let lines = listener
+        .lines()
+        .filter(|line| !line.starts_with("\"@type\""));
+    let listener: String = lines.map(|line| format!("\n    {line}")).collect();
+    let bootstrap = format!(
+        "static_resources:\n  clusters: [{{name: up, type: STATIC, load_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: \
+         [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}]\n  listeners:\n  -{listener}\n",
+        silent.local_addr().expect("bound").port()
+    );
+    let proxy = TestProxy::start_on(&bootstrap, 1).await;
+    let mut client = Client::connect(proxy.address("l").await).await;
+    client.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let _host = silent.accept().await.expect("forwarded");
+    drop(client);
+    let wrote = || {
+        let value = proxy
+            .running
+            .server
+            .plugins
+            .shared_value("routes", b"order");
+        String::from_utf8(value.expect("written").to_vec()).expect("letters")
+    };
+    let told = async {
+        while !wrote().ends_with('x') {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told)
+        .await
+        .expect("the filter hears of it");
+    // Both are in one VM.
+    assert_eq!(wrote(), "rvfrvfcHLLdx");
+}
+
+#[tokio::test]
 async fn a_static_listener_with_code_that_does_not_work_keeps_the_proxy_from_starting() {
     let folder = tempfile::tempdir().expect("a folder");
     let broken = folder.path().join("broken.wasm");

@@ -1,6 +1,8 @@
 //! The binary as a process: what signals do to it, and what it writes beside its logs.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+#[cfg(feature = "wasm")]
+use std::net::TcpListener;
 use std::net::TcpStream;
 #[cfg(feature = "wasm")]
 use std::path::Path;
@@ -80,12 +82,18 @@ fn lines_of(stderr: ChildStderr) -> Receiver<String> {
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n";
 
 fn ready(address: &str) -> String {
+    get(address, "/ready")
+}
+
+fn get(address: &str, path: &str) -> String {
     let mut connection = TcpStream::connect(address).expect("the admin interface");
     connection
         .set_read_timeout(Some(PATIENCE))
         .expect("a timeout");
     connection
-        .write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
         .expect("written");
     let mut answer = String::new();
     connection.read_to_string(&mut answer).expect("an answer");
@@ -168,6 +176,137 @@ fn a_signal_while_plugins_are_configured_ends_it_cleanly() {
         proxy.signal(signal);
         assert_eq!(proxy.exit_code(), Some(0), "SIG{signal}");
     }
+}
+
+/// A chain of a network filter, `terminal` and its access logs: a plugin of its own, and a file.
+#[cfg(feature = "wasm")]
+struct Ends<'a>(&'a Path);
+
+#[cfg(feature = "wasm")]
+impl Ends<'_> {
+    /// The guest as the plugin `name` of this type, in a VM with the others whose names begin alike.
+    fn plugin(&self, kind: &str, name: &str) -> String {
+        format!(
+            "{{name: {name}, typed_config: {{'@type': type.googleapis.com/envoy.extensions.{kind}.wasm.v3.{}, config: \
+             {{name: {name}, vm_config: {{vm_id: {}, code: {{local: {{filename: '{}'}}}}}}}}}}}}",
+            if kind == "access_loggers" {
+                "WasmAccessLog"
+            } else {
+                "Wasm"
+            },
+            name.split('-').next().unwrap_or_default(),
+            self.0.join("ends.wasm").display(),
+        )
+    }
+
+    fn listener(&self, name: &str, terminal: &str) -> String {
+        format!(
+            "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [\
+             {}, {{name: t, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.{terminal}, stat_prefix: {name}, \
+             access_log: [{}, {{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, \
+             path: '{}', log_format: {{text_format_source: {{inline_string: \"%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
+             %DOWNSTREAM_LOCAL_CLOSE_REASON%\\n\"}}}}}}}}]}}}}]}}]}}",
+            self.plugin("filters.network", &format!("{name}-network")),
+            self.plugin("access_loggers", &format!("{name}-logger")),
+            self.0.join(name).display(),
+        )
+    }
+
+    fn bootstrap(&self, upstream: u16) -> String {
+        let web = format!(
+            "http_connection_manager.v3.HttpConnectionManager, route_config: {{virtual_hosts: [{{name: a, domains: ['*'], routes: \
+             [{{match: {{prefix: /}}, route: {{cluster: up}}}}]}}]}}, http_filters: [{}, {{name: r, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]",
+            self.plugin("filters.http", "web-filter")
+        );
+        format!(
+            "{ADMIN}stats_flush_interval: 299s\nstats_sinks: [{}]\nstatic_resources: {{listeners: [{}, {}], clusters: [{{name: up, \
+             type: STATIC, load_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: \
+             {{address: 127.0.0.1, port_value: {upstream}}}}}}}}}]}}]}}}}]}}\n",
+            self.plugin("stat_sinks", "sink"),
+            self.listener("web", &web),
+            self.listener("tcp", "tcp_proxy.v3.TcpProxy, cluster: up"),
+        )
+    }
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+fn plugins_and_logs_hear_of_what_a_signal_ends_before_their_own_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(
+        folder.path().join("ends.wasm"),
+        crate::support::guest("ends"),
+    )
+    .expect("a file");
+    let upstream = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = upstream.local_addr().expect("bound").port();
+    let proxy = Proxy::start(&Ends(folder.path()).bootstrap(port), &[]);
+    let line = proxy.says("admin address: ");
+    let admin = line.rsplit_once("admin address: ").expect("found").1;
+    proxy.says("starting workers");
+    let listeners = get(admin, "/listeners");
+    let open: Vec<_> = ["web::", "tcp::"]
+        .map(|name| {
+            let address = listeners.lines().find_map(|line| line.strip_prefix(name));
+            let mut client = TcpStream::connect(address.expect("it listens")).expect("accepted");
+            client
+                .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .expect("sent");
+            (client, upstream.accept().expect("it goes on"))
+        })
+        .into();
+    proxy.signal("TERM");
+    let mut heard = Vec::new();
+    while let Ok(line) = proxy.lines.recv_timeout(PATIENCE) {
+        heard.extend(
+            line.split_once("wasm log ")
+                .map(|(_, words)| words.to_owned()),
+        );
+    }
+    drop(open);
+    let of = |name: &str| -> Vec<&str> {
+        let lines = heard.iter().filter(|line| line.starts_with(name));
+        lines.map(String::as_str).collect()
+    };
+    let roots = |vm: &str, count: usize| {
+        let words = ["done", "delete"].map(|word| format!("{vm}: {word}"));
+        vec![words; count].concat()
+    };
+    let network = |name: &str| {
+        ["close 1", "done", "log", "delete"].map(|word| format!("{name}-network {name}: {word}"))
+    };
+    let filter = [
+        "web-filter web: log",
+        "web: log",
+        "web-filter web: done",
+        "web-filter web: delete",
+    ];
+    let filter = filter.map(str::to_owned);
+    assert_eq!(
+        of("web"),
+        [&network("web")[..], &filter, &roots("web", 3)].concat()
+    );
+    let log = ["tcp: log".to_owned()];
+    assert_eq!(
+        of("tcp"),
+        [&network("tcp")[..], &log, &roots("tcp", 2)].concat()
+    );
+    let update = ["sink: stats".to_owned()];
+    assert_eq!(of("sink"), [&update[..], &roots("sink", 1)].concat());
+    let at = |line: &String| heard.iter().position(|heard| heard == line);
+    assert!(
+        at(&update[0]) > at(&filter[3]) && at(&update[0]) > at(&log[0]),
+        "{heard:?}"
+    );
+    assert_eq!(proxy.exit_code(), Some(0));
+    let reason = "purging_socket_that_have_not_progressed_to_connections";
+    let log = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("a log");
+    assert_eq!(
+        log("web"),
+        format!("DC downstream_local_disconnect({reason}) -\n")
+    );
+    assert_eq!(log("tcp"), format!("- - {reason}\n"));
 }
 
 #[test]

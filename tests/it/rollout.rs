@@ -5,7 +5,8 @@ use std::time::Duration;
 use plenipo::control_plane::ControlPlane;
 use plenipo::wasm::PluginStatus;
 use plenipo::wasm::status::State;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, guest, listener_yaml};
@@ -13,6 +14,7 @@ use crate::support::{Client, FakeUpstream, TestProxy, ads_bootstrap, any, guest,
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const LOGGER: &str = "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog";
 const SETTINGS: &str = "type.googleapis.com/plenipo.extensions.wasm.v1.WasmSettings";
 const ROUTES: &str = "route_config: {virtual_hosts: [{name: all, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: up}}]}]}";
 const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
@@ -31,11 +33,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let plane = ControlPlane::start(listener).expect("the control plane starts");
         let port = upstream.address.port();
-        let cluster = any(&format!(
-            "'@type': {CLUSTER}\nname: up\ntype: STATIC\nload_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{{endpoint: \
-             {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}\n"
-        ));
-        plane.set_resources(CLUSTER, vec![cluster], "1");
+        plane.set_resources(CLUSTER, vec![cluster(port)], "1");
         let files = tempfile::tempdir().expect("a folder");
         let bootstrap = format!(
             "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
@@ -74,6 +72,13 @@ impl World {
     }
 }
 
+fn cluster(port: u16) -> plenipo::pb::Any {
+    any(&format!(
+        "'@type': {CLUSTER}\nname: up\ntype: STATIC\nload_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{{endpoint: \
+         {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}\n"
+    ))
+}
+
 fn push(plane: &ControlPlane, files: &tempfile::TempDir, name: &str, version: &str) {
     push_with(plane, files, name, version, "");
 }
@@ -92,14 +97,18 @@ fn push_with(
 
 /// The plugin `p`, with a guest's code.
 fn filter(files: &tempfile::TempDir, name: &str, configuration: &str) -> String {
+    let config = plugin(files, name, configuration);
+    format!("- {{name: plugin, typed_config: {config}}}")
+}
+
+fn plugin(files: &tempfile::TempDir, name: &str, configuration: &str) -> String {
     let code = files.path().join(format!("{name}.wasm"));
     std::fs::write(&code, guest(name)).expect("a file");
-    let config = format!(
+    format!(
         "{{\"@type\": {WASM}, config: {{name: p, vm_config: {{vm_id: v, code: {{local: {{filename: '{}'}}}}}}, \
          configuration: {{'@type': type.googleapis.com/google.protobuf.StringValue, value: '{configuration}'}}}}}}",
         code.display()
-    );
-    format!("- {{name: plugin, typed_config: {config}}}")
+    )
 }
 
 #[tokio::test]
@@ -415,4 +424,71 @@ async fn a_version_for_a_route_is_tried_as_well() {
         let response = client.send(GET).await;
         assert_eq!((response.status, response.header("x-guest")), (200, "1"));
     }
+}
+
+/// The plugin `p` as the access logger of the listener, and no filter.
+fn push_logger(world: &World, name: &str, version: &str, configuration: &str) {
+    let logger = plugin(&world.files, name, configuration).replace(WASM, LOGGER);
+    let routes = format!("access_log: [{{name: logger, typed_config: {logger}}}]\n      {ROUTES}");
+    let listener = any(&listener_yaml("l", &routes, ""));
+    world.plane.set_resources(LISTENER, vec![listener], version);
+}
+
+/// A world whose version 1 is an access logger.
+async fn logging(rollout: &str) -> (World, Client) {
+    let world = World::new(rollout).await;
+    push_logger(&world, "add-header", "2", "");
+    let mut client = world.client().await;
+    let end = Instant::now() + Duration::from_secs(20);
+    while !client.send(GET).await.header("x-guest").is_empty() {
+        assert!(Instant::now() < end, "the plugin stays a filter");
+    }
+    (world, client)
+}
+
+#[tokio::test]
+async fn a_version_of_an_access_logger_that_breaks_logs_is_rolled_back() {
+    let (world, mut client) = logging("share_percent: 50, window: 60s").await;
+    push_logger(&world, "fault", "3", "to");
+    let end = Instant::now() + Duration::from_secs(50);
+    let version = loop {
+        assert!(Instant::now() < end, "it is not rolled back");
+        assert_eq!(client.send(GET).await.status, 200);
+        if let Some(version) = world.version(State::RolledBack) {
+            break version;
+        }
+    };
+    let event = last_word(&version);
+    assert!(event.starts_with("it breaks more streams: "), "{event}");
+}
+
+/// Of a client that left, the VM's own task tells.
+#[tokio::test]
+async fn what_an_access_logger_hears_of_clients_that_left_counts_in_its_trial() {
+    let (world, client) =
+        logging("share_percent: 100, window: 1s, min_streams: 3, max_added_latency: 10s").await;
+    drop(client);
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = silent.local_addr().expect("bound").port();
+    let generation = world.proxy.generation_number();
+    world.plane.set_resources(CLUSTER, vec![cluster(port)], "2");
+    world.proxy.generation(generation + 1).await;
+    push_logger(&world, "order", "3", "");
+    let address = world.proxy.address("l").await;
+    let end = Instant::now() + Duration::from_secs(50);
+    let version = loop {
+        assert!(Instant::now() < end, "it is not promoted");
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_all(GET.as_bytes()).await.expect("sent");
+        let (mut host, _) = silent.accept().await.expect("forwarded");
+        drop(client);
+        // Either way of closing will do.
+        let _ = host.read_to_end(&mut Vec::new()).await;
+        let version = world.version(State::Trial);
+        if let Some(version) = version.filter(|version| version.state == State::Live) {
+            break version;
+        }
+    };
+    let event = last_word(&version);
+    assert!(event.starts_with("promoted: 0 of "), "{event}");
 }

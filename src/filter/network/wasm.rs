@@ -187,7 +187,7 @@ impl ConnectionFilter for Connection {
             && !place.vm.is_dead()
             && !place.vm.close_connection(id, peer as u32)
         {
-            place.vm.post_end(place.root, id, &self.stream, false);
+            place.vm.post_close(id, peer as u32);
         }
     }
 
@@ -197,13 +197,13 @@ impl ConnectionFilter for Connection {
 }
 
 impl Drop for Connection {
-    /// The connection's task is gone: no guest is entered here, the VM's own task says goodbye.
+    /// The connection's task is gone, and we with it: no guest is entered here, the VM's own task says goodbye.
     fn drop(&mut self) {
         self.end_part();
         if let Guest::Here { place, id, .. } = &self.guest
             && !place.vm.is_dead()
         {
-            place.vm.post_end(place.root, *id, &self.stream, false);
+            place.vm.post_close(*id, Peer::Local as u32);
         }
     }
 }

@@ -159,25 +159,14 @@ impl Core {
         Ok(stops)
     }
 
-    fn close_connection(&mut self, id: u32, peer: u32) -> Result<(), Dead> {
+    pub(super) fn close_connection(&mut self, id: u32, peer: u32) -> Result<(), Dead> {
         let Some(context) = self.enter(id) else {
             return Ok(());
         };
         context.callback = Some(Direction::Request);
         context.paused = [None, None];
         self.call(|c| c.downstream_connection_close.as_ref(), (id, peer))?;
-        self.forget_connection(id)
-    }
-
-    /// True where `id` is the context of a connection.
-    pub(super) fn is_connection(&self, id: u32) -> bool {
-        let context = self.store.data().streams.get(id);
-        context.is_some_and(|context| context.network.is_some())
-    }
-
-    /// The goodbye, in the order that Envoy has for connections.
-    pub(super) fn forget_connection(&mut self, id: u32) -> Result<(), Dead> {
-        // Each callback may have turned to another context.
+        // The goodbye, in the order that Envoy has for connections. Each callback may have turned to another context.
         let Some(context) = self.enter(id) else {
             return Ok(());
         };

@@ -2,13 +2,14 @@
 //! timers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::{Message, Vm};
+use super::{LogPart, Message, Vm};
 use crate::wasm::context::Root;
 
 /// The VM's task on its worker.
@@ -91,23 +92,18 @@ impl Vm {
             Message::GrpcFailed(failed) => self.with(|core| core.grpc_failed(failed)),
             Message::Resolved { token, answer } => self.with(|core| core.resolved(token, answer)),
             Message::QueueReady { root, token } => self.with(|core| core.queue_ready(root, token)),
-            Message::End {
-                root,
-                id,
-                stream,
-                log,
-            } => self.with(|core| {
-                if core.is_connection(id) {
-                    return core.forget_connection(id);
-                }
-                let id = if log {
-                    core.log(root, id, &stream)?
-                } else {
-                    id
-                };
-                core.end(id)
+            Message::LogStream { root, id, stream } => self.with(|core| {
+                let made = core.log(root, id.load(Relaxed), &stream)?;
+                id.store(made, Relaxed);
+                Ok(())
             }),
-            Message::Log { root, stream } => self.with(|core| core.log_in_root(root, &stream)),
+            Message::End { id } => self.with(|core| core.end(id.load(Relaxed))),
+            Message::Closed { id, peer } => self.with(|core| core.close_connection(id, peer)),
+            Message::Log { root, stream, part } => {
+                let logged = self.with(|core| core.log_in_root(root, &stream));
+                LogPart::end(part, logged);
+                logged
+            }
             Message::Sync(done) => {
                 // Who waited may have given up.
                 let _ = done.send(());

@@ -209,6 +209,8 @@ impl Core {
     }
 
     pub(super) fn queue_ready(&mut self, root: u32, token: u32) -> Result<(), Dead> {
+        let host = self.store.data();
+        host.env.shared.heard(token, &host.mailbox, root);
         if self.store.data_mut().root_of(root).is_none() {
             return Ok(());
         }

@@ -117,7 +117,11 @@ impl Vm {
                 self.with(|core| core.stats_update(root, Bytes::clone(&update)))
             }
             Message::Leave { root } => self.with(|core| core.leave_root(root)),
-            Message::Wake | Message::Retire => Ok(()),
+            Message::Wake => self.with(|core| {
+                core.store.data_mut().waking = false;
+                Ok(())
+            }),
+            Message::Retire => Ok(()),
         };
         let _ = result;
         self.is_dead()

@@ -47,6 +47,11 @@ use crate::telemetry::metrics::Registry;
 pub use stream::OnLoss;
 pub(crate) use stream::{BodyView, NetworkView, Pause, Removed, StreamContext, Visible, Waiting};
 
+/// So much, and so much more for each stream, may be asked for in one callback that happens after it: going on and closing can
+/// be said again and again.
+const MAX_EFFECTS: usize = 10_000;
+const EFFECTS_A_STREAM: usize = 4;
+
 /// What all VMs of one key have in common.
 pub(crate) struct Environment {
     /// The version that they were first made for: what it says of its VM (`vm_id`, configuration, environment,
@@ -158,6 +163,8 @@ pub(crate) struct Host {
     pub(crate) pauses: VecDeque<(Instant, u32, Direction)>,
     /// To be done when the guest has returned.
     pub(crate) effects: Vec<Effect>,
+    /// The VM's task is about to look at its timers.
+    pub(crate) waking: bool,
     /// What is counted of it.
     pub(crate) counters: Arc<Counters>,
     pub(crate) trace: Trace,
@@ -280,6 +287,7 @@ impl Host {
             stopped: false,
             pauses: VecDeque::new(),
             effects: Vec::new(),
+            waking: false,
             counters: Arc::default(),
             trace: Trace::default(),
             log_lines: LogLines::default(),
@@ -386,6 +394,22 @@ impl Host {
         }
     }
 
+    /// Has something done when the guest has returned: not without end, as only the guest's deadline bounds how often it asks.
+    pub(crate) fn ask(&mut self, effect: Effect) -> Result<(), Status> {
+        if self.effects.len() >= MAX_EFFECTS + EFFECTS_A_STREAM * self.streams.len() {
+            return Err(Status::InternalFailure);
+        }
+        self.effects.push(effect);
+        Ok(())
+    }
+
+    /// Has the VM's task look at its timers when the guest has returned.
+    pub(crate) fn wake(&mut self) {
+        if !std::mem::replace(&mut self.waking, true) {
+            self.effects.push(Effect::Wake);
+        }
+    }
+
     /// The effective context's root as one that hears of a queue.
     pub(crate) fn consumer(&self) -> Consumer {
         Consumer {
@@ -395,6 +419,7 @@ impl Host {
             serves: self
                 .root()
                 .map_or_else(Arc::default, |root| Arc::clone(&root.made_for.serves)),
+            told: 0,
         }
     }
 

@@ -187,7 +187,7 @@ impl Plugin {
     }
 
     pub(crate) fn live_status(&self) -> LiveStatus {
-        self.set.live_status()
+        self.set.live_status(&self.spec().name)
     }
 
     /// Of the VMs that it is in: what it shares with others is counted for all of them.

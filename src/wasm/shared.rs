@@ -100,6 +100,8 @@ pub(crate) struct Consumer {
     pub(crate) adopted: Arc<AtomicBool>,
     /// As [`RootSpec::serves`](super::context::RootSpec::serves).
     pub(crate) serves: Arc<AtomicBool>,
+    /// Notices of the queue that it was sent and has not had.
+    pub(crate) told: usize,
 }
 
 impl Consumer {
@@ -117,8 +119,8 @@ impl Consumer {
 impl Queue {
     /// Who hears of the next message: the last one that serves. Where nobody does, one whose version waits hears before
     /// one that may be tried and no more; that finds it in its mailbox when it is in its place.
-    fn consumer(&self) -> Option<&Consumer> {
-        let mut living = self.consumers.iter().rev();
+    fn consumer(&mut self) -> Option<&mut Consumer> {
+        let mut living = self.consumers.iter_mut().rev();
         let mut best = living.find(|consumer| !consumer.mailbox.is_closed())?;
         for consumer in living {
             if best.standing() < consumer.standing() && !consumer.mailbox.is_closed() {
@@ -157,7 +159,8 @@ impl Shared {
         self.find(std::str::from_utf8(vm_id).ok()?)?.queue(name)
     }
 
-    /// Appends, where no more than `quota` bytes wait then, and tells the consumer.
+    /// Appends, where no more than `quota` bytes wait then, and tells the consumer: of each item, as Envoy does, but with no
+    /// more notices under way than there are items, however many came and went.
     pub(crate) fn enqueue(&self, token: u32, data: Bytes, quota: usize) -> Result<(), Status> {
         let mut queues = self.queues.lock();
         let queue = queues.by_token.get_mut(&token).ok_or(Status::NotFound)?;
@@ -167,11 +170,27 @@ impl Shared {
         }
         queue.bytes += cost;
         queue.items.push_back(data);
-        if let Some(Consumer { mailbox, root, .. }) = queue.consumer() {
+        let items = queue.items.len();
+        if let Some(consumer) = queue.consumer()
+            && consumer.told < items
+        {
+            consumer.told += 1;
+            let root = consumer.root;
             // Nobody is told where it goes at this moment; the next registrant finds the items.
-            let _ = mailbox.send(Message::QueueReady { root: *root, token });
+            let _ = consumer.mailbox.send(Message::QueueReady { root, token });
         }
         Ok(())
+    }
+
+    /// A notice has come to the root context `root` of the VM with that mailbox.
+    pub(crate) fn heard(&self, token: u32, mailbox: &UnboundedSender<Message>, root: u32) {
+        let mut queues = self.queues.lock();
+        if let Some(queue) = queues.by_token.get_mut(&token) {
+            let mut consumers = queue.consumers.iter_mut();
+            if let Some(known) = consumers.find(|known| known.is(mailbox, root)) {
+                known.told = known.told.saturating_sub(1);
+            }
+        }
     }
 
     /// Takes the first item.
@@ -189,7 +208,7 @@ impl Space {
     pub(crate) fn register_queue(
         &self,
         name: &[u8],
-        consumer: Consumer,
+        mut consumer: Consumer,
         quota: usize,
     ) -> Result<u32, Status> {
         let mut tokens = self.tokens.lock();
@@ -197,10 +216,13 @@ impl Space {
         if let Some(token) = tokens.get(name)
             && let Some(queue) = queues.by_token.get_mut(token)
         {
-            let Consumer { mailbox, root, .. } = &consumer;
-            queue
-                .consumers
-                .retain(|known| !known.mailbox.is_closed() && !known.is(mailbox, *root));
+            queue.consumers.retain(|known| {
+                let again = known.is(&consumer.mailbox, consumer.root);
+                if again {
+                    consumer.told = known.told;
+                }
+                !again && !known.mailbox.is_closed()
+            });
             queue.consumers.push(consumer);
             return Ok(*token);
         }

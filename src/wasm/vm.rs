@@ -10,6 +10,7 @@
 mod core;
 mod grpc;
 mod network;
+mod pace;
 mod pauses;
 mod roots;
 mod start;

@@ -215,8 +215,8 @@ impl VmSet {
         }
     }
 
-    /// What the VMs do, and what is known of the code.
-    pub(crate) fn live_status(&self) -> LiveStatus {
+    /// What the VMs do, what is known of the code, and what plugins of this name hold.
+    pub(crate) fn live_status(&self, name: &str) -> LiveStatus {
         let Recipe { module, env, .. } = &*self.recipe;
         let meters: Vec<_> = self.slots.iter().map(|slot| &*slot.counters).collect();
         let shared = env.space.status();
@@ -227,12 +227,7 @@ impl VmSet {
             breaker: self.breaker.lock().as_str(),
             traps: self.traps.lock().iter().cloned().collect(),
             callbacks: report::callbacks(&meters),
-            quotas: report::quotas(
-                &meters,
-                &env.policy,
-                &shared,
-                env.registry.owned_by(&spec.name),
-            ),
+            quotas: report::quotas(&meters, &env.policy, &shared, env.registry.owned_by(name)),
             shared,
         }
     }

@@ -109,8 +109,7 @@ fn set_connection(
         {
             network.closing = true;
         }
-        host.effects
-            .push(Effect::Close(effective, "wasm_buffer_limit"));
+        host.ask(Effect::Close(effective, "wasm_buffer_limit"))?;
     }
     Ok(())
 }

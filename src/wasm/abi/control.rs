@@ -31,8 +31,7 @@ pub(super) fn continue_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
                 .context()
                 .is_some_and(|context| context.network.is_some())
             {
-                host.effects
-                    .push(Effect::Continue(effective, Direction::Request));
+                host.ask(Effect::Continue(effective, Direction::Request))?;
             }
             Ok(())
         }
@@ -63,7 +62,7 @@ fn resume(guest: &mut Guest<'_>, direction: Direction) -> Outcome {
         if running && context.callback == Some(direction) {
             context.resumed[direction as usize] = true;
         } else {
-            host.effects.push(Effect::Continue(effective, direction));
+            host.ask(Effect::Continue(effective, direction))?;
         }
     }
     Ok(())
@@ -83,7 +82,7 @@ pub(super) fn close_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
                     2 => "wasm_downstream_close",
                     _ => "wasm_upstream_close",
                 };
-                host.effects.push(Effect::Close(effective, reason));
+                host.ask(Effect::Close(effective, reason))?;
             }
             return Ok(());
         }

@@ -1,22 +1,23 @@
 //! Expressions of the Common Expression Language: `expr_create`, `expr_evaluate`, `expr_delete`.
 //!
 //! They belong to a root context, which counts their tokens from 0. Attributes are looked up when an expression asks for
-//! them. The language is the library's; what is refused at creation (unknown functions and types) is Envoy's, and a
-//! comprehension has a budget: host code is not stopped by a guest's deadline.
+//! them. The language is the library's; what is refused at creation (unknown functions and types) is Envoy's, and an
+//! evaluation has a budget.
 
+mod budget;
 mod convert;
 mod language;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
+use cel::Context;
 use cel::parser::Expression;
-use cel::{Context, ExecutionError};
 use rustc_hash::FxHashMap;
 
 use super::attributes::Scope;
 use super::{Guest, Status};
-use convert::Variables;
+use budget::Budget;
+use convert::{Seen, Variables};
 
 /// Longest source of an expression.
 const MAX_SOURCE: usize = 16 << 10;
@@ -24,13 +25,11 @@ const MAX_SOURCE: usize = 16 << 10;
 const MAX_EXPRESSIONS: usize = 1000;
 /// Stack that an evaluation may need; where there is less it gets its own.
 const STACK_NEEDED: usize = if cfg!(debug_assertions) {
-    6 << 20
+    8 << 20
 } else {
-    768 << 10
+    1 << 20
 };
 const STACK: usize = 16 << 20;
-/// Nodes that the comprehensions of one evaluation may visit: some milliseconds.
-const MAX_VISITED: i64 = 100_000;
 
 /// The expressions of a root context.
 #[derive(Default)]
@@ -100,32 +99,24 @@ pub(super) fn evaluate(guest: &mut Guest<'_>, argument: &[u8]) -> Result<Vec<u8>
     let token = token(argument)?;
     let known = expressions(guest)?.known.get(&token).cloned();
     let expression = known.ok_or(Status::NotFound)?;
-    let scope = Arc::new(Scope::current(guest.data()));
-    stacker::maybe_grow(STACK_NEEDED, STACK, || result(&expression, scope))
+    let seen = Arc::new(Seen {
+        scope: Scope::current(guest.data()),
+        budget: Budget::default(),
+    });
+    stacker::maybe_grow(STACK_NEEDED, STACK, || result(&expression, &seen))
 }
 
-fn result(expression: &Expression, scope: Arc<Scope>) -> Result<Vec<u8>, Status> {
-    let variables = Variables(scope);
+fn result(expression: &Expression, seen: &Arc<Seen>) -> Result<Vec<u8>, Status> {
+    let variables = Variables(Arc::clone(seen));
     let mut context = Context::with_env(language::environment());
     context.set_variable_resolver(&variables);
-    let left = AtomicI64::new(MAX_VISITED);
-    let spend = move |go_on: bool, nodes: i64| {
-        if left.fetch_sub(nodes, Ordering::Relaxed) < nodes {
-            return Err(ExecutionError::function_error(
-                "comprehension",
-                "its budget is spent",
-            ));
-        }
-        Ok(go_on)
-    };
     let failed = |error: &dyn std::fmt::Display| {
         tracing::debug!(target: "wasm", "expr_evaluate error: {error}");
         Status::InternalFailure
     };
-    context
-        .add_function(language::SPEND, spend)
-        .map_err(|error| failed(&error))?;
+    budget::register(&mut context, seen).map_err(|error| failed(&error))?;
     let value = cel::Value::resolve_val(expression, &context).map_err(|error| failed(&error))?;
+    seen.budget.check().map_err(|error| failed(&error))?;
     let value = convert::from_cel(&*value)?;
     Ok(value.encode()?.to_vec())
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::{Guest, Outcome, Status, put_u64};
-use crate::wasm::context::Effect;
 use crate::wasm::meter::Quota;
 
 pub(super) fn set_tick_period(guest: &mut Guest<'_>, period: u32) -> Outcome {
@@ -20,7 +19,7 @@ pub(super) fn set_tick_period(guest: &mut Guest<'_>, period: u32) -> Outcome {
     if period != wanted {
         host.meter().refuse(Quota::TickPeriod);
     }
-    host.effects.push(Effect::Wake);
+    host.wake();
     Ok(())
 }
 

@@ -71,6 +71,7 @@ fn consumer(root: u32) -> (Consumer, Inbox) {
         root,
         adopted: Arc::new(true.into()),
         serves: Arc::new(true.into()),
+        told: 0,
     };
     (consumer, inbox)
 }
@@ -151,6 +152,48 @@ fn where_the_last_registrant_is_gone_the_one_before_hears() {
     assert_eq!(told, Some(2), "another root context left its VM");
     space.leave_queues(&second.mailbox, 2);
     assert_eq!(hears(&shared, token, &mut [&mut one, &mut two]), Some(1));
+}
+
+#[test]
+fn no_more_notices_are_under_way_than_there_are_items() {
+    let shared = Shared::default();
+    let space = shared.space(&"vm".into());
+    let (consumer, mut inbox) = consumer(1);
+    let token = space
+        .register_queue(b"q", consumer.clone(), 10)
+        .expect("room");
+    let enqueue = || shared.enqueue(token, Bytes::new(), QUOTA).expect("room");
+    for _ in 0..100 {
+        enqueue();
+        assert!(shared.dequeue(token).is_ok());
+        // Who registers again has what it was sent.
+        let again = space.register_queue(b"q", consumer.clone(), 10);
+        assert_eq!(again, Ok(token));
+    }
+    assert_eq!(inbox.len(), 1);
+    // Each item is told of nevertheless, also where the notice at hand is for one that is gone.
+    enqueue();
+    assert_eq!(inbox.len(), 1);
+    enqueue();
+    assert_eq!(inbox.len(), 2);
+    let mut hear = || {
+        assert!(inbox.try_recv().is_ok());
+        shared.heard(token, &consumer.mailbox, 1);
+        inbox.len()
+    };
+    assert_eq!(hear(), 1);
+    // One comes while the notice of another is heard.
+    enqueue();
+    assert_eq!(hear(), 1);
+    assert_eq!(hear(), 0);
+    for _ in 0..3 {
+        assert!(shared.dequeue(token).is_ok());
+    }
+    enqueue();
+    assert_eq!(hear(), 0);
+    // What it leaves there it was told of.
+    enqueue();
+    assert_eq!(inbox.len(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::core::{Core, go_on};
 use super::traffic::hide;
 use crate::http::LocalReply;
 use crate::stream::Verdict;
-use crate::wasm::context::{Effect, Pause};
+use crate::wasm::context::Pause;
 use crate::wasm::spec::FailurePolicy;
 use crate::wasm::status::wasm_stats;
 
@@ -34,7 +34,7 @@ impl Core {
             .until = until;
         if let Some(until) = until {
             if host.pauses.is_empty() {
-                host.effects.push(Effect::Wake);
+                host.wake();
             }
             host.pauses.push_back((until, id, direction));
         }

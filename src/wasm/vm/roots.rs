@@ -20,8 +20,8 @@ use crate::wasm::spec::PluginSpec;
 
 /// Time for a root context to call `proxy_done` after its `on_done` returned false.
 const FAREWELL: Duration = Duration::from_secs(10);
-/// Ticks of one root context take at most one part in so many of a worker's time.
-const TICK_SHARE: u32 = 5;
+/// Ticks of one root context take at most one part in so many of a worker's time, and so do the messages of a VM's queues.
+pub(super) const SHARE: u32 = 5;
 
 impl Core {
     /// A root context: its creation, `on_vm_start`, `on_configure`, all within what is left of one budget. Envoy too
@@ -134,7 +134,7 @@ impl Core {
             if root.next_tick.is_none() {
                 root.next_tick = root.tick_period.map(|period| now + period);
             }
-            let earliest = now + (now - begin) * (TICK_SHARE - 1);
+            let earliest = now + (now - begin) * (SHARE - 1);
             if let Some(next) = &mut root.next_tick {
                 *next = earliest.max(*next);
             }
@@ -209,6 +209,8 @@ impl Core {
     }
 
     pub(super) fn queue_ready(&mut self, root: u32, token: u32) -> Result<(), Dead> {
+        let host = self.store.data();
+        host.env.shared.heard(token, &host.mailbox, root);
         if self.store.data_mut().root_of(root).is_none() {
             return Ok(());
         }

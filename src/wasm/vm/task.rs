@@ -1,40 +1,115 @@
 //! The task of a VM on its worker: what reaches it from outside its worker's calls, one message after the other, and its
 //! timers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Core;
+use super::pace::Pace;
 use super::{LogPart, Message, Vm};
 use crate::wasm::context::Root;
+use crate::wasm::engine::TICK;
 
 /// The VM's task on its worker.
-pub(super) async fn serve(vm: Arc<Vm>, mut inbox: mpsc::UnboundedReceiver<Message>) {
-    let mut retiring = false;
-    loop {
-        let due = vm.due();
-        let message = tokio::select! {
-            biased;
-            message = inbox.recv() => message,
-            () = sleep_until(due) => {
-                vm.timers();
-                // Due ticks must not starve the runtime.
-                tokio::task::yield_now().await;
-                Some(Message::Wake)
-            }
-        };
-        let Some(message) = message else { return };
-        retiring |= matches!(message, Message::Retire);
-        if vm.handle(message).await || (retiring && vm.core.lock().store.data().roots.is_empty()) {
+pub(super) async fn serve(vm: Arc<Vm>, inbox: mpsc::UnboundedReceiver<Message>) {
+    let mut task = Task {
+        vm,
+        inbox,
+        pace: Pace::default(),
+        held: VecDeque::new(),
+        busy: Duration::ZERO,
+        retiring: false,
+    };
+    while let Some(message) = task.next().await {
+        if task.handle(message).await {
             return;
         }
-        if !inbox.is_empty() {
+    }
+}
+
+struct Task {
+    vm: Arc<Vm>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    /// Of the queues.
+    pace: Pace,
+    /// What their messages are told with, until they have their turn again.
+    held: VecDeque<Message>,
+    /// What messages took since the runtime was last let look for I/O.
+    busy: Duration,
+    retiring: bool,
+}
+
+impl Task {
+    /// The next message; `None` where there will be none. Queues wait where they have had their share, and nothing waits for
+    /// them but who wants to come after them.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            let rest = (!self.held.is_empty()).then(|| {
+                let now = Instant::now();
+                self.pace.rests_until(now).unwrap_or(now)
+            });
+            let due = self.vm.due();
+            return tokio::select! {
+                biased;
+                () = sleep_until(rest) => self.held.pop_front(),
+                message = self.inbox.recv() => match message {
+                    Some(message @ Message::QueueReady { .. })
+                        if rest.is_some() || self.pace.rests_until(Instant::now()).is_some() =>
+                    {
+                        self.held.push_back(message);
+                        continue;
+                    }
+                    message => message,
+                },
+                () = sleep_until(due) => {
+                    self.vm.timers();
+                    // Due ticks must not starve the runtime.
+                    tokio::task::yield_now().await;
+                    Some(Message::Wake)
+                }
+            };
+        }
+    }
+
+    /// Handles a message, and lets others have their turn; true where it was the last.
+    async fn handle(&mut self, message: Message) -> bool {
+        if let Message::Leave { .. } | Message::Sync(_) | Message::Retire = message {
+            // These come after all that was there before.
+            for held in std::mem::take(&mut self.held) {
+                if self.handle_one(held).await {
+                    return true;
+                }
+            }
+        }
+        self.handle_one(message).await
+    }
+
+    async fn handle_one(&mut self, message: Message) -> bool {
+        self.retiring |= matches!(message, Message::Retire);
+        let of_queue = matches!(message, Message::QueueReady { .. });
+        let begin = Instant::now();
+        let dead = self.vm.handle(message).await;
+        let end = Instant::now();
+        if of_queue {
+            self.pace.spend(begin, end);
+        }
+        if dead || (self.retiring && self.vm.core.lock().store.data().roots.is_empty()) {
+            return true;
+        }
+        self.busy += end - begin;
+        if self.busy >= TICK {
+            self.busy = Duration::ZERO;
+            tokio::task::yield_now().await;
+        } else if !self.inbox.is_empty() {
             turn().await;
         }
+        false
     }
 }
 
@@ -113,7 +188,11 @@ impl Vm {
                 self.with(|core| core.stats_update(root, Bytes::clone(&update)))
             }
             Message::Leave { root } => self.with(|core| core.leave_root(root)),
-            Message::Wake | Message::Retire => Ok(()),
+            Message::Wake => self.with(|core| {
+                core.store.data_mut().waking = false;
+                Ok(())
+            }),
+            Message::Retire => Ok(()),
         };
         let _ = result;
         self.is_dead()

@@ -483,6 +483,8 @@ mod foreign;
 mod names;
 #[path = "tests/streams.rs"]
 mod streams;
+#[path = "tests/task.rs"]
+mod task;
 #[path = "tests/wasi.rs"]
 mod wasi;
 

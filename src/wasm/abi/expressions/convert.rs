@@ -17,10 +17,21 @@ use cel::context::VariableResolver;
 
 use super::super::Status;
 use super::super::attributes::{Scope, Value};
+use super::budget::Budget;
+
+/// What a value of a list or map weighs beyond its bytes.
+pub(super) const VALUE: usize = 64;
+
+/// What an evaluation sees, and what it may cost.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) scope: Scope,
+    pub(super) budget: Budget,
+}
 
 /// The variables of an expression: attributes by their first name.
 #[derive(Debug)]
-pub(super) struct Variables(pub(super) Arc<Scope>);
+pub(super) struct Variables(pub(super) Arc<Seen>);
 
 impl VariableResolver for Variables {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
@@ -28,16 +39,19 @@ impl VariableResolver for Variables {
     }
 }
 
-/// The value at `path` and `name`; what has fields as an [`Attribute`].
-fn look_up<'v>(scope: &Arc<Scope>, path: &[Bytes], name: &[u8]) -> Option<Box<dyn Val + 'v>> {
+/// The value at `path` and `name`; what has fields as an [`Attribute`]. Nothing once the budget is spent, which ends the
+/// evaluation.
+fn look_up<'v>(seen: &Arc<Seen>, path: &[Bytes], name: &[u8]) -> Option<Box<dyn Val + 'v>> {
+    seen.budget.check().ok()?;
     let mut segments: Vec<&[u8]> = path.iter().map(|segment| &**segment).collect();
     segments.push(name);
-    let value = scope.find(&segments, false)?;
+    let value = seen.scope.find(&segments, false)?;
+    seen.budget.copy(size(&value)).ok()?;
     Some(match value {
         Value::Group | Value::Map(_) | Value::Message(_) => {
             let mut path = path.to_vec();
             path.push(Bytes::copy_from_slice(name));
-            Box::new(Attribute::new(Arc::clone(scope), path, value))
+            Box::new(Attribute::new(Arc::clone(seen), path, value))
         }
         other => to_cel(other),
     })
@@ -46,7 +60,7 @@ fn look_up<'v>(scope: &Arc<Scope>, path: &[Bytes], name: &[u8]) -> Option<Box<dy
 /// An attribute with fields: a group, a map or a message.
 #[derive(Clone, Debug)]
 pub(super) struct Attribute {
-    scope: Arc<Scope>,
+    seen: Arc<Seen>,
     path: Vec<Bytes>,
     value: Value,
     /// Its keys, where it is a map.
@@ -56,7 +70,7 @@ pub(super) struct Attribute {
 static MESSAGE: Type = Type::new_unspecified_type("message");
 
 impl Attribute {
-    fn new(scope: Arc<Scope>, path: Vec<Bytes>, value: Value) -> Self {
+    fn new(seen: Arc<Seen>, path: Vec<Bytes>, value: Value) -> Self {
         let keys = match &value {
             Value::Map(entries) => entries
                 .iter()
@@ -65,7 +79,7 @@ impl Attribute {
             _ => Vec::new(),
         };
         Self {
-            scope,
+            seen,
             path,
             value,
             keys,
@@ -80,7 +94,7 @@ impl Attribute {
 
     fn field<'v>(&self, key: &dyn Val) -> Option<Box<dyn Val + 'v>> {
         let name = key.downcast_ref::<CelString>()?;
-        look_up(&self.scope, &self.path, name.inner().as_bytes())
+        look_up(&self.seen, &self.path, name.inner().as_bytes())
     }
 }
 
@@ -225,6 +239,42 @@ fn to_cel<'v>(value: Value) -> Box<dyn Val + 'v> {
                 .collect();
             Box::new(CelMap::from(entries))
         }
+    }
+}
+
+/// Bytes that a copy of the value takes.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Text(bytes) | Value::Bytes(bytes) | Value::Message(bytes) => bytes.len(),
+        Value::List(elements) => elements.iter().map(|it| VALUE + size(it)).sum(),
+        Value::Map(entries) => {
+            let sizes = entries
+                .iter()
+                .map(|(key, value)| 2 * VALUE + key.len() + size(value));
+            sizes.sum()
+        }
+        _ => 0,
+    }
+}
+
+/// Bytes that a copy of the value takes.
+pub(super) fn weight(value: &(dyn Val + '_)) -> usize {
+    if let Some(text) = value.downcast_ref::<CelString>() {
+        text.inner().len()
+    } else if let Some(bytes) = value.downcast_ref::<CelBytes>() {
+        bytes.inner().len()
+    } else if let Some(list) = value.downcast_ref::<CelList>() {
+        let elements = list.inner().iter();
+        elements.map(|it| VALUE + weight(&**it)).sum()
+    } else if let Some(map) = value.downcast_ref::<CelMap>() {
+        let entries = map.inner().iter();
+        let weights =
+            entries.map(|(key, value)| 2 * VALUE + weight(key.inner()) + weight(&**value));
+        weights.sum()
+    } else if let Some(attribute) = value.downcast_ref::<Attribute>() {
+        size(&attribute.value)
+    } else {
+        0
     }
 }
 

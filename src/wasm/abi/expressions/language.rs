@@ -4,15 +4,16 @@ use std::sync::{Arc, OnceLock};
 
 use cel::Env;
 use cel::ExecutionError;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators,
+};
 use cel::common::types::{self, CelBool, CelDouble, CelDuration, CelInt, CelString, CelTimestamp};
 use cel::common::value::{CowVal, Val};
 use cel::parser::{Expression, ParseErrors, Parser};
 
+use super::budget::{ADD, KEEP, SPEND};
 use super::convert::{self, Attribute, is_empty};
 
-/// The function that a comprehension asks before each step whether it may go on.
-pub(super) const SPEND: &str = "@spend";
 /// `has`, conversions and `getMilliseconds` as Envoy has them.
 const HAS: &str = "@has";
 const INT: &str = "@int";
@@ -163,7 +164,7 @@ fn each(node: &IdedExpr, depth: usize, f: &mut dyn FnMut(&IdedExpr, usize)) {
 }
 
 /// Makes an expression ready to be evaluated: each comprehension asks for its steps, of which one costs the nodes that
-/// it visits; and functions that differ from Envoy's are replaced.
+/// it visits; what is added or kept is paid for; and functions that differ from Envoy's are replaced.
 pub(super) fn prepare(node: &mut IdedExpr) {
     if let Expr::Select(select) = &mut node.expr
         && select.test
@@ -179,6 +180,7 @@ pub(super) fn prepare(node: &mut IdedExpr) {
     match &mut node.expr {
         Expr::Call(call) => {
             match (call.func_name.as_str(), &call.target, call.args.len()) {
+                (operators::ADD, None, 2) => call.func_name = ADD.to_owned(),
                 ("int", None, 1) => call.func_name = INT.to_owned(),
                 ("uint", None, 1) => call.func_name = UINT.to_owned(),
                 ("double", None, 1) => call.func_name = DOUBLE.to_owned(),
@@ -189,37 +191,15 @@ pub(super) fn prepare(node: &mut IdedExpr) {
             call.target.iter_mut().for_each(|target| prepare(target));
             call.args.iter_mut().for_each(prepare);
         }
-        Expr::Comprehension(loops) => {
-            let mut nodes = 0;
-            each(&loops.loop_step, 1, &mut |_, _| nodes += 1);
-            each(&loops.loop_cond, 1, &mut |_, _| nodes += 1);
-            for part in [
-                &mut loops.iter_range,
-                &mut loops.accu_init,
-                &mut loops.loop_step,
-                &mut loops.result,
-            ] {
-                prepare(part);
-            }
-            let id = loops.loop_cond.id;
-            let cost = IdedExpr {
-                id,
-                expr: Expr::Literal(LiteralValue::Int(CelInt::from(nodes))),
-            };
-            let condition = std::mem::take(&mut loops.loop_cond);
-            loops.loop_cond = IdedExpr {
-                id,
-                expr: call(SPEND, vec![condition, cost]),
-            };
-        }
-        Expr::List(list) => list.elements.iter_mut().for_each(prepare),
+        Expr::Comprehension(loops) => prepare_loop(loops),
+        Expr::List(list) => list.elements.iter_mut().for_each(prepare_kept),
         Expr::Map(map) => map
             .entries
             .iter_mut()
             .for_each(|entry| match &mut entry.expr {
                 EntryExpr::MapEntry(entry) => {
-                    prepare(&mut entry.key);
-                    prepare(&mut entry.value);
+                    prepare_kept(&mut entry.key);
+                    prepare_kept(&mut entry.value);
                 }
                 EntryExpr::StructField(field) => prepare(&mut field.value),
             }),
@@ -227,6 +207,91 @@ pub(super) fn prepare(node: &mut IdedExpr) {
         // Messages are refused.
         Expr::Struct(_) | Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => {}
     }
+}
+
+fn prepare_loop(loops: &mut ComprehensionExpr) {
+    let mut nodes = 0;
+    each(&loops.loop_step, 1, &mut |_, _| nodes += 1);
+    each(&loops.loop_cond, 1, &mut |_, _| nodes += 1);
+    // Each element is copied when it has its turn. What is made here has been paid for.
+    match loops.iter_range.expr {
+        Expr::List(_) | Expr::Comprehension(_) => prepare(&mut loops.iter_range),
+        _ => prepare_kept(&mut loops.iter_range),
+    }
+    let cost = LiteralValue::Int(CelInt::from(nodes));
+    if let Some((guard, element)) = appending(loops) {
+        prepare_kept(element);
+        let first = match guard {
+            Some(guard) => {
+                prepare(guard);
+                guard
+            }
+            None => element,
+        };
+        wrap(first, SPEND, Some(cost));
+        return;
+    }
+    prepare(&mut loops.accu_init);
+    prepare(&mut loops.loop_step);
+    prepare(&mut loops.result);
+    wrap(&mut loops.loop_cond, SPEND, Some(cost));
+}
+
+/// The condition of a `filter` or `map`, if it has one, and the element that its step appends. The library does that in
+/// place as long as it knows the step again; otherwise each step would copy, and pay for, all that was appended before.
+fn appending(loops: &mut ComprehensionExpr) -> Option<(Option<&mut IdedExpr>, &mut IdedExpr)> {
+    let accu = loops.accu_var.as_str();
+    let is_accu = |node: &IdedExpr| matches!(&node.expr, Expr::Ident(name) if name == accu);
+    if !is_accu(&loops.result) || !matches!(loops.loop_cond.expr, Expr::Literal(_)) {
+        return None;
+    }
+    let Expr::Call(step) = &mut loops.loop_step.expr else {
+        return None;
+    };
+    let (guard, step) = if step.func_name == operators::CONDITIONAL {
+        let [guard, step, otherwise] = step.args.as_mut_slice() else {
+            return None;
+        };
+        match &mut step.expr {
+            Expr::Call(step) if is_accu(otherwise) => (Some(guard), step),
+            _ => return None,
+        }
+    } else {
+        (None, step)
+    };
+    let adds = step.func_name == operators::ADD;
+    let [before, after] = step.args.as_mut_slice() else {
+        return None;
+    };
+    let Expr::List(list) = &mut after.expr else {
+        return None;
+    };
+    match list.elements.as_mut_slice() {
+        [element] if adds && is_accu(before) => Some((guard, element)),
+        _ => None,
+    }
+}
+
+/// As [`prepare`], for what is kept where it is not a literal: of these there are no more than the source has.
+fn prepare_kept(node: &mut IdedExpr) {
+    if !matches!(node.expr, Expr::Literal(_)) {
+        prepare(node);
+        wrap(node, KEEP, None);
+    }
+}
+
+/// Puts a call of `name` around the node.
+fn wrap(node: &mut IdedExpr, name: &str, further: Option<LiteralValue>) {
+    let id = node.id;
+    let mut args = vec![std::mem::take(node)];
+    args.extend(further.map(|literal| IdedExpr {
+        id,
+        expr: Expr::Literal(literal),
+    }));
+    *node = IdedExpr {
+        id,
+        expr: call(name, args),
+    };
 }
 
 fn call(name: &str, args: Vec<IdedExpr>) -> Expr {

@@ -476,11 +476,92 @@ fn expressions_end_whatever_they_are() {
         // A refusal, or a result: the host goes on.
         let _ = bench.evaluate(&deep);
     }
+    let nested = format!("size({}1{}) == 1", "[".repeat(30), "]".repeat(30));
+    assert_eq!(bench.evaluate(&nested), Ok(vec![1]));
     assert_eq!(
         bench.evaluate("'a'.matches('(a{1000}){1000}')"),
         Err(FAILURE)
     );
     assert_eq!(bench.evaluate("true"), Ok(vec![1]));
+}
+
+/// Each link of the chain makes twice of what it has, which is gigabytes soon.
+#[test]
+fn expressions_do_not_make_more_than_they_may() {
+    let stream = stream(&connection());
+    let mut bench = Bench::with_stream(&stream);
+    let number = |number: i64| Ok(number.to_le_bytes().to_vec());
+    for (first, twice, made) in [
+        ("'a'", "x + x", 1024),
+        ("b'a'", "x + x", 1024),
+        ("['a']", "x + x", 1024),
+        ("'a'", "[x, x]", 2),
+        ("'a'", "{1: x, 2: x}", 2),
+    ] {
+        let chain = |links| {
+            let links = format!(".map(x, {twice})").repeat(links);
+            format!("[{first}]{links}.map(x, size(x))[0]")
+        };
+        assert_eq!(bench.evaluate(&chain(10)), number(made), "{first} {twice}");
+        assert_eq!(bench.evaluate(&chain(45)), Err(FAILURE), "{first} {twice}");
+    }
+    // Nor by what swallows errors.
+    let chain = ".map(x, x + x)".repeat(45);
+    let swallowed = format!("['a']{chain}[0] == '' || true");
+    assert_eq!(bench.evaluate(&swallowed), Err(FAILURE));
+    // Nor of attributes.
+    assert_eq!(bench.set("mine", &[b'x'; 16 << 10]), OK);
+    let copies = |copies: usize| format!("size([{}])", ["mine"; 2000][..copies].join(","));
+    assert_eq!(bench.evaluate(&copies(100)), number(100));
+    assert_eq!(bench.evaluate(&copies(2000)), Err(FAILURE));
+    let ones = ["1"; 1500].join(",");
+    let mapped = |of: &str| format!("size([{ones}].map(x, {of}))");
+    assert_eq!(bench.evaluate(&mapped("mine")), Err(FAILURE));
+    assert_eq!(bench.evaluate(&mapped("request.path")), number(1500));
+    let inner = format!("[mine].exists(m, [{ones}].exists(x, [m].exists(y, false)))");
+    assert_eq!(bench.evaluate(&inner), Err(FAILURE));
+}
+
+#[test]
+fn what_expressions_add_and_keep_is_what_it_is() {
+    let mut bench = Bench::new();
+    for truth in [
+        "1 + 2 == 3 && 1u + 2u == 3u && 1.5 + 1.0 == 2.5",
+        "'a' + 'b' + '' == 'ab' && b'a' + b'b' == b'ab'",
+        "[1] + ['a'] + [] == [1, 'a']",
+        "duration('1s') + duration('2s') == duration('3s')",
+        "timestamp('2020-01-01T00:00:00Z') + duration('1s') == timestamp('2020-01-01T00:00:01Z')",
+        "duration('1s') + timestamp('2020-01-01T00:00:00Z') == timestamp('2020-01-01T00:00:01Z')",
+        "[1, 2, 3].map(x, x + 1) == [2, 3, 4]",
+        "[1, 2, 3].map(x, x > 1, [x] + [x]) == [[2, 2], [3, 3]]",
+        "[1, 2, 3].filter(x, x != 2) == [1, 3] && {'a': 1}.map(x, x) == ['a']",
+        "[1, 2, 3].exists_one(x, x == 2) && [1, 2].all(x, x > 0)",
+        "[[1, 2], [3]].map(x, x.map(y, y + size(x))) == [[3, 4], [4]]",
+        "{'a' + 'b': [1 + 1]}['ab'][0] == 2",
+        "'a' in ['a', 'b'] && !(1 in {'a' + '': 1})",
+    ] {
+        assert_eq!(bench.evaluate(truth), Ok(vec![1]), "{truth}");
+    }
+    for wrong in [
+        "1 + 'a' == 1",
+        "'a' + 1 == 'a'",
+        "1 + 1u == 2",
+        "1 + 1.0 == 2",
+        "[1] + 1 == [1]",
+        "true + true",
+        "null + 1",
+        "9223372036854775807 + 1",
+        "18446744073709551615u + 1u",
+        "b'a' + 'a'",
+        "[1, 2].map(x, 1, x)",
+        "[1, 2].filter(x, x)",
+        "1.map(x, x)",
+    ] {
+        assert_eq!(bench.evaluate(wrong), Err(FAILURE), "{wrong}");
+    }
+    // A list of which the library would copy all that it has with each element.
+    let long = format!("size([{}].map(x, [x, x])) == 5000", ["1"; 5000].join(","));
+    assert_eq!(bench.evaluate(&long), Ok(vec![1]));
 }
 
 #[test]

@@ -109,3 +109,21 @@ fn the_details_of_a_reply_are_one_word() {
     };
     assert_eq!(reply.details, "a_b_c_d_e_f_g");
 }
+
+/// However often it is said in a callback.
+#[test]
+fn the_timer_is_looked_at_once_and_effects_have_an_end() {
+    let mut bench = Bench::with_stream(&stream(&connection()));
+    for _ in 0..3 {
+        let set = bench.call("proxy_set_tick_period_milliseconds", &[100]);
+        assert_eq!(set.expect("no trap"), 0);
+    }
+    assert_eq!(bench.store.data().effects.len(), 1);
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        refused += bench.call("proxy_continue_stream", &[1]).expect("no trap");
+    }
+    assert!(refused > 0, "for ever");
+    let effects = bench.store.data().effects.len();
+    assert!((10_000..11_000).contains(&effects), "{effects}");
+}

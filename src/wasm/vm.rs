@@ -214,6 +214,8 @@ impl Vm {
         store.limiter(|host| &mut host.limits);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().budget.look()));
         store.set_epoch_deadline(store.data().budget.first_look());
+        // Half of a start's time is much to guess: its clock is read from the beginning.
+        store.data_mut().budget.count();
         let begin = Instant::now();
         let instance = imports.instantiate(&mut store).map_err(|error| {
             let reason = describe(&error);
@@ -268,6 +270,7 @@ impl Vm {
         for (index, root) in roots.iter().enumerate() {
             if index > 0 {
                 core.rearm();
+                core.store.data_mut().budget.count();
             }
             let id = core.add_root(root).map_err(|error| BuildError {
                 root: Some(index),

@@ -189,8 +189,8 @@ pub struct Vm {
 /// Which traffic callbacks the guest has.
 #[derive(Clone, Copy, Debug)]
 struct Exports {
+    /// Of bodies or trailers.
     bodies: [bool; 2],
-    trailers: [bool; 2],
     ends: bool,
 }
 
@@ -243,14 +243,8 @@ impl Vm {
         let started = Instant::now();
         store.data_mut().phase = Phase::Open;
         let exports = Exports {
-            bodies: [
-                callbacks.request_body.is_some(),
-                callbacks.response_body.is_some(),
-            ],
-            trailers: [
-                callbacks.request_trailers.is_some(),
-                callbacks.response_trailers.is_some(),
-            ],
+            bodies: [Direction::Request, Direction::Response]
+                .map(|direction| callbacks.hears_bodies(direction)),
             ends: callbacks.hears_ends(),
         };
         let mut core = Core {
@@ -371,7 +365,7 @@ impl Vm {
     /// True where the guest wants to see bodies or trailers of `direction`.
     #[inline]
     pub fn wants_body(&self, direction: Direction) -> bool {
-        self.exports.bodies[direction as usize] || self.exports.trailers[direction as usize]
+        self.exports.bodies[direction as usize]
     }
 
     /// True where the guest wants to hear of a stream's end.
@@ -485,13 +479,18 @@ impl Vm {
         self.with(|core| core.trailers(id, direction, buffer))
     }
 
-    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends with an error
-    /// where the VM or the stream dies first.
+    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends at once where
+    /// the head is held no more, and with an error where the VM or the stream dies first.
     pub fn wait(&self, id: u32, direction: Direction, flowing: bool) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut core = self.core.lock();
         if let Some(context) = core.store.data_mut().streams.get_mut(id) {
-            context.waiting[direction as usize] = Some(Waiting { sender, flowing });
+            if context.paused[direction as usize].is_some() {
+                context.waiting[direction as usize] = Some(Waiting { sender, flowing });
+            } else {
+                // A callback that came right after the head's, as of a callout that failed at once, has let it go on.
+                let _ = sender.send(());
+            }
         }
         receiver
     }

@@ -2,7 +2,8 @@
 //!
 //! Guests are interrupted by epochs: a thread of ours counts [`TICK`]s while any VM lives. A guest that is still
 //! running after half its soft deadline is looked at again every tick; it is told of, and stopped at last, when *its
-//! thread* has spent the rest computing, so that a machine that is busy elsewhere stops nobody.
+//! thread* has spent the rest computing, so that a machine that is busy elsewhere stops nobody. Epochs are seen by guest
+//! code alone: host functions that may compute for long look by themselves ([`Budget::is_left`]).
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -172,8 +173,10 @@ pub(crate) struct Budget {
     soft: Duration,
     /// How long it may compute.
     hard: Duration,
-    /// CPU time of the thread at the first look.
+    /// CPU time of the thread when it was first read.
     since: Option<Duration>,
+    /// What is taken to have been computed by then.
+    booked: Duration,
     /// The soft deadline has passed.
     pub(crate) exceeded: bool,
 }
@@ -184,6 +187,7 @@ impl Budget {
             soft: soft.min(hard),
             hard,
             since: None,
+            booked: Duration::ZERO,
             exceeded: false,
         }
     }
@@ -205,6 +209,25 @@ impl Budget {
     pub(crate) fn begin(&mut self) {
         self.since = None;
         self.exceeded = false;
+    }
+
+    /// Long work of the host may follow, which no look interrupts: from here on the thread's clock is what counts. The
+    /// guest's time until now is less than it takes to a first look, and is left out.
+    pub(crate) fn count(&mut self) {
+        if self.since.is_none() {
+            self.since = thread_cpu_time();
+            self.booked = Duration::ZERO;
+        }
+    }
+
+    /// False when what was computed since [`Budget::count`] is more than the call may compute: it must end as one that a
+    /// look has stopped.
+    pub(crate) fn is_left(&mut self) -> bool {
+        match (self.since, thread_cpu_time()) {
+            (Some(_), Some(now)) => !matches!(self.judge(now), UpdateDeadline::Interrupt),
+            // Without the clock of the thread there are the limits of each function alone.
+            _ => true,
+        }
     }
 
     /// Called when a deadline has passed: goes on or stops.
@@ -232,9 +255,10 @@ impl Budget {
     fn judge(&mut self, now: Duration) -> UpdateDeadline {
         let Some(since) = self.since else {
             self.since = Some(now);
+            self.booked = self.before();
             return UpdateDeadline::Continue(1);
         };
-        let spent = self.before() + now.saturating_sub(since);
+        let spent = self.booked + now.saturating_sub(since);
         self.exceeded |= spent >= self.soft;
         if spent >= self.hard {
             UpdateDeadline::Interrupt
@@ -324,9 +348,9 @@ mod tests {
         let ms = Duration::from_millis;
         let mut budget = Budget::new(ms(10), ms(50));
         assert_eq!(budget.first_look(), 1);
+        let goes_on = |verdict| matches!(verdict, UpdateDeadline::Continue(1));
         for _ in 0..2 {
             budget.begin();
-            let goes_on = |verdict| matches!(verdict, UpdateDeadline::Continue(1));
             // 5 ms are behind it, on a thread that had computed for 100.
             assert!(goes_on(budget.judge(ms(100))));
             // Others computed meanwhile.
@@ -336,6 +360,18 @@ mod tests {
             assert!(goes_on(budget.judge(ms(144))));
             assert!(matches!(budget.judge(ms(145)), UpdateDeadline::Interrupt));
         }
+        // What the host has computed counts, be it before the first look.
+        budget.begin();
+        budget.count();
+        let begin = budget.since.expect("Linux");
+        assert!(goes_on(budget.judge(begin + ms(9))) && !budget.exceeded);
+        assert!(goes_on(budget.judge(begin + ms(10))) && budget.exceeded);
+        budget.count();
+        assert_eq!(budget.since, Some(begin));
+        assert!(matches!(
+            budget.judge(begin + ms(50)),
+            UpdateDeadline::Interrupt
+        ));
         let start = Budget::new(ms(10_000), ms(10_000));
         assert_eq!(start.first_look(), 1000);
         assert_eq!(Budget::new(ms(10), ms(1)).first_look(), 1);

@@ -221,8 +221,8 @@ pub struct Vm {
 /// Which traffic callbacks the guest has.
 #[derive(Clone, Copy, Debug)]
 struct Exports {
+    /// Of bodies or trailers.
     bodies: [bool; 2],
-    trailers: [bool; 2],
     ends: bool,
 }
 
@@ -246,6 +246,8 @@ impl Vm {
         store.limiter(|host| &mut host.limits);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().budget.look()));
         store.set_epoch_deadline(store.data().budget.first_look());
+        // Half of a start's time is much to guess: its clock is read from the beginning.
+        store.data_mut().budget.count();
         let begin = Instant::now();
         let instance = imports.instantiate(&mut store).map_err(|error| {
             let reason = describe(&error);
@@ -273,14 +275,8 @@ impl Vm {
         let started = Instant::now();
         store.data_mut().phase = Phase::Open;
         let exports = Exports {
-            bodies: [
-                callbacks.request_body.is_some(),
-                callbacks.response_body.is_some(),
-            ],
-            trailers: [
-                callbacks.request_trailers.is_some(),
-                callbacks.response_trailers.is_some(),
-            ],
+            bodies: [Direction::Request, Direction::Response]
+                .map(|direction| callbacks.hears_bodies(direction)),
             ends: callbacks.hears_ends(),
         };
         let mut core = Core {
@@ -300,6 +296,7 @@ impl Vm {
         for (index, root) in roots.iter().enumerate() {
             if index > 0 {
                 core.rearm();
+                core.store.data_mut().budget.count();
             }
             let id = core.add_root(root).map_err(|error| BuildError {
                 root: Some(index),
@@ -400,7 +397,7 @@ impl Vm {
     /// True where the guest wants to see bodies or trailers of `direction`.
     #[inline]
     pub fn wants_body(&self, direction: Direction) -> bool {
-        self.exports.bodies[direction as usize] || self.exports.trailers[direction as usize]
+        self.exports.bodies[direction as usize]
     }
 
     /// True where the guest wants to hear of a stream's end.
@@ -514,13 +511,18 @@ impl Vm {
         self.with(|core| core.trailers(id, direction, buffer))
     }
 
-    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends with an error
-    /// where the VM or the stream dies first.
+    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends at once where
+    /// the head is held no more, and with an error where the VM or the stream dies first.
     pub fn wait(&self, id: u32, direction: Direction, flowing: bool) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut core = self.core.lock();
         if let Some(context) = core.store.data_mut().streams.get_mut(id) {
-            context.waiting[direction as usize] = Some(Waiting { sender, flowing });
+            if context.paused[direction as usize].is_some() {
+                context.waiting[direction as usize] = Some(Waiting { sender, flowing });
+            } else {
+                // A callback that came right after the head's, as of a callout that failed at once, has let it go on.
+                let _ = sender.send(());
+            }
         }
         receiver
     }

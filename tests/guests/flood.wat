@@ -3,7 +3,7 @@
 ;; 1 KiB in one queue, Q: queues, l: log lines (20,000), c: callouts to the cluster `up`. Others go on to the upstream:
 ;; s: computes for about 30 ms, p: is held for ever, r: reads the request's path in the response phase, and tells the
 ;; status in `x-read`, w: likewise, but writes; t: a timer of 1 ms from now on; u: traps; v: as u, with `x-flood: v` of
-;; the response phase.
+;; the response phase; z: has 4 MiB compressed.
 (module
   (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
@@ -17,7 +17,8 @@
   (import "env" "proxy_http_call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_get_current_time_nanoseconds" (func $time (param i32) (result i32)))
   (import "env" "proxy_set_tick_period_milliseconds" (func $tick (param i32) (result i32)))
-  (memory (export "memory") 2)
+  (import "env" "proxy_call_foreign_function" (func $foreign (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 66)
   (global $what (mut i32) (i32.const 0))
   (data (i32.const 16) "x-flood")
   (data (i32.const 32) "x-read")
@@ -25,6 +26,7 @@
   (data (i32.const 64) "name-000000")
   (data (i32.const 96) "000000 000000")
   (data (i32.const 128) "up")
+  (data (i32.const 136) "compress")
   ;; A serialized map: :method GET, :path /, :authority a.
   (data (i32.const 160) "\03\00\00\00\07\00\00\00\03\00\00\00\05\00\00\00\01\00\00\00\0a\00\00\00\01\00\00\00:method\00GET\00:path\00/\00:authority\00a\00")
   (func (export "proxy_abi_version_0_2_1"))
@@ -71,6 +73,10 @@
     (if (i32.eq (global.get $what) (i32.const 115)) (then (call $spin) (return (i32.const 0)))) ;; s
     (if (i32.eq (global.get $what) (i32.const 112)) (then (return (i32.const 4)))) ;; p
     (if (i32.eq (global.get $what) (i32.const 117)) (then (unreachable))) ;; u
+    (if (i32.eq (global.get $what) (i32.const 122)) ;; z
+      (then
+        (drop (call $foreign (i32.const 136) (i32.const 8) (i32.const 65536) (i32.const 0x400000) (i32.const 0) (i32.const 0)))
+        (return (i32.const 0))))
     (if (i32.eq (global.get $what) (i32.const 116)) ;; t
       (then (drop (call $tick (i32.const 1))) (return (i32.const 0))))
     (if (i32.or (i32.or (i32.eq (global.get $what) (i32.const 114)) (i32.eq (global.get $what) (i32.const 119)))

@@ -179,6 +179,26 @@ async fn a_slow_callback_is_counted_and_one_that_is_too_slow_is_stopped() {
 }
 
 #[tokio::test]
+async fn what_the_host_computes_for_a_callback_counts_as_its_own() {
+    let world = World::new("defaults: {deadlines: {callback_hard: 0.005s}}", "").await;
+    let mut client = world.client().await;
+    let response = client.send(&flood("z")).await;
+    assert_eq!(response.status, 503);
+    let vm = world.status().vms[0];
+    assert_eq!((vm.hard_deadlines, vm.traps), (1, 1));
+    let live = world.live();
+    let [trap] = &live.traps[..] else {
+        panic!("one trap: {:?}", live.traps);
+    };
+    assert!(
+        trap.description
+            .starts_with("the time budget is exhausted\n  0: "),
+        "{}",
+        trap.description
+    );
+}
+
+#[tokio::test]
 async fn overrides_are_for_those_whose_name_they_fit() {
     let world = World::new(
         "overrides: [{plugin: {suffix: ood}, settings: {quotas: {metrics: 2}}}, {plugin: {exact: flood}, settings: {quotas: {metrics: 3}}}]",

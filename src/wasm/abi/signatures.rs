@@ -12,6 +12,9 @@ use sha2_signing::{Digest, Sha224, Sha256, Sha384, Sha512};
 
 use super::Status;
 
+/// Longest PEM of a key.
+const MAX_PEM: usize = 64 << 10;
+
 /// `VerifySignatureArguments`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct VerifyArguments {
@@ -136,6 +139,7 @@ enum Encoded<'a> {
 
 fn one_of<'a>(der: &'a [u8], pem: &'a str) -> Result<Encoded<'a>, Status> {
     match (der, pem) {
+        _ if pem.len() > MAX_PEM => Err(Status::InternalFailure),
         ([], "") => Err(Status::BadArgument),
         (der, "") => Ok(Encoded::Der(der)),
         ([], pem) => Ok(Encoded::Pem(pem)),
@@ -313,15 +317,17 @@ fn first_element(der: &[u8]) -> Option<&[u8]> {
     der.get(..header + len)
 }
 
-/// The blocks of PEM with their labels; what stands between them is skipped.
+/// The blocks of PEM with their labels, up to one that does not end; what stands between them is skipped.
 fn blocks(pem: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
     let mut rest = pem;
     std::iter::from_fn(move || {
         loop {
             let (_, after) = rest.split_once("-----BEGIN ")?;
-            rest = after;
             let (label, body) = after.split_once("-----")?;
-            let (body, _) = body.split_once(&format!("-----END {label}-----"))?;
+            // No more dashes than those of its end: nothing is looked at twice.
+            let (body, end) = body.split_once("-----")?;
+            rest = end.strip_prefix("END ")?.strip_prefix(label)?;
+            rest = rest.strip_prefix("-----")?;
             let body: String = body.split_ascii_whitespace().collect();
             if let Ok(der) = base64::engine::general_purpose::STANDARD.decode(body) {
                 return Some((label, der));
@@ -461,5 +467,51 @@ mod tests {
         assert_eq!(reason(&arguments).as_deref(), Ok(message));
         arguments.private_key_pem = "x".to_owned();
         assert_eq!(reason(&arguments), Err(Status::BadArgument));
+    }
+
+    #[test]
+    fn pem_is_read_once_to_its_end_and_no_more_than_so_much_of_it() {
+        let block = |label: &str, body: &str| {
+            format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+        };
+        let read = |pem: &str| -> Vec<String> {
+            let blocks = blocks(pem);
+            blocks
+                .map(|(label, der)| format!("{label} {der:?}"))
+                .collect()
+        };
+        let (one, other, bad) = (
+            block("A", "AQ=="),
+            block("B B", "A\ng =="),
+            block("C", "a: b"),
+        );
+        assert_eq!(
+            read(&format!("x\n{one}-- -\n{bad}{other}")),
+            ["A [1]", "B B [2]"]
+        );
+        for pem in [
+            "-----BEGIN A-----\nAQ==",
+            "-----BEGIN A-----\nAQ==\n-----END B-----",
+            "-----BEGIN A",
+            "A-----",
+        ] {
+            assert_eq!(
+                read(&format!("{one}{pem}\n{other}"))[..1],
+                ["A [1]"],
+                "{pem}"
+            );
+        }
+        assert_eq!(read(&format!("-----BEGIN A-----\n{one}")), [""; 0]);
+        let mut arguments = VerifyArguments {
+            hash_function: "sha256".to_owned(),
+            public_key_pem: " ".repeat(MAX_PEM),
+            ..VerifyArguments::default()
+        };
+        assert!(verified(&arguments).is_ok_and(|result| !result.result));
+        arguments.public_key_pem.push(' ');
+        assert_eq!(verified(&arguments).err(), Some(Status::InternalFailure));
+        // Each begins a block that the last line ends: read from each of them to there, it would take minutes.
+        let lines = "-----BEGIN a-----\n".repeat(1 << 17) + "-----END a-----";
+        assert_eq!(read(&lines), [""; 0]);
     }
 }

@@ -24,6 +24,8 @@ pub(super) const ENOTCAPABLE: u32 = 76;
 
 /// Most random bytes in one call.
 const MAX_RANDOM: u32 = 64 << 10;
+/// Most pieces of what is written in one call, as of POSIX.
+const MAX_PIECES: u32 = 1024;
 
 type Answer = Result<u32, Status>;
 
@@ -284,6 +286,9 @@ fn fd_write(guest: &mut Guest<'_>, fd: u32, iovs: u32, count: u32, out: u32) -> 
         2 => 4,
         _ => return Ok(EBADF),
     };
+    if count > MAX_PIECES {
+        return Ok(EINVAL);
+    }
     let memory = memory(guest)?;
     let (message, written) = gathered(memory.data(&*guest), iovs, count)?;
     if written > 0 {

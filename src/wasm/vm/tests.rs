@@ -570,3 +570,38 @@ fn a_service_that_is_too_large_is_a_bad_argument() {
         assert_eq!(bench.call("proxy_grpc_call", &args).ok(), Some(2), "{len}");
     }
 }
+
+/// Grows the guest's memory to so many bytes.
+fn memory_of(bench: &mut Bench, bytes: u64) {
+    let memory = bench.store.data().memory.expect("a memory");
+    let more = (bytes >> 16) - memory.size(&bench.store);
+    memory.grow(&mut bench.store, more).expect("room");
+}
+
+#[test]
+fn what_the_host_computes_for_a_guest_is_on_its_budget() {
+    let mut bench = Bench::new();
+    memory_of(&mut bench, 1 << 20);
+    let compress = |bench: &mut Bench, len: i64| {
+        bench.write(64, b"compress");
+        bench.call("proxy_call_foreign_function", &[64, 8, 65536, len, 16, 20])
+    };
+    let nano = Duration::from_nanos(1);
+    bench.store.data_mut().budget = Budget::new(nano, nano);
+    assert_eq!(compress(&mut bench, 1 << 10).ok(), Some(0), "little");
+    // The kernel may count a thread's time but once a tick.
+    let end = (0..10_000).find_map(|_| compress(&mut bench, 300 << 10).err());
+    let end = end.expect("it is stopped");
+    assert!(matches!(
+        end.downcast_ref(),
+        Some(wasmtime::Trap::Interrupt)
+    ));
+    assert!(bench.store.data().budget.exceeded);
+
+    // As much as it may be, and a byte more.
+    let mut bench = Bench::new();
+    memory_of(&mut bench, 17 << 20);
+    bench.write(16, &[9; 8]);
+    assert_eq!(compress(&mut bench, (16 << 20) + 1).ok(), Some(10));
+    assert_eq!((bench.word(16), bench.word(20)), (0, 0), "no result");
+}

@@ -244,6 +244,43 @@ async fn a_pause_that_nothing_can_end_is_counted_and_ends_at_its_limit() {
     assert_eq!(stat(wasm_stats::PAUSES_ENDED), 4);
 }
 
+/// `StopIteration` leaves the body to its callbacks; where there are none nobody asks the guest again.
+#[tokio::test]
+async fn a_head_held_by_a_guest_without_callbacks_of_bodies_is_held_to_its_limit() {
+    use crate::wasm::status::wasm_stats;
+    let limit = Duration::from_millis(50);
+    let bench = Bench::with(|options| options.settings.defaults.max_pause = Some(limit));
+    let mut config = config(guest("holds-heads"), "");
+    config.allow_on_headers_stop_iteration = Some(pb::google::protobuf::BoolValue { value: true });
+    let chain = bench.chain(config).await;
+    let outcome = chain.post(&["x"], None).await.expect("no reset");
+    assert_eq!((outcome.status, &*outcome.details), (504, "wasm_max_pause"));
+    let sets = bench.registry.sets();
+    let set = sets.iter().find(|set| set.prefix() == "wasm.");
+    let stat = |stat| set.expect("registered").value(stat);
+    assert_eq!(stat(wasm_stats::PAUSED_FOR_NOTHING), 1);
+    assert_eq!(stat(wasm_stats::PAUSES_ENDED), 1);
+}
+
+/// A callout that fails at once is told of before anybody waits for the head.
+#[tokio::test]
+async fn who_goes_on_before_the_hold_is_there_goes_on() {
+    let bench = Bench::new();
+    bench.clusters.store(cluster_map(&bench.registry, None));
+    for stops in [false, true] {
+        let mut config = config(guest("grpc-goes-on"), "");
+        config.allow_on_headers_stop_iteration =
+            Some(pb::google::protobuf::BoolValue { value: stops });
+        let chain = bench.chain(config).await;
+        assert_eq!(chain.get("/").await.status, 200);
+        let outcome = chain.post(&["x"], None).await.expect("no reset");
+        assert_eq!(outcome.status, 200);
+        assert_eq!(chain.requests()[1].1, "x");
+        let vm = bench.status(LifeState::Live).expect("live").vms[0];
+        assert_eq!(vm.paused, 0);
+    }
+}
+
 #[tokio::test]
 async fn who_leaves_early_is_told_of_by_the_vms_task() {
     let bench = Bench::new();
@@ -295,6 +332,62 @@ async fn a_trap_takes_all_plugins_of_the_vm_and_the_fresh_one_has_them_all() {
     timeout(Duration::from_secs(60), fresh)
         .await
         .expect("both are there again");
+}
+
+#[tokio::test]
+async fn who_will_not_be_configured_again_leaves_the_others_at_work_and_comes_back() {
+    let bench =
+        Bench::with(|options| options.settings.defaults.breaker.base = Duration::from_millis(10));
+    let plugin =
+        async |name, configuration| bench.plugin_at(name, rooted(name, configuration)).await;
+    let o = plugin("o", "o").await;
+    let (a, k, t) = (
+        plugin("a", "x").await,
+        plugin("k", "k").await,
+        plugin("t", "t").await,
+    );
+    assert_eq!(vms(&bench), 1);
+    let [a_chain, k_chain, t_chain] =
+        [&a, &k, &t].map(|plugin| bench.chain_of(Some(Arc::clone(plugin)), None));
+    assert_eq!(k_chain.get("/").await.status, 200);
+    // Of two deaths the second is one too many: the next VM proves itself.
+    for _ in 0..2 {
+        assert_eq!(t_chain.get("/").await.status, 503);
+        let there = async {
+            while a.place().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), there).await.expect("a VM");
+    }
+    let proven = async {
+        while a.live_status().breaker != "closed" {
+            a_chain.get("/").await;
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), proven)
+        .await
+        .expect("a VM at work");
+    for _ in 0..20 {
+        assert_eq!(a_chain.get("/").await.status, 200);
+    }
+    assert!(o.place().is_none());
+    let error = o.last_error().expect("told");
+    assert!(
+        error.contains("proxy_on_configure returned false"),
+        "{error}"
+    );
+    assert_eq!(k_chain.get("/").await.status, 200, "it may come back");
+    let back = async {
+        while o.place().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), back)
+        .await
+        .expect("in the same VM");
+    assert_eq!(vms(&bench), 1);
 }
 
 /// The baseline code of a first start fails as optimised code does, in the same function and at the same deadlines.

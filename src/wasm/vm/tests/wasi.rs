@@ -33,7 +33,7 @@ fn wasi_says_what_envoys_says() {
         bench.write(at, &word.to_le_bytes());
     }
     bench.write(80, b"\n");
-    let cases: [(&str, &[i64], u32, Option<u32>); 14] = [
+    let cases: [(&str, &[i64], u32, Option<u32>); 16] = [
         ("fd_renumber", &[1, 2], 58, None),
         ("fd_renumber", &[1, 3], 8, None),
         ("fd_renumber", &[0, 2], 8, None),
@@ -41,6 +41,8 @@ fn wasi_says_what_envoys_says() {
         ("random_get", &[-1, 1], 21, None),
         ("fd_write", &[1, 64, 2, 96], 0, Some(1)),
         ("fd_write", &[1, 64, 1, 96], 0, Some(0)),
+        ("fd_write", &[1, 1024, 1024, 96], 0, Some(0)),
+        ("fd_write", &[1, 1024, 1025, 96], 28, None),
         ("fd_readdir", &[1, 0, 0, 0, 96], 20, Some(0)),
         ("path_readlink", &[1, 0, 0, 0, 0, 96], 58, Some(0)),
         ("sock_accept", &[1, 0, 96], 58, Some(0)),

@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::grpc::{self, Exchanges};
+use super::headers::{authority_value, path_value};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Call};
@@ -216,21 +217,22 @@ pub(super) fn http_call(
     Ok(())
 }
 
-/// The head of a request; `None` where what it must have is missing.
+/// The head of a request; `None` where what it must have is missing or cannot be sent. One with the method CONNECT has a path,
+/// and so comes no further than to the codec.
 fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
     let (mut method, mut path, mut authority) = (None, None, None);
     let mut head = RequestHead::new(Method::GET, "", "/");
     for (name, value) in pairs {
         match *name {
             b":method" => method = Some(Method::from_bytes(value).ok()?),
-            b":path" => path = Some(path_value(value)?),
+            b":path" => path = Some(path_value(value).ok()?),
             b":authority" | b"host" => {
                 let joined = match &authority {
                     // As Envoy joins what it keeps once.
                     Some(first) => [HeaderValue::as_bytes(first), b",", value].concat(),
                     None => value.to_vec(),
                 };
-                authority = Some(HeaderValue::from_bytes(&joined).ok()?);
+                authority = Some(authority_value(&joined).ok()?);
             }
             b":scheme" if *value == b"https" => head.scheme = Scheme::Https,
             [b':', ..] => {}
@@ -246,12 +248,6 @@ fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
     head.authority = authority?;
     head.has_host = true;
     Some(head)
-}
-
-/// A path that a request line can hold.
-pub(super) fn path_value(path: &[u8]) -> Option<HeaderValue> {
-    let breaks = path.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f));
-    (!breaks).then(|| HeaderValue::from_bytes(path).ok())?
 }
 
 fn fields(pairs: &[(&[u8], &[u8])]) -> HeaderMap {
@@ -284,5 +280,33 @@ mod tests {
             (b"host", b"b"),
         ];
         assert_eq!(head(&pairs).expect("complete").authority, "a,b");
+    }
+
+    #[test]
+    fn what_a_request_line_cannot_hold_is_no_head() {
+        for (path, authority, good) in [
+            ("/", "a", true),
+            ("no-slash", "", true),
+            ("", "a", false),
+            ("/a b", "a", false),
+            ("/a\tb", "a", false),
+            ("/\u{7f}", "a", false),
+            ("/", "a b", false),
+            ("/", "a\tb", false),
+            ("/", "a\r\nb: c", false),
+        ] {
+            for method in ["GET", "CONNECT"] {
+                let pairs = [
+                    (":method", method),
+                    (":path", path),
+                    (":authority", authority),
+                ];
+                let pairs = pairs.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+                let made = head(&pairs);
+                assert_eq!(made.is_some(), good, "{method} {path:?} {authority:?}");
+                // A CONNECT without a path would be sent.
+                assert!(made.is_none_or(|head| !head.path.is_empty()));
+            }
+        }
     }
 }

@@ -3,13 +3,15 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
-use super::{Guest, Outcome, Status, byte_size, bytes, give, memory, pairs, put_u32, range};
+use super::{Guest, Outcome, Status, byte_size, give, memory, pairs, put_u32, range};
 use crate::http::LocalReply;
 use crate::wasm::context::{Effect, Removed, StreamContext};
 use crate::wasm::vm::Direction;
 
 /// Most bytes of names and values of a local reply's headers.
 const MAX_REPLY_HEADERS: usize = 256 << 10;
+/// Most bytes of a local reply's details. Envoy's own are far shorter.
+const MAX_DETAILS: usize = 1024;
 /// What a reply's details have none of: they stand in log lines.
 const WHITE_SPACE: [char; 6] = [' ', '\t', '\n', '\r', '\x0b', '\x0c'];
 
@@ -122,13 +124,17 @@ pub(super) fn send_local_response(
     headers_len: u32,
     grpc_status: i32,
 ) -> Outcome {
-    let details = bytes(guest, details, details_len)?;
-    let body = bytes(guest, body, body_len)?;
     let memory = memory(guest)?;
     let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let details = line(range(data, details, details_len)?);
+    let body = range(data, body, body_len)?;
     let mut fields = HeaderMap::new();
     let mut refused = false;
     for (name, value) in pairs::read(range(data, headers, headers_len)?).unwrap_or_default() {
+        if name.starts_with(b":") {
+            // As in Envoy they do not count: the status is the argument's.
+            continue;
+        }
         match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
             (Ok(name), Ok(value)) => {
                 refused |= fields.try_append(name, value).is_err();
@@ -142,9 +148,9 @@ pub(super) fn send_local_response(
     }
     let status = u16::try_from(code)
         .ok()
-        .filter(|code| (200..600).contains(code))
+        .filter(|code| (200..600).contains(code) && !refused)
         .and_then(|code| StatusCode::from_u16(code).ok());
-    if refused || status.is_none() {
+    if status.is_none() {
         let plugin = &host.spec().name;
         tracing::warn!(target: "wasm", "plugin {plugin}: a local reply with status {code} or its headers is not HTTP");
     }
@@ -153,13 +159,9 @@ pub(super) fn send_local_response(
     let body = if matches!(status.as_u16(), 204 | 304) {
         Vec::new()
     } else {
-        body
+        body.to_vec()
     };
-    let mut reply = LocalReply::new(
-        status,
-        body,
-        String::from_utf8_lossy(&details).replace(WHITE_SPACE, "_"),
-    );
+    let mut reply = LocalReply::new(status, body, details);
     if status == StatusCode::BAD_REQUEST {
         // Envoy takes every such reply for the end of an HTTP/1 connection.
         reply = reply.closing();
@@ -167,7 +169,8 @@ pub(super) fn send_local_response(
     reply.headers = fields;
     reply.grpc_status = u32::try_from(grpc_status)
         .ok()
-        .filter(|status| *status <= 16);
+        // What could not be said as it was meant is no success.
+        .filter(|status| *status <= 16 && !(refused && *status == 0));
     let (effective, running) = (host.effective, host.effective == host.current);
     let name = std::sync::Arc::clone(&host.spec().name);
     // As in Envoy whatever comes of the reply: also for another stream than the callback's, for none, and a second time.
@@ -198,6 +201,15 @@ pub(super) fn send_local_response(
         host.effects.push(Effect::Reply(effective, reply));
     }
     Ok(())
+}
+
+/// A reply's details: the guest's text in one line, in a reasonable length.
+fn line(text: &[u8]) -> String {
+    // What begins within the bound ends within these.
+    let begin = &text[..text.len().min(MAX_DETAILS + 3)];
+    let mut line = String::from_utf8_lossy(begin).replace(WHITE_SPACE, "_");
+    line.truncate(line.floor_char_boundary(MAX_DETAILS));
+    line
 }
 
 /// What Envoy's codec answers where a filter left a request that cannot be sent.
@@ -249,4 +261,20 @@ pub(super) fn done(guest: &mut Guest<'_>) -> Outcome {
     let id = root.id;
     host.effects.push(Effect::Done(id));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_one_line_of_a_bounded_length() {
+        assert_eq!(line(b"a b\tc\nd"), "a_b_c_d");
+        assert_eq!(line(b"\xff"), "\u{fffd}");
+        assert_eq!(line(&[b' '; 1024]), "_".repeat(1024));
+        assert_eq!(line(&[b'a'; 1 << 20]), "a".repeat(1024));
+        let wide = "a".to_owned() + &"\u{1f600}".repeat(1000);
+        assert_eq!(line(wide.as_bytes()), wide[..1021]);
+        assert!(line(&[0xff; 1 << 20]).len() <= 1024);
+    }
 }

@@ -25,7 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(crate) use self::exchange::{Event, Metadata};
 use self::exchange::{Teller, exchange, is_grpc, replied};
 pub(crate) use self::failed::Failed;
-use super::calls::path_value;
+use super::headers::{authority_value, path_value};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::OwnedTask;
 use crate::cluster::client::{self, Limits, Sender, Sent};
@@ -44,6 +44,8 @@ use crate::wasm::vm::Message;
 const MAX_MESSAGE: usize = 16 << 20;
 /// Largest serialized service.
 const MAX_SERVICE: usize = 1 << 20;
+/// Longest name of a service and its method, together: they are a path.
+const MAX_NAMES: usize = 64 << 10;
 /// What a message that waits, to be sent or to be told, counts beside its bytes.
 const PIECE: usize = 128;
 /// Streams that the other side has ended and the guest has not, whose tokens are remembered.
@@ -394,10 +396,10 @@ fn head(
             format!("filter_removed_required_request_headers{{invalid_header_value_for:_{name}}}"),
         )
     };
-    let Some(path) = path_value(&path) else {
+    let Ok(path) = path_value(&path) else {
         return (Err(invalid(":path")), limits);
     };
-    let Ok(authority) = HeaderValue::try_from(authority) else {
+    let Ok(authority) = authority_value(&authority) else {
         return (Err(invalid(":authority")), limits);
     };
     head.path = path;
@@ -494,6 +496,9 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
     };
     // The place of the token is checked before anything happens.
     part((target.token_out, 4))?;
+    if name.len() + method.len() > MAX_NAMES {
+        return Err(Status::BadArgument.into());
+    }
     let service = service(host, upstream)?;
     let parts = [target.upstream, target.name, target.method, target.metadata];
     let text: usize = parts.iter().map(|(_, len)| *len as usize).sum();

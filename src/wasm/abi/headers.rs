@@ -19,6 +19,7 @@ use crate::wasm::module::Abi;
 use crate::wasm::vm::Direction;
 
 pub(crate) use map::byte_size;
+pub(super) use map::{authority_value, path_value};
 
 /// `WasmHeaderMapType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,12 +279,8 @@ pub(super) fn get_size(guest: &mut Guest<'_>, map: u32, size_out: u32) -> Outcom
     if map.is_grpc() || matches!(map, MapType::CallHeaders | MapType::CallTrailers) {
         return Err(Status::BadArgument.into());
     }
-    let size = with_writable(guest.data_mut(), map, |map, removed| {
-        let mut size = 0;
-        map.each(removed, |name, value| size += name.len() + value.len());
-        size
-    })
-    .ok_or(Status::BadArgument)?;
+    let size = with_writable(guest.data_mut(), map, |map, removed| map.size(removed))
+        .ok_or(Status::BadArgument)?;
     put_u32(guest, size_out, u32::try_from(size).unwrap_or(u32::MAX))?;
     Ok(())
 }
@@ -330,8 +327,16 @@ fn refuse(host: &mut Host, map: MapType, reason: Invalid, name: &[u8]) {
     {
         context
             .invalid
-            .get_or_insert_with(|| format!("{reason}: {}", name.escape_ascii()).into());
+            .get_or_insert_with(|| format!("{reason}: {}", shown(name)).into());
     }
+}
+
+/// A name as text. It becomes a body, and details that stand in log lines.
+fn shown(name: &[u8]) -> String {
+    const ENOUGH: usize = 128;
+    let mut shown = name[..name.len().min(ENOUGH)].escape_ascii().to_string();
+    shown.truncate(ENOUGH);
+    shown
 }
 
 pub(super) fn add(guest: &mut Guest<'_>, map: u32, k: u32, kl: u32, v: u32, vl: u32) -> Outcome {
@@ -340,7 +345,7 @@ pub(super) fn add(guest: &mut Guest<'_>, map: u32, k: u32, kl: u32, v: u32, vl: 
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let (name, value) = (range(data, k, kl)?, range(data, v, vl)?);
     edit(host, map, name, |map, removed, added, names| {
-        map.room(added, name, value)?;
+        map.room(removed, added, name, value)?;
         map.add(removed, name, names.parse(name), value)
     })?;
     Ok(())
@@ -359,7 +364,7 @@ pub(super) fn replace(
     let (data, host) = memory.data_and_store_mut(&mut *guest);
     let (name, value) = (range(data, k, kl)?, range(data, v, vl)?);
     edit(host, map, name, |map, removed, added, names| {
-        map.room(added, name, value)?;
+        map.room(removed, added, name, value)?;
         map.replace(removed, name, names.parse(name), value)
     })?;
     Ok(())
@@ -392,7 +397,7 @@ pub(super) fn set_pairs(guest: &mut Guest<'_>, map: u32, at: u32, len: u32) -> O
         let mut result = Ok(());
         for (name, value) in pairs {
             let set = map
-                .room(added, name, value)
+                .room(removed, added, name, value)
                 .and_then(|()| map.add(removed, name, names.parse(name), value));
             result = result.and(set);
         }

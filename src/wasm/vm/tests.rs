@@ -194,6 +194,18 @@ fn no_arguments_break_the_host() {
 }
 
 #[test]
+fn the_path_of_a_grpc_callout_is_bounded() {
+    let mut bench = Bench::new();
+    bench.write(0, b"nosuch");
+    for (method, status) in [(0, 4), (1, 2)] {
+        // The name of the service is all of the memory.
+        let args = [0, 6, 0, 65_536, 0, method, 0, 0, 0, 0, 1000, 8];
+        let called = bench.call("proxy_grpc_call", &args).expect("no trap");
+        assert_eq!(called, status, "{method}");
+    }
+}
+
+#[test]
 fn ranges_outside_memory_are_what_envoy_calls_them() {
     // Every argument is −1. Where an argument before the range is what is wrong, that wins, as in Envoy.
     let cases = [

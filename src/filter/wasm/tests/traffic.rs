@@ -281,12 +281,21 @@ async fn a_pumped_body_is_as_long_as_its_head_says() {
 #[tokio::test]
 async fn headers_that_are_none_fail_the_request_and_never_reach_the_wire() {
     let bench = Bench::new();
-    let cases: [(&str, u16, &str); 13] = [
+    let cases: [(&str, u16, &str); 18] = [
         ("ax-a=b", 200, ""),
         ("ax-a=b\r\nset-cookie: c", 503, "invalid_header_value"),
         ("a=v", 503, "invalid_header_name"),
         ("abad name=v", 503, "invalid_header_name"),
         ("p:path=/a b", 503, "invalid_path"),
+        ("p:path=", 503, "invalid_path"),
+        ("p:authority=a b", 503, "invalid_authority"),
+        ("phost=a\tb", 503, "invalid_authority"),
+        (
+            "p:authority=a\r\nset-cookie: c",
+            503,
+            "invalid_header_value",
+        ),
+        ("p:authority=", 200, ""),
         ("p:method=GE T", 503, "invalid_method"),
         ("p:method=CONNECT", 503, "invalid_method"),
         ("r:path=", 503, "missing_required_header:_:path"),

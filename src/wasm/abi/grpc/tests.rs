@@ -139,6 +139,12 @@ fn a_head_is_what_envoy_sends() {
         .0
         .expect_err("no path");
     assert_eq!(reply.body, "invalid header value for: :path");
+    let spaced: [(&[u8], &[u8]); 1] = [(b":authority", b"a b")];
+    let reply = head(&plain, b"a.B", b"m", &spaced, None);
+    assert_eq!(
+        reply.0.expect_err("no header").body,
+        "invalid header value for: :authority"
+    );
     let reply = head(&plain, b"a.B", b"m\r\n", &[], None)
         .0
         .expect_err("no path");

@@ -23,7 +23,7 @@ pub(super) type Invalid = &'static str;
 
 /// Most fields of a map that a plugin may add to. Far above what listeners let in: it bounds what plugins make of it.
 const MAX_FIELDS: usize = 1000;
-/// Most bytes of names and values of a map that a plugin may add to.
+/// Most bytes of names and values of a map that a plugin may add to, pseudo-headers included.
 const MAX_BYTES: usize = 256 << 10;
 
 impl Map<'_> {
@@ -129,22 +129,22 @@ impl Map<'_> {
         name: &[u8],
         value: &[u8],
     ) -> Option<Result<(), Invalid>> {
-        let text = || HeaderValue::from_bytes(value).map_err(|_| "invalid header value for");
         Some(match (self, name) {
-            (Self::Request(head), b":authority" | b"host") => text().map(|value| {
-                head.has_host = true;
-                head.authority = value;
-                removed.authority = false;
-            }),
-            (Self::Request(head), b":path") => {
-                if value.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
-                    return Some(Err("invalid path"));
+            (Self::Request(head), b":authority" | b"host") => {
+                // That of a tunnel is in the request line.
+                if value.is_empty() && head.method == Method::CONNECT {
+                    return Some(Err("invalid authority"));
                 }
-                text().map(|value| {
-                    head.path = value;
-                    removed.path = false;
+                authority_value(value).map(|value| {
+                    head.has_host = true;
+                    head.authority = value;
+                    removed.authority = false;
                 })
             }
+            (Self::Request(head), b":path") => path_value(value).map(|value| {
+                head.path = value;
+                removed.path = false;
+            }),
             (Self::Request(head), b":method") => match Method::from_bytes(value) {
                 // A request does not become a tunnel, nor a tunnel a request.
                 Ok(method) if (method == Method::CONNECT) == (head.method == Method::CONNECT) => {
@@ -181,16 +181,28 @@ impl Map<'_> {
 
     /// Whether an entry more leaves the map within bounds. `added` counts what was ever added: while that is little,
     /// nothing needs to be measured.
-    pub(super) fn room(&self, added: &mut usize, name: &[u8], value: &[u8]) -> Result<(), Invalid> {
+    pub(super) fn room(
+        &self,
+        removed: &Removed,
+        added: &mut usize,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<(), Invalid> {
         let more = name.len() + value.len();
         *added = added.saturating_add(more);
-        let fields = self.fields();
-        if fields.len() >= MAX_FIELDS
-            || (*added > MAX_BYTES && byte_size(fields) + more > MAX_BYTES)
+        if self.fields().len() >= MAX_FIELDS
+            || (*added > MAX_BYTES && self.size(removed) + more > MAX_BYTES)
         {
             return Err("too many headers");
         }
         Ok(())
+    }
+
+    /// Bytes of all that [`Map::each`] tells.
+    pub(super) fn size(&self, removed: &Removed) -> usize {
+        let mut size = 0;
+        self.each(removed, |name, value| size += name.len() + value.len());
+        size
     }
 
     /// Adds an entry; a pseudo-header is set. `field` is the name where it is that of a field.
@@ -285,6 +297,24 @@ impl Map<'_> {
             Self::Fields(..) => {}
         }
     }
+}
+
+/// A path that a request line can hold.
+pub(in crate::wasm::abi) fn path_value(path: &[u8]) -> Result<HeaderValue, Invalid> {
+    let breaks = |byte: &u8| matches!(byte, 0..=b' ' | 0x7f);
+    if path.is_empty() || path.iter().any(breaks) {
+        return Err("invalid path");
+    }
+    HeaderValue::from_bytes(path).map_err(|_| "invalid path")
+}
+
+/// An authority, which may be none. White space would part a request line that it is in.
+pub(in crate::wasm::abi) fn authority_value(authority: &[u8]) -> Result<HeaderValue, Invalid> {
+    let value = HeaderValue::from_bytes(authority).map_err(|_| "invalid header value for")?;
+    if memchr::memchr2(b' ', b'\t', authority).is_some() {
+        return Err("invalid authority");
+    }
+    Ok(value)
 }
 
 /// False for names of fields, whichever head they are of.

@@ -84,3 +84,66 @@ fn what_is_left_keeps_its_order() {
     remove(&mut head, b"e");
     assert_eq!(names(&head), ["c=1", "b=new"]);
 }
+
+#[test]
+fn pseudo_headers_count_for_the_size_of_a_map() {
+    let long = [b'a'; 100 << 10];
+    for name in [":path", ":authority", "host"] {
+        let mut head = RequestHead::new(Method::GET, "a", "/");
+        let (mut removed, mut added) = (Removed::default(), 0);
+        let mut add = |head: &mut RequestHead, name: &str, value: &[u8]| {
+            let (mut map, name) = (Map::Request(head), name.as_bytes());
+            map.room(&removed, &mut added, name, value)?;
+            let mut names = Names::default();
+            map.add(&mut removed, name, names.parse(name), value)
+        };
+        for good in [true, true, false, false] {
+            assert_eq!(add(&mut head, name, &long).is_ok(), good, "{name}");
+        }
+        let held = head.path.len() + head.authority.len();
+        assert!(held < 256 << 10, "{name}: {held}");
+        // Nor is there room for others.
+        assert!(add(&mut head, "x-other", &long).is_err());
+        assert!(add(&mut head, "x-other", b"short").is_ok());
+    }
+    // What was taken away is none of it.
+    let mut head = RequestHead::new(Method::GET, "a", "/");
+    let (mut removed, mut added) = (Removed::default(), 0);
+    for _ in 0..8 {
+        let mut map = Map::Request(&mut head);
+        map.clear(&mut removed);
+        for name in [b":path", &b":authority"[..]] {
+            assert_eq!(map.room(&removed, &mut added, name, &long), Ok(()));
+            assert_eq!(map.add(&mut removed, name, None, &long), Ok(()));
+        }
+    }
+}
+
+#[test]
+fn the_authority_of_a_tunnel_is_in_its_request_line() {
+    let mut removed = Removed::default();
+    for (method, authority, good) in [
+        (Method::CONNECT, "b:443", true),
+        (Method::CONNECT, "", false),
+        (Method::CONNECT, "b c", false),
+        (Method::GET, "", true),
+        (Method::GET, "b c", false),
+    ] {
+        let mut head = RequestHead::new(method, "a:443", "");
+        let set = Map::Request(&mut head).replace(
+            &mut removed,
+            b":authority",
+            None,
+            authority.as_bytes(),
+        );
+        assert_eq!(set.is_ok(), good, "{} {authority:?}", head.method);
+        assert_eq!(head.authority == authority, good);
+    }
+}
+
+#[test]
+fn a_refused_name_is_shown_in_part() {
+    assert_eq!(shown(b"bad name\r\n\xff"), "bad name\\r\\n\\xff");
+    assert_eq!(shown(&[0xff; 1 << 20]), "\\xff".repeat(32));
+    assert_eq!(shown(&[b' '; 129]).len(), 128);
+}

@@ -127,3 +127,36 @@ fn the_timer_is_looked_at_once_and_effects_have_an_end() {
     let effects = bench.store.data().effects.len();
     assert!((10_000..11_000).contains(&effects), "{effects}");
 }
+
+#[test]
+fn a_reply_that_cannot_be_sent_as_it_was_meant_is_a_500() {
+    let long = "v".repeat(300 << 10);
+    for (name, value, status, grpc_status, sent) in [
+        ("x-good", "v", 200, Some(0), 1),
+        // As in Envoy these do not count.
+        (":status", "404", 200, Some(0), 0),
+        (":nosuch", "v", 200, Some(0), 0),
+        ("x-bad\r\nset-cookie", "v", 500, None, 0),
+        ("x-bad", "v\r\nset-cookie: v", 500, None, 0),
+        ("x bad", "v", 500, None, 0),
+        ("", "v", 500, None, 0),
+        ("x-long", &long, 500, None, 0),
+    ] {
+        let mut bench = Bench::with_stream(&stream(&connection()));
+        let headers = abi::pairs::to_bytes(&[(name, value)]);
+        let memory = bench.store.data().memory.expect("exported");
+        memory.grow(&mut bench.store, 8).expect("room");
+        bench.write(64, &[b'd'; 2000]);
+        bench.write(4096, &headers);
+        let args = [200, 64, 2000, 64, 4, 4096, headers.len() as i64, 0];
+        let called = bench.call("proxy_send_local_response", &args);
+        assert_eq!(called.expect("no trap"), 0, "{name:?}");
+        let Some(Effect::Reply(STREAM, reply)) = bench.store.data_mut().effects.pop() else {
+            panic!("no reply");
+        };
+        assert_eq!(reply.status, status, "{name:?}");
+        assert_eq!(reply.grpc_status, grpc_status, "{name:?}");
+        assert_eq!(reply.headers.len(), sent, "{name:?}");
+        assert_eq!((&*reply.body, reply.details.len()), (&b"dddd"[..], 1024));
+    }
+}

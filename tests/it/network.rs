@@ -98,7 +98,7 @@ async fn expect(stream: &mut TcpStream, text: &str) {
 }
 
 /// The lines of a log, once there are `count`; the proxy is asked to write them now.
-async fn lines(proxy: &TestProxy, path: &Path, count: usize) -> Vec<String> {
+pub(crate) async fn lines(proxy: &TestProxy, path: &Path, count: usize) -> Vec<String> {
     let find = async {
         loop {
             let mut admin = Client::connect(proxy.admin()).await;

@@ -321,6 +321,45 @@ async fn an_idle_connection_and_one_that_lasts_too_long_are_closed() {
     assert_eq!(stat(&proxy, "tcp.idle.idle_timeout").await, 1);
 }
 
+/// What a filter holds up has not begun for the proxy behind it.
+#[tokio::test]
+async fn the_limits_of_a_connection_begin_when_its_filters_let_it_pass() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let path = guest(folder.path());
+    let (host, _task) = echo().await;
+    let log_to = access_log(&log);
+    for (limit, flags, reason) in [
+        ("idle_timeout", "-", "tcp_session_idle_timeout"),
+        (
+            "max_downstream_connection_duration",
+            "DT",
+            "max_connection_duration_reached",
+        ),
+    ] {
+        let proxy = TestProxy::start(&bootstrap(
+            &[listener(
+                "tcp",
+                &[filter(&path, "#&", "")],
+                &format!("cluster: up, {limit}: 0.001s, {log_to}"),
+            )],
+            &[cluster("up", host)],
+        ))
+        .await;
+        let mut stream = TcpStream::connect(proxy.address("tcp").await)
+            .await
+            .expect("connected");
+        // Reset, where something was unread.
+        let _ = stream.read(&mut [0]).await;
+        // The cluster is chosen when the plugin's tick, after 20 ms, has let it pass.
+        assert_eq!(
+            lines(&proxy, &log, 1).await,
+            [format!("{flags} 0 0 up {reason} - - TcpConnectionEnd")]
+        );
+        std::fs::remove_file(&log).expect("a log");
+    }
+}
+
 /// A proxy whose listener and clusters come from the control plane.
 async fn planed(clusters: &[String]) -> (ControlPlane, TestProxy) {
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use self::closing::{Closing, Failure};
 use super::bytes::{FLUSH, Outgoing, flush, poll_read_all};
-use super::connection::ServeContext;
+use super::connection::{ServeContext, drained};
 use crate::base::drain::DrainWatch;
 use crate::cluster::{Cluster, ConnectError, Host, PickContext, TcpConnection};
 use crate::filter::network::{ConnectionFilters, Peer, REQUESTS, Request, Walk};
@@ -80,11 +80,16 @@ pub(super) async fn serve(
     proxy: Arc<TcpProxy>,
     client: Io,
     (stream, filters): (Arc<Stream>, ConnectionFilters),
-    mut drain: DrainWatch,
+    drain: DrainWatch,
     drain_time: Duration,
 ) {
     proxy.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
     let meter = Arc::clone(&stream.connection.meter);
+    let (of, listener) = (
+        Arc::clone(&context),
+        Arc::clone(&stream.connection.listener),
+    );
+    let drained = drained(of, listener, drain, drain_time);
     let mut session = Session {
         filters,
         context,
@@ -111,10 +116,7 @@ pub(super) async fn serve(
             tokio::select! {
                 biased;
                 closing = std::future::poll_fn(|cx| session.poll(cx)) => closing,
-                () = async {
-                    drain.draining().await;
-                    tokio::time::sleep(drain_time).await;
-                } => Closing::abrupt(""),
+                reason = drained => Closing::abrupt(reason),
             }
         }
     };

@@ -449,7 +449,7 @@ impl Attempt {
         // HTTP/1: an answer that does not switch ends the connection; one that says "fine" without is no handshake.
         let unswitched = head.status != StatusCode::SWITCHING_PROTOCOLS
             && head.version < Version::HTTP_2
-            && self.stream.request.lock().upgrade.is_some();
+            && self.stream.request.lock().is_upgrade();
         let refused = unswitched && head.status.is_success();
         let mut info = self.stream.info.lock();
         if refused {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use super::Interim;
 
@@ -86,6 +86,19 @@ impl RequestHead {
     /// True for `content-type: application/grpc` and its suffixed forms.
     pub fn is_grpc(&self) -> bool {
         is_grpc(&self.headers)
+    }
+
+    /// True where an upgrade was asked for and still is: a filter that takes away one of the two headers that say so makes
+    /// an ordinary request of it. Over HTTP/2 there are none.
+    pub fn is_upgrade(&self) -> bool {
+        let says_so = |value: &HeaderValue| {
+            let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+            tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        };
+        self.upgrade.is_some()
+            && (self.version >= Version::HTTP_2
+                || (self.headers.contains_key(header::UPGRADE)
+                    && self.headers.get(header::CONNECTION).is_some_and(says_so)))
     }
 }
 

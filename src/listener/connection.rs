@@ -248,6 +248,7 @@ async fn serve_chain(
     let codec = hcm.config.codec;
     let options = Arc::clone(&hcm.stream.options);
     let deadline = drain.clone();
+    let of = (Arc::clone(&context), Arc::clone(&info));
     let network = Some(&chain.network).filter(|network| !network.filters.is_empty());
     let filters = network.map(|network| filters_of(network, &info));
     let handler = HttpConnection::new(Arc::clone(&context), info, &chain, hcm);
@@ -256,13 +257,13 @@ async fn serve_chain(
     let end = match filters {
         None => {
             let served = server::serve(io, codec, options, handler, drain, meter);
-            until(served, deadline, drain_time).await
+            until(served, deadline, drain_time, of).await
         }
         Some((stream, filters)) => {
             let patience = options.delayed_close_timeout;
             let filtered = Filtered::new(io, stream, filters);
             let served = server::serve(filtered.io(), codec, options, handler, drain, meter);
-            let served = Box::pin(until(served, deadline, drain_time));
+            let served = Box::pin(until(served, deadline, drain_time, of));
             Box::pin(filtered::serve(filtered, served, patience)).await
         }
     };
@@ -305,18 +306,34 @@ fn filters_of(
     (stream, filters)
 }
 
-/// Serves as long as a drain allows.
+/// Ends with the time of a drain: why a connection at `listener` that is still there is closed now, in Envoy's words.
+pub(super) async fn drained(
+    context: Arc<ServeContext>,
+    listener: Arc<str>,
+    mut watch: DrainWatch,
+    drain_time: Duration,
+) -> &'static str {
+    watch.draining().await;
+    tokio::time::sleep(drain_time).await;
+    // Only a chain of it went, or the listener as a whole.
+    let generation = context.current.load();
+    if generation.listeners.contains_key(&listener) {
+        "filter_chain_is_being_removed"
+    } else {
+        "purging_socket_that_have_not_progressed_to_connections"
+    }
+}
+
+/// Serves as long as a drain allows; what is cut off then learns why.
 async fn until(
     served: impl Future<Output = ConnectionEnd>,
     deadline: DrainWatch,
     drain_time: Duration,
+    (context, info): (Arc<ServeContext>, Arc<ConnectionInfo>),
 ) -> ConnectionEnd {
     let mut served = pin!(served);
-    let mut watch = deadline.clone();
-    let mut drained = pin!(async move {
-        watch.draining().await;
-        tokio::time::sleep(drain_time).await;
-    });
+    let listener = Arc::clone(&info.listener);
+    let mut drained = pin!(drained(context, listener, deadline.clone(), drain_time));
     let mut waits = false;
     std::future::poll_fn(|context| {
         if let Poll::Ready(end) = served.as_mut().poll(context) {
@@ -328,7 +345,10 @@ async fn until(
         }
         waits = true;
         let drained = drained.as_mut().poll(context);
-        drained.map(|()| ConnectionEnd::Drained)
+        drained.map(|reason| {
+            info.meter.set_closed(reason);
+            ConnectionEnd::Drained
+        })
     })
     .await
 }

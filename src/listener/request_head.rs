@@ -56,21 +56,21 @@ struct Present {
     request_id: bool,
     user_agent: bool,
     te: bool,
-    connection: bool,
     envoy: bool,
     remove: SmallVec<[HeaderName; 4]>,
 }
 
 impl Present {
-    fn of(headers: &HeaderMap) -> Self {
+    fn of(head: &RequestHead) -> Self {
         let mut present = Self::default();
+        let headers = &head.headers;
+        let upgrade = head.upgrade.is_some();
         for name in headers.keys() {
             match name.as_str() {
-                "connection" => {
-                    present.connection = true;
-                    present.remove.push(name.clone());
-                }
-                "keep-alive"
+                // What an upgrade asks for goes on as it came, past all who may look at it.
+                "connection" | "upgrade" | "te" if upgrade => {}
+                "connection"
+                | "keep-alive"
                 | "proxy-connection"
                 | "transfer-encoding"
                 | "upgrade"
@@ -130,7 +130,7 @@ pub(super) fn prepare(
     check_path(head)?;
     clean_path(head, options)?;
     clean_host(head, options, facts);
-    let present = Present::of(&head.headers);
+    let present = Present::of(head);
     if !present.remove.is_empty() {
         take_out_all(&mut head.headers, |name| {
             present.remove.contains(name)

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use self::closing::{Closing, Failure};
 use super::bytes::{FLUSH, Outgoing, flush, poll_read_all};
-use super::connection::ServeContext;
+use super::connection::{ServeContext, drained};
 use crate::base::drain::DrainWatch;
 use crate::cluster::{Cluster, ConnectError, Host, PickContext, TcpConnection};
 use crate::filter::network::{ConnectionFilters, Peer, REQUESTS, Request, Walk};
@@ -64,8 +64,10 @@ struct Session {
     failed: [Option<io::Error>; 2],
     /// The client is not read, since its data are not taken.
     paused: bool,
+    /// Both limits run from the moment the filters have let the connection pass.
     last_activity: Instant,
     idle: Option<Pin<Box<Sleep>>>,
+    lifetime: Option<Pin<Box<Sleep>>>,
     /// What the gauges show of it: bytes that filters hold of the client's, and bytes on their way to it.
     buffered: (u64, u64),
     logged: bool,
@@ -78,13 +80,16 @@ pub(super) async fn serve(
     proxy: Arc<TcpProxy>,
     client: Io,
     (stream, filters): (Arc<Stream>, ConnectionFilters),
-    mut drain: DrainWatch,
+    drain: DrainWatch,
     drain_time: Duration,
 ) {
     proxy.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
     let meter = Arc::clone(&stream.connection.meter);
-    // From the start, since nothing else ends a session that a plugin holds up.
-    let idle = proxy.config.idle_timeout;
+    let (of, listener) = (
+        Arc::clone(&context),
+        Arc::clone(&stream.connection.listener),
+    );
+    let drained = drained(of, listener, drain, drain_time);
     let mut session = Session {
         filters,
         context,
@@ -99,48 +104,38 @@ pub(super) async fn serve(
         failed: [None, None],
         paused: false,
         last_activity: Instant::now(),
-        idle: idle.map(|idle| Box::pin(tokio::time::sleep(idle))),
+        idle: None,
+        lifetime: None,
         buffered: (0, 0),
         logged: false,
         proxy,
     };
-    let lifetime = session.lifetime();
     let closing = match session.walk(0) {
         Err(closing) => closing,
         Ok(()) => {
             tokio::select! {
                 biased;
                 closing = std::future::poll_fn(|cx| session.poll(cx)) => closing,
-                () = after(lifetime) => {
-                    session.proxy.stats.inc(stat::MAX_DOWNSTREAM_CONNECTION_DURATION);
-                    let mut info = session.stream.info.lock();
-                    info.flags.set(ResponseFlag::DurationTimeout);
-                    drop(info);
-                    Closing::abrupt("max_connection_duration_reached")
-                }
-                () = async {
-                    drain.draining().await;
-                    tokio::time::sleep(drain_time).await;
-                } => Closing::abrupt(""),
+                reason = drained => Closing::abrupt(reason),
             }
         }
     };
     session.close(closing).await;
 }
 
-async fn after(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Session {
-    /// How long the connection may last.
-    fn lifetime(&self) -> Option<Duration> {
+    fn start_limits(&mut self) {
         let config = &self.proxy.config;
         let more = config.max_duration_jitter / 100.0 * fastrand::f64();
-        config.max_duration.map(|limit| limit.mul_f64(1.0 + more))
+        let lifetime = config.max_duration.map(|limit| limit.mul_f64(1.0 + more));
+        self.lifetime = lifetime.map(|limit| Box::pin(tokio::time::sleep(limit)));
+        self.start_idle();
+    }
+
+    fn start_idle(&mut self) {
+        self.last_activity = Instant::now();
+        let idle = self.proxy.config.idle_timeout;
+        self.idle = idle.map(|idle| Box::pin(tokio::time::sleep(idle)));
     }
 
     fn limit(&self) -> usize {
@@ -155,7 +150,7 @@ impl Session {
                 Ok(false) => {
                     let held = self.filters.held().len(Towards::Upstream);
                     self.show((held as u64, self.to_client.len as u64));
-                    return self.poll_idle(cx);
+                    return self.poll_limits(cx);
                 }
                 Err(closing) => return Poll::Ready(closing),
             }
@@ -226,6 +221,7 @@ impl Session {
 
     /// Chooses the cluster.
     fn begin(&mut self) -> Result<(), Closing> {
+        self.start_limits();
         let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
         if let Ok(id) = http::HeaderValue::try_from(id.to_string()) {
             self.stream
@@ -315,9 +311,7 @@ impl Session {
         match result {
             Ok(connection) => {
                 self.upstream = Upstream::Connected(connection);
-                self.last_activity = Instant::now();
-                let idle = self.proxy.config.idle_timeout;
-                self.idle = idle.map(|idle| Box::pin(tokio::time::sleep(idle)));
+                self.start_idle();
                 Ok(true)
             }
             Err(_) if attempts < self.proxy.config.max_connect_attempts => {
@@ -514,7 +508,16 @@ impl Session {
         }
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        if let Some(lifetime) = &mut self.lifetime
+            && lifetime.as_mut().poll(cx).is_ready()
+        {
+            let stats = &self.proxy.stats;
+            stats.inc(stat::MAX_DOWNSTREAM_CONNECTION_DURATION);
+            let mut info = self.stream.info.lock();
+            info.flags.set(ResponseFlag::DurationTimeout);
+            return Poll::Ready(Closing::abrupt("max_connection_duration_reached"));
+        }
         let (Some(idle), Some(limit)) = (&mut self.idle, self.proxy.config.idle_timeout) else {
             return Poll::Pending;
         };

@@ -98,7 +98,7 @@ async fn expect(stream: &mut TcpStream, text: &str) {
 }
 
 /// The lines of a log, once there are `count`; the proxy is asked to write them now.
-async fn lines(proxy: &TestProxy, path: &Path, count: usize) -> Vec<String> {
+pub(crate) async fn lines(proxy: &TestProxy, path: &Path, count: usize) -> Vec<String> {
     let find = async {
         loop {
             let mut admin = Client::connect(proxy.admin()).await;
@@ -321,6 +321,45 @@ async fn an_idle_connection_and_one_that_lasts_too_long_are_closed() {
     assert_eq!(stat(&proxy, "tcp.idle.idle_timeout").await, 1);
 }
 
+/// What a filter holds up has not begun for the proxy behind it.
+#[tokio::test]
+async fn the_limits_of_a_connection_begin_when_its_filters_let_it_pass() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let path = guest(folder.path());
+    let (host, _task) = echo().await;
+    let log_to = access_log(&log);
+    for (limit, flags, reason) in [
+        ("idle_timeout", "-", "tcp_session_idle_timeout"),
+        (
+            "max_downstream_connection_duration",
+            "DT",
+            "max_connection_duration_reached",
+        ),
+    ] {
+        let proxy = TestProxy::start(&bootstrap(
+            &[listener(
+                "tcp",
+                &[filter(&path, "#&", "")],
+                &format!("cluster: up, {limit}: 0.001s, {log_to}"),
+            )],
+            &[cluster("up", host)],
+        ))
+        .await;
+        let mut stream = TcpStream::connect(proxy.address("tcp").await)
+            .await
+            .expect("connected");
+        // Reset, where something was unread.
+        let _ = stream.read(&mut [0]).await;
+        // The cluster is chosen when the plugin's tick, after 20 ms, has let it pass.
+        assert_eq!(
+            lines(&proxy, &log, 1).await,
+            [format!("{flags} 0 0 up {reason} - - TcpConnectionEnd")]
+        );
+        std::fs::remove_file(&log).expect("a log");
+    }
+}
+
 /// A proxy whose listener and clusters come from the control plane.
 async fn planed(clusters: &[String]) -> (ControlPlane, TestProxy) {
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -343,9 +382,12 @@ fn typed(kind: &str, yaml: &str) -> String {
 #[tokio::test]
 async fn connections_pin_no_generation_and_drain_when_their_proxy_changes() {
     let ((one, _one), (two, _two)) = (echo().await, echo().await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
     let (plane, proxy) = planed(&[cluster("one", one), cluster("two", two)]).await;
     let set = |to: &str, version: &str| {
-        let listener = listener("tcp", &[], &format!("cluster: {to}"));
+        let log_to = access_log(&log);
+        let listener = listener("tcp", &[], &format!("cluster: {to}, {log_to}"));
         plane.set_resources(LISTENER, vec![any(&typed(LISTENER, &listener))], version);
     };
     set("one", "1");
@@ -382,6 +424,51 @@ async fn connections_pin_no_generation_and_drain_when_their_proxy_changes() {
     assert_eq!(stat(&proxy, "cluster.two.upstream_cx_total").await, 1);
     let end = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0])).await;
     assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+    let reason = "filter_chain_is_being_removed";
+    let said = format!("- 3 3 one {reason} - - TcpConnectionEnd");
+    assert_eq!(lines(&proxy, &log, 2).await[1], said);
+}
+
+/// A request in flight, and a connection of the TCP proxy, whose listeners go: it is we who end them.
+#[tokio::test]
+async fn what_is_cut_off_with_its_listener_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let upstream = silent.local_addr().expect("an address");
+    let (plane, proxy) = planed(&[cluster("up", upstream)]).await;
+    let tcp = listener("tcp", &[], &format!("cluster: up, {}", access_log(&log)));
+    let details =
+        access_log(&log).replace("DOWNSTREAM_LOCAL_CLOSE_REASON", "RESPONSE_CODE_DETAILS");
+    let http = web(&[], &format!("web, {details}"));
+    let listeners = [tcp, http].map(|listener| any(&typed(LISTENER, &listener)));
+    plane.set_resources(LISTENER, listeners.into(), "1");
+    let mut client = TcpStream::connect(proxy.address("tcp").await)
+        .await
+        .expect("connected");
+    client.write_all(b"x").await.expect("sent");
+    let (mut host, _) = silent.accept().await.expect("a connection");
+    expect(&mut host, "x").await;
+    let mut asking = TcpStream::connect(proxy.address("web").await)
+        .await
+        .expect("connected");
+    asking
+        .write_all(b"GET /up HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("sent");
+    let (mut other, _) = silent.accept().await.expect("a connection");
+    expect(&mut other, "GET").await;
+    plane.set_resources(LISTENER, Vec::new(), "2");
+    let mut lines = lines(&proxy, &log, 2).await;
+    lines.sort_unstable();
+    let reason = "purging_socket_that_have_not_progressed_to_connections";
+    assert_eq!(
+        lines,
+        [
+            format!("- 1 0 up {reason} - - TcpConnectionEnd"),
+            format!("DC 0 0 up downstream_local_disconnect({reason}) HTTP/1.1 GET DownstreamEnd"),
+        ]
+    );
 }
 
 /// The guest of `tests/guests/network.wat`, compiled.

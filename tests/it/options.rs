@@ -1,5 +1,6 @@
 //! Options of listeners and connection managers that nothing else shows: each with its opposite on a second listener.
 
+use crate::network::lines;
 use crate::support::{Client, FakeUpstream, TestProxy};
 
 const MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -115,6 +116,54 @@ async fn upgrades_and_interim_answers_are_counted() {
     let wanted = "http.l.downstream_cx_upgrades_active: 0\nhttp.l.downstream_rq_1xx: 3\nhttp.l.downstream_rq_5xx: 0\n";
     let filter = "^http.l.*(upgrades_active|rq_1xx|rq_5xx)";
     shows(&mut admin, filter, wanted).await;
+}
+
+/// Routes, rules, logs and the upstream see what an upgrade asks for, once each.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upgrade_asks_for_is_seen_by_all() {
+    let switching =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let upstream = FakeUpstream::answering(switching.to_owned()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let options = format!(
+        r#"access_log: [{{name: file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog,
+           path: "{}", log_format: {{text_format_source: {{inline_string: "%RESPONSE_CODE% %REQ(UPGRADE)% %REQ(CONNECTION)%\n"}}}}}}}}],"#,
+        log.display()
+    );
+    let listener = listener("l", "address: 127.0.0.1", &options).replace(
+        "match: {prefix: /}, route: {cluster: up}",
+        "match: {prefix: /, headers: [{name: upgrade, string_match: {exact: websocket}}]}, \
+         route: {cluster: up, upgrade_configs: [{upgrade_type: websocket}]}",
+    );
+    let proxy = proxy(&[listener], &upstream).await;
+    let address = proxy.address("l").await;
+    let ask = |protocol| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: {protocol}\r\n\r\n"
+        )
+    };
+    let mut tunnel = Client::connect(address).await;
+    assert_eq!(tunnel.send(&ask("websocket")).await.status, 101);
+    drop(tunnel);
+    let mut other = Client::connect(address).await;
+    assert_eq!(other.send(&ask("other")).await.status, 403);
+    let seen = upstream.seen();
+    let of = |name: &str| {
+        let headers = seen[0].headers.iter().filter(|header| header.0 == name);
+        headers.map(|header| header.1.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("connection"), ["keep-alive, Upgrade"]);
+    assert_eq!(of("upgrade"), ["websocket"]);
+    let text = lines(&proxy, &log, 2).await;
+    assert!(
+        text.contains(&"101 websocket keep-alive, Upgrade".to_owned()),
+        "{text:?}"
+    );
+    assert!(
+        text.contains(&"403 other keep-alive, Upgrade".to_owned()),
+        "{text:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

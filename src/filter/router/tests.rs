@@ -318,7 +318,11 @@ async fn an_upgrade_that_is_not_switched_ends_the_connection() {
         let chain = router("{}", clusters::fixed("a", upstream.address))
             .options(|options| options.upgrades = vec![("websocket".into(), true)]);
         let mut head = RequestHead::new(http::Method::GET, "a", "/");
-        head.upgrade = Some(HeaderValue::from_static("websocket"));
+        let wish = HeaderValue::from_static("websocket");
+        head.upgrade = Some(wish.clone());
+        head.headers.insert("upgrade", wish);
+        let upgrade = HeaderValue::from_static("upgrade");
+        head.headers.insert("connection", upgrade);
         let (_client, body) = crate::filter::testing::body();
         let answer = chain.send(head, body).await;
         assert_eq!((answer.status(), answer.text()), (status, text));

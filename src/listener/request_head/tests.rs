@@ -31,6 +31,26 @@ fn header<'a>(head: &'a RequestHead, name: &str) -> Option<&'a str> {
 }
 
 #[test]
+fn what_an_upgrade_asks_for_stays_and_other_requests_lose_it() {
+    let asked = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("te", "gzip"),
+        ("keep-alive", "3"),
+        ("proxy-connection", "close"),
+    ];
+    for upgrade in [true, false] {
+        let mut head = get("/", &asked);
+        head.upgrade = upgrade.then(|| HeaderValue::from_static("WebSocket"));
+        prepare(&mut head, &Options::default(), &FACTS).expect("served");
+        for (name, value) in asked {
+            let stays = upgrade && matches!(name, "connection" | "upgrade" | "te");
+            assert_eq!(header(&head, name), stays.then_some(value), "{name}");
+        }
+    }
+}
+
+#[test]
 fn paths_are_normalised_as_envoy_does() {
     for (path, normal) in [
         ("/a/../echo", "/echo"),

@@ -105,7 +105,7 @@ impl Http1 {
             (
                 sending,
                 head.method.clone(),
-                head.upgrade.is_some(),
+                head.is_upgrade(),
                 head.interim.clone(),
             )
         });

@@ -296,7 +296,7 @@ pub(super) fn response(
 
 /// How the body of a request will be framed.
 pub(super) fn request_framing(head: &RequestHead, exact: Option<u64>) -> Sending {
-    if head.method == Method::CONNECT || head.upgrade.is_some() {
+    if head.method == Method::CONNECT || head.is_upgrade() {
         Sending::Raw
     } else if let Some(length) = exact {
         Sending::Length(length)
@@ -319,8 +319,11 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, sending: Sending, p
     out.extend_from_slice(b" HTTP/1.1\r\n");
     field(out, "host", head.authority.as_bytes(), proper_case);
     let mut has_length = false;
+    // Its own two headers go on as they are.
+    let upgrade = !connect && head.is_upgrade();
     for (name, value) in &head.headers {
-        if is_framing(name) {
+        let asks = upgrade && (name == header::CONNECTION || name == header::UPGRADE);
+        if is_framing(name) && !asks {
             let keep = name == header::CONTENT_LENGTH
                 && !has_length
                 && matches!(sending, Sending::Length(length)
@@ -333,10 +336,6 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, sending: Sending, p
         field(out, name.as_str(), value.as_bytes(), proper_case);
     }
     let mut add = |name: &str, value: &[u8]| field(out, name, value, proper_case);
-    if let Some(protocol) = head.upgrade.as_ref().filter(|_| !connect) {
-        add("connection", b"Upgrade");
-        add("upgrade", protocol.as_bytes());
-    }
     match sending {
         Sending::Length(0) if has_length || expects_no_body(&head.method) => {}
         Sending::Length(length) if !has_length => {

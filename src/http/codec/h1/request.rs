@@ -187,7 +187,7 @@ impl Draft {
         let protocol = self
             .headers
             .get(header::UPGRADE)
-            .filter(|value| wanted && !value.is_empty())?
+            .filter(|_| wanted)?
             .clone();
         if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
             take_out_all(&mut self.headers, |name| {

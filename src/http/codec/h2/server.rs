@@ -267,6 +267,9 @@ impl<H: Handler> Served<H> {
     }
 
     fn over(&mut self, over: Over) -> ConnectionEnd {
+        if matches!(over, Over::Silent) {
+            self.meter.set_closed("http2_ping_timeout");
+        }
         if !matches!(over, Over::PrematureResets)
             && let Some(end) = self.ending.take()
         {

@@ -554,6 +554,7 @@ async fn a_peer_that_answers_no_ping_is_given_up() {
     let mut served = deaf(asking(10, 3), 5).await;
     assert_eq!(served.task.await.expect("an end"), ConnectionEnd::Local);
     assert_eq!(begin.elapsed().as_secs(), 13);
+    assert_eq!(served.meter.closed(), Some("http2_ping_timeout"));
     // The answer, the PING and a GOAWAY.
     let (heard, ended) = listen(&mut served.client).await;
     assert!(ended);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderName, Method};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
@@ -415,6 +415,8 @@ async fn an_upgrade_holds_its_payload_back() {
     let upgrade = || {
         let mut head = head(Method::GET);
         head.upgrade = Some(value("websocket"));
+        head.headers.insert("connection", value("keep-alive, Upgrade"));
+        head.headers.insert("upgrade", value("websocket"));
         head
     };
     let (client, mut upstream, _) = connection(&Http1Options::default());
@@ -422,7 +424,7 @@ async fn an_upgrade_holds_its_payload_back() {
     sender.send(frame("early")).expect("open");
     let sent = task::spawn("send", client.send(upgrade(), body, |_| panic!("not reusable")));
     let (heard, _) = listen(&mut upstream).await;
-    assert_eq!(heard, "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n");
+    assert_eq!(heard, "GET / HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n");
     let agreed = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhi";
     assert_eq!(talk(&mut upstream, agreed).await.0, "early");
     let (head, mut body) = sent.await.expect("no panic").expect("an answer");
@@ -448,6 +450,26 @@ async fn an_upgrade_holds_its_payload_back() {
         let (head, body) = sent.await.expect("no panic").expect("an answer");
         assert_eq!(head.status, 200);
         assert_eq!(body.collect().await.expect("an end").to_bytes(), "");
+    }
+}
+
+/// A filter may have changed what an upgrade asks for, or that it asks for one.
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_is_what_its_headers_say_in_the_end() {
+    let chunks = "transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    for (headers, heard) in [
+        (vec![("connection", "upgrade"), ("upgrade", "other")], "connection: upgrade\r\nupgrade: other\r\n\r\n"),
+        (vec![("connection", "x, UPGRADE"), ("upgrade", "a")], "connection: x, UPGRADE\r\nupgrade: a\r\n\r\n"),
+        (vec![("connection", "upgrade")], chunks),
+        (vec![("connection", "close"), ("upgrade", "websocket")], chunks),
+        (vec![("connection", "upgrades"), ("upgrade", "websocket")], chunks),
+        (vec![("upgrade", "websocket")], chunks),
+    ] {
+        let mut head = head(Method::GET);
+        head.upgrade = Some(value("websocket"));
+        head.headers.extend(headers.iter().map(|(name, of)| (HeaderName::from_static(name), value(of))));
+        let wanted = format!("GET / HTTP/1.1\r\nhost: a\r\n{heard}");
+        assert_eq!(written(head, unsized_body(&["hi"]), &Http1Options::default()).await, wanted, "{headers:?}");
     }
 }
 

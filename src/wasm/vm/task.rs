@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::{LogPart, Message, Vm};
+use super::ends::LogPart;
+use super::{Message, Vm};
 use crate::wasm::context::Root;
 
 /// The VM's task on its worker.

@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Core;
+use super::ends::LogPart;
 use super::pace::Pace;
-use super::{LogPart, Message, Vm};
+use super::{Message, Vm};
 use crate::wasm::context::Root;
 use crate::wasm::engine::TICK;
 

@@ -1,5 +1,8 @@
 //! Options of listeners and connection managers that nothing else shows: each with its opposite on a second listener.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
 use crate::network::lines;
 use crate::support::{Client, FakeUpstream, TestProxy};
 
@@ -164,6 +167,50 @@ async fn what_an_upgrade_asks_for_is_seen_by_all() {
         text.contains(&"403 other keep-alive, Upgrade".to_owned()),
         "{text:?}"
     );
+}
+
+/// It has no end of its own: the log says that it was cut off. The client reads all that came of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_that_the_upstream_closes_was_cut_off() {
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = host.local_addr().expect("an address").port();
+    let endpoint = format!(
+        "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}"
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let options = format!(
+        r#"upgrade_configs: [{{upgrade_type: websocket}}], access_log: [{{name: file,
+           typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "{}",
+           log_format: {{text_format_source: {{inline_string: "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n"}}}}}}}}],"#,
+        log.display()
+    );
+    let proxy = proxy_to(&[listener("l", "address: 127.0.0.1", &options)], &endpoint).await;
+    let mut client = TcpStream::connect(proxy.address("l").await)
+        .await
+        .expect("connected");
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.write_all(request.as_bytes()).await.expect("sent");
+    let (mut upstream, _) = host.accept().await.expect("a connection");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(upstream.read_u8().await.expect("a head"));
+    }
+    let switching =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nbye";
+    upstream
+        .write_all(switching.as_bytes())
+        .await
+        .expect("sent");
+    drop(upstream);
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).await.expect("no reset");
+    assert!(
+        heard.starts_with("HTTP/1.1 101 ") && heard.ends_with("\r\n\r\nbye"),
+        "{heard}"
+    );
+    let reason = "101 UC upstream_reset_after_response_started{connection_termination}";
+    assert_eq!(lines(&proxy, &log, 1).await, [reason]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

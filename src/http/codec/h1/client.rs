@@ -84,7 +84,7 @@ impl Http1 {
     /// connection closed. Dropping the future, or the response body before its end, closes the connection.
     ///
     /// The body of an upgrade or CONNECT is held back until the peer has agreed. From then on both bodies are the
-    /// tunnel's bytes.
+    /// tunnel's bytes; where the peer closes it, the response's ends in [`BodyError::Reset`] behind them.
     ///
     /// A caller that lends the head can send it again.
     pub async fn send<R>(
@@ -191,6 +191,7 @@ where
     Body::response(ResponseBody(Box::new(Arrival {
         owner: Owner::Shared(duplex, task),
         framing,
+        tunnel,
         ready: None,
         failed: None,
         keep_alive: false,
@@ -326,6 +327,7 @@ impl Conn {
         Body::response(ResponseBody(Box::new(Arrival {
             owner: Owner::Sole(self),
             framing,
+            tunnel: false,
             ready,
             failed,
             keep_alive,
@@ -384,6 +386,8 @@ enum Owner {
 pub(super) struct Arrival {
     owner: Owner,
     framing: Framing,
+    /// What is in it has no end of its own: that of the connection cuts it off.
+    tunnel: bool,
     /// Read already, to be handed on first.
     ready: Option<Frame<Bytes>>,
     failed: Option<BodyError>,
@@ -419,13 +423,13 @@ impl Arrival {
             return Poll::Ready(None);
         }
         let polled = match &mut self.owner {
-            Owner::Sole(conn) => poll_piece(&mut conn.wire, &mut self.framing, cx),
+            Owner::Sole(conn) => poll_piece(&mut conn.wire, &mut self.framing, self.tunnel, cx),
             Owner::Shared(duplex, _) => {
                 let mut duplex = duplex.lock();
                 if let Some(error) = duplex.failed.clone() {
                     Poll::Ready(Some(Err(error)))
                 } else {
-                    let polled = poll_piece(&mut duplex.wire, &mut self.framing, cx);
+                    let polled = poll_piece(&mut duplex.wire, &mut self.framing, self.tunnel, cx);
                     if polled.is_pending() {
                         duplex.reader = Some(cx.waker().clone());
                     }
@@ -466,6 +470,7 @@ impl Arrival {
 fn poll_piece(
     wire: &mut Wire,
     framing: &mut Framing,
+    tunnel: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     loop {
@@ -481,6 +486,10 @@ fn poll_piece(
         let read: io::Result<usize> = ready!(wire.poll_read(cx));
         match (read, &framing) {
             (Ok(count), _) if count > 0 => {}
+            _ if tunnel => {
+                wire.meter.set_ending(Ending::Peer);
+                return Poll::Ready(Some(Err(BodyError::Reset)));
+            }
             (Ok(_), Framing::UntilEnd) => {
                 wire.meter.set_ending(Ending::Eof);
                 *framing = Framing::Done;

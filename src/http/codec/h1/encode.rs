@@ -209,7 +209,7 @@ pub(super) fn response_framing(
     }
 }
 
-fn is_tunnel(status: StatusCode, answering: Answering) -> bool {
+pub(super) fn is_tunnel(status: StatusCode, answering: Answering) -> bool {
     (status == StatusCode::SWITCHING_PROTOCOLS && answering.upgrade)
         || (status.is_success() && answering.connect)
 }

@@ -30,7 +30,7 @@ use super::request::{self, Request};
 use super::violation::Violation;
 use crate::base::drain::DrainWatch;
 use crate::config::http_connection_manager::Options;
-use crate::http::{Body, Lend as _, LocalReply, ReplyReason};
+use crate::http::{Body, BodyError, Lend as _, LocalReply, ReplyReason};
 
 /// As much of the HTTP/2 preface as decides.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
@@ -465,8 +465,9 @@ impl<H: Handler> Server<H> {
         // Envoy keeps an HTTP/1.0 connection only where the length stands in the head before it is framed.
         let length_missing = answering.old && body.is_end_stream();
         let http1 = &self.options.http1;
-        let (sending, close) = head.lend(|head| {
+        let (sending, close, tunnel) = head.lend(|head| {
             let sending = encode::response_framing(head, exact, answering);
+            let tunnel = encode::is_tunnel(head.status, answering);
             let close = close
                 || sending == Sending::Raw
                 || (length_missing && !head.headers.contains_key(header::CONTENT_LENGTH));
@@ -478,7 +479,7 @@ impl<H: Handler> Server<H> {
             };
             let (text, proper_case) = (out.text(), http1.proper_case);
             encode::response(text, head, sending, answering, persistence, proper_case);
-            (sending, close)
+            (sending, close, tunnel)
         });
         drop(head);
         let mut outgoing =
@@ -490,6 +491,10 @@ impl<H: Handler> Server<H> {
                 shared.lock().served_by(cx);
                 match outgoing.poll(cx, |cx, out| shared.lock().poll_write(cx, out)) {
                     Poll::Ready(Sent::Whole) => return Poll::Ready(Written::Whole),
+                    // The upstream has closed a tunnel: the client may read what is on its way.
+                    Poll::Ready(Sent::Broken(BodyError::Reset)) if tunnel => {
+                        return Poll::Ready(Written::Whole);
+                    }
                     Poll::Ready(Sent::Broken(_)) => return Poll::Ready(Written::Broken),
                     Poll::Ready(Sent::Lost) => return Poll::Ready(Written::Gone),
                     Poll::Pending => {}

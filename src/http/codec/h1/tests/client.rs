@@ -419,7 +419,7 @@ async fn an_upgrade_holds_its_payload_back() {
         head.headers.insert("upgrade", value("websocket"));
         head
     };
-    let (client, mut upstream, _) = connection(&Http1Options::default());
+    let (client, mut upstream, meter) = connection(&Http1Options::default());
     let (sender, body) = body_by_hand();
     sender.send(frame("early")).expect("open");
     let sent = task::spawn("send", client.send(upgrade(), body, |_| panic!("not reusable")));
@@ -434,7 +434,9 @@ async fn an_upgrade_holds_its_payload_back() {
     assert_eq!(listen(&mut upstream).await, (String::new(), true), "half a close goes on");
     upstream.write_all(b"bye").await.expect("written");
     drop(upstream);
-    assert_eq!(body.collect().await.expect("an end").to_bytes(), "bye");
+    assert_eq!(body.frame().await.expect("a frame").expect("data").into_data().expect("data"), "bye");
+    assert_eq!(body.frame().await.expect("a frame").expect_err("no end"), BodyError::Reset, "the tunnel is cut off");
+    assert_eq!(meter.ending(), Ending::Peer);
 
     // Refused: the payload is never sent, and the connection never used again. Nothing but a 101 agrees.
     for refusal in ["content-length: 0\r\n\r\n", "\r\n"] {

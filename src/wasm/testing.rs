@@ -70,8 +70,18 @@ impl Extensions for NoFilters {
     }
 }
 
-/// One static cluster called `callout`.
-pub(crate) fn cluster_map(metrics: &metrics::Registry, address: SocketAddr) -> Arc<ClusterMap> {
+/// One static cluster called `callout`, with one host or none.
+pub(crate) fn cluster_map(
+    metrics: &metrics::Registry,
+    address: impl Into<Option<SocketAddr>>,
+) -> Arc<ClusterMap> {
+    let host = address.into().map_or_else(String::new, |address| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}",
+            address.ip(),
+            address.port()
+        )
+    });
     let yaml = format!(
         "
         name: callout
@@ -79,11 +89,8 @@ pub(crate) fn cluster_map(metrics: &metrics::Registry, address: SocketAddr) -> A
         load_assignment:
           cluster_name: callout
           endpoints:
-          - lb_endpoints:
-            - endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}
-        ",
-        address.ip(),
-        address.port()
+          - lb_endpoints: [{host}]
+        "
     );
     let cluster = Cluster::parse(
         pb::from_yaml(&yaml).expect("YAML"),

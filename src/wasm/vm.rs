@@ -485,13 +485,18 @@ impl Vm {
         self.with(|core| core.trailers(id, direction, buffer))
     }
 
-    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends with an error
-    /// where the VM or the stream dies first.
+    /// Waits for `continue_stream` of `direction`; `flowing`: meanwhile the body's callbacks come. It ends at once where
+    /// the head is held no more, and with an error where the VM or the stream dies first.
     pub fn wait(&self, id: u32, direction: Direction, flowing: bool) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut core = self.core.lock();
         if let Some(context) = core.store.data_mut().streams.get_mut(id) {
-            context.waiting[direction as usize] = Some(Waiting { sender, flowing });
+            if context.paused[direction as usize].is_some() {
+                context.waiting[direction as usize] = Some(Waiting { sender, flowing });
+            } else {
+                // A callback that came right after the head's, as of a callout that failed at once, has let it go on.
+                let _ = sender.send(());
+            }
         }
         receiver
     }

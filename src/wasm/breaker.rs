@@ -11,6 +11,9 @@
 //! Under `FAIL_RELOAD` there is none of this. As in Envoy the back-off is what lies between one VM of a worker and the next, at
 //! least: one that has lived for longer is replaced at once, and waits do not grow. It is shown as open while somebody waits.
 //!
+//! A VM that stands without a version that would not be configured serves the others as any VM does. Whom it lacks is
+//! tried again by itself, with waits that grow as those above, and takes no token.
+//!
 //! So a plugin that crashed once is back at once, and one that crashes on every request costs one VM a wait, however many
 //! workers there are.
 
@@ -30,6 +33,8 @@ pub(crate) enum Action {
     Build(usize),
     /// As `Build`; it serves no more than so many streams until the breaker closes.
     Probe(usize, u32),
+    /// Give those a root context that the VM of this worker lacks.
+    Complete(usize),
     /// Ask again then, or when something has happened.
     SleepUntil(Instant),
     /// Ask again when something has happened.
@@ -103,6 +108,17 @@ pub(crate) struct Breaker {
     phase: Phase,
     /// Workers without a VM for which none is being built.
     waiting: BTreeSet<usize>,
+    /// Workers whose VM stands, and lacks somebody.
+    lacking: BTreeMap<usize, Lack>,
+}
+
+/// Somebody would not be configured.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lack {
+    /// When that is tried again; `None` while it is.
+    due: Option<Instant>,
+    /// How often that came to nothing.
+    tries: u32,
 }
 
 impl Breaker {
@@ -130,6 +146,7 @@ impl Breaker {
             last_failure: None,
             phase: Phase::Closed,
             waiting: BTreeSet::new(),
+            lacking: BTreeMap::new(),
         };
         breaker.set_rules();
         breaker
@@ -162,6 +179,9 @@ impl Breaker {
             }
         }
         self.tokens = self.capacity;
+        if self.off {
+            self.lacking.clear();
+        }
     }
 
     /// Somebody new is in the VMs, who owes nothing for those before.
@@ -202,6 +222,8 @@ impl Breaker {
     /// The VM of `worker` has died.
     pub(crate) fn failed(&mut self, worker: usize, now: Instant) {
         self.waiting.insert(worker);
+        // The next VM is tried with everybody.
+        self.lacking.remove(&worker);
         if self.off {
             self.phase = Phase::Off;
             return;
@@ -257,6 +279,26 @@ impl Breaker {
         }
     }
 
+    /// The VM of `worker` stands, but would not have everybody.
+    pub(crate) fn incomplete(&mut self, worker: usize, now: Instant) {
+        if self.off {
+            return;
+        }
+        let BreakerPolicy { base, max, .. } = self.policy;
+        let lack = self.lacking.entry(worker).or_default();
+        let wait = self.reload.unwrap_or_else(|| {
+            let doubled = base.saturating_mul(1u32.checked_shl(lack.tries).unwrap_or(u32::MAX));
+            doubled.min(max)
+        });
+        lack.tries = (lack.tries + 1).min(30);
+        lack.due = Some(now + wait.mul_f64(fastrand::f64().mul_add(0.5, 0.5)));
+    }
+
+    /// The VM of `worker` lacks nobody any more, or is gone.
+    pub(crate) fn completed(&mut self, worker: usize) {
+        self.lacking.remove(&worker);
+    }
+
     /// The VM of `worker` has served the streams that it was allowed.
     pub(crate) fn proven(&mut self, worker: usize) {
         if matches!(self.phase, Phase::HalfOpen { worker: probe, since: Some(_) } if probe == worker)
@@ -267,6 +309,24 @@ impl Breaker {
 
     /// What is to be done at `now`. To be asked until it says to wait.
     pub(crate) fn next(&mut self, now: Instant) -> Action {
+        let action = self.next_vm(now);
+        if !matches!(action, Action::SleepUntil(_) | Action::Idle) {
+            return action;
+        }
+        let lacking = self.lacking.iter_mut();
+        let due = lacking.filter_map(|(worker, lack)| Some((lack.due?, *worker, lack)));
+        match (due.min_by_key(|(due, ..)| *due), action) {
+            (Some((due, worker, lack)), _) if due <= now => {
+                lack.due = None;
+                Action::Complete(worker)
+            }
+            (Some((due, ..)), Action::SleepUntil(until)) => Action::SleepUntil(until.min(due)),
+            (Some((due, ..)), _) => Action::SleepUntil(due),
+            (None, action) => action,
+        }
+    }
+
+    fn next_vm(&mut self, now: Instant) -> Action {
         loop {
             match self.phase {
                 Phase::Closed => return self.next_closed(now),

@@ -24,15 +24,34 @@ pub(crate) enum Event {
     Joined,
 }
 
+/// What came of a VM that was to be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Built {
+    /// It stands, with everybody in it.
+    Whole,
+    /// It stands, without somebody who would not be configured.
+    InPart,
+    /// There is none.
+    Not,
+}
+
+/// What an order has come to.
+enum End {
+    Built(Built),
+    Completed(bool),
+}
+
 /// Whose VMs they are.
 pub(crate) trait Revive: Send + Sync + 'static {
-    /// Builds a VM for `worker` and moves it there; `streams`: it serves no more than so many for now. False where it
-    /// cannot be built.
+    /// Builds a VM for `worker` and moves it there; `streams`: it serves no more than so many for now.
     fn rebuild(
         self: Arc<Self>,
         worker: usize,
         streams: Option<u32>,
-    ) -> impl Future<Output = bool> + Send;
+    ) -> impl Future<Output = Built> + Send;
+
+    /// Gives those a root context that the VM of `worker` lacks. False where somebody would not be configured again.
+    fn complete(self: Arc<Self>, worker: usize) -> impl Future<Output = bool> + Send;
 
     /// True where the VM of `worker` has served the streams that it was allowed.
     fn is_proven(&self, worker: usize) -> bool;
@@ -57,8 +76,9 @@ pub(crate) async fn revive<R: Revive>(
     loop {
         let until = loop {
             let (worker, streams) = match breaker.next(Instant::now()) {
-                Action::Build(worker) => (worker, None),
-                Action::Probe(worker, streams) => (worker, Some(streams)),
+                Action::Build(worker) => (worker, Some(None)),
+                Action::Probe(worker, streams) => (worker, Some(Some(streams))),
+                Action::Complete(worker) => (worker, None),
                 Action::SleepUntil(until) => break Some(until),
                 Action::Idle => break None,
             };
@@ -69,9 +89,12 @@ pub(crate) async fn revive<R: Revive>(
                 let Some(target) = target.upgrade() else {
                     return;
                 };
-                let success = target.rebuild(worker, streams).await;
+                let end = match streams {
+                    Some(streams) => End::Built(target.rebuild(worker, streams).await),
+                    None => End::Completed(target.complete(worker).await),
+                };
                 // This task outlives nobody who listens.
-                let _ = done.send((number, worker, success));
+                let _ = done.send((number, worker, end));
             });
             builds.insert(number, build);
         };
@@ -111,12 +134,19 @@ pub(crate) async fn revive<R: Revive>(
                     None => return,
                 }
             }
-            Some((number, worker, success)) = built.recv() => {
+            Some((number, worker, end)) = built.recv() => {
                 builds.remove(&number);
-                if success {
-                    breaker.built(worker, Instant::now());
-                } else {
-                    breaker.not_built(worker, Instant::now());
+                let now = Instant::now();
+                match end {
+                    End::Built(Built::Not) => breaker.not_built(worker, now),
+                    End::Built(built) => {
+                        breaker.built(worker, now);
+                        if built == Built::InPart {
+                            breaker.incomplete(worker, now);
+                        }
+                    }
+                    End::Completed(true) => breaker.completed(worker),
+                    End::Completed(false) => breaker.incomplete(worker, now),
                 }
             }
             () = sleep => {}
@@ -139,7 +169,7 @@ mod tests {
     }
 
     impl Revive for Mortal {
-        async fn rebuild(self: Arc<Self>, worker: usize, _: Option<u32>) -> bool {
+        async fn rebuild(self: Arc<Self>, worker: usize, _: Option<u32>) -> Built {
             // As long as it takes.
             tokio::task::yield_now().await;
             if self.built.fetch_add(1, SeqCst) < self.dying {
@@ -147,6 +177,10 @@ mod tests {
                     .send(Event::Died(worker))
                     .expect("somebody listens");
             }
+            Built::Whole
+        }
+
+        async fn complete(self: Arc<Self>, _: usize) -> bool {
             true
         }
 

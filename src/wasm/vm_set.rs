@@ -24,7 +24,7 @@ use super::context::{Environment, RootSpec};
 use super::engine::Runtime;
 use super::module::{LoadError, Module};
 use super::plugin::Plugin;
-use super::reviver::{Event, Revive, revive};
+use super::reviver::{Built, Event, Revive, revive};
 use super::spec::{Code, FailurePolicy, PluginSpec};
 use super::status::{LiveStatus, Trap, VmStatus, plugin_stats};
 use super::vm::{BuildError, Counters, Vm};
@@ -277,22 +277,51 @@ impl VmSet {
     /// Gives every version that has none a root context on `worker`, in its VM or in a fresh one; those for which that
     /// cannot be done. By whoever is changing the set.
     async fn seat(self: &Arc<Self>, worker: usize) -> Vec<(Arc<Plugin>, Refusal)> {
-        if !self.slots[worker].lives() {
-            return self.build(worker).await;
+        if self.slots[worker].lives()
+            && let Some(refused) = self.fill(worker, false).await
+        {
+            return refused;
         }
+        self.build(worker).await
+    }
+
+    /// As [`VmSet::seat`], in the living VM alone; `None` where it lives no more. `again`: what they have shown before is
+    /// no proof, as they have been refused since.
+    async fn fill(
+        self: &Arc<Self>,
+        worker: usize,
+        again: bool,
+    ) -> Option<Vec<(Arc<Plugin>, Refusal)>> {
         let mut refused = Vec::new();
-        for plugin in self.members() {
-            if plugin.sits(worker) {
-                continue;
-            }
-            match self.add(worker, &plugin).await {
+        for plugin in self.missing(worker) {
+            match self.add(worker, &plugin, again).await {
                 Ok(true) => {}
-                // It has died meanwhile.
-                Ok(false) => return self.build(worker).await,
+                Ok(false) => return None,
                 Err(refusal) => refused.push((plugin, refusal)),
             }
         }
-        refused
+        Some(refused)
+    }
+
+    /// Versions without a root context on `worker`.
+    fn missing(&self, worker: usize) -> Vec<Arc<Plugin>> {
+        let members = self.members().into_iter();
+        members.filter(|plugin| !plugin.sits(worker)).collect()
+    }
+
+    /// Counts and tells what became of those that were `missing` on `worker`.
+    fn report(&self, worker: usize, missing: &[Arc<Plugin>], refused: Vec<(Arc<Plugin>, Refusal)>) {
+        for plugin in missing {
+            if plugin.sits(worker) {
+                plugin.stats().inc(plugin_stats::VM_RELOAD_SUCCESS);
+            }
+        }
+        for (plugin, refusal) in refused {
+            plugin.stats().inc(plugin_stats::VM_RELOAD_FAILURE);
+            let text = refusal.to_string();
+            tracing::error!(target: "wasm", "plugin {}: {text}", plugin.spec().name);
+            plugin.blame(&text);
+        }
     }
 
     /// A fresh VM on `worker`, with root contexts of all versions that will do.
@@ -365,14 +394,20 @@ impl VmSet {
     }
 
     /// A root context in the living VM of `worker`; false where it lives no more.
-    async fn add(self: &Arc<Self>, worker: usize, plugin: &Arc<Plugin>) -> Result<bool, Refusal> {
+    async fn add(
+        self: &Arc<Self>,
+        worker: usize,
+        plugin: &Arc<Plugin>,
+        again: bool,
+    ) -> Result<bool, Refusal> {
         let root = plugin.root();
-        let took = match root.proven.get() {
+        let took = match root.proven.get().filter(|_| !again) {
             Some(took) => *took,
             None => {
                 let proof = self.recipe.prove(Arc::clone(root)).await;
                 let took = proof.map_err(Refusal::Load)?;
-                *root.proven.get_or_init(|| took)
+                root.proven.get_or_init(|| took);
+                took
             }
         };
         if took > self.recipe.env.policy.callback_hard / 2 {
@@ -427,11 +462,8 @@ impl VmSet {
 }
 
 impl Revive for VmSet {
-    async fn rebuild(self: Arc<Self>, worker: usize, streams: Option<u32>) -> bool {
-        let missing: Vec<_> = {
-            let members = self.members().into_iter();
-            members.filter(|plugin| !plugin.sits(worker)).collect()
-        };
+    async fn rebuild(self: Arc<Self>, worker: usize, streams: Option<u32>) -> Built {
+        let missing = self.missing(worker);
         let refused = {
             let _changing = self.changing.lock().await;
             // A VM that serves already is not throttled for those that it lacks.
@@ -442,18 +474,26 @@ impl Revive for VmSet {
             }
             self.seat(worker).await
         };
-        for plugin in missing {
-            if plugin.sits(worker) {
-                plugin.stats().inc(plugin_stats::VM_RELOAD_SUCCESS);
-            }
+        let built = match refused.is_empty() {
+            true => Built::Whole,
+            // Those in it are not to pay for who would not come.
+            false if self.slots[worker].lives() => Built::InPart,
+            false => Built::Not,
+        };
+        self.report(worker, &missing, refused);
+        built
+    }
+
+    async fn complete(self: Arc<Self>, worker: usize) -> bool {
+        let _changing = self.changing.lock().await;
+        if !self.slots[worker].lives() {
+            return true;
         }
+        let missing = self.missing(worker);
+        // Where the VM has died the next one is tried with everybody.
+        let refused = self.fill(worker, true).await.unwrap_or_default();
         let complete = refused.is_empty();
-        for (plugin, refusal) in refused {
-            plugin.stats().inc(plugin_stats::VM_RELOAD_FAILURE);
-            let text = refusal.to_string();
-            tracing::error!(target: "wasm", "plugin {}: {text}", plugin.spec().name);
-            plugin.blame(&text);
-        }
+        self.report(worker, &missing, refused);
         complete
     }
 

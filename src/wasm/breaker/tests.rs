@@ -208,6 +208,7 @@ async fn a_crash_loop_builds_at_most_one_vm_a_wait() {
             }
             Action::SleepUntil(until) => advance(until - Instant::now()).await,
             Action::Idle => panic!("workers wait"),
+            Action::Complete(_) => panic!("nobody is missing"),
         }
     }
     // A token for each worker, then waits of at least 0.5, 1, 2, 4, 8, 16 and 30 seconds, and again 30 …
@@ -287,4 +288,42 @@ async fn a_build_that_fails_slowly_waits_all_the_same() {
         assert!(until - Instant::now() >= backoff);
         advance(until - Instant::now()).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_missing_in_a_vm_is_tried_again_and_costs_the_others_nothing() {
+    let mut breaker = breaker(FailurePolicy::Closed, 2);
+    for worker in [0, 1, 0, 1] {
+        breaker.failed(worker, Instant::now());
+        breaker.next(Instant::now());
+    }
+    // The VM of the probe stands without somebody: it closes the breaker all the same, and the other worker follows.
+    assert_eq!(wait(&mut breaker).await.1, Action::Probe(0, 10));
+    breaker.built(0, Instant::now());
+    breaker.incomplete(0, Instant::now());
+    breaker.proven(0);
+    assert_eq!(breaker.next(Instant::now()), Action::Build(1));
+    breaker.built(1, Instant::now());
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    for second in [1, 2, 4] {
+        let limit = Duration::from_secs(second);
+        let (waited, action) = wait(&mut breaker).await;
+        assert!(
+            waited >= limit / 2 && waited <= limit,
+            "{waited:?} of {limit:?}"
+        );
+        assert_eq!(action, Action::Complete(0));
+        assert_eq!(breaker.next(Instant::now()), Action::Idle, "it is tried");
+        breaker.incomplete(0, Instant::now());
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+    assert_eq!(wait(&mut breaker).await.1, Action::Complete(0));
+    breaker.completed(0);
+    assert_eq!(breaker.next(Instant::now()), Action::Idle);
+    // Nor is it tried where there is no VM.
+    breaker.incomplete(1, Instant::now());
+    advance(Duration::from_secs(60)).await;
+    breaker.failed(1, Instant::now());
+    assert_eq!(breaker.next(Instant::now()), Action::Build(1));
+    assert_eq!(breaker.next(Instant::now()), Action::Idle);
 }

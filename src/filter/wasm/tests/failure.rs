@@ -346,6 +346,62 @@ async fn a_trap_takes_all_plugins_of_the_vm_and_the_fresh_one_has_them_all() {
         .expect("both are there again");
 }
 
+#[tokio::test]
+async fn who_will_not_be_configured_again_leaves_the_others_at_work_and_comes_back() {
+    let bench =
+        Bench::with(|options| options.settings.defaults.breaker.base = Duration::from_millis(10));
+    let plugin =
+        async |name, configuration| bench.plugin_at(name, rooted(name, configuration)).await;
+    let o = plugin("o", "o").await;
+    let (a, k, t) = (
+        plugin("a", "x").await,
+        plugin("k", "k").await,
+        plugin("t", "t").await,
+    );
+    assert_eq!(vms(&bench), 1);
+    let [a_chain, k_chain, t_chain] =
+        [&a, &k, &t].map(|plugin| bench.chain_of(Some(Arc::clone(plugin)), None));
+    assert_eq!(k_chain.get("/").await.status, 200);
+    // Of two deaths the second is one too many: the next VM proves itself.
+    for _ in 0..2 {
+        assert_eq!(t_chain.get("/").await.status, 503);
+        let there = async {
+            while a.place().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), there).await.expect("a VM");
+    }
+    let proven = async {
+        while a.live_status().breaker != "closed" {
+            a_chain.get("/").await;
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), proven)
+        .await
+        .expect("a VM at work");
+    for _ in 0..20 {
+        assert_eq!(a_chain.get("/").await.status, 200);
+    }
+    assert!(o.place().is_none());
+    let error = o.last_error().expect("told");
+    assert!(
+        error.contains("proxy_on_configure returned false"),
+        "{error}"
+    );
+    assert_eq!(k_chain.get("/").await.status, 200, "it may come back");
+    let back = async {
+        while o.place().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), back)
+        .await
+        .expect("in the same VM");
+    assert_eq!(vms(&bench), 1);
+}
+
 /// The baseline code of a first start fails as optimised code does, in the same function and at the same deadlines.
 #[tokio::test]
 async fn both_tiers_fail_alike() {

@@ -130,6 +130,8 @@ impl Hold<&Arc<Vm>> {
             // The source need not be read for this: it stays where it is.
             HeadersAction::StopAllAndWatermark if !self.vm.wants_body(direction) => (body, None),
             HeadersAction::StopAllAndBuffer => self.pump(stream, direction, body, start, on_loss),
+            // As in Envoy a body that comes lets the head go on, also where the guest has no callback to say so.
+            HeadersAction::Stop => self.pump(stream, direction, body, start, on_loss),
             _ => self.watch(stream, direction, body, start, on_loss),
         };
         let (hold, stream) = (self.keep(), Arc::clone(stream));

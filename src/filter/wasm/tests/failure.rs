@@ -244,20 +244,32 @@ async fn a_pause_that_nothing_can_end_is_counted_and_ends_at_its_limit() {
     assert_eq!(stat(wasm_stats::PAUSES_ENDED), 4);
 }
 
-/// `StopIteration` leaves the body to its callbacks; where there are none nobody asks the guest again.
+/// As Envoy: what a callback that is not there would say of the body lets the head go on, too.
 #[tokio::test]
-async fn a_head_held_by_a_guest_without_callbacks_of_bodies_is_held_to_its_limit() {
+async fn a_head_held_by_a_guest_without_callbacks_of_bodies_goes_on_with_the_body() {
     use crate::wasm::status::wasm_stats;
     let limit = Duration::from_millis(50);
     let bench = Bench::with(|options| options.settings.defaults.max_pause = Some(limit));
     let mut config = config(guest("holds-heads"), "");
     config.allow_on_headers_stop_iteration = Some(pb::google::protobuf::BoolValue { value: true });
     let chain = bench.chain(config).await;
-    let outcome = chain.post(&["x"], None).await.expect("no reset");
-    assert_eq!((outcome.status, &*outcome.details), (504, "wasm_max_pause"));
+    for (frames, trailers) in [
+        (&["x", "y"][..], None),
+        (&["x"], Some(trailers())),
+        (&[], Some(trailers())),
+    ] {
+        let outcome = chain.post(frames, trailers).await.expect("no reset");
+        assert_eq!(outcome.status, 200);
+    }
+    let bodies: Vec<_> = chain.requests().into_iter().map(|(_, body)| body).collect();
+    assert_eq!(bodies, ["xy", "x+1", "+1"]);
     let sets = bench.registry.sets();
     let set = sets.iter().find(|set| set.prefix() == "wasm.");
     let stat = |stat| set.expect("registered").value(stat);
+    assert_eq!(stat(wasm_stats::PAUSED_FOR_NOTHING), 0);
+    // Without one there is nobody to.
+    let outcome = chain.get("/").await;
+    assert_eq!((outcome.status, &*outcome.details), (504, "wasm_max_pause"));
     assert_eq!(stat(wasm_stats::PAUSED_FOR_NOTHING), 1);
     assert_eq!(stat(wasm_stats::PAUSES_ENDED), 1);
 }

@@ -155,14 +155,6 @@ impl Callbacks {
         self.log.is_some() || self.done.is_some() || self.delete.is_some()
     }
 
-    /// True where the guest has a callback for bodies or trailers of `direction`.
-    pub(crate) fn hears_bodies(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::Request => self.request_body.is_some() || self.request_trailers.is_some(),
-            Direction::Response => self.response_body.is_some() || self.response_trailers.is_some(),
-        }
-    }
-
     /// True where the guest has a callback for the headers of `direction`.
     #[inline]
     pub(crate) fn hears_headers(&self, direction: Direction) -> bool {

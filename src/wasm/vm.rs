@@ -200,8 +200,8 @@ pub struct Vm {
 /// Which traffic callbacks the guest has.
 #[derive(Clone, Copy, Debug)]
 struct Exports {
-    /// Of bodies or trailers.
     bodies: [bool; 2],
+    trailers: [bool; 2],
     ends: bool,
 }
 
@@ -254,8 +254,14 @@ impl Vm {
         let started = Instant::now();
         store.data_mut().phase = Phase::Open;
         let exports = Exports {
-            bodies: [Direction::Request, Direction::Response]
-                .map(|direction| callbacks.hears_bodies(direction)),
+            bodies: [
+                callbacks.request_body.is_some(),
+                callbacks.response_body.is_some(),
+            ],
+            trailers: [
+                callbacks.request_trailers.is_some(),
+                callbacks.response_trailers.is_some(),
+            ],
             ends: callbacks.hears_ends(),
         };
         let mut core = Core {
@@ -376,7 +382,7 @@ impl Vm {
     /// True where the guest wants to see bodies or trailers of `direction`.
     #[inline]
     pub fn wants_body(&self, direction: Direction) -> bool {
-        self.exports.bodies[direction as usize]
+        self.exports.bodies[direction as usize] || self.exports.trailers[direction as usize]
     }
 
     /// True where the guest wants to hear of a stream's end.

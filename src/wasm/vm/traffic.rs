@@ -68,10 +68,8 @@ impl Core {
             answer.reply = without_status(context);
         }
         if pauses {
-            // With the heads alone, the body's callbacks may go on, where there are any.
-            let last = action != HeadersAction::Stop
-                || end_of_stream
-                || !self.callbacks.hears_bodies(direction);
+            // With the heads alone, the body's callbacks may go on.
+            let last = action != HeadersAction::Stop || end_of_stream;
             self.pause(id, direction, last, last);
         }
         Ok(answer)

@@ -82,6 +82,12 @@ impl FilterState {
             .map(|(_, object)| object)
     }
 
+    /// Bytes of their names and forms.
+    pub fn bytes(&self) -> usize {
+        let bytes = |(name, object): &(Box<str>, StateObject)| name.len() + object.value.len();
+        self.0.iter().map(bytes).sum()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -8,14 +8,18 @@ use rustc_hash::FxHashMap;
 
 use super::attributes::{Scope, Value, state_name};
 use super::{Guest, Outcome, Status, bytes, give};
+use crate::base::WorkerCell;
 use crate::pb;
-use crate::stream::state::{LifeSpan, StateKind, StateObject, set_object, with_object_mut};
+use crate::stream::state::{FilterState, LifeSpan, StateKind, StateObject};
+use crate::stream::state::{set_object, with_object, with_object_mut};
 
 /// Longest path, and longest value that a plugin sets.
 const MAX_PATH: u32 = 4096;
 const MAX_VALUE: u32 = 1 << 20;
 /// Most properties on one stream, and most declared ones of one context.
-pub(super) const MAX_PROPERTIES: usize = 1000;
+const MAX_PROPERTIES: usize = 1000;
+/// Most bytes of names and values on one stream, those of its connection included: that may be idle for long.
+const MAX_STATE: usize = 4 << 20;
 
 /// What `declare_property` says of a property.
 #[derive(Clone, Debug)]
@@ -71,6 +75,7 @@ pub(super) fn set(
     let mut info = stream.info.lock();
     let state = &mut info.filter_state;
     let connection = &stream.connection.filter_state;
+    room(state, connection, &name, value.len())?;
     let known = with_object_mut(state, connection, &name, |object| {
         if object.read_only {
             return Err(Status::BadArgument);
@@ -80,9 +85,6 @@ pub(super) fn set(
     });
     if let Some(outcome) = known {
         return Ok(outcome?);
-    }
-    if state.len() + connection.lock().len() >= MAX_PROPERTIES {
-        return Err(Status::InternalFailure.into());
     }
     let declared = host.root().and_then(|root| root.declared.get(&path));
     let object = match declared {
@@ -100,6 +102,27 @@ pub(super) fn set(
         },
     };
     set_object(state, connection, &name, object);
+    Ok(())
+}
+
+/// Whether a stream and its connection may have an object of that name and size.
+pub(super) fn room(
+    stream: &FilterState,
+    connection: &WorkerCell<FilterState>,
+    name: &str,
+    size: usize,
+) -> Result<(), Status> {
+    let present = with_object(stream, connection, name, |object| object.value.len());
+    let connection = connection.lock();
+    let (more, less) = match present {
+        Some(present) => (0, present),
+        None => (1, 0),
+    };
+    let objects = stream.len() + connection.len() + more;
+    let bytes = stream.bytes() + connection.bytes() + more * name.len() + size - less;
+    if size > MAX_VALUE as usize || objects > MAX_PROPERTIES || bytes > MAX_STATE {
+        return Err(Status::InternalFailure);
+    }
     Ok(())
 }
 
@@ -137,6 +160,11 @@ pub(super) fn declare(guest: &mut Guest<'_>, argument: &[u8]) -> Result<(), Stat
         schema,
         span,
     } = prost::Message::decode(argument).map_err(|_| Status::BadArgument)?;
+    // The schema of a message is the name of its type, and kept.
+    let longest = if kind == 3 { MAX_PATH } else { MAX_VALUE };
+    if name.len() > MAX_PATH as usize || schema.len() > longest as usize {
+        return Err(Status::InternalFailure);
+    }
     let host = guest.data_mut();
     let current = host.current;
     let of_root = host.root_of(current).is_some();

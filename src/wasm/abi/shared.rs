@@ -9,6 +9,9 @@ use crate::wasm::meter::Quota;
 /// Longest key, value or message.
 const MAX_VALUE: u32 = 16 << 20;
 
+/// Longest name of a queue.
+const MAX_NAME: usize = 4096;
+
 /// Counts what a quota refused.
 fn refuse<T>(host: &Host, quota: Quota, result: Result<T, Status>) -> Result<T, Status> {
     if matches!(result, Err(Status::InternalFailure)) {
@@ -52,11 +55,16 @@ pub(super) fn set_data(
 }
 
 pub(super) fn register_queue(guest: &mut Guest<'_>, name: u32, len: u32, out: u32) -> Outcome {
-    let name = bytes(guest, name, len)?;
-    let host = guest.data_mut();
+    let memory = memory(guest)?;
+    let (data, host) = memory.data_and_store_mut(&mut *guest);
+    let name = range(data, name, len)?;
     host.listens = true;
     let quota = host.env.policy.quotas.queues;
-    let token = host.env.space.register_queue(&name, host.consumer(), quota);
+    let token = if name.len() > MAX_NAME {
+        Err(Status::InternalFailure)
+    } else {
+        host.env.space.register_queue(name, host.consumer(), quota)
+    };
     let token = refuse(host, Quota::Queues, token)?;
     put_u32(guest, out, token)?;
     Ok(())

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 
-use super::properties::{MAX_PROPERTIES, life_span};
+use super::properties::{life_span, room};
 use super::{Guest, Status};
 use crate::stream::state::{StateKind, StateObject, set_object};
 
@@ -30,9 +30,7 @@ pub(super) fn set(guest: &mut Guest<'_>, argument: &[u8]) -> Result<(), Status> 
     let stream = guest.data().own_stream().ok_or(Status::NotFound)?;
     let connection = &stream.connection.filter_state;
     let mut info = stream.info.lock();
-    if info.filter_state.len() + connection.lock().len() >= MAX_PROPERTIES {
-        return Err(Status::InternalFailure);
-    }
+    room(&info.filter_state, connection, &path, value.len())?;
     let object = StateObject {
         value: Bytes::from(value),
         kind,

@@ -8,6 +8,7 @@ use crate::http::RequestHead;
 use crate::pb::google::protobuf::{Struct, Value, value::Kind};
 use crate::stream::{ConnectionInfo, StreamConfig};
 use crate::wasm::context::StreamContext;
+use crate::wasm::meter::Quota;
 
 /// The id of the stream's context.
 pub(super) const STREAM: u32 = 2;
@@ -252,7 +253,7 @@ fn what_plugins_set_comes_after_envoys_names_and_before_the_dropped_ones() {
     assert_eq!(bench.set("mine", b"x"), NOT_FOUND);
 }
 
-/// A message of `declare_property` or `set_envoy_filter_state`.
+/// A message of `declare_property`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Declaration {
     #[prost(string, tag = "1")]
@@ -611,4 +612,88 @@ fn to_go_on_hides_the_request_alone_and_trailers_are_made_at_the_end_of_a_body()
     assert_eq!(add(&mut bench, RESPONSE_HEADERS), OK);
     let head = stream.response.lock();
     assert!(head.as_ref().expect("there").headers.is_empty());
+}
+
+/// A message of `set_envoy_filter_state`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Object {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+    #[prost(int32, tag = "3")]
+    span: i32,
+}
+
+#[test]
+fn what_a_stream_and_its_connection_hold_is_bounded() {
+    let connection = connection();
+    let mut bench = Bench::with_stream(&stream(&connection));
+    let memory = bench.store.data().memory.expect("exported");
+    memory.grow(&mut bench.store, 32).expect("room");
+    let set = |bench: &mut Bench, key: &str, len: usize| {
+        let argument = Object {
+            key: key.to_owned(),
+            value: "v".repeat(len),
+            span: 2,
+        };
+        let argument = prost::Message::encode_to_vec(&argument);
+        bench.foreign("set_envoy_filter_state", &argument)
+    };
+    let most = 1 << 20;
+    assert_eq!(set(&mut bench, "envoy.string", most + 1), Err(FAILURE));
+    // Of the connection: what its next stream has room for, too.
+    for key in ["envoy.string", "envoy.hashable_string", "envoy.string"] {
+        assert_eq!(set(&mut bench, key, most), Ok(Vec::new()), "{key}");
+    }
+    bench.enter_stream(&stream(&connection));
+    let value = vec![b'v'; most];
+    assert_eq!(bench.set("a", &value), OK);
+    assert_eq!(bench.set("b", &value), FAILURE, "four with their names");
+    assert_eq!(bench.set("b", &value[..most / 2]), OK);
+    assert_eq!(bench.set("b", &value), FAILURE, "it may not grow, either");
+    assert_eq!(bench.set("a", b"small"), OK);
+    assert_eq!(bench.set("b", &value), OK, "there is room again");
+    assert_eq!(bench.set(&"n".repeat(4097), b""), FAILURE);
+    assert_eq!(bench.set(&"n".repeat(4096), b""), OK);
+    // And how many there are: three are here, and two of the connection.
+    for number in 0..995 {
+        assert_eq!(bench.set(&number.to_string(), b""), OK, "{number}");
+    }
+    assert_eq!(bench.set("more", b""), FAILURE);
+    assert_eq!(bench.set("a", b"again"), OK);
+}
+
+#[test]
+fn what_is_declared_is_bounded() {
+    for kind in [0, 2, 3] {
+        let mut bench = Bench::new();
+        let memory = bench.store.data().memory.expect("exported");
+        memory.grow(&mut bench.store, 32).expect("room");
+        let longest = if kind == 3 { 4096 } else { 1 << 20 };
+        for (name, schema, good) in [
+            (4096, 0, true),
+            (4097, 0, false),
+            (1, longest, true),
+            (2, longest + 1, false),
+        ] {
+            let declared = declaration(&"n".repeat(name), |it| {
+                (it.kind, it.schema) = (kind, "s".repeat(schema));
+            });
+            let expected = if good { Ok(Vec::new()) } else { Err(FAILURE) };
+            let given = bench.foreign("declare_property", &declared);
+            assert_eq!(given, expected, "{kind} {name} {schema}");
+        }
+    }
+}
+
+#[test]
+fn the_names_of_queues_are_bounded() {
+    let mut bench = Bench::new();
+    for (len, status) in [(4096, OK), (4097, FAILURE)] {
+        let called = bench.call("proxy_register_shared_queue", &[0, len, 8192]);
+        assert_eq!(called.expect("no trap"), status, "{len}");
+        let refused = bench.store.data().meter().refused(Quota::Queues);
+        assert_eq!(refused, u64::from(status == FAILURE));
+    }
 }

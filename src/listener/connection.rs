@@ -55,7 +55,7 @@ pub struct ServeContext {
     cut: DrainTrigger,
 }
 
-/// Why a connection ends that the process does not wait for: Envoy's words.
+/// Why a connection ends that goes with the process or with its listener: Envoy's words.
 const CUT: &str = "purging_socket_that_have_not_progressed_to_connections";
 
 impl ServeContext {
@@ -320,7 +320,7 @@ pub(super) async fn drained(
     if generation.listeners.contains_key(&listener) {
         "filter_chain_is_being_removed"
     } else {
-        "purging_socket_that_have_not_progressed_to_connections"
+        CUT
     }
 }
 

@@ -128,6 +128,13 @@ async fn a_route_puts_another_plugin_in_place_and_is_live_with_it() {
         .expect("the version goes");
 }
 
+/// What the guest `order` has written.
+fn order(proxy: &TestProxy) -> String {
+    let plugins = &proxy.running.server.plugins;
+    let value = plugins.shared_value("routes", b"order").expect("written");
+    String::from_utf8(value.to_vec()).expect("letters")
+}
+
 #[tokio::test]
 async fn a_plugin_that_logs_hears_of_the_ends_that_its_filter_lets_pass() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -155,14 +162,7 @@ async fn a_plugin_that_logs_hears_of_the_ends_that_its_filter_lets_pass() {
     )
     .await;
     let mut client = Client::connect(proxy.address("l").await).await;
-    let wrote = || {
-        let value = proxy
-            .running
-            .server
-            .plugins
-            .shared_value("routes", b"order");
-        String::from_utf8(value.expect("written").to_vec()).expect("letters")
-    };
+    let wrote = || order(&proxy);
     assert_eq!(client.get("test", "/").await.status, 200);
     assert_eq!(wrote(), "rvf", "its filter let nothing pass");
     for _ in 0..2 {
@@ -211,14 +211,7 @@ async fn of_a_client_that_left_the_logger_hears_before_the_filter_forgets_it() {
     client.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let _host = silent.accept().await.expect("forwarded");
     drop(client);
-    let wrote = || {
-        let value = proxy
-            .running
-            .server
-            .plugins
-            .shared_value("routes", b"order");
-        String::from_utf8(value.expect("written").to_vec()).expect("letters")
-    };
+    let wrote = || order(&proxy);
     let told = async {
         while wrote().len() < "rvfrvfcHLLdx".len() {
             tokio::task::yield_now().await;

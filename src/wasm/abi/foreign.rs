@@ -123,6 +123,7 @@ fn counted(
     look(guest)?;
     Ok(result?)
 }
+
 /// A block of the guest's with `data` in it. An empty result is a block of no bytes.
 fn block(guest: &mut Guest<'_>, data: &[u8]) -> Result<u32, Fault> {
     let len = u32::try_from(data.len()).map_err(|_| Status::InvalidMemoryAccess)?;

@@ -21,8 +21,8 @@ fn code(mark: &str) -> Vec<u8> {
     wat::parse_str(text).expect("valid text")
 }
 
-/// Configured with the file as it is.
-fn watched(folder: &Path) -> Arc<PluginSpec> {
+/// Configured with the file as it is; `writes` to it count, too.
+fn watched(folder: &Path, writes: bool) -> Arc<PluginSpec> {
     let mut config = config(Vec::new(), "");
     let Some(proto::plugin_config::Vm::VmConfig(vm)) = &mut config.vm else {
         unreachable!("it has one");
@@ -32,7 +32,7 @@ fn watched(folder: &Path) -> Arc<PluginSpec> {
         specifier: Some(core::data_source::Specifier::Filename(text(&path(folder)))),
         watched_directory: Some(core::WatchedDirectory {
             path: text(folder),
-            watch_modify: false,
+            watch_modify: writes,
         }),
     };
     vm.code = Some(core::AsyncDataSource {
@@ -49,15 +49,21 @@ fn serves(code: &[u8]) -> impl Fn(&Resolution) -> bool {
     }
 }
 
+/// A host that runs the code which a file of the folder has.
+async fn running(code: &[u8], writes: bool) -> (tempfile::TempDir, Arc<PluginSpec>, Bench) {
+    let folder = tempfile::tempdir().expect("a folder");
+    put(folder.path(), code);
+    let spec = watched(folder.path(), writes);
+    let bench = Bench::new(None);
+    bench.until(&spec, serves(code)).await;
+    (folder, spec, bench)
+}
+
 #[tokio::test]
 async fn code_that_is_moved_into_place_takes_over_and_bad_code_does_not() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let folder = folder.path();
     let [one, two, three] = ["one", "two", "three"].map(code);
-    put(folder, &one);
-    let spec = watched(folder);
-    let bench = Bench::new(None);
-    bench.until(&spec, serves(&one)).await;
+    let (folder, spec, bench) = running(&one, false).await;
+    let folder = folder.path();
     put(folder, &two);
     bench.until(&spec, serves(&two)).await;
     // What comes to nothing shows, and what was there goes on.
@@ -86,19 +92,23 @@ async fn code_that_is_moved_into_place_takes_over_and_bad_code_does_not() {
 }
 
 #[tokio::test]
+async fn code_that_is_written_in_place_takes_over_where_that_is_asked_for() {
+    let (folder, spec, bench) = running(&code("one"), true).await;
+    let two = code("two");
+    std::fs::write(path(folder.path()), &two).expect("written");
+    bench.until(&spec, serves(&two)).await;
+}
+
+#[tokio::test]
 async fn what_was_read_last_counts() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let folder = folder.path();
     let [one, two, three] = ["one", "two", "three"].map(code);
-    put(folder, &one);
-    let first = watched(folder);
-    let bench = Bench::new(None);
-    bench.until(&first, serves(&one)).await;
+    let (folder, first, bench) = running(&one, false).await;
+    let folder = folder.path();
     put(folder, &two);
     bench.until(&first, serves(&two)).await;
     // It is written, not moved, and configured anew.
     std::fs::write(path(folder), &three).expect("written");
-    let second = watched(folder);
+    let second = watched(folder, false);
     for spec in [&second, &first] {
         bench.until(spec, serves(&three)).await;
     }

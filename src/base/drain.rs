@@ -62,23 +62,31 @@ impl DrainWatch {
         }
     }
 
-    /// Polls `future` as long as the drain has not started; `None` where it has.
-    pub async fn unless_draining<F: Future>(
-        &mut self,
+    /// What `future` gives, or what `then` does, which begins when the drain starts: whichever is there first.
+    ///
+    /// # Errors
+    /// What `then` gives.
+    pub async fn race<F: Future, T>(
+        &self,
         mut future: Pin<&mut F>,
-    ) -> Option<F::Output> {
-        let flag = Arc::clone(&self.1);
-        let mut draining = pin!(self.draining());
+        then: impl Future<Output = T>,
+    ) -> Result<F::Output, T> {
+        let mut watch = self.clone();
+        let mut then = pin!(async move {
+            watch.draining().await;
+            then.await
+        });
         let mut waits = false;
         poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Ok(output));
+            }
             // Registered once, since a task's waker stays the same; asking the flag is cheap.
-            if flag.load(Ordering::Acquire)
-                || (!waits && draining.as_mut().poll(context).is_ready())
-            {
-                return Poll::Ready(None);
+            if waits && !self.is_draining() {
+                return Poll::Pending;
             }
             waits = true;
-            future.as_mut().poll(context).map(Some)
+            then.as_mut().poll(context).map(Err)
         })
         .await
     }

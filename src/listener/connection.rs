@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -188,7 +187,7 @@ pub(super) async fn serve(
     remote: Option<SocketAddr>,
 ) {
     // Kept until all else of the connection is gone.
-    let mut cut = context.cut.watch();
+    let cut = context.cut.watch();
     if cut.is_draining() {
         return;
     }
@@ -220,7 +219,8 @@ pub(super) async fn serve(
         filter_state: Default::default(),
     });
     let mut served = pin!(serve_chain(context, io, info, chain, drain));
-    if cut.unless_draining(served.as_mut()).await.is_none() {
+    let cut = cut.race(served.as_mut(), std::future::ready(()));
+    if cut.await.is_err() {
         meter.set_closed(CUT);
     }
 }
@@ -306,18 +306,16 @@ fn filters_of(
     (stream, filters)
 }
 
-/// Ends with the time of a drain: why a connection at `listener` that is still there is closed now, in Envoy's words.
+/// Ends with a drain that has begun: why a connection at `listener` that is still there is closed now, in Envoy's words.
 pub(super) async fn drained(
-    context: Arc<ServeContext>,
-    listener: Arc<str>,
-    mut watch: DrainWatch,
+    context: &ServeContext,
+    listener: &str,
     drain_time: Duration,
 ) -> &'static str {
-    watch.draining().await;
     tokio::time::sleep(drain_time).await;
     // Only a chain of it went, or the listener as a whole.
     let generation = context.current.load();
-    if generation.listeners.contains_key(&listener) {
+    if generation.listeners.contains_key(listener) {
         "filter_chain_is_being_removed"
     } else {
         CUT
@@ -331,26 +329,14 @@ async fn until(
     drain_time: Duration,
     (context, info): (Arc<ServeContext>, Arc<ConnectionInfo>),
 ) -> ConnectionEnd {
+    // It is dropped when its reason is known.
     let mut served = pin!(served);
-    let listener = Arc::clone(&info.listener);
-    let mut drained = pin!(drained(context, listener, deadline.clone(), drain_time));
-    let mut waits = false;
-    std::future::poll_fn(|context| {
-        if let Poll::Ready(end) = served.as_mut().poll(context) {
-            return Poll::Ready(end);
-        }
-        // Registered once, since a task's waker stays the same; asking the flag is cheap.
-        if waits && !deadline.is_draining() {
-            return Poll::Pending;
-        }
-        waits = true;
-        let drained = drained.as_mut().poll(context);
-        drained.map(|reason| {
-            info.meter.set_closed(reason);
-            ConnectionEnd::Drained
-        })
+    let drained = drained(&context, &info.listener, drain_time);
+    let ended = deadline.race(served.as_mut(), drained).await;
+    ended.unwrap_or_else(|reason| {
+        info.meter.set_closed(reason);
+        ConnectionEnd::Drained
     })
-    .await
 }
 
 type Admitted = (Arc<str>, Arc<ListenerStats>, Option<Chosen>);

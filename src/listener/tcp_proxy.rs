@@ -9,7 +9,7 @@ mod closing;
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -85,11 +85,8 @@ pub(super) async fn serve(
 ) {
     proxy.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
     let meter = Arc::clone(&stream.connection.meter);
-    let (of, listener) = (
-        Arc::clone(&context),
-        Arc::clone(&stream.connection.listener),
-    );
-    let drained = drained(of, listener, drain, drain_time);
+    let (of, connection) = (Arc::clone(&context), Arc::clone(&stream.connection));
+    let drained = drained(&of, &connection.listener, drain_time);
     let mut session = Session {
         filters,
         context,
@@ -113,11 +110,9 @@ pub(super) async fn serve(
     let closing = match session.walk(0) {
         Err(closing) => closing,
         Ok(()) => {
-            tokio::select! {
-                biased;
-                closing = std::future::poll_fn(|cx| session.poll(cx)) => closing,
-                reason = drained => Closing::abrupt(reason),
-            }
+            let served = pin!(std::future::poll_fn(|cx| session.poll(cx)));
+            let ended = drain.race(served, drained).await;
+            ended.unwrap_or_else(Closing::abrupt)
         }
     };
     session.close(closing).await;

@@ -50,7 +50,7 @@ impl Default for WasmSettings {
             modules_on_disk: 64,
             source_bytes_on_disk: 1 << 30,
             refresh_interval: None,
-            baseline_from: None,
+            baseline_from: Some(32 << 10),
             insecure_registries: Vec::new(),
             internal_registries: Vec::new(),
         }

@@ -58,6 +58,8 @@ pub(crate) struct Environment {
     /// capabilities) holds for all in it. What it says of its plugin does not: see [`Host::spec`].
     pub(crate) vm: Arc<PluginSpec>,
     pub(crate) abi: Abi,
+    /// See [`Module::shift`](super::module::Module::shift).
+    pub(crate) shift: i64,
     pub(crate) registry: Registry,
     pub(crate) clusters: Arc<ArcSwap<ClusterMap>>,
     pub(crate) node: Option<Arc<pb::Node>>,

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-    RegallocAlgorithm, UpdateDeadline,
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, UpdateDeadline,
 };
 
 /// The unit of deadlines.
@@ -44,9 +43,8 @@ impl Tier {
     pub(crate) fn compiler(self) -> wasmtime::Result<Engine> {
         let mut config = config(false);
         match self {
-            Self::Baseline => config
-                .cranelift_opt_level(OptLevel::None)
-                .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass),
+            // Registers are given out with the usual care: code that spills all of them wants several times the stack.
+            Self::Baseline => config.cranelift_opt_level(OptLevel::None),
             // Nobody waits for it: one thread, whose priority is its caller's, is enough.
             Self::Optimised => config.parallel_compilation(false),
         };

@@ -436,6 +436,7 @@ fn environment(abi: Abi) -> Arc<Environment> {
         space: shared.space(&spec.vm_id),
         vm: spec,
         abi,
+        shift: 0,
         registry: Registry::new(Shards::for_workers(1)),
         clusters: Arc::default(),
         node: None,

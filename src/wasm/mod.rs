@@ -55,6 +55,8 @@ mod payload;
 #[cfg(feature = "wasm")]
 mod plugin;
 #[cfg(feature = "wasm")]
+mod portable;
+#[cfg(feature = "wasm")]
 mod report;
 #[cfg(feature = "wasm")]
 mod reviver;

@@ -15,6 +15,7 @@ use wasmtime::{Engine, ExternType};
 
 use super::disk::{PrivateFolder, Seal, with_room};
 use super::engine::Tier;
+use super::portable::Portable;
 use super::spec::Digest;
 pub(crate) use super::spec::MAX_CODE;
 use super::{archive, sdk};
@@ -101,6 +102,9 @@ pub(crate) struct Module {
     pub(crate) compile_time: Option<Duration>,
     /// What follows it, where it is of the baseline tier.
     pub(crate) successor: Option<Arc<Successor>>,
+    /// How much further down than in what was loaded its functions are, in bytes: to be taken off where a place in them is
+    /// told.
+    pub(crate) shift: i64,
 }
 
 /// The optimised form of a module, perhaps still to come.
@@ -114,7 +118,7 @@ pub(crate) struct Successor {
 impl Module {
     /// The compiled form in `cache`. Reads a file: call it on a blocking thread.
     pub(crate) fn cached(engine: &Engine, digest: Digest, cache: &Cache) -> Option<Self> {
-        let (code, sdk) = cache.load(engine, digest)?;
+        let Entry { code, sdk, shift } = cache.load(engine, digest)?;
         let abi = abi(&code).ok()?;
         Some(Self {
             digest,
@@ -123,6 +127,7 @@ impl Module {
             sdk,
             compile_time: None,
             successor: None,
+            shift,
         })
     }
 
@@ -132,12 +137,11 @@ impl Module {
         bytes: &[u8],
         digest: Digest,
     ) -> Result<Self, LoadError> {
-        Self::compile_with(bytes, digest, |unpacked| {
-            Ok((wasmtime::Module::from_binary(engine, unpacked)?, None))
-        })
+        Self::compile_with(bytes, digest, |unpacked| Compiled::at_once(engine, unpacked))
     }
 
-    /// As [`Module::compile`], but to the baseline tier where the code is, unpacked, at least `from` bytes.
+    /// As [`Module::compile`], but to the baseline tier where the code is, unpacked, at least `from` bytes, and its instances
+    /// can go on with other code.
     pub(crate) fn compile_soon(
         engine: &Engine,
         bytes: &Bytes,
@@ -145,22 +149,26 @@ impl Module {
         from: usize,
     ) -> Result<Self, LoadError> {
         Self::compile_with(bytes, digest, |unpacked| {
-            if unpacked.len() < from {
-                return Ok((wasmtime::Module::from_binary(engine, unpacked)?, None));
-            }
+            let large = unpacked.len() >= from;
+            let Some(portable) = large.then(|| Portable::of(unpacked)).flatten() else {
+                return Compiled::at_once(engine, unpacked);
+            };
             let successor = Successor {
                 source: bytes.clone(),
                 module: OnceCell::new(),
             };
-            let code = compile_to(Tier::Baseline, engine, unpacked)?;
-            Ok((code, Some(Arc::new(successor))))
+            Ok(Compiled {
+                code: compile_to(Tier::Baseline, engine, &portable.bytes)?,
+                successor: Some(Arc::new(successor)),
+                shift: portable.shift,
+            })
         })
     }
 
     fn compile_with(
         bytes: &[u8],
         digest: Digest,
-        compile: impl FnOnce(&[u8]) -> wasmtime::Result<(wasmtime::Module, Option<Arc<Successor>>)>,
+        compile: impl FnOnce(&[u8]) -> wasmtime::Result<Compiled>,
     ) -> Result<Self, LoadError> {
         if bytes.len() > MAX_CODE {
             return Err(LoadError::TooLarge(bytes.len()));
@@ -171,7 +179,11 @@ impl Module {
             return Err(LoadError::NotWasm);
         }
         let begin = Instant::now();
-        let (code, successor) = compile(bytes).map_err(LoadError::Compile)?;
+        let Compiled {
+            code,
+            successor,
+            shift,
+        } = compile(bytes).map_err(LoadError::Compile)?;
         let compile_time = Some(begin.elapsed());
         let exports = code.exports().map(|export| export.name());
         let sdk = sdk::of(bytes).or_else(|| sdk::guess(exports).map(str::to_owned));
@@ -182,6 +194,7 @@ impl Module {
             code,
             compile_time,
             successor,
+            shift,
         })
     }
 
@@ -205,7 +218,32 @@ impl Successor {
     /// Compiles it. Takes long, on the running thread alone.
     pub(crate) fn compile(&self, engine: &Engine, digest: Digest) -> Result<Module, LoadError> {
         Module::compile_with(&self.source, digest, |unpacked| {
-            Ok((compile_to(Tier::Optimised, engine, unpacked)?, None))
+            // As it is for whoever has a successor.
+            let portable = Portable::of(unpacked)
+                .ok_or_else(|| wasmtime::format_err!("its instances cannot move"))?;
+            Ok(Compiled {
+                code: compile_to(Tier::Optimised, engine, &portable.bytes)?,
+                successor: None,
+                shift: portable.shift,
+            })
+        })
+    }
+}
+
+/// What comes of a module's bytes.
+struct Compiled {
+    code: wasmtime::Module,
+    successor: Option<Arc<Successor>>,
+    shift: i64,
+}
+
+impl Compiled {
+    /// Optimised, by all threads there are.
+    fn at_once(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Self> {
+        Ok(Self {
+            code: wasmtime::Module::from_binary(engine, bytes)?,
+            successor: None,
+            shift: 0,
         })
     }
 }
@@ -258,7 +296,7 @@ pub(crate) struct Cache {
     max_entries: usize,
 }
 
-const MAGIC: &[u8; 8] = b"plenipo\x02";
+const MAGIC: &[u8; 8] = b"plenipo\x03";
 
 impl Cache {
     /// Opens or makes the folder.
@@ -288,19 +326,15 @@ impl Cache {
         self.folder.seal(&[MAGIC, &digest.0, &engine, body])
     }
 
-    fn load(
-        &self,
-        engine: &Engine,
-        digest: Digest,
-    ) -> Option<(wasmtime::Module, Option<Arc<str>>)> {
+    fn load(&self, engine: &Engine, digest: Digest) -> Option<Entry> {
         let path = self.folder.path(&self.name(digest));
         let entry = read_regular(&path, MAX_COMPILED).ok()?;
         let body = entry
             .strip_prefix(MAGIC)
             .and_then(|rest| rest.split_at_checked(32))
             .filter(|(seal, body)| self.seal(digest, body).is(seal))
-            .and_then(|(_, body)| said(body));
-        let Some((sdk, body)) = body else {
+            .and_then(|(_, body)| parts(body));
+        let Some((sdk, shift, body)) = body else {
             tracing::warn!(target: "wasm", "{} is not an entry of ours; it is removed", path.display());
             let _ = std::fs::remove_file(&path);
             return None;
@@ -314,9 +348,9 @@ impl Cache {
         // SAFETY: see the reason above, and `PrivateFolder::open` for the key; `body` is what `Module::serialize` of an equally configured engine returned.
         let module = unsafe { wasmtime::Module::deserialize(engine, body) };
         match module {
-            Ok(module) => {
+            Ok(code) => {
                 super::disk::touch(&path);
-                Some((module, sdk))
+                Some(Entry { code, sdk, shift })
             }
             Err(error) => {
                 tracing::warn!(target: "wasm", "{}: {error:#}; it is removed", path.display());
@@ -343,7 +377,7 @@ impl Cache {
         let code = code.map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let sdk = module.sdk.as_deref().unwrap_or_default().as_bytes();
         let len = u16::try_from(sdk.len())?.to_le_bytes();
-        let body = [&len, sdk, &code].concat();
+        let body = [&len, sdk, &module.shift.to_le_bytes(), &code].concat();
         let seal = self.seal(digest, &body);
         let (name, parts) = (self.name(digest), [MAGIC, &seal.0[..], &body]);
         with_room(|| self.evict(), || self.folder.write(&name, &parts))?;
@@ -361,12 +395,21 @@ impl Cache {
     }
 }
 
-/// What the code says of its compiler, and the compiled code: the parts of an entry's body.
-fn said(body: &[u8]) -> Option<(Option<Arc<str>>, &[u8])> {
+/// What is kept of a module.
+struct Entry {
+    code: wasmtime::Module,
+    sdk: Option<Arc<str>>,
+    shift: i64,
+}
+
+/// What the code says of its compiler, how its functions were moved, and the compiled code: the parts of an entry's body.
+fn parts(body: &[u8]) -> Option<(Option<Arc<str>>, i64, &[u8])> {
     let (len, rest) = body.split_first_chunk()?;
-    let (sdk, code) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
+    let (sdk, rest) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
+    let (shift, code) = rest.split_first_chunk()?;
     let sdk = std::str::from_utf8(sdk).ok()?;
-    Some(((!sdk.is_empty()).then(|| sdk.into()), code))
+    let sdk = (!sdk.is_empty()).then(|| sdk.into());
+    Some((sdk, i64::from_le_bytes(*shift), code))
 }
 
 #[cfg(test)]

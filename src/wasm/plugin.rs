@@ -89,6 +89,11 @@ impl Plugin {
         self.set.admits(worker).then_some(place)
     }
 
+    /// The VMs that it is in.
+    pub(crate) fn set(&self) -> &Arc<VmSet> {
+        &self.set
+    }
+
     /// False where the plugin has no callback that hears of a stream's end.
     pub fn hears_ends(&self) -> bool {
         self.set.hears_ends()

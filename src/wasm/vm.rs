@@ -9,6 +9,7 @@
 
 mod core;
 mod ends;
+mod fresh;
 mod grpc;
 mod network;
 mod pace;
@@ -21,7 +22,8 @@ mod traffic;
 use self::core::Core;
 pub use self::ends::ContextId;
 use self::ends::LogPart;
-use self::start::{describe, start};
+pub(crate) use self::fresh::Fresh;
+use self::start::start;
 use self::task::serve;
 use self::traffic::{repair, without_status};
 use std::fmt;
@@ -33,11 +35,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use wasmtime::{InstancePre, PoolConcurrencyLimitError, Store};
+use wasmtime::InstancePre;
 
 use super::abi::calls;
 use super::abi::grpc::{Event, Failed};
-use super::callbacks::Callbacks;
 use super::context::{Environment, Host, OnLoss, Phase, RootSpec, Waiting};
 use super::engine::{Budget, Runtime, thread_cpu_time};
 use super::meter::Meter;
@@ -144,6 +145,12 @@ pub(crate) enum Message {
     },
     /// A connection was closed; by which peer, as the ABI has it.
     Closed { id: u32, peer: u32 },
+    /// Other code of the module takes over. Who waits hears whether it has, and gets what was left; where the VM has died,
+    /// they get nothing.
+    Move {
+        to: Box<Fresh>,
+        moved: oneshot::Sender<(Box<Fresh>, wasmtime::Result<()>)>,
+    },
     /// Somebody waits until all before this has been dealt with.
     Sync(oneshot::Sender<()>),
     /// Values of the statistics, for a sink of them.
@@ -218,38 +225,15 @@ impl Vm {
     ) -> Result<(Arc<Self>, Vec<u32>), BuildError> {
         let running = runtime.running();
         let (mailbox, inbox) = mpsc::unbounded_channel();
-        let mut store = Store::new(
-            runtime.engine(),
-            Host::new(Arc::clone(env), mailbox.clone()),
-        );
-        store.limiter(|host| &mut host.limits);
-        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().budget.look()));
-        store.set_epoch_deadline(store.data().budget.first_look());
-        // Half of a start's time is much to guess: its clock is read from the beginning.
-        store.data_mut().budget.count();
         let begin = Instant::now();
-        let instance = imports.instantiate(&mut store).map_err(|error| {
-            let reason = describe(&error);
-            match error.is::<PoolConcurrencyLimitError>() {
-                true => LoadError::NoRoom(reason),
-                false => LoadError::Start(reason),
-            }
-        })?;
+        let Fresh {
+            mut store,
+            instance,
+            callbacks,
+            ..
+        } = Fresh::new(runtime, imports, env, mailbox.clone())?;
         let instantiated = Instant::now();
-        let memory = instance.get_memory(&mut store, "memory");
-        let callbacks = Callbacks::of(&instance, &mut store, &env.vm, env.abi)?;
-        let allocate = callbacks
-            .malloc
-            .as_ref()
-            .or(callbacks.memory_allocate.as_ref())
-            .map(|callback| callback.function.clone());
-        if allocate.is_none() {
-            return Err(LoadError::NoAllocator.into());
-        }
-        let host = store.data_mut();
-        host.counters = Arc::clone(&counters);
-        host.memory = memory;
-        host.allocate = allocate;
+        store.data_mut().counters = Arc::clone(&counters);
         start(&instance, &mut store)?;
         let started = Instant::now();
         store.data_mut().phase = Phase::Open;
@@ -267,6 +251,7 @@ impl Vm {
         let mut core = Core {
             first_look: store.data().budget.first_look(),
             store,
+            instance,
             callbacks,
             entered: false,
             dead: false,
@@ -552,6 +537,16 @@ impl Vm {
             root,
             update: Arc::clone(update),
         });
+    }
+
+    /// Makes the VM go on in `to`, an instance of other code of its module, in between two calls; what it left, which is
+    /// best dropped elsewhere, and whether it has moved. `None` where it is dead. From any thread.
+    pub(crate) async fn move_to(&self, to: Fresh) -> Option<(Box<Fresh>, wasmtime::Result<()>)> {
+        let (moved, left) = oneshot::channel();
+        let to = Box::new(to);
+        // A VM without a task is dead.
+        let _ = self.mailbox.send(Message::Move { to, moved });
+        left.await.ok()
     }
 
     /// Ends when the VM has dealt with all that was posted until now, or is gone.

@@ -13,22 +13,24 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use wasmtime::Linker;
 
 use super::abi::Imports;
 use super::breaker::{Breaker, BreakerState, Gate};
 use super::callbacks::ENDS;
-use super::context::{Environment, RootSpec};
-use super::engine::Runtime;
+use super::context::{Environment, Host, RootSpec};
+use super::engine::{Runtime, Tier};
 use super::module::{LoadError, Module};
 use super::plugin::Plugin;
 use super::report;
 use super::reviver::{Built, Event, Revive, revive};
 use super::spec::FailurePolicy;
 use super::status::{LiveStatus, Trap, VmStatus, plugin_stats};
-use super::vm::{BuildError, Counters, Vm};
+use super::vm::{BuildError, Counters, Fresh, Vm};
 use crate::base::task::{OwnedTask, spawn};
 use crate::base::{WorkerCell, WorkerHandles};
 use crate::config::wasm_settings::PluginPolicy;
@@ -40,16 +42,22 @@ const MAX_TRAPS: usize = 8;
 /// All that it takes to make a VM of one key.
 pub(crate) struct Recipe {
     pub(crate) runtime: Arc<Runtime>,
-    pub(crate) module: Module,
-    pub(crate) imports: Imports,
+    /// Of the baseline tier at first, perhaps.
+    pub(crate) code: ArcSwap<Linked>,
     pub(crate) env: Arc<Environment>,
     pub(crate) workers: WorkerHandles,
     pub(crate) process_stats: Arc<StatSet>,
 }
 
+/// A module that can be instantiated.
+pub(crate) struct Linked {
+    pub(crate) module: Module,
+    pub(crate) imports: Imports,
+}
+
 impl std::fmt::Debug for Recipe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Recipe({:?})", self.module.digest)
+        write!(f, "Recipe({:?})", self.code.load().module.digest)
     }
 }
 
@@ -64,7 +72,7 @@ impl Recipe {
         let built = tokio::task::spawn_blocking(move || {
             Vm::build(
                 &recipe.runtime,
-                &recipe.imports.pre,
+                &recipe.code.load().imports.pre,
                 &recipe.env,
                 &roots,
                 counters,
@@ -75,6 +83,25 @@ impl Recipe {
             Ok(result) => result,
             Err(_) => Err(LoadError::Trap("a host function panicked".to_owned()).into()),
         }
+    }
+
+    /// Makes a VM go on in the code that there is now.
+    async fn refit(self: &Arc<Self>, vm: &Vm) -> Result<(), LoadError> {
+        let recipe = Arc::clone(self);
+        let made = tokio::task::spawn_blocking(move || {
+            // Nobody writes to it before it has another's host.
+            let (mailbox, _) = mpsc::unbounded_channel();
+            let code = recipe.code.load();
+            Fresh::new(&recipe.runtime, &code.imports.pre, &recipe.env, mailbox)
+        });
+        let panicked = |_| LoadError::Start("a host function panicked".to_owned());
+        let fresh = made.await.map_err(panicked)??;
+        let Some((left, moved)) = vm.move_to(fresh).await else {
+            return Ok(());
+        };
+        // To give its memory back takes a while.
+        drop(tokio::task::spawn_blocking(move || drop(left)));
+        moved.map_err(|error| LoadError::NoRoom(format!("{error:#}")))
     }
 
     /// Configures a plugin in a VM that is made for this alone, and goes without a goodbye, as Envoy's canary does. What
@@ -186,8 +213,9 @@ impl VmSet {
 
     /// False where the code has no callback that hears of a stream's end.
     pub(crate) fn hears_ends(&self) -> bool {
-        let Recipe { module, env, .. } = &*self.recipe;
-        let mut exports = module.code.exports();
+        let Recipe { code, env, .. } = &*self.recipe;
+        let code = code.load();
+        let mut exports = code.module.code.exports();
         exports.any(|export| ENDS.contains(&export.name()) && env.vm.allows(export.name()))
     }
 
@@ -217,7 +245,8 @@ impl VmSet {
 
     /// What the VMs do, what is known of the code, and what plugins of this name hold.
     pub(crate) fn live_status(&self, name: &str) -> LiveStatus {
-        let Recipe { module, env, .. } = &*self.recipe;
+        let Recipe { code, env, .. } = &*self.recipe;
+        let module = &code.load().module;
         let meters: Vec<_> = self.slots.iter().map(|slot| &*slot.counters).collect();
         let shared = env.space.status();
         LiveStatus {
@@ -241,6 +270,38 @@ impl VmSet {
     #[inline]
     pub(crate) fn admits(&self, worker: usize) -> bool {
         self.slots[worker].gate.admit()
+    }
+
+    /// Puts `module`, the optimised code of what runs, below the VMs: those that live go on in it, with all that their guests
+    /// hold, and those to come begin with it.
+    ///
+    /// # Errors
+    /// Where it will not do, or a VM could not move to it: that one goes on as it was.
+    pub(crate) async fn optimise(
+        self: &Arc<Self>,
+        linker: &Linker<Host>,
+        module: &Module,
+    ) -> Result<(), LoadError> {
+        let _changing = self.changing.lock().await;
+        {
+            let now = &self.recipe.code.load().module;
+            if now.tier() == Tier::Optimised || now.digest != module.digest {
+                return Ok(());
+            }
+        }
+        let imports = Imports::resolve(linker, module, &self.recipe.env.vm)?;
+        let module = module.clone();
+        self.recipe.code.store(Arc::new(Linked { module, imports }));
+        let mut result = Ok(());
+        for slot in &self.slots {
+            let vm = slot.current.lock().upgrade();
+            if let Some(vm) = vm
+                && let Err(error) = self.recipe.refit(&vm).await
+            {
+                result = Err(error);
+            }
+        }
+        result
     }
 
     /// Gives `plugin` a root context on every worker.

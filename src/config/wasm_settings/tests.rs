@@ -286,5 +286,8 @@ fn time(value: Duration) -> String {
 }
 
 fn size(bytes: usize) -> String {
-    format!("{} MiB", bytes >> 20)
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        whole => format!("{whole} MiB"),
+    }
 }

@@ -145,7 +145,8 @@ impl Loader {
             {
                 let mut record = self.record.lock();
                 record.compile_time = loaded.module.compile_time;
-                record.unknown_imports.clone_from(&recipe.imports.unknown);
+                let code = recipe.code.load();
+                record.unknown_imports.clone_from(&code.imports.unknown);
                 if live.is_none() {
                     record.code = Some(given.code);
                     record.image = given.image;
@@ -250,21 +251,26 @@ impl Loader {
         }
     }
 
-    /// Where `module`, which is live, is of the baseline tier: puts VMs with its optimised code in the place of those
-    /// that serve, as a new version would be put there. Where that fails they go on.
+    /// Where `module`, which is live, is of the baseline tier: puts its optimised code below the VMs that serve. Where that
+    /// fails they go on as they are.
     async fn optimise(&self, inner: &Arc<Inner>, module: &Module) {
         if module.tier() == Tier::Optimised {
             return;
         }
         let optimise = async {
             let module = inner.optimised(module).await?;
-            let recipe = inner.recipe_with(&self.spec, &module)?;
-            let plugin = inner.start(&self.spec, recipe, self.home).await;
-            Ok((module, plugin.map_err(Failure::Load)?))
+            let set = match &*self.outcome.lock() {
+                Outcome::Live(plugin) => Arc::clone(plugin.set()),
+                _ => return Ok(module),
+            };
+            let linker = &inner.machine().map_err(Failure::Load)?.linker;
+            let moved = set.optimise(linker, &module).await;
+            moved.map_err(Failure::Load)?;
+            Ok(module)
         };
         let name = &self.spec.name;
-        let (module, plugin) = match optimise.await {
-            Ok(made) => made,
+        let module = match optimise.await {
+            Ok(module) => module,
             Err(failure) => {
                 let failure: Failure = failure;
                 tracing::warn!(target: "wasm", "plugin {name}: its baseline code goes on: {failure}");
@@ -273,7 +279,6 @@ impl Loader {
                 return;
             }
         };
-        self.replace(inner, plugin, "its code was optimised");
         {
             let mut record = self.record.lock();
             record.compile_time = module.compile_time;

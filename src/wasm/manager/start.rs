@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
+
 use super::modules::{Asker, Loaded, Wanted};
 use super::{Failure, Home, Inner};
 use crate::telemetry::metrics::StatSet;
@@ -12,7 +14,7 @@ use crate::wasm::module::{LoadError, Module};
 use crate::wasm::plugin::Plugin;
 use crate::wasm::spec::{Code, Digest, PluginSpec};
 use crate::wasm::status::{State, plugin_stats};
-use crate::wasm::vm_set::{Recipe, Refusal, VmSet};
+use crate::wasm::vm_set::{Linked, Recipe, Refusal, VmSet};
 
 impl Inner {
     /// The module of `spec`, of the source `code`, and all else that its VMs are made of.
@@ -53,6 +55,7 @@ impl Inner {
         let env = Arc::new(Environment {
             vm: Arc::clone(spec),
             abi: module.abi,
+            shift: module.shift,
             registry: options.registry.clone(),
             clusters: Arc::clone(&options.clusters),
             node: options.node.clone(),
@@ -67,8 +70,10 @@ impl Inner {
         });
         let recipe = Recipe {
             runtime: Arc::clone(&machine.runtime),
-            module: module.clone(),
-            imports,
+            code: ArcSwap::from_pointee(Linked {
+                module: module.clone(),
+                imports,
+            }),
             env,
             workers: options.workers.clone(),
             process_stats: Arc::clone(&self.stats),
@@ -124,15 +129,9 @@ impl Inner {
     }
 
     /// The VMs of the key of `spec` under the settings of `recipe`: those that live, or new ones of it. The code counts
-    /// too: a source without a sum may give another one to the same key. So does its tier: what is compiled anew is run
-    /// by new VMs.
+    /// too: a source without a sum may give another one to the same key.
     fn set(&self, spec: &PluginSpec, recipe: &Arc<Recipe>) -> Arc<VmSet> {
-        let module = &recipe.module;
-        let parts = [
-            &spec.vm_key().0,
-            &module.digest.0,
-            module.tier().as_str().as_bytes(),
-        ];
+        let parts = [spec.vm_key().0, recipe.code.load().module.digest.0];
         let key = Digest::of(&parts.concat());
         let mut sets = self.sets.lock();
         let of_key = sets.get(&key).into_iter().flatten();

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wasmtime::{Store, WasmParams, WasmResults};
+use wasmtime::{Instance, Store, WasmParams, WasmResults};
 
 use super::start::{describe, with_words};
 use super::{Counters, Dead, Direction, Message, OnDeath, reset_details};
@@ -22,6 +22,7 @@ use crate::wasm::meter::Quota;
 /// The inner VM: used by its worker alone.
 pub(super) struct Core {
     pub(super) store: Store<Host>,
+    pub(super) instance: Instance,
     pub(super) callbacks: Callbacks,
     /// Set while a guest runs: a panic of ours leaves it set, and the VM is then as good as dead.
     pub(super) entered: bool,
@@ -87,7 +88,7 @@ impl Core {
     /// A callback has trapped.
     #[cold]
     fn trapped(&mut self, name: &str, error: &wasmtime::Error) -> Dead {
-        let mut reason = describe(error);
+        let mut reason = describe(error, self.store.data().env.shift);
         if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt)) {
             self.counters.meter.hard.add(1);
         }

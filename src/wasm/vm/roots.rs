@@ -90,8 +90,9 @@ impl Core {
             probe.called(name, begin.elapsed());
         }
         result.map(Some).map_err(|error| {
-            let words = std::mem::take(&mut self.store.data_mut().last_words);
-            let reason = format!("{}\n  in {name}", describe(&error));
+            let host = self.store.data_mut();
+            let words = std::mem::take(&mut host.last_words);
+            let reason = format!("{}\n  in {name}", describe(&error, host.env.shift));
             LoadError::Trap(with_words(&reason, &words))
         })
     }

@@ -10,7 +10,8 @@ pub(super) fn start(
     instance: &wasmtime::Instance,
     store: &mut Store<Host>,
 ) -> Result<(), LoadError> {
-    let trapped = |error: wasmtime::Error| LoadError::Start(describe(&error));
+    let shift = store.data().env.shift;
+    let trapped = |error: wasmtime::Error| LoadError::Start(describe(&error, shift));
     let mut run = |name: &str| -> Result<bool, LoadError> {
         let Some(function) = instance.get_func(&mut *store, name) else {
             return Ok(false);
@@ -50,8 +51,8 @@ pub(super) fn with_words(description: &str, words: &str) -> String {
     }
 }
 
-/// A trap in one line, then its backtrace.
-pub(super) fn describe(error: &wasmtime::Error) -> String {
+/// A trap in one line, then its backtrace, in which functions are where they were before they moved down by `shift` bytes.
+pub(super) fn describe(error: &wasmtime::Error, shift: i64) -> String {
     use std::fmt::Write as _;
     let mut text = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => "the time budget is exhausted".to_owned(),
@@ -62,12 +63,10 @@ pub(super) fn describe(error: &wasmtime::Error) -> String {
         for (depth, frame) in trace.frames().iter().enumerate() {
             let name = frame.func_name().unwrap_or("<unknown>");
             let name = rustc_demangle::demangle(name);
+            let at = frame.module_offset().unwrap_or(0);
+            let at = at.saturating_add_signed(isize::try_from(-shift).unwrap_or(0));
             // Writing to a string does not fail.
-            let _ = write!(
-                text,
-                "\n  {depth}: 0x{:x} - {name:#}",
-                frame.module_offset().unwrap_or(0)
-            );
+            let _ = write!(text, "\n  {depth}: 0x{at:x} - {name:#}");
         }
     }
     text

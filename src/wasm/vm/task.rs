@@ -180,6 +180,12 @@ impl Vm {
                 LogPart::end(part, logged);
                 logged
             }
+            Message::Move { mut to, moved } => self.with(|core| {
+                let result = core.move_to(&mut to);
+                // Who waited may have given up.
+                let _ = moved.send((to, result));
+                Ok(())
+            }),
             Message::Sync(done) => {
                 // Who waited may have given up.
                 let _ = done.send(());

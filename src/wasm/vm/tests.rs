@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use wasmtime::{Linker, Val, ValType};
+use wasmtime::{Linker, Store, Val, ValType};
 
 use super::*;
 use crate::base::Shards;
@@ -58,6 +58,7 @@ fn environment(name: &str) -> Arc<Environment> {
         space: shared.space(&spec.vm_id),
         vm: Arc::new(spec),
         abi: Abi::V0_2_1,
+        shift: 0,
         registry: Registry::new(Shards::for_workers(1)),
         clusters: Arc::<ArcSwap<_>>::default(),
         node: None,

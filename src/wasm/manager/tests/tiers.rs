@@ -28,18 +28,12 @@ impl Bench {
         found.expect("it is wanted")
     }
 
-    /// Follows `plugin` to its optimised code.
-    async fn optimised(&self, spec: &Arc<PluginSpec>, plugin: &Arc<Plugin>) -> Arc<Plugin> {
-        assert_eq!(plugin.live_status().tier, "baseline");
-        let other = |resolution: &Resolution| match resolution {
-            Resolution::Ready(ready) => !Arc::ptr_eq(ready, plugin),
-            other => panic!("a live version is not taken away: {other:?}"),
-        };
-        let Resolution::Ready(optimised) = self.until(spec, other).await else {
-            unreachable!("that was waited for")
-        };
-        assert_eq!(optimised.live_status().tier, "optimised");
-        optimised
+    /// Waits until `plugin`, which serves for `spec`, runs its optimised code.
+    async fn optimised(&self, spec: &Arc<PluginSpec>, plugin: &Arc<Plugin>) {
+        let told = || lives(&self.version(spec)).contains(&"optimised code");
+        eventually("it is optimised", told).await;
+        assert_eq!(plugin.live_status().tier, "optimised");
+        assert!(Arc::ptr_eq(&self.ready(spec).await, plugin));
     }
 }
 
@@ -67,29 +61,19 @@ async fn optimised_code_takes_over_from_the_baseline_code_of_a_first_start() {
     let bench = tiered(Some(root.path()));
     assert_eq!(bench.plugins.canary(&spec).await, Ok(()));
     assert_eq!(kept(), 0, "baseline code is not kept");
-    let baseline = bench.ready(&spec).await;
-    let optimised = bench.optimised(&spec, &baseline).await;
+    let plugin = bench.ready(&spec).await;
+    assert_eq!(plugin.live_status().tier, "baseline");
+    bench.optimised(&spec, &plugin).await;
     assert_eq!(
         lives(&bench.version(&spec)),
         ["baseline code", "optimised code"]
     );
-    // What streams hold drains, and goes with the last of them.
-    let draining = |bench: &Bench| {
-        let all = bench.plugins.status();
-        all.iter()
-            .filter(|status| status.state == State::Draining)
-            .count()
-    };
-    assert_eq!(draining(&bench), 1);
-    assert_eq!(bench.stat(wasm_stats::WASM_VM_COUNT), 2);
-    drop(baseline);
-    eventually("the first VM goes", || {
-        bench.stat(wasm_stats::WASM_VM_COUNT) == 1
-    })
-    .await;
-    bench.plugins.retain(|_| true);
-    assert_eq!(draining(&bench), 0);
-    drop(optimised);
+    // The same VM, which nobody has to leave.
+    let all = bench.plugins.status();
+    assert!(all.iter().all(|status| status.state != State::Draining));
+    assert_eq!(plugin.vm_status()[0].created, 1);
+    assert_eq!(bench.stat(wasm_stats::WASM_VM_COUNT), 1);
+    drop(plugin);
 
     // Another version of the same code, and another process: nobody starts at the beginning.
     let second = super::spec(config(guest("add-header"), "two"));
@@ -108,9 +92,9 @@ async fn optimised_code_takes_over_from_the_baseline_code_of_a_first_start() {
 async fn a_change_of_what_serves_is_optimised_before_it_is_live() {
     let bench = tiered(None);
     let first = spec(config(guest("add-header"), ""));
-    let baseline = bench.ready(&first).await;
-    bench.optimised(&first, &baseline).await;
-    drop(baseline);
+    let plugin = bench.ready(&first).await;
+    bench.optimised(&first, &plugin).await;
+    drop(plugin);
     let changed = spec(config(guest("property"), "plugin_name"));
     assert_eq!(bench.plugins.canary(&changed).await, Ok(()));
     let plugin = bench.ready(&changed).await;
@@ -136,8 +120,8 @@ async fn fetched_code_is_optimised_without_another_fetch() {
     let server = Server::start(vec![Reply::Code(code.clone())]).await;
     bench.serve_from(&server);
     let spec = remote(&code, "");
-    let baseline = bench.ready(&spec).await;
-    bench.optimised(&spec, &baseline).await;
+    let plugin = bench.ready(&spec).await;
+    bench.optimised(&spec, &plugin).await;
     assert_eq!(server.hits(), 1);
 }
 
@@ -164,27 +148,16 @@ async fn versions_of_one_vm_key_end_up_in_one_vm() {
 }
 
 #[tokio::test]
-async fn where_the_optimised_code_does_not_start_the_baseline_code_goes_on() {
+async fn code_whose_instances_cannot_move_is_optimised_at_once() {
     let bench = tiered(None);
-    // Its second configuration is refused.
     let text = r#"(module
-        (import "env" "proxy_get_shared_data" (func $get (param i32 i32 i32 i32 i32) (result i32)))
-        (import "env" "proxy_set_shared_data" (func $set (param i32 i32 i32 i32 i32) (result i32)))
         (memory (export "memory") 1)
+        (func $begin)
+        (start $begin)
         (func (export "proxy_abi_version_0_2_1"))
-        (func (export "malloc") (param i32) (result i32) (i32.const 1024))
-        (func (export "proxy_on_configure") (param i32 i32) (result i32)
-            (if (i32.eqz (call $get (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 68) (i32.const 72)))
-                (then (return (i32.const 0))))
-            (drop (call $set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0)))
-            (i32.const 1)))"#;
+        (func (export "malloc") (param i32) (result i32) (i32.const 1024)))"#;
     let spec = spec(config(wat::parse_str(text).expect("valid text"), ""));
-    let baseline = bench.ready(&spec).await;
-    eventually("it was tried", || lives(&bench.version(&spec)).len() == 2).await;
-    let version = bench.version(&spec);
-    let last = lives(&version)[1];
-    assert!(last.starts_with("baseline code goes on: "), "{last}");
-    assert!(last.contains("proxy_on_configure returned false"), "{last}");
-    let still = bench.ready(&spec).await;
-    assert!(Arc::ptr_eq(&still, &baseline));
+    let plugin = bench.ready(&spec).await;
+    assert_eq!(plugin.live_status().tier, "optimised");
+    assert_eq!(lives(&bench.version(&spec)), [""]);
 }

@@ -1,7 +1,7 @@
 //! From bytes to a compiled module: magic, ABI marker, compilation, and the cache of compiled code.
 //!
 //! The cache is a [`PrivateFolder`] whose entries are sealed: native code is run only if this host wrote it. An entry is
-//! named by the sum of the code and of the compiler's settings.
+//! named by the sum of the code, of the compiler's settings, and the tier.
 
 use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
@@ -116,19 +116,22 @@ pub(crate) struct Successor {
 }
 
 impl Module {
-    /// The compiled form in `cache`. Reads a file: call it on a blocking thread.
+    /// The optimised form in `cache`. Reads a file: call it on a blocking thread.
     pub(crate) fn cached(engine: &Engine, digest: Digest, cache: &Cache) -> Option<Self> {
-        let Entry { code, sdk, shift } = cache.load(engine, digest)?;
-        let abi = abi(&code).ok()?;
-        Some(Self {
-            digest,
-            abi,
-            code,
-            sdk,
-            compile_time: None,
-            successor: None,
-            shift,
-        })
+        cache.load(engine, digest, Tier::Optimised)
+    }
+
+    /// The baseline form in `cache` of `bytes`, packed or not, whose optimised form a process has not lived to see. Reads a
+    /// file: call it on a blocking thread.
+    pub(crate) fn cached_soon(
+        engine: &Engine,
+        bytes: &Bytes,
+        digest: Digest,
+        cache: &Cache,
+    ) -> Option<Self> {
+        let mut module = cache.load(engine, digest, Tier::Baseline)?;
+        module.successor = Some(Successor::of(bytes));
+        Some(module)
     }
 
     /// Compiles `bytes`, packed or not. Takes long: call it on a blocking thread.
@@ -137,7 +140,9 @@ impl Module {
         bytes: &[u8],
         digest: Digest,
     ) -> Result<Self, LoadError> {
-        Self::compile_with(bytes, digest, |unpacked| Compiled::at_once(engine, unpacked))
+        Self::compile_with(bytes, digest, |unpacked| {
+            Compiled::at_once(engine, unpacked)
+        })
     }
 
     /// As [`Module::compile`], but to the baseline tier where the code is, unpacked, at least `from` bytes, and its instances
@@ -153,13 +158,9 @@ impl Module {
             let Some(portable) = large.then(|| Portable::of(unpacked)).flatten() else {
                 return Compiled::at_once(engine, unpacked);
             };
-            let successor = Successor {
-                source: bytes.clone(),
-                module: OnceCell::new(),
-            };
             Ok(Compiled {
                 code: compile_to(Tier::Baseline, engine, &portable.bytes)?,
-                successor: Some(Arc::new(successor)),
+                successor: Some(Successor::of(bytes)),
                 shift: portable.shift,
             })
         })
@@ -215,6 +216,14 @@ impl Module {
 }
 
 impl Successor {
+    /// That of a module of `source`, packed or not.
+    fn of(source: &Bytes) -> Arc<Self> {
+        Arc::new(Self {
+            source: source.clone(),
+            module: OnceCell::new(),
+        })
+    }
+
     /// Compiles it. Takes long, on the running thread alone.
     pub(crate) fn compile(&self, engine: &Engine, digest: Digest) -> Result<Module, LoadError> {
         Module::compile_with(&self.source, digest, |unpacked| {
@@ -316,23 +325,29 @@ impl Cache {
         self
     }
 
-    fn name(&self, digest: Digest) -> String {
-        format!("{digest}-{:016x}.cwasm", self.engine_hash)
+    fn name(&self, digest: Digest, tier: Tier) -> String {
+        let of_tier = match tier {
+            Tier::Baseline => ".baseline",
+            Tier::Optimised => "",
+        };
+        format!("{digest}-{:016x}{of_tier}.cwasm", self.engine_hash)
     }
 
     /// Over what the entry is and holds.
-    fn seal(&self, digest: Digest, body: &[u8]) -> Seal {
+    fn seal(&self, digest: Digest, tier: Tier, body: &[u8]) -> Seal {
         let engine = self.engine_hash.to_le_bytes();
-        self.folder.seal(&[MAGIC, &digest.0, &engine, body])
+        let tier = tier.as_str().as_bytes();
+        self.folder.seal(&[MAGIC, &digest.0, &engine, tier, body])
     }
 
-    fn load(&self, engine: &Engine, digest: Digest) -> Option<Entry> {
-        let path = self.folder.path(&self.name(digest));
+    /// What is kept of a module; its successor is the caller's matter.
+    fn load(&self, engine: &Engine, digest: Digest, tier: Tier) -> Option<Module> {
+        let path = self.folder.path(&self.name(digest, tier));
         let entry = read_regular(&path, MAX_COMPILED).ok()?;
         let body = entry
             .strip_prefix(MAGIC)
             .and_then(|rest| rest.split_at_checked(32))
-            .filter(|(seal, body)| self.seal(digest, body).is(seal))
+            .filter(|(seal, body)| self.seal(digest, tier, body).is(seal))
             .and_then(|(_, body)| parts(body));
         let Some((sdk, shift, body)) = body else {
             tracing::warn!(target: "wasm", "{} is not an entry of ours; it is removed", path.display());
@@ -350,7 +365,15 @@ impl Cache {
         match module {
             Ok(code) => {
                 super::disk::touch(&path);
-                Some(Entry { code, sdk, shift })
+                Some(Module {
+                    digest,
+                    abi: abi(&code).ok()?,
+                    code,
+                    sdk,
+                    compile_time: None,
+                    successor: None,
+                    shift,
+                })
             }
             Err(error) => {
                 tracing::warn!(target: "wasm", "{}: {error:#}; it is removed", path.display());
@@ -360,12 +383,9 @@ impl Cache {
         }
     }
 
-    /// Keeps a compiled module of the optimised tier; failing to is no failure. Writes a file: call it on a blocking
-    /// thread.
+    /// Keeps a compiled module; failing to is no failure. Optimised code takes the place of its baseline code. Writes a file:
+    /// call it on a blocking thread.
     pub(crate) fn store(&self, module: &Module) {
-        if module.tier() != Tier::Optimised {
-            return;
-        }
         if let Err(error) = self.try_store(module) {
             tracing::warn!(target: "wasm", "cannot keep a compiled module in {}: {error:#}", self.folder.shown());
         }
@@ -378,9 +398,14 @@ impl Cache {
         let sdk = module.sdk.as_deref().unwrap_or_default().as_bytes();
         let len = u16::try_from(sdk.len())?.to_le_bytes();
         let body = [&len, sdk, &module.shift.to_le_bytes(), &code].concat();
-        let seal = self.seal(digest, &body);
-        let (name, parts) = (self.name(digest), [MAGIC, &seal.0[..], &body]);
+        let tier = module.tier();
+        let seal = self.seal(digest, tier, &body);
+        let (name, parts) = (self.name(digest, tier), [MAGIC, &seal.0[..], &body]);
         with_room(|| self.evict(), || self.folder.write(&name, &parts))?;
+        if tier == Tier::Optimised {
+            // There may be none.
+            let _ = std::fs::remove_file(self.folder.path(&self.name(digest, Tier::Baseline)));
+        }
         self.evict();
         Ok(())
     }
@@ -393,13 +418,6 @@ impl Cache {
             let _ = std::fs::remove_file(&entry.path);
         }
     }
-}
-
-/// What is kept of a module.
-struct Entry {
-    code: wasmtime::Module,
-    sdk: Option<Arc<str>>,
-    shift: i64,
 }
 
 /// What the code says of its compiler, how its functions were moved, and the compiled code: the parts of an entry's body.

@@ -87,9 +87,7 @@ impl<'a> Parts<'a> {
                 Payload::ImportSection(imports) => {
                     let mut all = imports.clone().into_imports();
                     all.all(|import| {
-                        import.is_ok_and(|import| {
-                            matches!(import.ty, wasmparser::TypeRef::Func(_))
-                        })
+                        import.is_ok_and(|import| matches!(import.ty, wasmparser::TypeRef::Func(_)))
                     })
                 }
                 Payload::MemorySection(memories) => one_of_its_own(memories)?,
@@ -119,9 +117,7 @@ impl<'a> Parts<'a> {
         let memory = |export: &Export<'_>| {
             export.name == MEMORY && matches!(export.kind, ExternalKind::Memory)
         };
-        let taken = exports
-            .iter()
-            .any(|export| export.name.starts_with(PREFIX));
+        let taken = exports.iter().any(|export| export.name.starts_with(PREFIX));
         let portable = exports.iter().any(memory) && !taken;
         Ok(portable.then_some(Self {
             exports,
@@ -196,9 +192,7 @@ pub(super) fn move_state<T>(
         .filter(|export| export.name().starts_with(PREFIX))
         .map(|export| (export.name().to_owned(), export.into_extern()));
     for (name, global) in globals.collect::<Vec<_>>() {
-        if let (Extern::Global(from), Some(to)) =
-            (global, new.get_global(&mut *new_store, &name))
-        {
+        if let (Extern::Global(from), Some(to)) = (global, new.get_global(&mut *new_store, &name)) {
             let value = from.get(&mut *old_store);
             to.set(&mut *new_store, value)?;
         }

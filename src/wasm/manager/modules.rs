@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::{Failure, Inner, Machine};
 use crate::base::memory;
-use crate::wasm::engine::Tier;
 use crate::wasm::fetch::{self, FetchError};
 use crate::wasm::module::{LoadError, Module, give_way};
 use crate::wasm::source::download::Downloader;
@@ -476,15 +475,24 @@ impl Inner {
                 };
                 let module = self
                     .blocking(move |inner| {
-                        let engine = inner.machine()?.runtime.engine();
-                        match baseline_from {
-                            Some(from) => Module::compile_soon(engine, &bytes, digest, from),
-                            None => Module::compile(engine, &bytes, digest),
+                        let Machine { runtime, cache, .. } = inner.machine()?;
+                        let engine = runtime.engine();
+                        let Some(from) = baseline_from else {
+                            return Module::compile(engine, &bytes, digest);
+                        };
+                        let kept = cache
+                            .as_ref()
+                            .and_then(|cache| Module::cached_soon(engine, &bytes, digest, cache));
+                        match kept {
+                            Some(module) => Ok(module),
+                            None => Module::compile_soon(engine, &bytes, digest, from),
                         }
                     })
                     .await
                     .map_err(Some)?;
-                self.keep(&module);
+                if module.compile_time.is_some() {
+                    self.keep(&module);
+                }
                 Ok(module)
             })
             .await;
@@ -497,22 +505,20 @@ impl Inner {
         }
     }
 
-    /// Writes `module` to the disk, if it is what belongs there. Nobody waits for it but the end of the process.
+    /// Writes `module` to the disk. Nobody waits for it but the end of the process.
     fn keep(self: &Arc<Self>, module: &Module) {
-        if module.tier() == Tier::Optimised {
-            let (inner, module) = (Arc::clone(self), module.clone());
-            let write = tokio::task::spawn_blocking(move || {
-                if let Ok(Machine {
-                    cache: Some(cache), ..
-                }) = inner.machine()
-                {
-                    cache.store(&module);
-                }
-            });
-            let mut writes = self.writes.lock();
-            writes.retain(|write| !write.is_finished());
-            writes.push(write);
-        }
+        let (inner, module) = (Arc::clone(self), module.clone());
+        let write = tokio::task::spawn_blocking(move || {
+            if let Ok(Machine {
+                cache: Some(cache), ..
+            }) = inner.machine()
+            {
+                cache.store(&module);
+            }
+        });
+        let mut writes = self.writes.lock();
+        writes.retain(|write| !write.is_finished());
+        writes.push(write);
     }
 
     /// The optimised form of `module`: compiled once, behind everything else, however many wait for it.

@@ -47,7 +47,7 @@ fn what_was_compiled_is_loaded_and_only_by_its_digest() {
 }
 
 #[test]
-fn baseline_code_is_never_kept_and_what_succeeds_it_is_what_is_compiled_otherwise() {
+fn baseline_code_is_kept_until_what_succeeds_it_is() {
     let root = tempfile::tempdir().expect("a folder");
     let runtime = crate::wasm::engine::Runtime::new().expect("an engine");
     let engine = runtime.engine();
@@ -59,18 +59,31 @@ fn baseline_code_is_never_kept_and_what_succeeds_it_is_what_is_compiled_otherwis
     let baseline = compile(code.len());
     assert_eq!(baseline.tier(), Tier::Baseline);
     cache.store(&baseline);
-    assert!(entries(root.path()).is_empty());
-    let successor = baseline.successor.as_ref().expect("there will be one");
+    assert!(Module::cached(engine, digest, &cache).is_none());
+    let again = Module::cached_soon(engine, &code, digest, &cache).expect("kept");
+    assert_eq!((again.tier(), again.compile_time), (Tier::Baseline, None));
+    // Under the other tier's name it is none of ours.
+    let [first] = &entries(root.path())[..] else {
+        panic!("one entry")
+    };
+    let renamed = first.to_str().expect("UTF-8").replace(".baseline", "");
+    std::fs::copy(first, &renamed).expect("copies");
+    assert!(Module::cached(engine, digest, &cache).is_none());
+    let successor = again.successor.as_ref().expect("there will be one");
     let optimised = successor.compile(engine, digest).expect("compiles");
     assert_eq!(optimised.tier(), Tier::Optimised);
     cache.store(&optimised);
+    assert!(Module::cached_soon(engine, &code, digest, &cache).is_none());
     let kept = Module::cached(engine, digest, &cache).expect("kept");
     let bytes = |module: &Module| module.code.serialize().expect("serializes");
     assert_eq!(bytes(&kept), bytes(&optimised));
     assert_ne!(bytes(&kept), bytes(&baseline));
     // Both are of the code as it moves, and say by how much that was moved itself.
     let shift = Portable::of(&code).expect("it moves").shift;
-    assert_eq!([&baseline, &optimised, &kept].map(|it| it.shift), [shift; 3]);
+    assert_eq!(
+        [&baseline, &optimised, &kept].map(|it| it.shift),
+        [shift; 3]
+    );
     let at_once = Module::compile(engine, &code, digest).expect("compiles");
     assert_eq!(at_once.shift, 0);
     let functions = |module: &Module| module.code.functions().count();
@@ -105,7 +118,11 @@ fn an_entry_that_is_not_ours_is_never_run() {
     }
     // Nor one under another's name.
     let other = Digest::of(b"other");
-    std::fs::write(cache.folder.path(&cache.name(other)), &good).expect("writable");
+    std::fs::write(
+        cache.folder.path(&cache.name(other, Tier::Optimised)),
+        &good,
+    )
+    .expect("writable");
     assert!(Module::cached(&engine, other, &cache).is_none());
     // Nor one sealed with another key.
     std::fs::write(path, &good).expect("writable");

@@ -1,3 +1,5 @@
+//! Which modules move, and what an instance is after it has.
+
 use super::*;
 use crate::wasm::testing::{built, guest};
 
@@ -103,9 +105,7 @@ fn an_instance_goes_on_where_another_was() {
     };
     let (mut store, instance) = make(1 << 20);
     let run = instance.get_typed_func::<(), ()>(&mut store, "run");
-    run.expect("there")
-        .call(&mut store, ())
-        .expect("no trap");
+    run.expect("there").call(&mut store, ()).expect("no trap");
 
     // Where there is no room it stays.
     let (mut narrow, other) = make(1 << 16);

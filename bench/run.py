@@ -93,8 +93,8 @@ class Bench:
 
     # --- load -------------------------------------------------------------------------------------------------------
 
-    def wrk(self, port):
-        out = subprocess.run(["taskset", "-c", LOAD_CPU, "wrk", "-t1", "-c64", f"-d{self.seconds}s", f"http://127.0.0.1:{port}/"],
+    def wrk(self, port, seconds=None):
+        out = subprocess.run(["taskset", "-c", LOAD_CPU, "wrk", "-t1", "-c64", f"-d{seconds or self.seconds}s", f"http://127.0.0.1:{port}/"],
                              capture_output=True, text=True, check=True).stdout
         if "Non-2xx" in out or "Socket errors" in out:
             raise SystemExit(f"load met errors:\n{out}")

@@ -1,36 +1,60 @@
 //! What one evaluation may cost: host code is not stopped by a guest's deadline, and what it allocates is not the guest's.
 //!
 //! Nodes bound the time of comprehensions. Bytes bound what is copied: attributes, what `+` makes, and what lists and maps
-//! are made of, which would double with every link of a chain. What was once refused is refused from then on: an error that
-//! `||` swallows does not give it back.
+//! are made of, which would double with every link of a chain. Time bounds what is read of long texts again and again, and
+//! the compilation of patterns: the clock is asked after each of these, and after each [`A_LOOK`] that steps have read. What was
+//! once refused is refused from then on: an error that `||` swallows does not give it back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
-use cel::common::types::CelInt;
+use cel::common::types::{CelBool, CelInt};
 use cel::common::value::CowVal;
 use cel::{Context, DeclarationError, ExecutionError, FunctionContext};
+use parking_lot::Mutex;
+use regex::Regex;
 
 use super::convert::{Seen, VALUE, weight};
+use super::language::strings;
+use crate::wasm::engine::thread_cpu_time;
 
 /// Nodes that the comprehensions of one evaluation may visit: some milliseconds.
 const MAX_VISITED: i64 = 100_000;
 /// Bytes that one evaluation may copy, [`VALUE`] for each value of a list or map included: as long.
 const MAX_COPIED: i64 = 16 << 20;
+/// Bytes of text that may be read between two looks at the clock: some tenth of a millisecond.
+const A_LOOK: u64 = 1 << 20;
+/// So many bytes are read in the time in which one is matched against a pattern, at worst that of a usual one.
+const MATCHED: usize = 16;
+/// What one evaluation may compute after the first look, in time of its thread.
+const MAX_COMPUTED: Duration = Duration::from_millis(20);
+/// Bytes that a compiled pattern may take, which bounds the time of its compilation.
+const MAX_PATTERN: usize = 1 << 20;
 
 /// The functions that [`prepare`](super::language::prepare) calls: its first argument, at the cost of a step whose nodes are
 /// the second.
 pub(super) const SPEND: &str = "@spend";
 /// Its argument, which a list or map keeps, or a comprehension goes through.
 pub(super) const KEEP: &str = "@keep";
+/// Its argument, which a step reads.
+pub(super) const READ: &str = "@read";
 /// `+`.
 pub(super) const ADD: &str = "@add";
+/// `matches` of a text and a pattern.
+pub(super) const MATCHES: &str = "@matches";
 
 /// What is left to one evaluation.
 #[derive(Debug)]
 pub(super) struct Budget {
     nodes: AtomicI64,
     bytes: AtomicI64,
+    /// Bytes read since the last look.
+    read: AtomicU64,
+    /// The time of the thread at the first look, in nanoseconds; 0 before.
+    since: AtomicU64,
+    /// The last pattern: most often the next one, too.
+    pattern: Mutex<Option<(Box<str>, Regex)>>,
 }
 
 impl Default for Budget {
@@ -38,6 +62,9 @@ impl Default for Budget {
         Self {
             nodes: MAX_VISITED.into(),
             bytes: MAX_COPIED.into(),
+            read: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            pattern: Mutex::default(),
         }
     }
 }
@@ -53,6 +80,56 @@ impl Budget {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX).min(MAX_COPIED + 1);
         self.bytes.fetch_sub(bytes, Relaxed);
         self.check()
+    }
+
+    /// So much of a text, or of what there is of a value, is about to be read.
+    fn read(&self, bytes: usize) -> Result<(), ExecutionError> {
+        let read = self.read.load(Relaxed).saturating_add(bytes as u64);
+        if read < A_LOOK {
+            self.read.store(read, Relaxed);
+            return Ok(());
+        }
+        self.read.store(0, Relaxed);
+        self.look()
+    }
+
+    /// An error where the time is over.
+    fn look(&self) -> Result<(), ExecutionError> {
+        let Some(now) = thread_cpu_time() else {
+            // Without the clock of the thread a text is one of the nodes that may be visited.
+            return self.visit(MAX_VISITED / 100);
+        };
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let since = match self.since.load(Relaxed) {
+            0 => {
+                self.since.store(now, Relaxed);
+                now
+            }
+            since => since,
+        };
+        if now.saturating_sub(since) > MAX_COMPUTED.as_nanos() as u64 {
+            self.nodes.store(-1, Relaxed);
+        }
+        self.check()
+    }
+
+    fn matches(&self, text: &str, pattern: &str) -> Result<bool, ExecutionError> {
+        self.read(text.len().saturating_mul(MATCHED))?;
+        let mut last = self.pattern.lock();
+        if let Some((known, compiled)) = &*last
+            && **known == *pattern
+        {
+            return Ok(compiled.is_match(text));
+        }
+        self.look()?;
+        let compiled = regex::RegexBuilder::new(pattern)
+            .size_limit(MAX_PATTERN)
+            .dfa_size_limit(MAX_PATTERN)
+            .build()
+            .map_err(|error| ExecutionError::function_error("matches", error))?;
+        let found = compiled.is_match(text);
+        *last = Some((pattern.into(), compiled));
+        Ok(found)
     }
 
     /// An error where more was asked for than there was.
@@ -85,7 +162,18 @@ pub(super) fn register(
     context.add_function::<Function, _>(KEEP, function)?;
     let adding = Arc::clone(seen);
     let function: Function = Box::new(move |call| add(&adding.budget, &take(call)));
-    context.add_function::<Function, _>(ADD, function)
+    context.add_function::<Function, _>(ADD, function)?;
+    let reading = Arc::clone(seen);
+    let function: Function = Box::new(move |call| read(&reading.budget, take(call)));
+    context.add_function::<Function, _>(READ, function)?;
+    let matching = Arc::clone(seen);
+    let function: Function = Box::new(move |call| {
+        let arguments = take(call);
+        let [text, pattern] = strings(&arguments)?;
+        let found = matching.budget.matches(text, pattern)?;
+        Ok(CowVal::owned(CelBool::from(found)))
+    });
+    context.add_function::<Function, _>(MATCHES, function)
 }
 
 fn take<'b, 'v>(call: &mut FunctionContext<'b, 'v>) -> Vec<CowVal<'b, 'v>> {
@@ -104,6 +192,13 @@ fn keep<'b, 'v>(budget: &Budget, mut arguments: Vec<CowVal<'b, 'v>>) -> Outcome<
     let value = arguments.pop();
     let value = value.ok_or_else(ExecutionError::missing_argument_or_target)?;
     budget.copy(VALUE + weight(value.as_ref()))?;
+    Ok(value)
+}
+
+fn read<'b, 'v>(budget: &Budget, mut arguments: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = arguments.pop();
+    let value = value.ok_or_else(ExecutionError::missing_argument_or_target)?;
+    budget.read(weight(value.as_ref()))?;
     Ok(value)
 }
 

@@ -11,7 +11,7 @@ use cel::common::types::{self, CelBool, CelDouble, CelDuration, CelInt, CelStrin
 use cel::common::value::{CowVal, Val};
 use cel::parser::{Expression, ParseErrors, Parser};
 
-use super::budget::{ADD, KEEP, SPEND};
+use super::budget::{ADD, KEEP, MATCHES, READ, SPEND};
 use super::convert::{self, Attribute, is_empty};
 
 /// `has`, conversions and `getMilliseconds` as Envoy has them.
@@ -29,8 +29,17 @@ const MAX_DEPTH: usize = 96;
 const MAX_REASON: usize = 200;
 /// Stack for parsing, of which a level of nesting takes some 100 KiB and a link of a chain some 3 KiB.
 const PARSER_STACK: usize = 64 << 20;
-/// Bytes that a compiled pattern may take.
-const MAX_PATTERN: usize = 1 << 20;
+/// Operators whose time is that of their operands' length.
+const READERS: &[&str] = &[
+    operators::EQUALS,
+    operators::NOT_EQUALS,
+    operators::LESS,
+    operators::LESS_EQUALS,
+    operators::GREATER,
+    operators::GREATER_EQUALS,
+    operators::IN,
+    operators::INDEX,
+];
 
 /// Functions, with how many arguments they take: the second number is that of calls on a value.
 const FUNCTIONS: &[(&str, &[usize], &[usize])] = &[
@@ -164,8 +173,20 @@ fn each(node: &IdedExpr, depth: usize, f: &mut dyn FnMut(&IdedExpr, usize)) {
 }
 
 /// Makes an expression ready to be evaluated: each comprehension asks for its steps, of which one costs the nodes that
-/// it visits; what is added or kept is paid for; and functions that differ from Envoy's are replaced.
+/// it visits; what is added or kept, or read by a step, is paid for; and functions that differ from Envoy's are replaced.
 pub(super) fn prepare(node: &mut IdedExpr) {
+    prepare_at(Place::Once, node);
+}
+
+/// How often a part of an expression is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Once,
+    /// Once a step.
+    Step,
+}
+
+fn prepare_at(place: Place, node: &mut IdedExpr) {
     if let Expr::Select(select) = &mut node.expr
         && select.test
     {
@@ -186,44 +207,64 @@ pub(super) fn prepare(node: &mut IdedExpr) {
                 ("double", None, 1) => call.func_name = DOUBLE.to_owned(),
                 ("string", None, 1) => call.func_name = STRING.to_owned(),
                 ("getMilliseconds", Some(_), 0) => call.func_name = MILLISECONDS.to_owned(),
+                ("matches", ..) => {
+                    call.func_name = MATCHES.to_owned();
+                    let target = call.target.take();
+                    call.args.splice(0..0, target.map(|target| *target));
+                }
                 _ => {}
             }
-            call.target.iter_mut().for_each(|target| prepare(target));
-            call.args.iter_mut().for_each(prepare);
+            let reads = place == Place::Step && reads(&call.func_name);
+            for part in call.target.as_deref_mut().into_iter().chain(&mut call.args) {
+                prepare_at(place, part);
+                if reads && !matches!(part.expr, Expr::Literal(_)) {
+                    wrap(part, READ, None);
+                }
+            }
         }
-        Expr::Comprehension(loops) => prepare_loop(loops),
-        Expr::List(list) => list.elements.iter_mut().for_each(prepare_kept),
+        Expr::Comprehension(loops) => prepare_loop(place, loops),
+        Expr::List(list) => {
+            let elements = list.elements.iter_mut();
+            elements.for_each(|element| prepare_kept(place, element));
+        }
         Expr::Map(map) => map
             .entries
             .iter_mut()
             .for_each(|entry| match &mut entry.expr {
                 EntryExpr::MapEntry(entry) => {
-                    prepare_kept(&mut entry.key);
-                    prepare_kept(&mut entry.value);
+                    prepare_kept(place, &mut entry.key);
+                    prepare_kept(place, &mut entry.value);
                 }
-                EntryExpr::StructField(field) => prepare(&mut field.value),
+                EntryExpr::StructField(field) => prepare_at(place, &mut field.value),
             }),
-        Expr::Select(select) => prepare(&mut select.operand),
+        Expr::Select(select) => prepare_at(place, &mut select.operand),
         // Messages are refused.
         Expr::Struct(_) | Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => {}
     }
 }
 
-fn prepare_loop(loops: &mut ComprehensionExpr) {
+/// True where a call takes as long as its arguments are; `matches` sees to that itself.
+fn reads(name: &str) -> bool {
+    let function = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    let ours = [INT, UINT, DOUBLE, STRING];
+    function || READERS.contains(&name) || ours.contains(&name)
+}
+
+fn prepare_loop(place: Place, loops: &mut ComprehensionExpr) {
     let mut nodes = 0;
     each(&loops.loop_step, 1, &mut |_, _| nodes += 1);
     each(&loops.loop_cond, 1, &mut |_, _| nodes += 1);
     // Each element is copied when it has its turn. What is made here has been paid for.
     match loops.iter_range.expr {
-        Expr::List(_) | Expr::Comprehension(_) => prepare(&mut loops.iter_range),
-        _ => prepare_kept(&mut loops.iter_range),
+        Expr::List(_) | Expr::Comprehension(_) => prepare_at(place, &mut loops.iter_range),
+        _ => prepare_kept(place, &mut loops.iter_range),
     }
     let cost = LiteralValue::Int(CelInt::from(nodes));
     if let Some((guard, element)) = appending(loops) {
-        prepare_kept(element);
+        prepare_kept(Place::Step, element);
         let first = match guard {
             Some(guard) => {
-                prepare(guard);
+                prepare_at(Place::Step, guard);
                 guard
             }
             None => element,
@@ -231,9 +272,9 @@ fn prepare_loop(loops: &mut ComprehensionExpr) {
         wrap(first, SPEND, Some(cost));
         return;
     }
-    prepare(&mut loops.accu_init);
-    prepare(&mut loops.loop_step);
-    prepare(&mut loops.result);
+    prepare_at(place, &mut loops.accu_init);
+    prepare_at(Place::Step, &mut loops.loop_step);
+    prepare_at(place, &mut loops.result);
     wrap(&mut loops.loop_cond, SPEND, Some(cost));
 }
 
@@ -273,9 +314,9 @@ fn appending(loops: &mut ComprehensionExpr) -> Option<(Option<&mut IdedExpr>, &m
 }
 
 /// As [`prepare`], for what is kept where it is not a literal: of these there are no more than the source has.
-fn prepare_kept(node: &mut IdedExpr) {
+fn prepare_kept(place: Place, node: &mut IdedExpr) {
     if !matches!(node.expr, Expr::Literal(_)) {
-        prepare(node);
+        prepare_at(place, node);
         wrap(node, KEEP, None);
     }
 }
@@ -308,12 +349,10 @@ pub(super) fn environment() -> Arc<Env> {
     Arc::clone(ENVIRONMENT.get_or_init(|| {
         let mut env = Env::stdlib();
         let two = || vec![types::STRING_TYPE, types::STRING_TYPE];
-        let one = || vec![types::STRING_TYPE];
         let added = [
             env.add_overload("startsWith", "starts_with", two(), starts_with),
             env.add_overload("endsWith", "ends_with", two(), ends_with),
             env.add_overload("contains", "contains", two(), contains),
-            env.add_overload("matches", "matches", two(), matches),
             env.add_overload(HAS, HAS, vec![types::DYN_TYPE, types::STRING_TYPE], has),
             env.add_overload(INT, INT, vec![types::DYN_TYPE], int),
             env.add_overload(UINT, UINT, vec![types::DYN_TYPE], uint),
@@ -333,13 +372,6 @@ pub(super) fn environment() -> Arc<Env> {
                 vec![],
                 milliseconds,
             ),
-            env.add_member_overload(
-                "matches",
-                "string_matches",
-                types::STRING_TYPE,
-                one(),
-                matches,
-            ),
         ];
         for outcome in added {
             outcome.expect("the library does not have these");
@@ -348,7 +380,7 @@ pub(super) fn environment() -> Arc<Env> {
     }))
 }
 
-fn strings<'a>(arguments: &'a [CowVal<'_, '_>]) -> Result<[&'a str; 2], ExecutionError> {
+pub(super) fn strings<'a>(arguments: &'a [CowVal<'_, '_>]) -> Result<[&'a str; 2], ExecutionError> {
     let text = |index: usize| {
         let value: &dyn Val = arguments.get(index)?.as_ref();
         value.downcast_ref::<CelString>().map(|text| text.inner())
@@ -374,17 +406,6 @@ fn ends_with<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
 fn contains<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let [text, part] = strings(&arguments)?;
     Ok(CowVal::owned(CelBool::from(text.contains(part))))
-}
-
-/// The pattern's size is bounded, which bounds the time of its compilation, too.
-fn matches<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
-    let [text, pattern] = strings(&arguments)?;
-    let compiled = regex::RegexBuilder::new(pattern)
-        .size_limit(MAX_PATTERN)
-        .dfa_size_limit(MAX_PATTERN)
-        .build()
-        .map_err(|error| ExecutionError::function_error("matches", error))?;
-    Ok(CowVal::owned(CelBool::from(compiled.is_match(text))))
 }
 
 /// A field of a message is there where it is not empty; elsewhere what can be found is there.

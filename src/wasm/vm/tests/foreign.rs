@@ -523,6 +523,27 @@ fn expressions_do_not_make_more_than_they_may() {
     assert_eq!(bench.evaluate(&inner), Err(FAILURE));
 }
 
+/// What is compiled or read in each step takes seconds, of steps that are few enough.
+#[test]
+fn expressions_compute_no_longer_than_they_may() {
+    let mut bench = Bench::with_stream(&stream(&connection()));
+    let ones = (0..1000).map(|number| number.to_string());
+    let ones = ones.collect::<Vec<_>>().join(",");
+    let patterns = |of: &str| {
+        format!("[{ones}].all(x, !'a'.matches('(b|[c-z]{{1,200}}){{1,9}}' + string({of})))")
+    };
+    assert_eq!(bench.evaluate(&patterns("1")), Ok(vec![1]));
+    assert_eq!(bench.evaluate(&patterns("x")), Err(FAILURE));
+    assert_eq!(bench.set("mine", &[b'x'; 30 << 10]), OK);
+    let texts = |of: &str| {
+        let inner = format!("[{ones}].all(x, [1, 2, 3, 4].all(y, !t.matches('[^x]$')))");
+        format!("[string({of})].all(t, {inner})")
+    };
+    assert_eq!(bench.evaluate(&texts("request.path")), Ok(vec![0]));
+    assert_eq!(bench.evaluate(&texts("'xxx'")), Ok(vec![1]));
+    assert_eq!(bench.evaluate(&texts("mine")), Err(FAILURE));
+}
+
 #[test]
 fn what_expressions_add_and_keep_is_what_it_is() {
     let mut bench = Bench::new();
@@ -540,6 +561,11 @@ fn what_expressions_add_and_keep_is_what_it_is() {
         "[[1, 2], [3]].map(x, x.map(y, y + size(x))) == [[3, 4], [4]]",
         "{'a' + 'b': [1 + 1]}['ab'][0] == 2",
         "'a' in ['a', 'b'] && !(1 in {'a' + '': 1})",
+        "['ab', 'b'].all(x, x.contains('b') && contains(x, 'b') && x.endsWith('b') && x >= 'ab')",
+        "['12'].all(x, int(x) == 12 && string(12) == x && size(x) == 2 && x.size() == 2)",
+        "['a', 'b'].filter(x, x.matches('^a') || matches(x, 'c')) == ['a']",
+        "[{'a': 1}].map(x, x['a'] + x.a) == [2] && ['a'].all(x, x in {'a': 1} && [1][0] == 1)",
+        "[duration('61s')].all(x, x.getMinutes() == 1 && has({'a': x}.a))",
     ] {
         assert_eq!(bench.evaluate(truth), Ok(vec![1]), "{truth}");
     }

@@ -31,6 +31,7 @@ use crate::telemetry::metrics::StatSet;
 
 mod loader;
 mod modules;
+mod optimise;
 mod slots;
 mod start;
 mod supply;

@@ -57,6 +57,8 @@ mod plugin;
 #[cfg(feature = "wasm")]
 mod portable;
 #[cfg(feature = "wasm")]
+mod recipe;
+#[cfg(feature = "wasm")]
 mod report;
 #[cfg(feature = "wasm")]
 mod reviver;

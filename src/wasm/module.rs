@@ -155,14 +155,16 @@ impl Module {
     ) -> Result<Self, LoadError> {
         Self::compile_with(bytes, digest, |unpacked| {
             let large = unpacked.len() >= from;
-            let Some(portable) = large.then(|| Portable::of(unpacked)).flatten() else {
-                return Compiled::at_once(engine, unpacked);
-            };
-            Ok(Compiled {
-                code: compile_to(Tier::Baseline, engine, &portable.bytes)?,
-                successor: Some(Successor::of(bytes)),
-                shift: portable.shift,
-            })
+            let portable = large.then(|| Portable::of(unpacked)).flatten();
+            let baseline = portable.and_then(|portable| {
+                Some(Compiled {
+                    code: compile_to(Tier::Baseline, engine, &portable.bytes).ok()?,
+                    successor: Some(Successor::of(bytes)),
+                    shift: portable.shift,
+                })
+            });
+            // What is wrong with it is told of the module as it came.
+            baseline.map_or_else(|| Compiled::at_once(engine, unpacked), Ok)
         })
     }
 
@@ -402,9 +404,11 @@ impl Cache {
         let seal = self.seal(digest, tier, &body);
         let (name, parts) = (self.name(digest, tier), [MAGIC, &seal.0[..], &body]);
         with_room(|| self.evict(), || self.folder.write(&name, &parts))?;
-        if tier == Tier::Optimised {
+        let path = |tier| self.folder.path(&self.name(digest, tier));
+        // Two threads write these.
+        if path(Tier::Optimised).exists() {
             // There may be none.
-            let _ = std::fs::remove_file(self.folder.path(&self.name(digest, Tier::Baseline)));
+            let _ = std::fs::remove_file(path(Tier::Baseline));
         }
         self.evict();
         Ok(())

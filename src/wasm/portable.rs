@@ -19,6 +19,8 @@ use wasmtime::{AsContextMut, Extern, Instance, Memory, Store};
 const PREFIX: &str = "plenipo:global:";
 /// The memory that host functions read.
 const MEMORY: &str = "memory";
+/// More exports or globals than these no module of ours has.
+const MAX_ENTRIES: u32 = 100_000;
 /// A page of the machine, or a part of one.
 const PAGE: usize = 4096;
 const EMPTY: [u8; PAGE] = [0; PAGE];
@@ -98,6 +100,7 @@ impl<'a> Parts<'a> {
                     }
                     None => false,
                 },
+                Payload::ExportSection(all) if all.count() > MAX_ENTRIES => false,
                 Payload::ExportSection(all) => {
                     section = end..all.range().end;
                     exports = all.clone().into_iter().collect::<Result<_, _>>()?;
@@ -133,8 +136,11 @@ fn one_of_its_own(memories: &MemorySectionReader<'_>) -> wasmparser::Result<bool
     Ok(shared.collect::<wasmparser::Result<Vec<_>>>()? == [false])
 }
 
-/// Those that can change; `None` where one of them is no number.
+/// Those that can change; `None` where one of them is no number, or there are too many.
 fn numbers(globals: &GlobalSectionReader<'_>) -> wasmparser::Result<Option<Vec<u32>>> {
+    if globals.count() > MAX_ENTRIES {
+        return Ok(None);
+    }
     let mut mutable = Vec::new();
     for (number, global) in (0..).zip(globals.clone()) {
         let ty = global?.ty;
@@ -173,7 +179,7 @@ fn changes_more(body: &FunctionBody<'_>) -> wasmparser::Result<bool> {
 /// as it takes to copy what the guest has written to.
 ///
 /// # Errors
-/// Where there is no room for the memory. The old instance is as it was.
+/// Where there is no room for the memory, or they are of two modules. The old instance is as it was.
 pub(super) fn move_state<T>(
     (old_store, old): (&mut Store<T>, &Instance),
     (new_store, new): (&mut Store<T>, &Instance),
@@ -183,19 +189,27 @@ pub(super) fn move_state<T>(
         memory.ok_or_else(|| wasmtime::format_err!("no memory"))
     };
     let (from, to) = (memory(old, old_store)?, memory(new, new_store)?);
-    let grown = from.size(&*old_store) - to.size(&*new_store);
+    let exports = old.exports(&mut *old_store);
+    let exports = exports
+        .filter(|export| export.name().starts_with(PREFIX))
+        .map(|export| (export.name().to_owned(), export.into_extern()));
+    let globals = exports.collect::<Vec<_>>().into_iter();
+    let globals =
+        globals.map(
+            |(name, from)| match (from, new.get_global(&mut *new_store, &name)) {
+                (Extern::Global(from), Some(to)) => Ok((from, to)),
+                _ => Err(wasmtime::format_err!("no {name}")),
+            },
+        );
+    let globals = globals.collect::<wasmtime::Result<Vec<_>>>()?;
+    let grown = from.size(&*old_store).checked_sub(to.size(&*new_store));
+    let grown = grown.ok_or_else(|| wasmtime::format_err!("a larger memory"))?;
     let fresh = to.data_size(&*new_store);
     to.grow(&mut *new_store, grown)?;
     copy(from.data(&*old_store), to.data_mut(&mut *new_store), fresh);
-    let exports = old.exports(&mut *old_store);
-    let globals = exports
-        .filter(|export| export.name().starts_with(PREFIX))
-        .map(|export| (export.name().to_owned(), export.into_extern()));
-    for (name, global) in globals.collect::<Vec<_>>() {
-        if let (Extern::Global(from), Some(to)) = (global, new.get_global(&mut *new_store, &name)) {
-            let value = from.get(&mut *old_store);
-            to.set(&mut *new_store, value)?;
-        }
+    for (from, to) in globals {
+        let value = from.get(&mut *old_store);
+        to.set(&mut *new_store, value)?;
     }
     Ok(())
 }

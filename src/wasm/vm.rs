@@ -35,7 +35,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use wasmtime::InstancePre;
+use wasmtime::{InstancePre, Module};
 
 use super::abi::calls;
 use super::abi::grpc::{Event, Failed};
@@ -199,6 +199,8 @@ pub struct Vm {
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
     exports: Exports,
     dead: AtomicBool,
+    /// What it runs.
+    code: Mutex<Module>,
     stats: Arc<StatSet>,
     /// What its root contexts took to be made and configured, before it was adopted.
     configured_in: Duration,
@@ -298,6 +300,7 @@ impl Vm {
             inbox: Mutex::new(Some(inbox)),
             exports,
             dead: AtomicBool::new(false),
+            code: Mutex::new(imports.module().clone()),
             stats,
             configured_in,
         });
@@ -537,6 +540,11 @@ impl Vm {
             root,
             update: Arc::clone(update),
         });
+    }
+
+    /// True where it runs `code`, and not another form of the same module.
+    pub(crate) fn runs(&self, code: &Module) -> bool {
+        Module::same(&self.code.lock(), code)
     }
 
     /// Makes the VM go on in `to`, an instance of other code of its module, in between two calls; what it left, which is

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -22,101 +21,22 @@ use wasmtime::Linker;
 use super::abi::Imports;
 use super::breaker::{Breaker, BreakerState, Gate};
 use super::callbacks::ENDS;
-use super::context::{Environment, Host, RootSpec};
-use super::engine::{Runtime, Tier};
+use super::context::Host;
+use super::engine::Tier;
 use super::module::{LoadError, Module};
 use super::plugin::Plugin;
+use super::recipe::{Linked, Recipe};
 use super::report;
 use super::reviver::{Built, Event, Revive, revive};
 use super::spec::FailurePolicy;
 use super::status::{LiveStatus, Trap, VmStatus, plugin_stats};
-use super::vm::{BuildError, Counters, Fresh, Vm};
+use super::vm::{BuildError, Counters, Vm};
+use crate::base::WorkerCell;
 use crate::base::task::{OwnedTask, spawn};
-use crate::base::{WorkerCell, WorkerHandles};
 use crate::config::wasm_settings::PluginPolicy;
-use crate::telemetry::metrics::StatSet;
 
 /// Traps that are remembered.
 const MAX_TRAPS: usize = 8;
-
-/// All that it takes to make a VM of one key.
-pub(crate) struct Recipe {
-    pub(crate) runtime: Arc<Runtime>,
-    /// Of the baseline tier at first, perhaps.
-    pub(crate) code: ArcSwap<Linked>,
-    pub(crate) env: Arc<Environment>,
-    pub(crate) workers: WorkerHandles,
-    pub(crate) process_stats: Arc<StatSet>,
-}
-
-/// A module that can be instantiated.
-pub(crate) struct Linked {
-    pub(crate) module: Module,
-    pub(crate) imports: Imports,
-}
-
-impl std::fmt::Debug for Recipe {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Recipe({:?})", self.code.load().module.digest)
-    }
-}
-
-impl Recipe {
-    /// Makes one VM with these root contexts, on a blocking thread.
-    async fn build(
-        self: &Arc<Self>,
-        roots: Vec<Arc<RootSpec>>,
-        counters: Arc<Counters>,
-    ) -> Result<(Arc<Vm>, Vec<u32>), BuildError> {
-        let recipe = Arc::clone(self);
-        let built = tokio::task::spawn_blocking(move || {
-            Vm::build(
-                &recipe.runtime,
-                &recipe.code.load().imports.pre,
-                &recipe.env,
-                &roots,
-                counters,
-                Arc::clone(&recipe.process_stats),
-            )
-        });
-        match built.await {
-            Ok(result) => result,
-            Err(_) => Err(LoadError::Trap("a host function panicked".to_owned()).into()),
-        }
-    }
-
-    /// Makes a VM go on in the code that there is now.
-    async fn refit(self: &Arc<Self>, vm: &Vm) -> Result<(), LoadError> {
-        let recipe = Arc::clone(self);
-        let made = tokio::task::spawn_blocking(move || {
-            // Nobody writes to it before it has another's host.
-            let (mailbox, _) = mpsc::unbounded_channel();
-            let code = recipe.code.load();
-            Fresh::new(&recipe.runtime, &code.imports.pre, &recipe.env, mailbox)
-        });
-        let panicked = |_| LoadError::Start("a host function panicked".to_owned());
-        let fresh = made.await.map_err(panicked)??;
-        let Some((left, moved)) = vm.move_to(fresh).await else {
-            return Ok(());
-        };
-        // To give its memory back takes a while.
-        drop(tokio::task::spawn_blocking(move || drop(left)));
-        moved.map_err(|error| LoadError::NoRoom(format!("{error:#}")))
-    }
-
-    /// Configures a plugin in a VM that is made for this alone, and goes without a goodbye, as Envoy's canary does. What
-    /// the configuration took of its thread's time.
-    pub(crate) async fn prove(
-        self: &Arc<Self>,
-        root: Arc<RootSpec>,
-    ) -> Result<Duration, LoadError> {
-        let (vm, _) = self
-            .build(vec![root], Arc::default())
-            .await
-            .map_err(|failure| failure.error)?;
-        Ok(vm.configured_in())
-    }
-}
 
 /// Why a version is not in a set.
 #[derive(Debug)]
@@ -144,7 +64,7 @@ pub(crate) struct VmSet {
     /// Versions with root contexts in these VMs; each holds the set.
     members: Mutex<Vec<Weak<Plugin>>>,
     /// One at a time joins or rebuilds.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     events: mpsc::UnboundedSender<Event>,
     traps: Mutex<VecDeque<Trap>>,
     breaker: Mutex<BreakerState>,
@@ -198,7 +118,7 @@ impl VmSet {
             recipe,
             slots,
             members: Mutex::default(),
-            changing: tokio::sync::Mutex::new(()),
+            changing: Arc::default(),
             _reviver: OwnedTask::spawn("wasm reviver", revive(this.clone(), breaker, happened)),
             events,
             traps: Mutex::default(),
@@ -247,11 +167,17 @@ impl VmSet {
     pub(crate) fn live_status(&self, name: &str) -> LiveStatus {
         let Recipe { code, env, .. } = &*self.recipe;
         let module = &code.load().module;
+        let mut slots = self.slots.iter();
+        let moved = slots.all(|slot| {
+            let vm = slot.current.lock().upgrade();
+            vm.is_none_or(|vm| vm.is_dead() || vm.runs(&module.code))
+        });
+        let tier = if moved { module.tier() } else { Tier::Baseline };
         let meters: Vec<_> = self.slots.iter().map(|slot| &*slot.counters).collect();
         let shared = env.space.status();
         LiveStatus {
             abi: module.abi.as_str(),
-            tier: module.tier().as_str(),
+            tier: tier.as_str(),
             sdk: module.sdk.as_deref().map(str::to_owned),
             breaker: self.breaker.lock().as_str(),
             traps: self.traps.lock().iter().cloned().collect(),
@@ -282,26 +208,27 @@ impl VmSet {
         linker: &Linker<Host>,
         module: &Module,
     ) -> Result<(), LoadError> {
-        let _changing = self.changing.lock().await;
-        {
-            let now = &self.recipe.code.load().module;
-            if now.tier() == Tier::Optimised || now.digest != module.digest {
-                return Ok(());
-            }
+        let changing = Arc::clone(&self.changing).lock_owned().await;
+        if self.recipe.code.load().module.tier() == Tier::Baseline {
+            let imports = Imports::resolve(linker, module, &self.recipe.env.vm)?;
+            let module = module.clone();
+            self.recipe.code.store(Arc::new(Linked { module, imports }));
         }
-        let imports = Imports::resolve(linker, module, &self.recipe.env.vm)?;
-        let module = module.clone();
-        self.recipe.code.store(Arc::new(Linked { module, imports }));
-        let mut result = Ok(());
-        for slot in &self.slots {
-            let vm = slot.current.lock().upgrade();
-            if let Some(vm) = vm
-                && let Err(error) = self.recipe.refit(&vm).await
-            {
-                result = Err(error);
+        // Whoever waits may give up half-way, which this does not.
+        let this = Arc::clone(self);
+        let moved = spawn("wasm move", async move {
+            let _changing = changing;
+            let mut result = Ok(());
+            for slot in &this.slots {
+                let vm = slot.current.lock().upgrade();
+                if let Some(vm) = vm {
+                    result = this.recipe.refit(&vm).await.and(result);
+                }
             }
-        }
-        result
+            result
+        });
+        let panicked = |_| Err(LoadError::Start("it panicked".to_owned()));
+        moved.await.unwrap_or_else(panicked)
     }
 
     /// Gives `plugin` a root context on every worker.
@@ -440,6 +367,15 @@ impl VmSet {
                     Some(plugin) => plugin.sit(worker, &vm, root),
                     None => vm.leave(root),
                 }
+            }
+            if !vm.runs(&this.recipe.code.load().module.code) {
+                // Who built it had given up by the time it came here, and has missed that the others moved.
+                let (set, vm) = (Arc::clone(&this), Arc::clone(&vm));
+                drop(spawn("wasm move", async move {
+                    if let Err(error) = set.recipe.refit(&vm).await {
+                        tracing::warn!(target: "wasm", "a VM goes on with baseline code: {error}");
+                    }
+                }));
             }
             *slot.vm.lock() = Some(vm);
             // The waiter may be gone: the VM is in its place all the same.

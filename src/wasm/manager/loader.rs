@@ -11,7 +11,7 @@ use super::modules::{Asker, Loaded};
 use super::supply::{Outlook, Supply, remote};
 use super::{Failure, Home, Inner, Outcome, Record, Wanted};
 use crate::wasm::engine::Tier;
-use crate::wasm::module::{LoadError, Module};
+use crate::wasm::module::LoadError;
 use crate::wasm::plugin::Plugin;
 use crate::wasm::spec::{Code, PluginSpec, PullPolicy};
 use crate::wasm::status::{State, wasm_stats};
@@ -233,9 +233,6 @@ impl Loader {
             text.into()
         });
         inner.ring();
-        if new {
-            self.optimise(inner, &loaded.module).await;
-        }
         let refresh = refresh_of(inner, code);
         match &stale {
             Some(failure) => {
@@ -245,47 +242,13 @@ impl Loader {
             }
             None => self.supply.succeeded(code, refresh),
         }
+        if new {
+            self.optimise(inner, &loaded.module).await;
+        }
         match (stale, refresh) {
             (None, None) => Next::Done,
             _ => Next::Again,
         }
-    }
-
-    /// Where `module`, which is live, is of the baseline tier: puts its optimised code below the VMs that serve. Where that
-    /// fails they go on as they are.
-    async fn optimise(&self, inner: &Arc<Inner>, module: &Module) {
-        if module.tier() == Tier::Optimised {
-            return;
-        }
-        let optimise = async {
-            let module = inner.optimised(module).await?;
-            let set = match &*self.outcome.lock() {
-                Outcome::Live(plugin) => Arc::clone(plugin.set()),
-                _ => return Ok(module),
-            };
-            let linker = &inner.machine().map_err(Failure::Load)?.linker;
-            let moved = set.optimise(linker, &module).await;
-            moved.map_err(Failure::Load)?;
-            Ok(module)
-        };
-        let name = &self.spec.name;
-        let module = match optimise.await {
-            Ok(module) => module,
-            Err(failure) => {
-                let failure: Failure = failure;
-                tracing::warn!(target: "wasm", "plugin {name}: its baseline code goes on: {failure}");
-                let detail = format!("baseline code goes on: {failure}");
-                self.record.lock().enter(State::Live, &detail);
-                return;
-            }
-        };
-        {
-            let mut record = self.record.lock();
-            record.compile_time = module.compile_time;
-            record.enter(State::Live, "optimised code");
-        }
-        tracing::info!(target: "wasm", "plugin {name}: optimised, {}", module.digest);
-        inner.ring();
     }
 
     /// `plugin` is live; what was so until now drains, and why.

@@ -5,13 +5,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::{Failure, Inner, Machine};
-use crate::base::memory;
 use crate::wasm::fetch::{self, FetchError};
-use crate::wasm::module::{LoadError, Module, give_way};
+use crate::wasm::module::{LoadError, Module};
 use crate::wasm::source::download::Downloader;
 use crate::wasm::source::oci::Image;
 use crate::wasm::source::reference::Reference;
@@ -102,7 +101,7 @@ impl Modules {
     }
 
     /// `module` is the better form of what is in memory.
-    fn replace(&mut self, module: &Module) {
+    pub(super) fn replace(&mut self, module: &Module) {
         if let Some(cell) = self.cells.get_mut(&module.digest) {
             *cell = Arc::new(OnceCell::new_with(Some(module.clone())));
         }
@@ -519,46 +518,6 @@ impl Inner {
         let mut writes = self.writes.lock();
         writes.retain(|write| !write.is_finished());
         writes.push(write);
-    }
-
-    /// The optimised form of `module`: compiled once, behind everything else, however many wait for it.
-    pub(super) async fn optimised(self: &Arc<Self>, module: &Module) -> Result<Module, Failure> {
-        let Some(successor) = &module.successor else {
-            return Ok(module.clone());
-        };
-        let digest = module.digest;
-        let failed = |reason: &str| Failure::Load(LoadError::Start(reason.to_owned()));
-        let compile = || async {
-            let (done, compiled) = oneshot::channel();
-            let (inner, work) = (Arc::clone(self), Arc::clone(successor));
-            // No thread of the runtime: an end of the process does not wait for it.
-            std::thread::Builder::new()
-                .name("wasm:optimise".to_owned())
-                .spawn(move || {
-                    give_way();
-                    let machine = || inner.machine();
-                    let module = machine()
-                        .and_then(|machine| work.compile(machine.runtime.engine(), digest));
-                    let kept = module.as_ref().ok().cloned();
-                    // Whoever waited may be gone; what was compiled is kept all the same.
-                    let _ = done.send(module);
-                    if let (Some(module), Ok(machine)) = (kept, machine())
-                        && let Some(cache) = &machine.cache
-                    {
-                        cache.store(&module);
-                    }
-                    // The start may have come to rest before. Workers serve: their code stays.
-                    memory::collect();
-                })
-                .map_err(|error| failed(&error.to_string()))?;
-            let module = match compiled.await {
-                Ok(module) => module.map_err(Failure::Load)?,
-                Err(_) => return Err(failed("the compiler panicked")),
-            };
-            self.modules.lock().replace(&module);
-            Ok(module)
-        };
-        successor.module.get_or_try_init(compile).await.cloned()
     }
 
     async fn noted(self: &Arc<Self>, key: Digest) -> Result<Option<Given>, Failure> {

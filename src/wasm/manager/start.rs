@@ -12,9 +12,10 @@ use crate::wasm::abi::dns::Dns;
 use crate::wasm::context::{Environment, RootSpec};
 use crate::wasm::module::{LoadError, Module};
 use crate::wasm::plugin::Plugin;
+use crate::wasm::recipe::{Linked, Recipe};
 use crate::wasm::spec::{Code, Digest, PluginSpec};
 use crate::wasm::status::{State, plugin_stats};
-use crate::wasm::vm_set::{Linked, Recipe, Refusal, VmSet};
+use crate::wasm::vm_set::{Refusal, VmSet};
 
 impl Inner {
     /// The module of `spec`, of the source `code`, and all else that its VMs are made of.

@@ -182,6 +182,7 @@ impl Vm {
             }
             Message::Move { mut to, moved } => self.with(|core| {
                 let result = core.move_to(&mut to);
+                *self.code.lock() = core.instance.module(&core.store).clone();
                 // Who waited may have given up.
                 let _ = moved.send((to, result));
                 Ok(())

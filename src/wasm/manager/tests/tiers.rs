@@ -181,3 +181,48 @@ async fn code_whose_instances_cannot_move_is_optimised_at_once() {
     assert_eq!(plugin.live_status().tier, "optimised");
     assert_eq!(lives(&bench.version(&spec)), [""]);
 }
+
+/// Of code that is compiled for somebody who is gone, the next one has the best.
+#[tokio::test]
+async fn what_is_compiled_behind_is_there_though_its_version_is_gone() {
+    let bench = tiered(None);
+    let first = spec(config(guest("add-header"), "0"));
+    drop(bench.ready(&first).await);
+    for _ in 0..2 {
+        bench.plugins.retain(|_| false);
+    }
+    let mut number = 0;
+    loop {
+        number += 1;
+        let next = spec(config(guest("add-header"), &number.to_string()));
+        let plugin = bench.ready(&next).await;
+        if plugin.live_status().tier == "optimised" && lives(&bench.version(&next)) == [""] {
+            break;
+        }
+        drop(plugin);
+        for _ in 0..2 {
+            bench.plugins.retain(|_| false);
+        }
+        tokio::task::yield_now().await;
+        assert!(number < 10_000, "it is never there");
+    }
+}
+
+/// Two versions in one VM, of which the one that asked first goes before the optimised code is there.
+#[tokio::test]
+async fn a_vm_moves_for_whoever_is_in_it() {
+    let bench = tiered(None);
+    let [first, second] = ["one", "two"].map(|configuration| {
+        let mut config = config(guest("counter"), configuration);
+        config.name = configuration.to_owned();
+        spec(config)
+    });
+    let gone = bench.ready(&first).await;
+    let stays = bench.ready(&second).await;
+    drop(gone);
+    for _ in 0..2 {
+        bench.plugins.retain(|_| true);
+    }
+    bench.optimised(&second, &stays).await;
+    assert_eq!(bench.stat(wasm_stats::WASM_VM_COUNT), 1);
+}

@@ -1,0 +1,105 @@
+//! What follows baseline code: it is compiled again, behind everything else, and the VMs go on with that.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::loader::Loader;
+use super::{Failure, Inner, Outcome};
+use crate::base::memory;
+use crate::base::task::spawn;
+use crate::wasm::engine::Tier;
+use crate::wasm::module::{LoadError, Module, Successor, give_way};
+use crate::wasm::spec::Digest;
+
+impl Loader {
+    /// Where `module`, which is live, is of the baseline tier: puts its optimised code below the VMs that serve. Where that
+    /// fails they go on as they are.
+    pub(super) async fn optimise(&self, inner: &Arc<Inner>, module: &Module) {
+        if module.tier() == Tier::Optimised {
+            return;
+        }
+        let optimise = async {
+            let module = inner.optimised(module).await?;
+            let set = match &*self.outcome.lock() {
+                Outcome::Live(plugin) => Arc::clone(plugin.set()),
+                _ => return Ok(module),
+            };
+            let linker = &inner.machine().map_err(Failure::Load)?.linker;
+            let moved = set.optimise(linker, &module).await;
+            moved.map_err(Failure::Load)?;
+            Ok(module)
+        };
+        let optimised: Result<Module, Failure> = optimise.await;
+        let name = &self.spec.name;
+        {
+            let mut record = self.record.lock();
+            // It may be on trial still, or not serve any more.
+            let state = record.state;
+            match &optimised {
+                Ok(module) => {
+                    tracing::info!(target: "wasm", "plugin {name}: optimised, {}", module.digest);
+                    record.compile_time = module.compile_time;
+                    record.enter(state, "optimised code");
+                }
+                Err(failure) => {
+                    tracing::warn!(target: "wasm", "plugin {name}: its baseline code goes on: {failure}");
+                    record.enter(state, &format!("baseline code goes on: {failure}"));
+                }
+            }
+        }
+        inner.ring();
+    }
+}
+
+impl Inner {
+    /// The optimised form of `module`: compiled once, however many wait for it, and whether or not they go on to.
+    async fn optimised(self: &Arc<Self>, module: &Module) -> Result<Module, Failure> {
+        let Some(successor) = module.successor.clone() else {
+            return Ok(module.clone());
+        };
+        let (inner, digest) = (Arc::clone(self), module.digest);
+        let work = spawn("wasm optimise", async move {
+            let compile = || inner.optimise(&successor, digest);
+            successor.module.get_or_try_init(compile).await.cloned()
+        });
+        work.await.unwrap_or_else(|_| Err(failed("a panic")))
+    }
+
+    async fn optimise(
+        self: &Arc<Self>,
+        successor: &Arc<Successor>,
+        digest: Digest,
+    ) -> Result<Module, Failure> {
+        let (done, compiled) = oneshot::channel();
+        let (inner, work) = (Arc::clone(self), Arc::clone(successor));
+        // No thread of the runtime: an end of the process does not wait for it.
+        std::thread::Builder::new()
+            .name("wasm:optimise".to_owned())
+            .spawn(move || {
+                give_way();
+                let machine = || inner.machine();
+                let module =
+                    machine().and_then(|machine| work.compile(machine.runtime.engine(), digest));
+                let kept = module.as_ref().ok().cloned();
+                // At the end of the process nobody waits; what was compiled is kept all the same.
+                let _ = done.send(module);
+                if let (Some(module), Ok(machine)) = (kept, machine())
+                    && let Some(cache) = &machine.cache
+                {
+                    cache.store(&module);
+                }
+                // The start may have come to rest before. Workers serve: their code stays.
+                memory::collect();
+            })
+            .map_err(|error| failed(&error.to_string()))?;
+        let module = compiled.await.map_err(|_| failed("a panic"))?;
+        let module = module.map_err(Failure::Load)?;
+        self.modules.lock().replace(&module);
+        Ok(module)
+    }
+}
+
+fn failed(reason: &str) -> Failure {
+    Failure::Load(LoadError::Start(format!("in the compiler: {reason}")))
+}

@@ -47,7 +47,7 @@ pub fn pairs(data: &[u8]) {
 }
 
 /// Code as it comes from anywhere: unpacked, looked into, compiled, linked and started. What `inspect` says is fine
-/// compiles.
+/// compiles, in both tiers.
 pub fn module(data: &[u8]) {
     static HOST: OnceLock<(Runtime, Linker<Host>)> = OnceLock::new();
     let (runtime, table) = HOST.get_or_init(|| {
@@ -73,10 +73,21 @@ pub fn module(data: &[u8]) {
     let Ok(imports) = abi::Imports::resolve(table, &module, &env.vm) else {
         return;
     };
-    let roots = [Arc::new(RootSpec::new(&env.vm))];
-    let stats = env.registry.set(&wasm_stats::TABLE, "wasm.", "wasm", []);
-    // Whether it starts is its own affair.
-    let _ = Vm::build(runtime, &imports.pre, &env, &roots, Arc::default(), stats);
+    let build = |imports: &abi::Imports| {
+        let roots = [Arc::new(RootSpec::new(&env.vm))];
+        let stats = env.registry.set(&wasm_stats::TABLE, "wasm.", "wasm", []);
+        // Whether it starts is its own affair.
+        let _ = Vm::build(runtime, &imports.pre, &env, &roots, Arc::default(), stats);
+    };
+    build(&imports);
+    let bytes = Bytes::copy_from_slice(data);
+    let baseline = Module::compile_soon(runtime.engine(), &bytes, module.digest, 0);
+    let baseline = baseline.expect("it compiles, and links, as before");
+    if let Some(successor) = &baseline.successor {
+        let optimised = successor.compile(runtime.engine(), module.digest);
+        assert_eq!(optimised.expect("likewise").shift, baseline.shift);
+        build(&abi::Imports::resolve(table, &baseline, &env.vm).expect("likewise"));
+    }
 }
 
 /// Host functions, called one after the other with any arguments, by a root context and by that of a stream: each answers

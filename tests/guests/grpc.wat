@@ -3,7 +3,8 @@
 ;; b  a call whose path no request can have
 ;; u  a call to a cluster that there is not                       p  the same by name
 ;; s  a stream: sends "one", at the first message "two", and closes at the second
-;; x  a stream that is cancelled when it begins to answer         t  a stream whose first message traps
+;; x  a stream that sends "two", and is cancelled, when it begins to be answered
+;; t  a stream whose first message traps
 ;; A configuration is a path too: a call by the cluster's name, whose answer nobody hears of; with p it is good where that
 ;; is a ParseFailure.
 (module
@@ -100,6 +101,7 @@
     (if (i32.eqz (call $header (i32.const 4) (i32.const 80) (i32.const 6) (i32.const 0) (i32.const 4))) (then (call $given)))
     (call $line)
     (if (call $is (i32.const 0x78)) (then
+      (drop (call $send (local.get $token) (i32.const 168) (i32.const 3) (i32.const 0)))
       (call $say (i32.const 256) (i32.const 7)) (call $number (call $cancel (local.get $token))) (call $space)
       (call $number (call $cancel (local.get $token))) (call $line)
       (call $answer))))

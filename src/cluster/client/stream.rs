@@ -79,6 +79,11 @@ pub fn channel(limit: usize) -> (Sender, Body, Sent) {
 }
 
 impl Sender {
+    /// True while something that was sent has not been taken by the connection.
+    pub fn waits(&self) -> bool {
+        self.progress.waiting.load(Relaxed) > 0
+    }
+
     /// Sends a piece, and with `last` the end. After the end it goes nowhere.
     ///
     /// # Errors

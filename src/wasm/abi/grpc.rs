@@ -27,7 +27,7 @@ use self::exchange::{Teller, exchange, is_grpc, replied};
 pub(crate) use self::failed::Failed;
 use super::headers::{authority_value, path_value};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
-use crate::base::task::OwnedTask;
+use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Limits, Sender, Sent};
 use crate::cluster::{Cluster, ClusterMap, Host as Endpoint, PickContext};
 use crate::config::cluster::GrpcService;
@@ -603,8 +603,20 @@ pub(super) fn cancel(guest: &mut Guest<'_>, token: u32) -> Outcome {
     Kind::of(token).ok_or(Status::BadArgument)?;
     let host = guest.data_mut();
     host.calls.grpc.of(host.root_id, token)?;
-    host.calls.grpc.remove(token);
+    let exchange = host.calls.grpc.remove(token);
     host.count_calls();
+    if let Some(exchange) = exchange
+        && matches!(exchange.state, State::Running(_))
+        && exchange.sender.as_ref().is_some_and(Sender::waits)
+    {
+        // As in Envoy, what the guest has just sent leaves before the reset does, if the connection takes it.
+        drop(spawn("wasm grpc cancel", async move {
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+            }
+            drop(exchange);
+        }));
+    }
     Ok(())
 }
 

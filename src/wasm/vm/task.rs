@@ -94,6 +94,10 @@ impl Task {
     async fn handle_one(&mut self, message: Message) -> bool {
         self.retiring |= matches!(message, Message::Retire);
         let of_queue = matches!(message, Message::QueueReady { .. });
+        if of_queue {
+            // As in Envoy, who has put it there first has its say, and whatever else is going on in this turn of the worker.
+            tokio::task::yield_now().await;
+        }
         let begin = Instant::now();
         let dead = self.vm.handle(message).await;
         let end = Instant::now();

@@ -75,6 +75,7 @@ def case(seed, index, without=()):
     scripts = [made[name] for name in ("script", "script2") if name in made]
     without_quirks(made, scripts)
     grpc.given_up_in_time(scripts)
+    grpc.without_nesting(scripts)
     if any(call[0] == "send_local_response" for one in scripts for _, calls in one.values() for call in calls):
         # A reply says its length, which a plugin would make untrue.
         for one in scripts:

@@ -147,6 +147,26 @@ def given_up_in_time(scripts):
                 one[phase] = action, [call for call in calls if not gives_up(call)]
 
 
+def without_nesting(scripts):
+    """Without what shows that Envoy calls a guest from within another of its calls: here that has returned first."""
+    ends = any(call[0] in ("send_local_response", "close_stream") for one in scripts for _, calls in one.values() for call in calls)
+    for one in scripts:
+        told = [calls for phase, (_, calls) in one.items() if phase.startswith(("grpc_initial", "grpc_trailing"))]
+        # The rest of a stream that goes on in a callback of a callout comes before that has heard its end.
+        goes_on = any(call[0].startswith("continue_") for calls in told for call in calls)
+        for phase, (action, calls) in one.items():
+            if phase.startswith("grpc"):
+                continue
+            made, kept = False, []
+            for call in calls:
+                made |= call[0] == "grpc_stream"
+                nested = goes_on and not made and call[0] in ("grpc_send", "grpc_close") and call[1] == Reg(STREAM)
+                # A stream that is reset beside a callout that fails ends while that is told.
+                if not nested and not (ends and call[0] == "get_status"):
+                    kept.append(call)
+            one[phase] = action, kept
+
+
 def shown(rng, phase):
     """What a callback of a callout shows."""
     kind = rng.choice([4, 5])

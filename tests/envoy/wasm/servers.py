@@ -92,9 +92,11 @@ class Recorder(Upstream):
         await writer.drain()
         if head:
             return True
-        for chunk in chunks:
+        framed = [f"{len(chunk):x}\r\n{chunk}\r\n" for chunk in chunks]
+        # Where nobody is waited for in between, what comes apart is a matter of moments.
+        for piece in framed if kind == "seen" else ["".join(framed)]:
             mark = await self.until_followed(case, kind, mark)
-            writer.write(f"{len(chunk):x}\r\n{chunk}\r\n".encode("latin1"))
+            writer.write(piece.encode("latin1"))
             await writer.drain()
         await self.until_followed(case, kind, mark)
         if end == "cut":

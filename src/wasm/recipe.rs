@@ -77,8 +77,8 @@ impl Recipe {
         let Some((left, moved)) = vm.move_to(fresh).await else {
             return Ok(());
         };
-        // To give its memory back takes a while.
-        drop(tokio::task::spawn_blocking(move || drop(left)));
+        // To give its memory back takes a while; the next one may need the room. A panic in it is none of ours.
+        let _ = tokio::task::spawn_blocking(move || drop(left)).await;
         moved.map_err(|error| LoadError::NoRoom(format!("{error:#}")))
     }
 

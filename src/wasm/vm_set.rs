@@ -64,7 +64,7 @@ pub(crate) struct VmSet {
     /// Versions with root contexts in these VMs; each holds the set.
     members: Mutex<Vec<Weak<Plugin>>>,
     /// One at a time joins or rebuilds.
-    changing: Arc<tokio::sync::Mutex<()>>,
+    changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     traps: Mutex<VecDeque<Trap>>,
     breaker: Mutex<BreakerState>,
@@ -118,12 +118,17 @@ impl VmSet {
             recipe,
             slots,
             members: Mutex::default(),
-            changing: Arc::default(),
+            changing: tokio::sync::Mutex::default(),
             _reviver: OwnedTask::spawn("wasm reviver", revive(this.clone(), breaker, happened)),
             events,
             traps: Mutex::default(),
             breaker: Mutex::default(),
         })
+    }
+
+    /// What it runs, or moves to.
+    pub(crate) fn module(&self) -> Module {
+        self.recipe.code.load().module.clone()
     }
 
     /// How many VMs it has: one a worker, or that of a singleton.
@@ -208,16 +213,15 @@ impl VmSet {
         linker: &Linker<Host>,
         module: &Module,
     ) -> Result<(), LoadError> {
-        let changing = Arc::clone(&self.changing).lock_owned().await;
-        if self.recipe.code.load().module.tier() == Tier::Baseline {
-            let imports = Imports::resolve(linker, module, &self.recipe.env.vm)?;
-            let module = module.clone();
-            self.recipe.code.store(Arc::new(Linked { module, imports }));
-        }
+        let imports = Imports::resolve(linker, module, &self.recipe.env.vm)?;
+        let module = module.clone();
         // Whoever waits may give up half-way, which this does not.
         let this = Arc::clone(self);
         let moved = spawn("wasm move", async move {
-            let _changing = changing;
+            let _changing = this.changing.lock().await;
+            if this.module().tier() == Tier::Baseline {
+                this.recipe.code.store(Arc::new(Linked { module, imports }));
+            }
             let mut result = Ok(());
             for slot in &this.slots {
                 let vm = slot.current.lock().upgrade();

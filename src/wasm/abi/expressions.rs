@@ -7,6 +7,7 @@
 mod budget;
 mod convert;
 mod language;
+mod pattern;
 
 use std::sync::Arc;
 

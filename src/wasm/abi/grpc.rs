@@ -50,6 +50,8 @@ const MAX_NAMES: usize = 64 << 10;
 const PIECE: usize = 128;
 /// Streams that the other side has ended and the guest has not, whose tokens are remembered.
 const MAX_ENDED: usize = 1024;
+/// So many that were cancelled still send what they had; of more, what waits is lost.
+const MAX_LEAVING: usize = 16;
 
 /// What the running callback shows.
 #[derive(Debug, Default)]
@@ -90,6 +92,8 @@ pub(crate) struct Exchanges {
     failing: usize,
     /// While one of these is told: how many led to those that are made now.
     depth: u32,
+    /// Held by each that was cancelled and is still to send what it had sent before.
+    leaving: Arc<()>,
 }
 
 #[derive(Debug)]
@@ -608,13 +612,16 @@ pub(super) fn cancel(guest: &mut Guest<'_>, token: u32) -> Outcome {
     if let Some(exchange) = exchange
         && matches!(exchange.state, State::Running(_))
         && exchange.sender.as_ref().is_some_and(Sender::waits)
+        && Arc::strong_count(&host.calls.grpc.leaving) <= MAX_LEAVING
     {
-        // As in Envoy, what the guest has just sent leaves before the reset does, if the connection takes it.
+        // As in Envoy, what the guest has just sent leaves before the reset does, if the connection takes it: one turn brings
+        // it to the connection, another one away.
+        let leaving = Arc::clone(&host.calls.grpc.leaving);
         drop(spawn("wasm grpc cancel", async move {
             for _ in 0..2 {
                 tokio::task::yield_now().await;
             }
-            drop(exchange);
+            drop((exchange, leaving));
         }));
     }
     Ok(())

@@ -243,7 +243,7 @@ impl Loader {
             None => self.supply.succeeded(code, refresh),
         }
         if new {
-            self.optimise(inner, &loaded.module).await;
+            self.optimise(inner);
         }
         match (stale, refresh) {
             (None, None) => Next::Done,

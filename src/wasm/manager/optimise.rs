@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::loader::Loader;
-use super::{Failure, Inner, Outcome};
+use super::{Failure, Inner, Outcome, Record};
 use crate::base::memory;
 use crate::base::task::spawn;
 use crate::wasm::engine::Tier;
@@ -13,42 +14,50 @@ use crate::wasm::module::{LoadError, Module, Successor, give_way};
 use crate::wasm::spec::Digest;
 
 impl Loader {
-    /// Where `module`, which is live, is of the baseline tier: puts its optimised code below the VMs that serve. Where that
-    /// fails they go on as they are.
-    pub(super) async fn optimise(&self, inner: &Arc<Inner>, module: &Module) {
+    /// Where the VMs that it is live in run baseline code, be it of an earlier version: has them go on with the optimised code
+    /// of that, behind everything else. Where that fails they go on as they are.
+    pub(super) fn optimise(&self, inner: &Arc<Inner>) {
+        let set = match &*self.outcome.lock() {
+            Outcome::Live(plugin) => Arc::clone(plugin.set()),
+            _ => return,
+        };
+        let module = set.module();
         if module.tier() == Tier::Optimised {
             return;
         }
-        let optimise = async {
-            let module = inner.optimised(module).await?;
-            let set = match &*self.outcome.lock() {
-                Outcome::Live(plugin) => Arc::clone(plugin.set()),
-                _ => return Ok(module),
+        let (set, inner) = (Arc::downgrade(&set), Arc::clone(inner));
+        let (record, name) = (Arc::clone(&self.record), Arc::clone(&self.spec));
+        drop(spawn("wasm optimise", async move {
+            let optimise = async {
+                let module = inner.optimised(&module).await?;
+                // Nobody may be there any more.
+                if let Some(set) = set.upgrade() {
+                    let linker = &inner.machine().map_err(Failure::Load)?.linker;
+                    let moved = set.optimise(linker, &module).await;
+                    moved.map_err(Failure::Load)?;
+                }
+                Ok(module)
             };
-            let linker = &inner.machine().map_err(Failure::Load)?.linker;
-            let moved = set.optimise(linker, &module).await;
-            moved.map_err(Failure::Load)?;
-            Ok(module)
-        };
-        let optimised: Result<Module, Failure> = optimise.await;
-        let name = &self.spec.name;
-        {
-            let mut record = self.record.lock();
-            // It may be on trial still, or not serve any more.
-            let state = record.state;
-            match &optimised {
-                Ok(module) => {
-                    tracing::info!(target: "wasm", "plugin {name}: optimised, {}", module.digest);
-                    record.compile_time = module.compile_time;
-                    record.enter(state, "optimised code");
-                }
-                Err(failure) => {
-                    tracing::warn!(target: "wasm", "plugin {name}: its baseline code goes on: {failure}");
-                    record.enter(state, &format!("baseline code goes on: {failure}"));
-                }
-            }
+            tell(&record, &name.name, optimise.await);
+            inner.ring();
+        }));
+    }
+}
+
+fn tell(record: &Mutex<Record>, name: &str, optimised: Result<Module, Failure>) {
+    let mut record = record.lock();
+    // It may be on trial still, or not serve any more.
+    let state = record.state;
+    match optimised {
+        Ok(module) => {
+            tracing::info!(target: "wasm", "plugin {name}: optimised, {}", module.digest);
+            record.compile_time = module.compile_time;
+            record.enter(state, "optimised code");
         }
-        inner.ring();
+        Err(failure) => {
+            tracing::warn!(target: "wasm", "plugin {name}: its baseline code goes on: {failure}");
+            record.enter(state, &format!("baseline code goes on: {failure}"));
+        }
     }
 }
 
@@ -59,7 +68,7 @@ impl Inner {
             return Ok(module.clone());
         };
         let (inner, digest) = (Arc::clone(self), module.digest);
-        let work = spawn("wasm optimise", async move {
+        let work = spawn("wasm compile", async move {
             let compile = || inner.optimise(&successor, digest);
             successor.module.get_or_try_init(compile).await.cloned()
         });

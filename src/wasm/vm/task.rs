@@ -17,6 +17,10 @@ use super::{Message, Vm};
 use crate::wasm::context::Root;
 use crate::wasm::engine::TICK;
 
+/// So often others have their turn before a queue's message is told: once more than there are callbacks for the end of a
+/// gRPC callout, and some for those between.
+const TURNS: u32 = 8;
+
 /// The VM's task on its worker.
 pub(super) async fn serve(vm: Arc<Vm>, inbox: mpsc::UnboundedReceiver<Message>) {
     let mut task = Task {
@@ -24,6 +28,7 @@ pub(super) async fn serve(vm: Arc<Vm>, inbox: mpsc::UnboundedReceiver<Message>) 
         inbox,
         pace: Pace::default(),
         held: VecDeque::new(),
+        waited: 0,
         busy: Duration::ZERO,
         retiring: false,
     };
@@ -41,6 +46,8 @@ struct Task {
     pace: Pace,
     /// What their messages are told with, until they have their turn again.
     held: VecDeque<Message>,
+    /// So many messages more were there when the last one of a queue had waited: these need not.
+    waited: usize,
     /// What messages took since the runtime was last let look for I/O.
     busy: Duration,
     retiring: bool,
@@ -94,9 +101,14 @@ impl Task {
     async fn handle_one(&mut self, message: Message) -> bool {
         self.retiring |= matches!(message, Message::Retire);
         let of_queue = matches!(message, Message::QueueReady { .. });
-        if of_queue {
-            // As in Envoy, who has put it there first has its say, and whatever else is going on in this turn of the worker.
-            tokio::task::yield_now().await;
+        let waited = self.waited > 0;
+        self.waited = self.waited.saturating_sub(1);
+        if of_queue && !waited {
+            // As in Envoy, what goes on comes first: who has put it there, and the rest of what they are being told.
+            for _ in 0..TURNS {
+                turn().await;
+            }
+            self.waited = self.inbox.len();
         }
         let begin = Instant::now();
         let dead = self.vm.handle(message).await;

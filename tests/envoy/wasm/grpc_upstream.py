@@ -36,11 +36,23 @@ class Connection:
         self.fields = {}
         self.records = {}
         self.answered = set()
+        self.written = b""
 
     def write(self, kind, flags, stream, payload=b""):
         if kind in (DATA, HEADERS) and flags & END_STREAM:
             self.answered.add(stream)
-        self.writer.write(frame(kind, flags, stream, payload))
+        if not self.written:
+            # With all else that is written in this turn: what comes apart is a matter of moments.
+            asyncio.get_running_loop().call_soon(self.flush)
+        self.written += frame(kind, flags, stream, payload)
+
+    def flush(self):
+        self.writer.write(self.written)
+        self.written = b""
+
+    def close(self):
+        self.flush()
+        self.writer.close()
 
     def head(self, stream, headers=HEAD, status="200", end=False):
         block = self.encoder.encode([(":status", status), *headers])
@@ -88,7 +100,7 @@ class Connection:
             pass
         finally:
             self.ended()
-            self.writer.close()
+            self.close()
 
     async def serve(self):
         await self.reader.readexactly(len(PREFACE))
@@ -249,7 +261,7 @@ class Connection:
 
     def on_close(self, stream):
         self.answered.add(stream)
-        self.writer.close()
+        self.close()
 
 
 class GrpcUpstream:

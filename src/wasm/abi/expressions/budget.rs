@@ -2,8 +2,8 @@
 //!
 //! Nodes bound the time of comprehensions. Bytes bound what is copied: attributes, what `+` makes, and what lists and maps
 //! are made of, which would double with every link of a chain. Time bounds what is read of long texts again and again, and
-//! the compilation of patterns: the clock is asked after each of these, and after each [`A_LOOK`] that steps have read. What was
-//! once refused is refused from then on: an error that `||` swallows does not give it back.
+//! the compilation of [patterns](super::pattern): the clock is asked before and after each of these, and after each [`A_LOOK`]
+//! that steps have read. What was once refused is refused from then on: an error that `||` swallows does not give it back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -13,10 +13,10 @@ use cel::common::types::{CelBool, CelInt};
 use cel::common::value::CowVal;
 use cel::{Context, DeclarationError, ExecutionError, FunctionContext};
 use parking_lot::Mutex;
-use regex::Regex;
 
 use super::convert::{Seen, VALUE, weight};
 use super::language::strings;
+use super::pattern::{Pattern, PatternError};
 use crate::wasm::engine::thread_cpu_time;
 
 /// Nodes that the comprehensions of one evaluation may visit: some milliseconds.
@@ -29,8 +29,6 @@ const A_LOOK: u64 = 1 << 20;
 const MATCHED: usize = 16;
 /// What one evaluation may compute after the first look, in time of its thread.
 const MAX_COMPUTED: Duration = Duration::from_millis(20);
-/// Bytes that a compiled pattern may take, which bounds the time of its compilation.
-const MAX_PATTERN: usize = 1 << 20;
 
 /// The functions that [`prepare`](super::language::prepare) calls: its first argument, at the cost of a step whose nodes are
 /// the second.
@@ -54,7 +52,7 @@ pub(super) struct Budget {
     /// The time of the thread at the first look, in nanoseconds; 0 before.
     since: AtomicU64,
     /// The last pattern: most often the next one, too.
-    pattern: Mutex<Option<(Box<str>, Regex)>>,
+    pattern: Mutex<Option<(Box<str>, Pattern)>>,
 }
 
 impl Default for Budget {
@@ -96,7 +94,7 @@ impl Budget {
     /// An error where the time is over.
     fn look(&self) -> Result<(), ExecutionError> {
         let Some(now) = thread_cpu_time() else {
-            // Without the clock of the thread a text is one of the nodes that may be visited.
+            // Without the clock of the thread there may be a hundred looks.
             return self.visit(MAX_VISITED / 100);
         };
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -115,21 +113,19 @@ impl Budget {
 
     fn matches(&self, text: &str, pattern: &str) -> Result<bool, ExecutionError> {
         self.read(text.len().saturating_mul(MATCHED))?;
+        let failed = |error: PatternError| ExecutionError::function_error("matches", error);
         let mut last = self.pattern.lock();
-        if let Some((known, compiled)) = &*last
-            && **known == *pattern
-        {
-            return Ok(compiled.is_match(text));
-        }
-        self.look()?;
-        let compiled = regex::RegexBuilder::new(pattern)
-            .size_limit(MAX_PATTERN)
-            .dfa_size_limit(MAX_PATTERN)
-            .build()
-            .map_err(|error| ExecutionError::function_error("matches", error))?;
-        let found = compiled.is_match(text);
-        *last = Some((pattern.into(), compiled));
-        Ok(found)
+        let known = last.take().filter(|(known, _)| **known == *pattern);
+        let (_, compiled) = match known {
+            Some(known) => last.insert(known),
+            None => {
+                self.look()?;
+                let compiled = Pattern::compile(pattern).map_err(failed)?;
+                self.look()?;
+                last.insert((pattern.into(), compiled))
+            }
+        };
+        compiled.is_in(text).map_err(failed)
     }
 
     /// An error where more was asked for than there was.

@@ -74,6 +74,14 @@ class PacedConnection(Connection):
         else:
             super().write(kind, flags, stream, payload)
 
+    def echo(self, stream, data):
+        steps = self.steps.get(stream)
+        if steps and steps[-1][0] == DATA:
+            # How many frames somebody makes of what is sent at once is no matter.
+            steps[-1] = (DATA, 0, stream, steps[-1][3] + data)
+        else:
+            self.data(stream, data)
+
     def push(self, stream, step):
         self.steps.setdefault(stream, []).append(step)
         if stream not in self.tasks:

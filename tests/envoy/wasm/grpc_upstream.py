@@ -36,23 +36,11 @@ class Connection:
         self.fields = {}
         self.records = {}
         self.answered = set()
-        self.written = b""
 
     def write(self, kind, flags, stream, payload=b""):
         if kind in (DATA, HEADERS) and flags & END_STREAM:
             self.answered.add(stream)
-        if not self.written:
-            # With all else that is written in this turn: what comes apart is a matter of moments.
-            asyncio.get_running_loop().call_soon(self.flush)
-        self.written += frame(kind, flags, stream, payload)
-
-    def flush(self):
-        self.writer.write(self.written)
-        self.written = b""
-
-    def close(self):
-        self.flush()
-        self.writer.close()
+        self.writer.write(frame(kind, flags, stream, payload))
 
     def head(self, stream, headers=HEAD, status="200", end=False):
         block = self.encoder.encode([(":status", status), *headers])
@@ -100,7 +88,7 @@ class Connection:
             pass
         finally:
             self.ended()
-            self.close()
+            self.writer.close()
 
     async def serve(self):
         await self.reader.readexactly(len(PREFACE))
@@ -147,7 +135,10 @@ class Connection:
         self.write(WINDOW_UPDATE, 0, stream, for_window)
         self.say(stream, f"data {data!r}")
         if self.methods.get(stream) == "echo":
-            self.data(stream, data)
+            self.echo(stream, data)
+
+    def echo(self, stream, data):
+        self.data(stream, data)
 
     def finish(self, stream):
         method = self.methods.get(stream, "")
@@ -261,7 +252,7 @@ class Connection:
 
     def on_close(self, stream):
         self.answered.add(stream)
-        self.close()
+        self.writer.close()
 
 
 class GrpcUpstream:

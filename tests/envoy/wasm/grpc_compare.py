@@ -223,7 +223,6 @@ def cases():
 
 
 WITHIN = "Envoy enters the guest from within a host call"
-AT_ONCE = "what is cancelled in the callback that made it is not sent"
 FILTERED = "a call passes its cluster's filters when the callback that made it has returned, and has not failed by then"
 BROKEN = "of a call that a filter breaks off after its head the message tells that, and not what the filter said"
 WANTED = {
@@ -233,7 +232,6 @@ WANTED = {
     "service/google": "google_grpc is not supported for callouts",
     "cluster/empty-stream": WITHIN,
     "head/bad-path-stream-connected": WITHIN,
-    "grpc_cancel/at-once": AT_ONCE,
     **{f"filtered/{what}-{kind}/request_headers": FILTERED for what in ("reply", "reply-plain", "reset") for kind in ("call", "stream")},
     **{f"filtered/{what}-{kind}/response_{part}": BROKEN for what in ("reply", "reply-plain") for kind in ("call", "stream") for part in ("body", "trailers")},
     **{f"filtered/reset-{kind}/response_body": BROKEN for kind in ("call", "stream")},

@@ -166,6 +166,8 @@ def cases():
     for longest in (4, 5):
         yield f"service/longest-{longest}", does(call("unary", service(longest=longest))), 0.15
         yield f"service/longest-{longest}-stream", does(stream("unary", service(longest=longest)), ("grpc_send", R, b"x", 1)), 0.15
+    # The second of two that come in one piece is too long.
+    yield "service/longest-3-of-two", does(stream("two", service(longest=3)), ("grpc_send", R, b"x", 1)), 0.15
     yield "cluster/dead", does(call("unary", service("dead"))), 0.15
     yield "cluster/dead-stream", does(stream("unary", service("dead")), ("grpc_send", R, b"x", 1)), 0.15
     yield "cluster/dead-stream-open", does(stream("unary", service("dead")), one), 0.15

@@ -267,17 +267,21 @@ async fn receive(
                 if !batch.keep(waiting + data.len()).await {
                     return batch.end(error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM));
                 }
+                let before = batch.events.len();
                 deframer.push(&data);
                 loop {
                     match deframer.message() {
                         Ok(None) => break,
                         Ok(Some(message)) if kind == Kind::Call => *last = Some(message),
                         Ok(Some(message)) => batch.push(message),
-                        Err(FrameError::Flags) => {
-                            return batch.end(error(grpc::INTERNAL, VIA_UPSTREAM));
-                        }
-                        Err(FrameError::TooLarge) => {
-                            return batch.end(error(grpc::RESOURCE_EXHAUSTED, VIA_UPSTREAM));
+                        Err(failure) => {
+                            // As in Envoy, what came in one piece with it is not told either.
+                            batch.events.truncate(before);
+                            let status = match failure {
+                                FrameError::Flags => grpc::INTERNAL,
+                                FrameError::TooLarge => grpc::RESOURCE_EXHAUSTED,
+                            };
+                            return batch.end(error(status, VIA_UPSTREAM));
                         }
                     }
                 }

@@ -102,6 +102,15 @@ async fn answer(
         let _ = send.send_trailers(trailers("0", "done"));
         return;
     }
+    if path.ends_with("/broken") {
+        let mut send = respond.send_response(head(), false).expect("open");
+        // A message, and behind it what is none.
+        let piece = Bytes::from_static(b"\0\0\0\0\x05hello\x07\0\0\0\0");
+        send.send_data(piece, false).expect("open");
+        let reset = std::future::poll_fn(|cx| send.poll_reset(cx)).await;
+        say(format!("reset {}", reset.is_ok()));
+        return;
+    }
     let mut received = Vec::new();
     while let Some(data) = body.data().await {
         received.extend_from_slice(&data.expect("data"));
@@ -313,6 +322,15 @@ async fn a_stream_goes_both_ways() {
     let saw: [String; 4] = world.saw().await;
     assert_eq!(saw, [head("echo", "-"), one, two, "end".to_owned()]);
     assert_eq!(world.callouts(), 0);
+}
+
+#[tokio::test]
+async fn of_a_piece_that_cannot_be_read_whole_nothing_is_told() {
+    let mut world = World::new().await;
+    let expected = "initial 3 i\ntrailing 0 \nclose 13 via_upstream\n";
+    assert_eq!(world.told("/s/broken").await, (200, expected.to_owned()));
+    let saw: [String; 2] = world.saw().await;
+    assert_eq!(saw, [head("broken", "-"), "reset true".to_owned()]);
 }
 
 #[tokio::test]

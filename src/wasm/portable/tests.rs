@@ -48,6 +48,13 @@ fn a_module_moves_unless_its_instances_are_more_than_a_memory_and_numbers() {
         assert!(!is_portable(whole), "{whole}");
     }
     assert!(Portable::of(b"\0asm\x01\0\0\0\x07\x05").is_none());
+    // Nobody collects what a few kilobytes, unpacked, say there is.
+    let exports = |count: u32| {
+        let exports = (0..count).map(|number| format!("(export \"{number}\" (memory 0))"));
+        let exports: String = exports.collect();
+        is_portable(&format!("(module {MEMORY} {exports})"))
+    };
+    assert!(exports(MAX_ENTRIES - 1) && !exports(MAX_ENTRIES));
 }
 
 #[test]
@@ -106,6 +113,14 @@ fn an_instance_goes_on_where_another_was() {
     let (mut store, instance) = make(1 << 20);
     let run = instance.get_typed_func::<(), ()>(&mut store, "run");
     run.expect("there").call(&mut store, ()).expect("no trap");
+
+    // To another module it does not go.
+    let text = r#"(module (memory (export "memory") 1) (global (mut i32) (i32.const 0)))"#;
+    let another = Portable::of(&wat::parse_str(text).expect("valid text")).expect("it moves");
+    let another = wasmtime::Module::new(&engine, &another.bytes).expect("compiles");
+    let mut strange = Store::new(&engine, wasmtime::StoreLimits::default());
+    let other = Instance::new(&mut strange, &another, &[]).expect("no imports");
+    assert!(move_state((&mut store, &instance), (&mut strange, &other)).is_err());
 
     // Where there is no room it stays.
     let (mut narrow, other) = make(1 << 16);

@@ -11,6 +11,7 @@ import fnmatch
 import json
 
 import filtered
+from grpc_service import service
 from script import (
     CAS, METRIC, PLAIN, QUEUE, SUM, TOKEN, UNSEEN, Iov, Out, Out32, Out64, Reg, Self, Wide, encode, pairs, path,
 )  # fmt: skip
@@ -649,7 +650,17 @@ def fixed():
         "response_headers": (0, [("get_status", Out32(), Out())]),
     }, script2={"request_headers": (0, [("get_status", Out32(), Out())]), "log": (0, [("get_status", Out32(), Out())])})  # fmt: skip
 
-    # Queues tell their owner.
+    # Queues tell their owner: after what is under way when a message is put there, of another plugin too.
+    dead = ("grpc_stream", service("grpcdead"), "svc", "unary", pairs(("x-case", "@case@"), ("x-n", "0")), Out32(TOKEN, 1))
+    add("queue/beside-grpc", listener="chain", script={
+        "response_headers": (0, [("register_shared_queue", "@case@.beside", Out32(QUEUE, 0)), ("enqueue_shared_queue", _reg(0), "item")]),
+        "queue_ready": (0, [("dequeue_shared_queue", _reg(0), Out())]),
+    }, script2={
+        "response_headers": (3, [dead, ("grpc_send", _reg(1), "x", 1)]),
+        "grpc_initial": (0, [("set_effective_context", Self()), ("continue_stream", 1)]),
+        "grpc_trailing": (0, []),
+        "grpc_close": (0, []),
+    })  # fmt: skip
     add("queue/ready", script={
         "request_headers": (STOP, [("register_shared_queue", "@case@.ready", Out32(QUEUE, 0)), ("enqueue_shared_queue", _reg(0), "item")]),
         "queue_ready#0": (0, [("dequeue_shared_queue", _reg(0), Out()), ("set_effective_context", Self()), RESUME]),

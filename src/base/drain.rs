@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use tokio::sync::watch;
 
@@ -62,31 +62,41 @@ impl DrainWatch {
         }
     }
 
-    /// What `future` gives, or what `then` does, which begins when the drain starts: whichever is there first.
+    /// What `future` gives, or what comes of `then`, which is made when the drain starts: whichever is there first. Every
+    /// connection waits so: until the drain, nothing is held of what follows it but what makes it.
     ///
     /// # Errors
-    /// What `then` gives.
-    pub async fn race<F: Future, T>(
+    /// What comes of `then`.
+    pub async fn race<F: Future, L: Future>(
         &self,
         mut future: Pin<&mut F>,
-        then: impl Future<Output = T>,
-    ) -> Result<F::Output, T> {
+        then: impl FnOnce() -> L,
+    ) -> Result<F::Output, L::Output> {
         let mut watch = self.clone();
-        let mut then = pin!(async move {
-            watch.draining().await;
-            then.await
-        });
+        let mut draining = pin!(watch.draining());
         let mut waits = false;
+        let mut then = Some(then);
+        let mut late: Option<Pin<Box<L>>> = None;
         poll_fn(|context| {
             if let Poll::Ready(output) = future.as_mut().poll(context) {
                 return Poll::Ready(Ok(output));
+            }
+            if let Some(late) = &mut late {
+                return late.as_mut().poll(context).map(Err);
             }
             // Registered once, since a task's waker stays the same; asking the flag is cheap.
             if waits && !self.is_draining() {
                 return Poll::Pending;
             }
             waits = true;
-            then.as_mut().poll(context).map(Err)
+            ready!(draining.as_mut().poll(context));
+            let Some(begin) = then.take() else {
+                return Poll::Pending;
+            };
+            late.insert(Box::pin(begin()))
+                .as_mut()
+                .poll(context)
+                .map(Err)
         })
         .await
     }

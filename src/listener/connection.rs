@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -219,7 +219,7 @@ pub(super) async fn serve(
         filter_state: Default::default(),
     });
     let mut served = pin!(serve_chain(context, io, info, chain, drain));
-    let cut = cut.race(served.as_mut(), std::future::ready(()));
+    let cut = cut.race(served.as_mut(), || std::future::ready(()));
     if cut.await.is_err() {
         meter.set_closed(CUT);
     }
@@ -241,7 +241,9 @@ async fn serve_chain(
             let proxy = Arc::clone(proxy);
             let filters = filters_of(&chain.network, &info);
             drop(chain);
-            return tcp_proxy::serve(context, proxy, io, filters, drain, drain_time).await;
+            // Boxed, lest connections that speak HTTP are as large.
+            let served = tcp_proxy::serve(context, proxy, io, filters, drain, drain_time);
+            return Box::pin(served).await;
         }
     };
     let stats = Arc::clone(&hcm.records.http);
@@ -256,14 +258,17 @@ async fn serve_chain(
     drop(chain);
     let end = match filters {
         None => {
-            let served = server::serve(io, codec, options, handler, drain, meter);
-            until(served, deadline, drain_time, of).await
+            let served = pin!(server::serve(io, codec, options, handler, drain, meter));
+            until(served, &deadline, drain_time, &of).await
         }
         Some((stream, filters)) => {
             let patience = options.delayed_close_timeout;
             let filtered = Filtered::new(io, stream, filters);
             let served = server::serve(filtered.io(), codec, options, handler, drain, meter);
-            let served = Box::pin(until(served, deadline, drain_time, of));
+            let served = Box::pin(async move {
+                let served = pin!(served);
+                until(served, &deadline, drain_time, &of).await
+            });
             Box::pin(filtered::serve(filtered, served, patience)).await
         }
     };
@@ -322,17 +327,15 @@ pub(super) async fn drained(
     }
 }
 
-/// Serves as long as a drain allows; what is cut off then learns why.
+/// Serves as long as a drain allows; the reason why what is left then is cut off is known before `served` is dropped.
 async fn until(
-    served: impl Future<Output = ConnectionEnd>,
-    deadline: DrainWatch,
+    served: Pin<&mut impl Future<Output = ConnectionEnd>>,
+    deadline: &DrainWatch,
     drain_time: Duration,
-    (context, info): (Arc<ServeContext>, Arc<ConnectionInfo>),
+    (context, info): &(Arc<ServeContext>, Arc<ConnectionInfo>),
 ) -> ConnectionEnd {
-    // It is dropped when its reason is known.
-    let mut served = pin!(served);
-    let drained = drained(&context, &info.listener, drain_time);
-    let ended = deadline.race(served.as_mut(), drained).await;
+    let drained = || drained(context, &info.listener, drain_time);
+    let ended = deadline.race(served, drained).await;
     ended.unwrap_or_else(|reason| {
         info.meter.set_closed(reason);
         ConnectionEnd::Drained

@@ -86,7 +86,7 @@ pub(super) async fn serve(
     proxy.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
     let meter = Arc::clone(&stream.connection.meter);
     let (of, connection) = (Arc::clone(&context), Arc::clone(&stream.connection));
-    let drained = drained(&of, &connection.listener, drain_time);
+    let drained = || drained(&of, &connection.listener, drain_time);
     let mut session = Session {
         filters,
         context,

@@ -29,6 +29,7 @@ use crate::config::ConfigError;
 use crate::config::wasm_settings::VmSharing;
 use crate::telemetry::metrics::StatSet;
 
+mod compiler;
 mod loader;
 mod modules;
 mod optimise;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Faults and reloads against the release binary, in their short form; arguments are passed on (-swaps 1000 -digests 200 is
+# Faults and reloads against the release binary, in their short form; arguments are passed on (-swaps 1000 is
 # the long one).
 set -euo pipefail
 cd "$(dirname "$0")/../interop"

@@ -362,7 +362,7 @@ func main() {
 	only := flag.String("mode", "", "one mode alone")
 	suite := flag.String("suite", "modes", "modes, or reload")
 	swaps := flag.Int("swaps", 200, "swaps of the reload suite")
-	digests := flag.Int("digests", 50, "distinct modules a version in the reload suite")
+	digests := flag.Int("digests", 0, "distinct modules a version in the reload suite; 0: every swap is to a new one")
 	report := flag.String("json", "", "where to write the results")
 	flag.Parse()
 	path, err := filepath.Abs(*module)

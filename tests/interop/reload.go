@@ -228,6 +228,26 @@ func rss(pid int) int {
 	return 0
 }
 
+func medianOf(values []int) int {
+	var all []float64
+	for _, value := range values {
+		all = append(all, float64(value))
+	}
+	middle, _ := median(all)
+	return int(middle)
+}
+
+// settledRss is the median of a second: what compiles or was just let go comes and goes by megabytes.
+func settledRss(pid int) int {
+	var samples []float64
+	for i := 0; i < 20; i++ {
+		time.Sleep(50 * time.Millisecond)
+		samples = append(samples, float64(rss(pid)))
+	}
+	middle, _ := median(samples)
+	return int(middle)
+}
+
 func (p *proxy) stat(name string) int {
 	_, text := p.get("/stats?filter=^" + strings.ReplaceAll(name, ".", `\.`) + "$")
 	_, value, _ := strings.Cut(strings.TrimSpace(text), ": ")
@@ -236,20 +256,21 @@ func (p *proxy) stat(name string) int {
 }
 
 type reloadResult struct {
-	Suite       string  `json:"suite"`
-	Swaps       int     `json:"swaps"`
-	Digests     int     `json:"distinct_digests"`
-	Requests    int64   `json:"requests"`
-	PerSecond   float64 `json:"requests_per_second"`
-	Failed      int64   `json:"failed"`
-	Mixed       int64   `json:"mixed"`
-	MedianMs    float64 `json:"median_ms_to_effect"`
-	WorstMs     float64 `json:"worst_ms_to_effect"`
-	RssAt100    int     `json:"rss_kib_after_100"`
-	RssAtEnd    int     `json:"rss_kib_at_end"`
-	RssSeries   []int   `json:"rss_kib_every_100"`
-	VmsAtEnd    int     `json:"vms_at_end"`
-	Generations int     `json:"generations_alive"`
+	Suite     string  `json:"suite"`
+	Swaps     int     `json:"swaps"`
+	Digests   int     `json:"distinct_digests"`
+	Requests  int64   `json:"requests"`
+	PerSecond float64 `json:"requests_per_second"`
+	Failed    int64   `json:"failed"`
+	Mixed     int64   `json:"mixed"`
+	MedianMs  float64 `json:"median_ms_to_effect"`
+	WorstMs   float64 `json:"worst_ms_to_effect"`
+	// Medians of the halves of the series: what the allocator keeps free moves by megabytes, a leak only grows.
+	RssBefore   int   `json:"rss_kib_first_half"`
+	RssAfter    int   `json:"rss_kib_second_half"`
+	RssSeries   []int `json:"rss_kib_every_tenth"`
+	VmsAtEnd    int   `json:"vms_at_end"`
+	Generations int   `json:"generations_alive"`
 }
 
 // reload swaps the plugin (plugins true), or routes and clusters, n times under load.
@@ -361,8 +382,9 @@ func reload(binary string, modules [2]string, n, digests, clients int, plugins b
 			break
 		}
 		took = append(took, float64(time.Since(pushed).Microseconds())/1000)
-		if step%100 == 0 {
-			r.RssSeries = append(r.RssSeries, rss(p.command.Process.Pid))
+		if step%max(n/10, 1) == 0 {
+			// The load goes on meanwhile.
+			r.RssSeries = append(r.RssSeries, settledRss(p.command.Process.Pid))
 		}
 	}
 	elapsed := time.Since(begin).Seconds()
@@ -383,17 +405,15 @@ func reload(binary string, modules [2]string, n, digests, clients int, plugins b
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	r.RssAtEnd = rss(p.command.Process.Pid)
-	if len(r.RssSeries) > 0 {
-		r.RssAt100 = r.RssSeries[0]
-	}
+	half := len(r.RssSeries) / 2
+	r.RssBefore, r.RssAfter = medianOf(r.RssSeries[:half]), medianOf(r.RssSeries[half:])
 	switch {
 	case r.Failed > 0 || r.Mixed > 0:
 		err = fmt.Errorf("%d failed, %d mixed; the first: %s", r.Failed, r.Mixed, *traffic.first.Load())
 	case r.VmsAtEnd > 3:
 		err = fmt.Errorf("%d VMs are left", r.VmsAtEnd)
-	case r.RssAt100 > 0 && float64(r.RssAtEnd) > 1.05*float64(r.RssAt100):
-		err = fmt.Errorf("RSS grew from %d KiB after 100 swaps to %d KiB", r.RssAt100, r.RssAtEnd)
+	case float64(r.RssAfter) > 1.05*float64(r.RssBefore):
+		err = fmt.Errorf("RSS grew from %d KiB in the first half to %d KiB in the second; KiB by tenths: %v", r.RssBefore, r.RssAfter, r.RssSeries)
 	}
 	return r, err
 }
@@ -433,6 +453,9 @@ func awaitStep(client *http.Client, url string, step, version int, plugins bool)
 
 func reloadSuite(binary string, modules [2]string, swaps, digests int, report string) bool {
 	ok := true
+	if digests == 0 {
+		digests = swaps/2 + 1
+	}
 	var results []reloadResult
 	for _, plugins := range []bool{true, false} {
 		r, err := reload(binary, modules, swaps, digests, 32, plugins)
@@ -444,7 +467,7 @@ func reloadSuite(binary string, modules [2]string, swaps, digests int, report st
 			fmt.Printf("ok   ")
 		}
 		fmt.Printf("%-20s %d swaps (%d digests a version), %d requests at %.0f/s, %d failed, %d mixed; effect %.1f ms (median), %.1f ms (worst); RSS %d → %d KiB; %d VMs, %d generations at the end\n",
-			r.Suite, r.Swaps, r.Digests, r.Requests, r.PerSecond, r.Failed, r.Mixed, r.MedianMs, r.WorstMs, r.RssAt100, r.RssAtEnd, r.VmsAtEnd, r.Generations)
+			r.Suite, r.Swaps, r.Digests, r.Requests, r.PerSecond, r.Failed, r.Mixed, r.MedianMs, r.WorstMs, r.RssBefore, r.RssAfter, r.VmsAtEnd, r.Generations)
 	}
 	if report != "" {
 		text, _ := json.MarshalIndent(results, "", "  ")

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::{Failure, Inner, Machine};
+use super::{Failure, Inner, Machine, compiler};
 use crate::wasm::fetch::{self, FetchError};
 use crate::wasm::module::{LoadError, Module};
 use crate::wasm::source::download::Downloader;
@@ -472,23 +472,23 @@ impl Inner {
                     Wanted::First => self.options.settings.baseline_from,
                     Wanted::Known | Wanted::Fresh => None,
                 };
-                let module = self
-                    .blocking(move |inner| {
-                        let Machine { runtime, cache, .. } = inner.machine()?;
-                        let engine = runtime.engine();
-                        let Some(from) = baseline_from else {
-                            return Module::compile(engine, &bytes, digest);
-                        };
-                        let kept = cache
-                            .as_ref()
-                            .and_then(|cache| Module::cached_soon(engine, &bytes, digest, cache));
-                        match kept {
-                            Some(module) => Ok(module),
-                            None => Module::compile_soon(engine, &bytes, digest, from),
-                        }
-                    })
-                    .await
-                    .map_err(Some)?;
+                let inner = Arc::clone(self);
+                let compile = move || {
+                    let Machine { runtime, cache, .. } = inner.machine()?;
+                    let engine = runtime.engine();
+                    let Some(from) = baseline_from else {
+                        return Module::compile(engine, &bytes, digest);
+                    };
+                    let kept = cache
+                        .as_ref()
+                        .and_then(|cache| Module::cached_soon(engine, &bytes, digest, cache));
+                    match kept {
+                        Some(module) => Ok(module),
+                        None => Module::compile_soon(engine, &bytes, digest, from),
+                    }
+                };
+                let module = compiler::compile("wasm:compile", compile, |_| ());
+                let module = module.await.map_err(Some)?;
                 if module.compile_time.is_some() {
                     self.keep(&module);
                 }

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use super::loader::Loader;
-use super::{Failure, Inner, Outcome, Record};
-use crate::base::memory;
+use super::{Failure, Inner, Outcome, Record, compiler};
 use crate::base::task::spawn;
 use crate::wasm::engine::Tier;
 use crate::wasm::module::{LoadError, Module, Successor, give_way};
@@ -72,7 +70,8 @@ impl Inner {
             let compile = || inner.optimise(&successor, digest);
             successor.module.get_or_try_init(compile).await.cloned()
         });
-        work.await.unwrap_or_else(|_| Err(failed("a panic")))
+        let panicked = |_| Err(Failure::Load(LoadError::Start("a panic".to_owned())));
+        work.await.unwrap_or_else(panicked)
     }
 
     async fn optimise(
@@ -80,35 +79,22 @@ impl Inner {
         successor: &Arc<Successor>,
         digest: Digest,
     ) -> Result<Module, Failure> {
-        let (done, compiled) = oneshot::channel();
         let (inner, work) = (Arc::clone(self), Arc::clone(successor));
-        // No thread of the runtime: an end of the process does not wait for it.
-        std::thread::Builder::new()
-            .name("wasm:optimise".to_owned())
-            .spawn(move || {
-                give_way();
-                let machine = || inner.machine();
-                let module =
-                    machine().and_then(|machine| work.compile(machine.runtime.engine(), digest));
-                let kept = module.as_ref().ok().cloned();
-                // At the end of the process nobody waits; what was compiled is kept all the same.
-                let _ = done.send(module);
-                if let (Some(module), Ok(machine)) = (kept, machine())
-                    && let Some(cache) = &machine.cache
-                {
-                    cache.store(&module);
-                }
-                // The start may have come to rest before. Workers serve: their code stays.
-                memory::collect();
-            })
-            .map_err(|error| failed(&error.to_string()))?;
-        let module = compiled.await.map_err(|_| failed("a panic"))?;
-        let module = module.map_err(Failure::Load)?;
+        let compile = move || {
+            give_way();
+            work.compile(inner.machine()?.runtime.engine(), digest)
+        };
+        let inner = Arc::clone(self);
+        // At the end of the process nobody waits; what was compiled is kept all the same.
+        let keep = move |module: &Module| {
+            if let Ok(machine) = inner.machine()
+                && let Some(cache) = &machine.cache
+            {
+                cache.store(module);
+            }
+        };
+        let module = compiler::compile("wasm:optimise", compile, keep).await?;
         self.modules.lock().replace(&module);
         Ok(module)
     }
-}
-
-fn failed(reason: &str) -> Failure {
-    Failure::Load(LoadError::Start(format!("in the compiler: {reason}")))
 }

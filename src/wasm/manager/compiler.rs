@@ -1,0 +1,36 @@
+//! Where modules are compiled: each on a thread of its own, which gives back what the compiler leaves of memory.
+
+use tokio::sync::oneshot;
+
+use super::Failure;
+use crate::base::memory;
+use crate::wasm::module::{LoadError, Module};
+
+/// What `compile` gives, which begins at once; `then` follows it on the same thread, and nobody waits for that.
+///
+/// No thread of the runtime does it: an end of the process would wait for it, and what it freed would stay with the thread.
+pub(super) async fn compile(
+    thread: &str,
+    compile: impl FnOnce() -> Result<Module, LoadError> + Send + 'static,
+    then: impl FnOnce(&Module) + Send + 'static,
+) -> Result<Module, Failure> {
+    let (done, compiled) = oneshot::channel();
+    let work = move || {
+        let module = compile();
+        let kept = module.as_ref().ok().cloned();
+        let _ = done.send(module);
+        if let Some(module) = kept {
+            then(&module);
+        }
+        // The start may have come to rest before. Workers serve: their code stays.
+        memory::collect();
+    };
+    let thread = std::thread::Builder::new().name(thread.to_owned());
+    thread.spawn(work).map_err(|error| failed(&error))?;
+    let module = compiled.await.map_err(|_| failed(&"a panic"))?;
+    module.map_err(Failure::Load)
+}
+
+fn failed(reason: &dyn std::fmt::Display) -> Failure {
+    Failure::Load(LoadError::Start(format!("in the compiler: {reason}")))
+}

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use regex::Regex;
 
 use crate::wasm::PluginStatus;
-use crate::wasm::status::State;
+use crate::wasm::status::{SharedStatus, State};
 
 /// Appends the series whose names `filter` matches.
 pub(super) fn write(plugins: &[PluginStatus], filter: Option<&Regex>, out: &mut String) {
@@ -43,6 +43,14 @@ pub(super) fn write(plugins: &[PluginStatus], filter: Option<&Regex>, out: &mut 
         "counter",
         workers(|vm| vm.hard_deadlines),
     );
+    page.family(
+        "state",
+        "gauge",
+        each().map(|(plugin, labels)| {
+            let state = plugin.state.as_str();
+            (format!("{labels},state=\"{state}\""), 1.0)
+        }),
+    );
     let live = || each().filter_map(|(plugin, labels)| Some((plugin.live.as_ref()?, labels)));
     page.family(
         "breaker_closed",
@@ -71,6 +79,18 @@ pub(super) fn write(plugins: &[PluginStatus], filter: Option<&Regex>, out: &mut 
         "gauge",
         quotas().map(|(labels, quota)| (labels, quota.limit as f64)),
     );
+    page.family(
+        "quota_used",
+        "gauge",
+        quotas().filter_map(|(labels, quota)| Some((labels, quota.used? as f64))),
+    );
+    let shared = |read: fn(&SharedStatus) -> usize| {
+        live().map(move |(live, labels)| (labels.clone(), read(&live.shared) as f64))
+    };
+    page.family("shared_data_bytes", "gauge", shared(|shared| shared.bytes));
+    page.family("shared_data_keys", "gauge", shared(|shared| shared.count));
+    page.family("queues", "gauge", shared(|shared| shared.queue_count));
+    page.family("queue_messages", "gauge", shared(|shared| shared.messages));
     let callbacks = || {
         live().flat_map(|(live, labels)| {
             live.callbacks
@@ -151,7 +171,7 @@ impl Page<'_> {
 mod tests {
     use super::*;
     use crate::wasm::spec::Digest;
-    use crate::wasm::status::{CallbackStatus, LiveStatus, QuotaStatus, VmStatus};
+    use crate::wasm::status::{CallbackStatus, LiveStatus, QuotaStatus, SharedStatus, VmStatus};
 
     fn status(key: u8, state: State, calls: u64) -> PluginStatus {
         let callback = CallbackStatus {
@@ -163,7 +183,7 @@ mod tests {
         let quota = QuotaStatus {
             name: "metrics",
             limit: 10,
-            used: None,
+            used: Some(calls),
             refused: calls,
         };
         let vm = VmStatus {
@@ -189,6 +209,10 @@ mod tests {
             live: Some(LiveStatus {
                 callbacks: vec![callback],
                 quotas: vec![quota],
+                shared: SharedStatus {
+                    messages: calls as usize,
+                    ..SharedStatus::default()
+                },
                 ..LiveStatus::default()
             }),
         }
@@ -214,6 +238,8 @@ mod tests {
             let labels = format!("plugin=\"test\",version=\"{version}\"");
             for series in [
                 format!("plenipo_wasm_traps_total{{{labels}}} {count}\n"),
+                format!("plenipo_wasm_quota_used{{{labels},quota=\"metrics\"}} {count}\n"),
+                format!("plenipo_wasm_queue_messages{{{labels}}} {count}\n"),
                 format!(
                     "plenipo_wasm_callback_calls_total{{{labels},callback=\"proxy_on_tick\"}} {count}\n"
                 ),

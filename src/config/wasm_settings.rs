@@ -301,7 +301,11 @@ impl WasmSettings {
 
 fn hosts(values: Vec<String>, field: &str) -> Result<Vec<Box<str>>, ConfigError> {
     let checked = values.into_iter().enumerate().map(|(index, host)| {
-        if host.is_empty() || host.contains(['/', '@', ' ']) {
+        let is_authority = host.parse::<http::uri::Authority>().is_ok_and(|authority| {
+            let port = authority.as_str().len() > authority.host().len();
+            !port || authority.port_u16().is_some()
+        });
+        if !is_authority || host.contains('@') {
             return Err(ConfigError::invalid(
                 "must be `host` or `host:port`, without scheme or path",
             )

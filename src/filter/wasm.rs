@@ -304,17 +304,19 @@ impl HttpFilter for Wasm {
     fn end(&self, stream: &Arc<Stream>) {
         let abandoned = stream.info.lock().abandoned;
         let upstream = is_upstream(self.slot);
-        let (place, id, posted) = self.with_state(stream, |state| {
+        let (place, id, posted, part, broken) = self.with_state(stream, |state| {
             if upstream {
                 // There is no log. What still comes of the request's body passes unseen.
                 state.failed = true;
             }
-            // The stream's part in the trial ends with it.
-            if let Some(part) = state.part.take() {
-                part.ended(state.broken, stream.info.lock().begin.elapsed());
-            }
-            (state.place.take(), state.id, state.posted.take())
+            let (place, posted) = (state.place.take(), state.posted.take());
+            (place, state.id, posted, state.part.take(), state.broken)
         });
+        // The stream's part in the trial ends with it.
+        if let Some(part) = part {
+            let broken = broken || place.as_ref().is_some_and(|place| place.vm.has_failed(id));
+            part.ended(broken, stream.info.lock().begin.elapsed());
+        }
         let Some(Place { vm, .. }) = place else {
             return;
         };

@@ -6,24 +6,53 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use super::Interim;
 
-/// `http` or `https`, once it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `http` or `https`, once it is known, until a filter writes something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// An HTTP/1 target names none: the listener finds it. A head that is refused before then has none.
+    /// An HTTP/1 target names none: the listener finds it. A head that is refused before then has none, nor has one of which
+    /// a filter has removed it.
     Unknown,
     /// Plain text.
     Http,
     /// TLS.
     Https,
+    /// What a filter wrote. The router replaces what is no scheme, as in Envoy.
+    Other(Box<str>),
 }
 
 impl Scheme {
+    /// That of this text.
+    pub fn of(text: &str) -> Self {
+        match text {
+            "http" => Self::Http,
+            "https" => Self::Https,
+            _ => Self::Other(text.into()),
+        }
+    }
+
+    /// True where a request can be sent with it.
+    pub fn is_valid(&self) -> bool {
+        match self {
+            Self::Http | Self::Https => true,
+            Self::Unknown => false,
+            Self::Other(text) => ["http", "https"]
+                .iter()
+                .any(|scheme| text.eq_ignore_ascii_case(scheme)),
+        }
+    }
+
+    /// As [`Scheme::as_str`]; `None` where there is none.
+    pub fn shown(&self) -> Option<&str> {
+        (*self != Self::Unknown).then(|| self.as_str())
+    }
+
     /// As in a URL; empty where there is none.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Unknown => "",
             Self::Http => "http",
             Self::Https => "https",
+            Self::Other(text) => text,
         }
     }
 }

@@ -29,7 +29,12 @@ use crate::http::ResponseFlag;
 use crate::http::codec::{ConnectionMeter, Io};
 use crate::stream::format::LogType;
 use crate::stream::network::Towards;
+use crate::stream::state::{StateObject, with_object};
 use crate::stream::{CloseInfo, CloseType, Stream};
+
+/// Objects of the filter state by which filters ask for a cluster, and for a time without data in milliseconds.
+const CLUSTER: &str = "envoy.tcp_proxy.cluster";
+const IDLE_TIMEOUT: &str = "envoy.tcp_proxy.per_connection_idle_timeout_ms";
 
 type Connecting = Pin<Box<dyn Future<Output = Result<TcpConnection, ConnectError>> + Send>>;
 
@@ -67,6 +72,8 @@ struct Session {
     /// Both limits run from the moment the filters have let the connection pass.
     last_activity: Instant,
     idle: Option<Pin<Box<Sleep>>>,
+    /// The time without data after which it ends.
+    idle_limit: Option<Duration>,
     lifetime: Option<Pin<Box<Sleep>>>,
     /// What the gauges show of it: bytes that filters hold of the client's, and bytes on their way to it.
     buffered: (u64, u64),
@@ -102,6 +109,7 @@ pub(super) async fn serve(
         paused: false,
         last_activity: Instant::now(),
         idle: None,
+        idle_limit: None,
         lifetime: None,
         buffered: (0, 0),
         logged: false,
@@ -129,8 +137,13 @@ impl Session {
 
     fn start_idle(&mut self) {
         self.last_activity = Instant::now();
-        let idle = self.proxy.config.idle_timeout;
-        self.idle = idle.map(|idle| Box::pin(tokio::time::sleep(idle)));
+        self.idle_limit = match self.wish(IDLE_TIMEOUT).and_then(|limit| limit.parse().ok()) {
+            Some(limit) => Some(Duration::from_millis(limit)),
+            None => self.proxy.config.idle_timeout,
+        };
+        self.idle = self
+            .idle_limit
+            .map(|idle| Box::pin(tokio::time::sleep(idle)));
     }
 
     fn limit(&self) -> usize {
@@ -225,7 +238,9 @@ impl Session {
                 .headers
                 .insert("x-request-id", id);
         }
-        let name = self.proxy.config.choose(fastrand::u64(..));
+        let wish = self.wish(CLUSTER);
+        let choose = || &**self.proxy.config.choose(fastrand::u64(..));
+        let name = wish.as_deref().unwrap_or_else(choose);
         let cluster = self.context.current.load().clusters.get(name).cloned();
         let Some(cluster) = cluster else {
             self.proxy.stats.inc(stat::DOWNSTREAM_CX_NO_ROUTE);
@@ -241,6 +256,14 @@ impl Session {
             return Err(self.fail(flag, Failure::Overload));
         }
         self.attempt(cluster)
+    }
+
+    /// What filters ask of the proxy by an object of the filter state.
+    fn wish(&self, name: &str) -> Option<Box<str>> {
+        let info = self.stream.info.lock();
+        let connection = &self.stream.connection.filter_state;
+        let text = |object: &StateObject| String::from_utf8_lossy(&object.value).into();
+        with_object(&info.filter_state, connection, name, text)
     }
 
     fn fail(&self, flag: ResponseFlag, failure: Failure) -> Closing {
@@ -513,7 +536,7 @@ impl Session {
             info.flags.set(ResponseFlag::DurationTimeout);
             return Poll::Ready(Closing::abrupt("max_connection_duration_reached"));
         }
-        let (Some(idle), Some(limit)) = (&mut self.idle, self.proxy.config.idle_timeout) else {
+        let (Some(idle), Some(limit)) = (&mut self.idle, self.idle_limit) else {
             return Poll::Pending;
         };
         loop {
@@ -529,7 +552,7 @@ impl Session {
     }
 
     async fn close(mut self, closing: Closing) {
-        let patience = self.proxy.config.idle_timeout.unwrap_or(FLUSH);
+        let patience = self.idle_limit.unwrap_or(FLUSH);
         if closing.flush && self.to_client.len > 0 {
             let (client, meter, stats) = (&mut self.client, &self.meter, &self.proxy.stats);
             flush(&mut self.to_client, patience, |cx, data| {

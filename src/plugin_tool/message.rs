@@ -182,14 +182,15 @@ impl Message {
     pub(super) fn request(head: &RequestHead, body: &[u8], trailers: Option<&HeaderMap>) -> Self {
         let path = shown(&head.path);
         let mut headers = Vec::new();
-        let target = match head.scheme {
-            Scheme::Http | Scheme::Unknown => {
+        let target = match &head.scheme {
+            Scheme::Https => format!("https://{}{path}", shown(&head.authority)),
+            // What is no scheme the router makes that of the request.
+            Scheme::Http | Scheme::Unknown | Scheme::Other(_) => {
                 if head.has_host {
                     headers.push(("host".to_owned(), shown(&head.authority)));
                 }
                 path
             }
-            Scheme::Https => format!("https://{}{path}", shown(&head.authority)),
         };
         headers.extend(fields(&head.headers));
         Self {

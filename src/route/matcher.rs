@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::config::matcher::{
     HeaderCondition, HeaderMatcher, MatchedHeader, QueryMatcher, StringMatcher,
 };
-use crate::http::{RequestHead, ResponseHead, Scheme};
+use crate::http::{RequestHead, ResponseHead};
 
 /// True where `value` fits `matcher`. Case is ignored in ASCII only.
 pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
@@ -63,10 +63,7 @@ pub fn header_matches(matcher: &HeaderMatcher, head: &RequestHead) -> bool {
             values_match(matcher, there)
         }
         // A head that was refused may have none yet.
-        MatchedHeader::Scheme => {
-            let there = head.scheme != Scheme::Unknown;
-            values_match(matcher, there.then(|| head.scheme.as_str().as_bytes()))
-        }
+        MatchedHeader::Scheme => values_match(matcher, head.scheme.shown().map(str::as_bytes)),
     }
 }
 

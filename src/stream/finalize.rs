@@ -15,6 +15,7 @@ use crate::http::order::take_out_all;
 use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::route::{SelectedRoute, redirect, rewrite};
 
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 /// Prepares the request for the upstream as `route` says: header mutations of all levels, path and host rewrites, and
@@ -64,6 +65,17 @@ pub fn finalize_request(stream: &Stream, route: &SelectedRoute, keep_original: b
             keep_original,
         );
     }
+    mend_scheme(&mut request);
+}
+
+/// Replaces a scheme that a filter has removed or made none; Envoy's router does that last.
+fn mend_scheme(request: &mut RequestHead) {
+    if request.scheme.is_valid() {
+        return;
+    }
+    let told = request.headers.get(X_FORWARDED_PROTO);
+    let told = told.and_then(|told| told.to_str().ok()).map(Scheme::of);
+    request.scheme = told.filter(Scheme::is_valid).unwrap_or(Scheme::Http);
 }
 
 /// Rewrites the request's path as a redirect says, before its `location` is computed from it.
@@ -149,11 +161,11 @@ fn mutate_request_for(stream: &Stream, route: Option<&SelectedRoute>, mutations:
                 request.method = method;
             }
         }
-        HeaderTarget::Scheme => match value.as_bytes() {
-            b"http" => request.scheme = Scheme::Http,
-            b"https" => request.scheme = Scheme::Https,
-            _ => {}
-        },
+        HeaderTarget::Scheme => {
+            if let Ok(text) = value.to_str() {
+                request.scheme = Scheme::of(text);
+            }
+        }
         HeaderTarget::Status => {}
     });
 }

@@ -1,5 +1,5 @@
-//! The forms that code comes in: bare, in a tar, and either of them compressed with gzip, as Istio's agent takes it, or with
-//! zstd, as newer builders of images do.
+//! The forms that code comes in: bare, in a tar, and either of them compressed with gzip, one within another, as Istio's agent
+//! takes it, or with zstd, as newer builders of images do.
 //!
 //! No more than [`MAX_CODE`] bytes come out, whatever goes in, and nothing beyond that is decompressed. Which form it
 //! is, the first bytes say; the sum of a source is that of the bytes as they came.
@@ -24,6 +24,9 @@ const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 const LEAST_WINDOW: u64 = 8 << 20;
 /// Headers and contents of a tar are padded to this.
 const BLOCK: usize = 512;
+
+/// Forms within one another, at most.
+const MAX_FORMS: usize = 5;
 
 /// What images call their module.
 const IN_IMAGES: &[u8] = b"plugin.wasm";
@@ -50,17 +53,29 @@ fn unpack_within<'a>(
     limit: usize,
     preferred: Option<&[u8]>,
 ) -> Result<Cow<'a, [u8]>, LoadError> {
-    let mut plain = if bytes.starts_with(GZIP) {
-        gunzip(bytes, limit)?
-    } else if bytes.starts_with(ZSTD) {
-        unzstd(bytes, limit)?
-    } else {
-        return Ok(Cow::Borrowed(&bytes[find(bytes, preferred)?]));
-    };
-    let found = find(&plain, preferred)?;
-    plain.truncate(found.end);
-    plain.drain(..found.start);
-    Ok(Cow::Owned(plain))
+    let mut content = Cow::Borrowed(bytes);
+    for _ in 0..MAX_FORMS {
+        if content.starts_with(MODULE) {
+            return Ok(content);
+        }
+        content = if content.starts_with(GZIP) {
+            Cow::Owned(gunzip(&content, limit)?)
+        } else if content.starts_with(ZSTD) {
+            Cow::Owned(unzstd(&content, limit)?)
+        } else {
+            let found = find(&content, preferred)?;
+            match content {
+                Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[found]),
+                Cow::Owned(mut plain) => {
+                    plain.truncate(found.end);
+                    plain.drain(..found.start);
+                    Cow::Owned(plain)
+                }
+            }
+        };
+    }
+    let deep = format!("more than {MAX_FORMS} archives within one another");
+    Err(LoadError::Archive(deep))
 }
 
 fn gunzip(bytes: &[u8], limit: usize) -> Result<Vec<u8>, LoadError> {
@@ -116,15 +131,14 @@ fn within(plain: Vec<u8>, limit: usize, form: &str) -> Result<Vec<u8>, LoadError
     )))
 }
 
-/// Where in `plain` the module is: the file of the name `preferred`, if there is one that is a module, or else the first
-/// module.
+/// Where in the tar `plain` the module is: the file of the name `preferred`, if there is one that is a module, or else the
+/// first module, or else the first file that is compressed.
 fn find(plain: &[u8], preferred: Option<&[u8]>) -> Result<Range<usize>, LoadError> {
-    if plain.starts_with(MODULE) {
-        return Ok(0..plain.len());
-    }
     let broken = |what: &str| LoadError::Archive(format!("broken tar: {what}"));
     let mut at = 0;
-    let mut first = None;
+    let (mut first, mut packed) = (None, None);
+    // A name that is too long for its header comes before that.
+    let mut long_name = None;
     // Two blocks of zeros end a tar; one, or the end of the bytes, will do.
     while let Some(header) = plain
         .get(at..)
@@ -144,21 +158,47 @@ fn find(plain: &[u8], preferred: Option<&[u8]>) -> Result<Range<usize>, LoadErro
             .checked_add(size)
             .filter(|end| *end <= plain.len())
             .ok_or_else(|| broken("it ends within a file"))?;
-        // `0`, and NUL in archives of old, are regular files.
-        if matches!(header[156], b'0' | 0) && plain[begin..end].starts_with(MODULE) {
-            let name = header[..100].split(|byte| *byte == 0).next();
-            let name = name.and_then(|name| name.rsplit(|byte| *byte == b'/').next());
-            if preferred.is_none_or(|preferred| name == Some(preferred)) {
-                return Ok(begin..end);
+        let content = &plain[begin..end];
+        match header[156] {
+            // `0`, and NUL in archives of old, are regular files.
+            b'0' | 0 => {
+                let name = long_name.take().unwrap_or(&header[..100]);
+                let name = name.split(|byte| *byte == 0).next();
+                let name = name.and_then(|name| name.rsplit(|byte| *byte == b'/').next());
+                if content.starts_with(MODULE) {
+                    if preferred.is_none_or(|preferred| name == Some(preferred)) {
+                        return Ok(begin..end);
+                    }
+                    first.get_or_insert(begin..end);
+                } else if content.starts_with(GZIP) || content.starts_with(ZSTD) {
+                    packed.get_or_insert(begin..end);
+                }
             }
-            first.get_or_insert(begin..end);
+            b'L' => long_name = Some(content),
+            b'x' => long_name = pax_path(content),
+            _ => long_name = None,
         }
         at = end.next_multiple_of(BLOCK);
     }
-    first.ok_or_else(|| match at {
+    first.or(packed).ok_or_else(|| match at {
         0 => LoadError::NotWasm,
         _ => LoadError::Archive("no file of its tar is a WebAssembly module".to_owned()),
     })
+}
+
+/// The `path` among the records of an extended header: each is its own length, a space, `key=value` and a line's end.
+fn pax_path(mut records: &[u8]) -> Option<&[u8]> {
+    let mut path = None;
+    while let Some(space) = records.iter().position(|byte| *byte == b' ') {
+        let len = std::str::from_utf8(&records[..space]).ok()?.parse().ok()?;
+        let (record, rest) = records.split_at_checked(len)?;
+        let record = record.get(space + 1..)?;
+        if let Some(value) = record.strip_prefix(b"path=") {
+            path = Some(value.strip_suffix(b"\n").unwrap_or(value));
+        }
+        records = rest;
+    }
+    path
 }
 
 /// The sum of the header's bytes, its own field taken as spaces, is what that field says.

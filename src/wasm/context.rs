@@ -42,6 +42,7 @@ use crate::config::wasm_settings::PluginPolicy;
 use crate::http::LocalReply;
 use crate::pb;
 use crate::stream::Stream;
+use crate::stream::state::LifeSpan;
 use crate::telemetry::metrics::Registry;
 
 pub use stream::OnLoss;
@@ -312,8 +313,9 @@ impl Host {
     pub(crate) fn count_calls(&self) {
         let under_way = self.under_way();
         self.meter().callouts.set(under_way as u64);
+        self.meter().callout_bytes.set(self.payloads.held() as u64);
         for _ in 0..self.payloads.take_refused() {
-            self.meter().refuse(Quota::Callouts);
+            self.meter().refuse(Quota::CalloutBytes);
         }
     }
 
@@ -464,6 +466,25 @@ impl Host {
         match self.root() {
             Some(root) => &root.made_for.log_prefixes[usize::from(root.id == self.effective)],
             None => "wasm log",
+        }
+    }
+
+    /// The answer to the callout whose callback runs: shown to its root and that root's streams, as in Envoy.
+    pub(crate) fn answer(&mut self) -> Option<&mut CallAnswer> {
+        let is_its_own = self.root_id == self.current;
+        self.call.as_mut().filter(|_| is_its_own)
+    }
+
+    /// As [`Host::answer`], of gRPC.
+    pub(crate) fn grpc_view(&mut self) -> Option<&mut grpc::View> {
+        (self.root_id == self.current).then_some(&mut self.grpc)
+    }
+
+    /// How long an object lives that is set with `span`: what is a connection's is seen by its streams, as in Envoy.
+    pub(crate) fn span(&self, span: LifeSpan) -> LifeSpan {
+        match self.context() {
+            Some(context) if context.network.is_some() => LifeSpan::Connection,
+            _ => span,
         }
     }
 

@@ -12,7 +12,7 @@ use super::source::download::{DownloadError, Downloader};
 use super::source::oci::{Image, ImageError, Registry};
 use super::source::reference::Reference;
 use super::source::shown;
-use super::spec::{Digest, Remote, Secret};
+use super::spec::{Digest, Origin, Remote, Secret};
 use crate::cluster::ClusterMap;
 use crate::cluster::client::{self, Call, CallError};
 use crate::http::{RequestHead, Scheme};
@@ -61,7 +61,6 @@ pub(crate) enum FetchError {
 impl FetchError {
     /// True where the same source may give the code later.
     pub(crate) fn heals(&self, remote: &Remote) -> bool {
-        let by_digest = remote.pin().is_some();
         match self {
             Self::Download(error) | Self::Image(ImageError::Download(error)) => !matches!(
                 error,
@@ -72,7 +71,11 @@ impl FetchError {
             ),
             // The secret is in the configuration; files of this host may change.
             Self::Image(ImageError::Credentials(_)) => remote.pull.secret.is_none(),
-            Self::Image(ImageError::Manifest { .. }) => !by_digest,
+            // What a tag names may change; the sum of the code says nothing about the manifest.
+            Self::Image(ImageError::Manifest { .. }) => match &remote.origin {
+                Origin::Image(reference) => reference.digest.is_none(),
+                Origin::Cluster { .. } | Origin::Direct => true,
+            },
             Self::Unpack { pinned, .. } => !pinned,
             _ => true,
         }
@@ -209,20 +212,34 @@ fn credential(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wasm::spec::{Origin, Pull};
+    use crate::wasm::source::manifest::ManifestError;
+    use crate::wasm::spec::Pull;
+
+    #[test]
+    fn a_manifest_is_final_where_its_digest_is_configured() {
+        let digest = "a".repeat(64);
+        let error = || {
+            FetchError::Image(ImageError::Manifest {
+                reference: "r".into(),
+                error: ManifestError::NoPlatform,
+            })
+        };
+        for (name, heals) in [
+            ("h.test/p:1".to_owned(), true),
+            (format!("h.test/p@sha256:{digest}"), false),
+        ] {
+            let reference = Reference::parse(&name).expect("a name");
+            let mut remote = remote(&format!("oci://{name}"), Origin::Image(reference));
+            assert_eq!(error().heals(&remote), heals, "{name}");
+            remote.sha256 = Some(Digest::of(b"code"));
+            assert_eq!(error().heals(&remote), heals, "{name} with a sum");
+        }
+    }
 
     #[test]
     fn a_signed_url_is_not_told() {
-        let mut remote = Remote {
-            uri: "https://me:secret@h.test/p.wasm?signature=secret".into(),
-            origin: Origin::Direct,
-            timeout: Duration::from_secs(1),
-            sha256: None,
-            pull: Pull::default(),
-            backoff_base: Duration::from_secs(1),
-            backoff_cap: Duration::from_secs(1),
-            retries: 1,
-        };
+        let uri = "https://me:secret@h.test/p.wasm?signature=secret";
+        let mut remote = remote(uri, Origin::Direct);
         let unpack = check(&remote, Bytes::from_static(b"no module"));
         remote.sha256 = Some(Digest::of(b"other"));
         let digest = check(&remote, Bytes::from_static(b"\0asm\x01\0\0\0"));
@@ -231,6 +248,19 @@ mod tests {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("https://h.test/p.wasm"), "{shown}");
             assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+
+    fn remote(uri: &str, origin: Origin) -> Remote {
+        Remote {
+            uri: uri.into(),
+            origin,
+            timeout: Duration::from_secs(1),
+            sha256: None,
+            pull: Pull::default(),
+            backoff_base: Duration::from_secs(1),
+            backoff_cap: Duration::from_secs(1),
+            retries: 1,
         }
     }
 }

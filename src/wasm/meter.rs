@@ -23,18 +23,20 @@ pub(crate) enum Quota {
     QueueBytes,
     TickPeriod,
     Callouts,
+    CalloutBytes,
     LogLines,
     Memory,
 }
 
 impl Quota {
-    pub(crate) const ALL: [(Self, &'static str); 8] = [
+    pub(crate) const ALL: [(Self, &'static str); 9] = [
         (Self::Metrics, "metrics"),
         (Self::SharedData, "shared_data_bytes"),
         (Self::Queues, "queues"),
         (Self::QueueBytes, "queue_bytes"),
         (Self::TickPeriod, "min_tick_period"),
         (Self::Callouts, "callouts"),
+        (Self::CalloutBytes, "callout_bytes"),
         (Self::LogLines, "log_lines_per_second"),
         (Self::Memory, "memory_limit_bytes"),
     ];
@@ -73,6 +75,8 @@ pub(crate) struct Meter {
     pub(crate) overdue: Cell,
     /// Callouts under way.
     pub(crate) callouts: Cell,
+    /// What they hold, when their number last changed.
+    pub(crate) callout_bytes: Cell,
     /// Metrics defined.
     pub(crate) metrics: Cell,
     refused: [Cell; Quota::ALL.len()],

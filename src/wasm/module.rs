@@ -5,15 +5,16 @@
 
 use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use wasmtime::{Engine, ExternType};
 
-use super::disk::{PrivateFolder, Seal, with_room};
+use super::disk::{Entry, PrivateFolder, Seal, with_room};
 use super::engine::Tier;
 use super::portable::Portable;
 use super::spec::Digest;
@@ -105,6 +106,8 @@ pub(crate) struct Module {
     /// How much further down than in what was loaded its functions are, in bytes: to be taken off where a place in them is
     /// told.
     pub(crate) shift: i64,
+    /// Shared by its copies: while there is one, its entry on the disk stays.
+    held: Arc<()>,
 }
 
 /// The optimised form of a module, perhaps still to come.
@@ -198,6 +201,7 @@ impl Module {
             compile_time,
             successor,
             shift,
+            held: Arc::default(),
         })
     }
 
@@ -305,6 +309,8 @@ pub(crate) struct Cache {
     folder: PrivateFolder,
     engine_hash: u64,
     max_entries: usize,
+    /// Of what this process uses, and perhaps has used.
+    held: Mutex<Vec<(Digest, Weak<()>)>>,
 }
 
 const MAGIC: &[u8; 8] = b"plenipo\x03";
@@ -318,6 +324,7 @@ impl Cache {
             folder: PrivateFolder::open(folder)?,
             engine_hash: hasher.finish(),
             max_entries: MAX_ENTRIES,
+            held: Mutex::default(),
         })
     }
 
@@ -367,7 +374,7 @@ impl Cache {
         match module {
             Ok(code) => {
                 super::disk::touch(&path);
-                Some(Module {
+                let module = Module {
                     digest,
                     abi: abi(&code).ok()?,
                     code,
@@ -375,7 +382,10 @@ impl Cache {
                     compile_time: None,
                     successor: None,
                     shift,
-                })
+                    held: Arc::default(),
+                };
+                self.hold(&module);
+                Some(module)
             }
             Err(error) => {
                 tracing::warn!(target: "wasm", "{}: {error:#}; it is removed", path.display());
@@ -394,6 +404,7 @@ impl Cache {
     }
 
     fn try_store(&self, module: &Module) -> Result<(), anyhow::Error> {
+        self.hold(module);
         let digest = module.digest;
         let code = module.code.serialize();
         let code = code.map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -414,11 +425,28 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes the least recently used entries beyond the bound.
+    fn hold(&self, module: &Module) {
+        let mut held = self.held.lock();
+        held.retain(|(_, held)| held.strong_count() > 0);
+        held.push((module.digest, Arc::downgrade(&module.held)));
+    }
+
+    /// Removes the least recently used entries beyond the bound, but none that this process uses.
     fn evict(&self) {
         let entries = self.folder.entries("cwasm");
         let surplus = entries.len().saturating_sub(self.max_entries);
-        for entry in &entries[..surplus] {
+        if surplus == 0 {
+            return;
+        }
+        let mut held = self.held.lock();
+        held.retain(|(_, held)| held.strong_count() > 0);
+        let names: Vec<String> = held.iter().map(|(digest, _)| digest.to_string()).collect();
+        drop(held);
+        let is_held = |entry: &&Entry| {
+            let name = entry.path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| names.iter().any(|held| name.starts_with(&**held)))
+        };
+        for entry in entries.iter().filter(|entry| !is_held(entry)).take(surplus) {
             let _ = std::fs::remove_file(&entry.path);
         }
     }

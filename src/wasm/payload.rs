@@ -39,6 +39,11 @@ impl Payloads {
         charge.set(bytes).then_some(charge)
     }
 
+    /// Bytes that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.0.held.load(Relaxed)
+    }
+
     /// How often there was no room since this was last asked.
     pub(crate) fn take_refused(&self) -> u64 {
         // A swap of what is hardly ever anything else costs more than a look.

@@ -59,6 +59,10 @@ pub(crate) fn quotas(
                     quotas.callouts as u64,
                     most(|counters| counters.meter.callouts.get()),
                 ),
+                Quota::CalloutBytes => (
+                    quotas.callout_bytes as u64,
+                    most(|counters| counters.meter.callout_bytes.get()),
+                ),
                 Quota::LogLines => (u64::from(quotas.log_lines_per_second), None),
                 Quota::Memory => (
                     policy.memory as u64,

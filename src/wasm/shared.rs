@@ -283,6 +283,7 @@ impl Space {
         status.queue_count = all.len();
         let bytes = all.iter().map(|(_, queue)| queue.bytes);
         status.fullest_queue = bytes.max().unwrap_or(0);
+        status.messages = all.iter().map(|(_, queue)| queue.items.len()).sum();
         if all.len() > MAX_SHOWN {
             all.select_nth_unstable_by_key(MAX_SHOWN, |(name, _)| *name);
             all.truncate(MAX_SHOWN);

@@ -196,6 +196,8 @@ pub struct SharedStatus {
     pub queue_count: usize,
     /// The bytes of that which has most.
     pub fullest_queue: usize,
+    /// Messages that wait in all of them.
+    pub messages: usize,
 }
 
 /// One queue.

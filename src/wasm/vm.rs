@@ -522,6 +522,16 @@ impl Vm {
         reply
     }
 
+    /// True where the stream was answered with 500 or more by its guest, in whatever callback, or for what that holds.
+    pub fn has_failed(&self, id: u32) -> bool {
+        // Within a call nobody can look.
+        let core = self.core.try_lock();
+        core.is_some_and(|core| {
+            let context = core.store.data().streams.get(id);
+            context.is_some_and(|context| context.failed)
+        })
+    }
+
     /// The headers of `direction` have gone on without a word of the guest: they are out of its reach.
     pub fn hide_headers(&self, id: u32, direction: Direction) {
         let mut core = self.core.lock();

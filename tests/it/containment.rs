@@ -341,5 +341,5 @@ async fn the_bytes_of_callouts_are_bounded() {
     let mut client = world.client().await;
     let response = client.send(&flood("c")).await;
     assert_eq!((response.status, &*response.body), (200, "000010 000003"));
-    assert_eq!(world.refused("callouts"), 1);
+    assert_eq!(world.refused("callout_bytes"), 1);
 }

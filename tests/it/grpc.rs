@@ -222,13 +222,14 @@ impl World {
         self.quota().0
     }
 
-    /// Callouts under way, and how many were refused.
+    /// Callouts under way, and how many were refused for their bytes.
     fn quota(&self) -> (u64, u64) {
         let plugins = self.proxy.running.server.plugins.status();
         let live = plugins[0].live.as_ref().expect("live");
-        let quota = live.quotas.iter().find(|quota| quota.name == "callouts");
-        let quota = quota.expect("listed");
-        (quota.used.expect("a count"), quota.refused)
+        let named = |name| live.quotas.iter().find(|quota| quota.name == name);
+        let used = named("callouts").and_then(|quota| quota.used);
+        let refused = named("callout_bytes").map(|quota| quota.refused);
+        (used.expect("a count"), refused.expect("listed"))
     }
 }
 

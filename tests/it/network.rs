@@ -1053,3 +1053,39 @@ async fn a_plugin_that_logs_hears_of_the_ends_of_connections_and_sees_no_request
     assert_eq!(wrote("all"), "rvfll");
     assert_eq!(wrote("requests"), "rvf");
 }
+
+/// What a filter of a connection sets is seen by its requests and by logs, and the TCP proxy does as it is asked.
+#[tokio::test]
+async fn what_a_plugin_sets_of_a_connection_is_seen_behind_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = guest_of(folder.path(), "connection-state");
+    let log = folder.path().join("log");
+    // `SetEnvoyFilterStateArguments`: the cluster `up`.
+    let wish = "\\n\\x17envoy.tcp_proxy.cluster\\x12\\x02up";
+    let asks = filter(&path, "", "").replace("value: ''", &format!("value: \"{wish}\""));
+    let logged = access_log(&log).replace("%PROTOCOL%", "%FILTER_STATE(wasm.peer:PLAIN)%");
+    let proxy = format!("cluster: other, {logged}");
+    let (host, _task) = echo().await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let other = closed.local_addr().expect("an address");
+    drop(closed);
+    let route = "direct_response: {status: 200, body: {inline_string: 'hello'}}";
+    let shown = format!(
+        "{route}, response_headers_to_add: [{{header: {{key: x-peer, value: '%FILTER_STATE(wasm.peer:PLAIN)%'}}}}]"
+    );
+    // The guest keeps its configuration where all of a VM see it.
+    let plain = filter(&path, "", "").replace("vm_id: network", "vm_id: web");
+    let web = web(&[plain], "web").replace(route, &shown);
+    let bootstrap = bootstrap(
+        &[listener("tcp", &[asks], &proxy), web],
+        &[cluster("up", host), cluster("other", other)],
+    );
+    let proxy = TestProxy::start_on(&bootstrap, 1).await;
+    assert_eq!(exchange(proxy.address("tcp").await, b"back").await, b"back");
+    let line = &lines(&proxy, &log, 1).await[0];
+    assert!(line.contains(" up ") && line.contains(" x "), "{line}");
+    let mut client = Client::connect(proxy.address("web").await).await;
+    for _ in 0..2 {
+        assert_eq!(client.get("a", "/").await.header("x-peer"), "x");
+    }
+}

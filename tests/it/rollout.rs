@@ -325,6 +325,27 @@ async fn a_plugin_of_the_same_name_elsewhere_has_no_part_in_a_trial() {
     }
 }
 
+/// What a plugin answers when its callout is answered is told to nobody but the stream.
+#[tokio::test]
+async fn a_version_that_answers_with_errors_from_a_callout_is_rolled_back() {
+    let world = World::new("share_percent: 50, window: 60s").await;
+    let mut client = world.client().await;
+    assert_eq!(client.send(GET).await.header("x-guest"), "1");
+    push(&world.plane, &world.files, "callout-reply", "2");
+    let end = Instant::now() + Duration::from_secs(40);
+    let mut refused = 0;
+    let version = loop {
+        assert!(Instant::now() < end, "{refused} were refused");
+        refused += u32::from(client.send(GET).await.status == 503);
+        if let Some(version) = world.version(State::RolledBack) {
+            break version;
+        }
+    };
+    assert!(refused >= 5, "{refused}");
+    let event = last_word(&version);
+    assert!(event.contains("it breaks more streams"), "{event}");
+}
+
 /// It breaks no stream, and ends none; nor does the old one, where it is given none.
 #[tokio::test]
 async fn a_version_that_holds_streams_for_ever_is_rolled_back() {

@@ -152,6 +152,10 @@ fn what_is_wrong_is_named() {
             "insecure_registries: ['http://a']",
             "insecure_registries[0]: must be `host` or `host:port`, without scheme or path",
         ),
+        (
+            "internal_registries: ['a:1', 'a:99999']",
+            "internal_registries[1]: must be `host` or `host:port`, without scheme or path",
+        ),
     ] {
         assert_eq!(parse(&yaml.replace("60ms", "0.06s")).unwrap_err(), error);
     }

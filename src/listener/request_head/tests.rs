@@ -125,7 +125,7 @@ fn the_scheme_is_what_a_trusted_hop_says_of_it() {
         let mut head = get("/", &headers);
         prepare(&mut head, options, &FACTS).expect("accepted");
         assert_eq!(
-            (head.scheme, header(&head, "x-forwarded-proto")),
+            (head.scheme.clone(), header(&head, "x-forwarded-proto")),
             (scheme, Some(forwarded)),
             "{told:?}"
         );

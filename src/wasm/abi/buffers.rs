@@ -41,13 +41,13 @@ fn view(host: &mut Host, buffer: u32) -> Result<View, Status> {
                 None => View::Empty,
             }
         }
-        5 => match &host.grpc.message {
+        5 => match host.grpc_view().and_then(|view| view.message.as_ref()) {
             Some(message) => View::Bytes(message.clone()),
             None => View::Empty,
         },
         8 => host.call_data.clone().map_or(View::Empty, View::Bytes),
         4 => {
-            let body = host.call.as_ref().and_then(|call| call.body.clone());
+            let body = host.answer().and_then(|call| call.body.clone());
             View::Bytes(body.ok_or(Status::NotFound)?)
         }
         6 => View::Bytes(host.env.vm.vm_configuration.clone()),
@@ -189,7 +189,8 @@ pub(super) fn set(
         2 | 3 => return Ok(set_connection(host, towards(buffer), start, len, value)?),
         5 => {
             let limit = host.env.policy.memory;
-            let message = host.grpc.message.as_mut().ok_or(Status::BadArgument)?;
+            let message = host.grpc_view().and_then(|view| view.message.as_mut());
+            let message = message.ok_or(Status::BadArgument)?;
             return Ok(splice(message, start, len, value, limit)?);
         }
         _ => return Err(Status::BadArgument.into()),

@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::grpc::{self, Exchanges};
-use super::headers::{authority_value, path_value};
+use super::headers::{authority_value, path_value, pseudo};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Call};
@@ -222,17 +222,18 @@ pub(super) fn http_call(
 fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
     let (mut method, mut path, mut authority) = (None, None, None);
     let mut head = RequestHead::new(Method::GET, "", "/");
+    // As Envoy joins what it keeps once.
+    let joined = |first: &Option<HeaderValue>, value: &[u8]| match first {
+        Some(first) => [first.as_bytes(), b",", value].concat(),
+        None => value.to_vec(),
+    };
     for (name, value) in pairs {
-        match *name {
+        let lower = pseudo(name);
+        match lower.as_deref().unwrap_or(name) {
             b":method" => method = Some(Method::from_bytes(value).ok()?),
-            b":path" => path = Some(path_value(value).ok()?),
+            b":path" => path = Some(path_value(&joined(&path, value)).ok()?),
             b":authority" | b"host" => {
-                let joined = match &authority {
-                    // As Envoy joins what it keeps once.
-                    Some(first) => [HeaderValue::as_bytes(first), b",", value].concat(),
-                    None => value.to_vec(),
-                };
-                authority = Some(authority_value(&joined).ok()?);
+                authority = Some(authority_value(&joined(&authority, value)).ok()?);
             }
             b":scheme" if *value == b"https" => head.scheme = Scheme::Https,
             [b':', ..] => {}

@@ -5,6 +5,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{Guest, Outcome, Status, byte_size, give, memory, pairs, put_u32, range};
 use crate::http::LocalReply;
+use crate::http::joined::{self, Side};
 use crate::wasm::context::{Effect, Removed, StreamContext};
 use crate::wasm::vm::Direction;
 
@@ -137,7 +138,8 @@ pub(super) fn send_local_response(
         }
         match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
             (Ok(name), Ok(value)) => {
-                refused |= fields.try_append(name, value).is_err();
+                // What Envoy keeps once is joined.
+                joined::append(Side::Response, &mut fields, name, value);
             }
             _ => refused = true,
         }
@@ -195,6 +197,7 @@ pub(super) fn send_local_response(
         return Ok(());
     }
     context.ended = true;
+    context.failed = status.is_server_error();
     if running && context.callback.is_some() {
         context.reply = Some(Box::new(reply));
     } else {
@@ -222,7 +225,6 @@ pub(crate) fn invalid_request_reply(
         method,
         path,
         authority,
-        scheme: _,
         status: _,
     } = removed;
     let reason = if let Some(reason) = &context.invalid {

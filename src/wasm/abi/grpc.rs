@@ -25,7 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(crate) use self::exchange::{Event, Metadata};
 use self::exchange::{Teller, exchange, is_grpc, replied};
 pub(crate) use self::failed::Failed;
-use super::headers::{authority_value, path_value};
+use super::headers::{authority_value, path_value, pseudo};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Limits, Sender, Sent};
@@ -377,7 +377,8 @@ fn head(
     let mut path = [b"/", name, b"/", method].concat();
     let mut authority = authority.as_bytes().to_vec();
     for (name, value) in metadata {
-        match *name {
+        let lower = pseudo(name);
+        match lower.as_deref().unwrap_or(name) {
             // Envoy has one of these, and joins what is added to it.
             b":path" => path.extend([b",", *value].concat()),
             b":authority" | b"host" => authority.extend([b",", *value].concat()),
@@ -498,12 +499,12 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
         Some((at, timeout)) => Some((part(at)?, timeout)),
         None => None,
     };
-    // The place of the token is checked before anything happens.
-    part((target.token_out, 4))?;
     if name.len() + method.len() > MAX_NAMES {
         return Err(Status::BadArgument.into());
     }
     let service = service(host, upstream)?;
+    // The place of the token is checked before anything is sent.
+    part((target.token_out, 4))?;
     let parts = [target.upstream, target.name, target.method, target.metadata];
     let text: usize = parts.iter().map(|(_, len)| *len as usize).sum();
     let charge = host.charge_call(text + message.map_or(0, |(message, _)| message.len()))?;

@@ -19,7 +19,7 @@ use crate::wasm::module::Abi;
 use crate::wasm::vm::Direction;
 
 pub(crate) use map::byte_size;
-pub(super) use map::{authority_value, path_value};
+pub(super) use map::{authority_value, path_value, pseudo};
 
 /// `WasmHeaderMapType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,18 +102,18 @@ fn with_access<R>(
 ) -> Option<R> {
     match map {
         MapType::CallHeaders => {
-            let head = host.call.as_mut()?.head.as_mut()?;
+            let head = host.answer()?.head.as_mut()?;
             Some(f(Map::Response(head), &mut Removed::default()))
         }
         MapType::CallTrailers => {
-            let trailers = host.call.as_mut()?.trailers.as_mut()?;
+            let trailers = host.answer()?.trailers.as_mut()?;
             Some(f(
                 Map::Fields(trailers, Side::ResponseTrailers),
                 &mut Removed::default(),
             ))
         }
-        MapType::GrpcInitialMetadata => metadata(host.grpc.initial.as_mut()?, f),
-        MapType::GrpcTrailingMetadata => metadata(host.grpc.trailing.as_mut()?, f),
+        MapType::GrpcInitialMetadata => metadata(host.grpc_view()?.initial.as_mut()?, f),
+        MapType::GrpcTrailingMetadata => metadata(host.grpc_view()?.trailing.as_mut()?, f),
         _ => of_stream(host.context_mut()?, map, access, f),
     }
 }

@@ -91,13 +91,13 @@ pub(super) fn set(
         Some(declared) => StateObject {
             value: value.into(),
             kind: declared.kind.clone(),
-            span: declared.span,
+            span: host.span(declared.span),
             read_only: declared.read_only,
         },
         None => StateObject {
             value: value.into(),
             kind: StateKind::Bytes,
-            span: LifeSpan::FilterChain,
+            span: host.span(LifeSpan::FilterChain),
             read_only: false,
         },
     };

@@ -1,7 +1,7 @@
 //! `set_envoy_filter_state`: objects of Envoy's own in the filter state, made from text.
 //!
 //! Known are those that Envoy 1.40 has a factory for, with its checks of their text. They can be read as properties and
-//! in the access log; nothing in this build acts upon them.
+//! in the access log; the TCP proxy acts upon its cluster and its idle timeout, nothing else upon others.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -34,7 +34,7 @@ pub(super) fn set(guest: &mut Guest<'_>, argument: &[u8]) -> Result<(), Status> 
     let object = StateObject {
         value: Bytes::from(value),
         kind,
-        span: life_span(span),
+        span: guest.data().span(life_span(span)),
         read_only: false,
     };
     set_object(&mut info.filter_state, connection, &path, object);

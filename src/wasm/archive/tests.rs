@@ -78,6 +78,9 @@ fn every_form_gives_the_module() {
         zstd(&tar),
         frames,
         BY_ZSTD.to_vec(),
+        gzip(&gzip(CODE)),
+        [file(b"text"), file(&gzip(CODE))].concat(),
+        gzip(&file(&zstd(&file(CODE)))),
     ] {
         assert_eq!(unpack(&form).expect("a module"), CODE);
     }
@@ -92,8 +95,11 @@ fn what_is_no_module_says_so() {
         assert!(error(&gzip(bytes)).contains("not a WebAssembly module"));
         assert!(error(&zstd(bytes)).contains("not a WebAssembly module"));
     }
-    // One layer of compression, no more.
-    assert!(error(&gzip(&gzip(CODE))).contains("not a WebAssembly module"));
+    let mut deep = CODE.to_vec();
+    for _ in 0..MAX_FORMS {
+        deep = gzip(&deep);
+    }
+    assert!(error(&deep).contains("within one another"));
     let tar = [file(b"text"), vec![0; 2 * BLOCK]].concat();
     assert!(error(&tar).contains("no file of its tar"));
 }

@@ -53,6 +53,8 @@ pub(crate) struct StreamContext {
     pub(crate) callback: Option<Direction>,
     /// A local reply or a reset was made; there is only one.
     pub(crate) ended: bool,
+    /// It was answered with 500 or more, by the guest or for what it holds.
+    pub(crate) failed: bool,
     /// The reply made in the callback that runs.
     pub(crate) reply: Option<Box<LocalReply>>,
     /// A reset made in the callback that runs.
@@ -92,7 +94,6 @@ pub(crate) struct Removed {
     pub(crate) method: bool,
     pub(crate) path: bool,
     pub(crate) authority: bool,
-    pub(crate) scheme: bool,
     pub(crate) status: bool,
 }
 
@@ -195,6 +196,7 @@ impl StreamContext {
             resumed: [false; 2],
             callback: None,
             ended: false,
+            failed: false,
             reply: None,
             reset: false,
             upstream: false,

@@ -161,9 +161,29 @@ fn the_folder_stays_small() {
     let mut module = Module::compile(&engine, &code, Digest::of(&code)).expect("compiles");
     for number in 0..MAX_ENTRIES as u32 + 5 {
         module.digest = Digest::of(&number.to_le_bytes());
+        module.held = Arc::default();
         cache.store(&module);
     }
     assert_eq!(entries(root.path()).len(), MAX_ENTRIES);
+}
+
+#[test]
+fn what_is_in_use_stays_in_the_folder() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (engine, code) = (engine(), code());
+    let cache = Cache::open(root.path(), &engine).expect("opens").keeping(1);
+    let store = |number: u8| {
+        let module = Module::compile(&engine, &code, Digest::of(&[number])).expect("compiles");
+        cache.store(&module);
+        module
+    };
+    let is_there = |number: u8| Module::cached(&engine, Digest::of(&[number]), &cache).is_some();
+    let first = store(1);
+    let second = store(2);
+    assert!(is_there(1) && is_there(2));
+    drop((first, second));
+    let _third = store(3);
+    assert!(!is_there(1) && !is_there(2) && is_there(3));
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub enum CredentialError {
     #[error("the pull secret is missing")]
     Missing,
     /// Not a docker configuration.
-    #[error("the pull secret is no docker configuration: {0}")]
+    #[error("the pull secret, or this host's, is no docker configuration: {0}")]
     Malformed(String),
     /// An entry for the registry that cannot be read.
     #[error("the credentials for {0} are neither name and password nor a token")]
@@ -220,7 +220,7 @@ fn canonical(host: &str) -> &str {
 
 /// The text of this host's docker configuration, if there is one. Reads a file.
 fn docker_config_of_host() -> Option<String> {
-    let folder = match std::env::var_os("DOCKER_CONFIG") {
+    let folder = match std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
     };

@@ -176,6 +176,8 @@ impl RawDescriptor {
             other => other,
         };
         match (&**architecture, &**os) {
+            // A component, most likely, which is no module.
+            ("wasm" | "wasm32", "wasip2" | "wasip3") => Some(0),
             ("wasm" | "wasm32", _) => Some(4),
             (architecture, "linux") if architecture == machine => Some(3),
             (_, "linux") => Some(2),
@@ -333,10 +335,14 @@ mod tests {
         let later = one("later", "mips", "linux");
         let attestation = one("attestation", "unknown", "unknown");
         let chosen = |content| Ok(Manifest::Index(descriptor(content)));
+        let component = one("component", "wasm", "wasip2");
         assert_eq!(
-            index(&[linux.clone(), wasm, attestation.clone()]),
+            index(&[linux.clone(), wasm.clone(), attestation.clone()]),
             chosen("wasm")
         );
+        assert_eq!(index(&[component.clone(), wasm]), chosen("wasm"));
+        assert_eq!(index(&[component.clone(), linux.clone()]), chosen("linux"));
+        assert_eq!(index(&[component]), chosen("component"));
         assert_eq!(index(&[attestation.clone(), linux, later]), chosen("linux"));
         assert_eq!(index(&[layer("x", "bare")]), chosen("bare"));
         assert_eq!(index(&[attestation]), Err(ManifestError::NoPlatform));

@@ -409,6 +409,7 @@ fn sources_without_a_cluster_are_told_by_their_uri() {
         ),
         ("https:///a", "http_uri.uri: must be http://host/path"),
         ("https://me:word@h.test/a", "http_uri.uri: credentials"),
+        ("https://h.test:99999/a", "http_uri.uri: "),
     ] {
         let error = refused(istio(uri, "nil", &[]));
         assert!(error.contains(part), "{error}");

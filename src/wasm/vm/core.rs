@@ -185,6 +185,7 @@ impl Core {
         self.counters.contexts.store(0, Relaxed);
         self.counters.meter.paused.set(0);
         self.counters.meter.callouts.set(0);
+        self.counters.meter.callout_bytes.set(0);
         self.counters.meter.metrics.set(0);
         if let Some(on_death) = self.on_death.get() {
             on_death(&reason);

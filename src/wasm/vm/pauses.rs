@@ -91,6 +91,7 @@ impl Core {
                 network.handle.close("wasm_max_pause");
             } else {
                 context.ended = true;
+                context.failed = true;
                 let reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "", "wasm_max_pause");
                 context.stream.decide(Verdict::Reply {
                     reply: Box::new(reply),

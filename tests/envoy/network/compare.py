@@ -11,6 +11,7 @@ it logs every callback with what its buffers hold, and does what the first byte 
 """
 
 import argparse
+import base64
 import fnmatch
 import json
 import os
@@ -27,6 +28,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GUEST = ROOT / "target/tmp/guests/network.wasm"
+STATE = ROOT / "target/tmp/guests/connection-state.wasm"
 LOGGER = ROOT / "target/tmp/guests/connection-log.wasm"
 # What separates two things that must not arrive together.
 PAUSE = 0.12
@@ -35,7 +37,17 @@ PAUSE = 0.12
 # What is configured: a listener each
 # ---------------------------------------------------------------------------------------------------------------------
 
-# name: cluster, plugins (configurations; `network.wat` explains them), plugin settings, proxy settings
+
+
+def envoy_state(path, value):
+    """`SetEnvoyFilterStateArguments`."""
+    return b"".join(bytes([10 + 8 * field, len(text)]) + text.encode() for field, text in enumerate((path, value)))
+
+
+CLUSTER, IDLE = "envoy.tcp_proxy.cluster", "envoy.tcp_proxy.per_connection_idle_timeout_ms"
+
+# name: cluster, plugins (configurations; `network.wat` explains them, and `connection-state.wat` those in bytes), plugin settings,
+# proxy settings
 LISTENERS = {
     "plain": ("echo", [], {}, {}),
     "first": ("first", [], {}, {}),
@@ -63,6 +75,13 @@ LISTENERS = {
     "open": ("echo", ["0."], {"failure_policy": "FAIL_OPEN"}, {}),
     "trap-new": ("echo", ["!."], {}, {}),
     "props": ("echo", ["0."], {}, {}),
+    "state": ("echo", [b""], {}, {}),
+    "state-cluster": ("sink", [envoy_state(CLUSTER, "echo")], {}, {}),
+    "state-cluster-later": ("sink", ["0.", envoy_state(CLUSTER, "echo")], {}, {}),
+    "state-missing": ("echo", [envoy_state(CLUSTER, "nosuch")], {}, {}),
+    "state-idle": ("sink", [envoy_state(IDLE, "300")], {}, {}),
+    "state-idle-longer": ("sink", [envoy_state(IDLE, "900")], {}, {"idle_timeout": "0.3s"}),
+    "state-idle-none": ("sink", [envoy_state(IDLE, "0")], {}, {"idle_timeout": "0.3s"}),
     # Access loggers that are plugins; `True`: those of the connections' ends alone, `False`: of others.
     "logged": ("echo", [], {}, {"loggers": [None]}),
     "logged-pass": ("echo", ["0."], {}, {"loggers": [None, True, False]}),
@@ -92,6 +111,7 @@ LOGGED = [
 HTTP = {
     "http": (["0."], {}, {}),
     "http2": (["0."], {}, {}),
+    "http-state": ([b""], {}, {}),
     "http-two": (["0.", "0."], {}, {}),
     "http-open": (["0."], {"failure_policy": "FAIL_OPEN"}, {}),
     "http-stop": (["#."], {}, {}),
@@ -132,6 +152,14 @@ def ask2(stream, path):
 
 
 CASES = {
+    "http-state": ("http-state", [ask("/1"), "read", ask("/2"), "read", "fin", "read"]),
+    "state": ("state", ["x", "read", "fin", "read"]),
+    "state-cluster": ("state-cluster", ["x", "read", "fin", "read"]),
+    "state-cluster-later": ("state-cluster-later", ["x", "read", "fin", "read"]),
+    "state-missing": ("state-missing", ["x", "read"]),
+    "state-idle": ("state-idle", ["x", 0.6, "read"]),
+    "state-idle-longer": ("state-idle-longer", ["x", 0.6, "fin", "read"]),
+    "state-idle-none": ("state-idle-none", ["x", 0.6, "fin", "read"]),
     "http": ("http", [ask("/"), "read", "fin", "read"]),
     "http-close": ("http", [ask("/"), "read", "close"]),
     "http-keep-alive": ("http", [ask("/1"), "read", ask("/2"), "read", "fin", "read"]),
@@ -242,11 +270,11 @@ FORMAT = (
     "%UPSTREAM_HOST%|%UPSTREAM_TRANSPORT_FAILURE_REASON%|%UPSTREAM_REQUEST_ATTEMPT_COUNT%|%UPSTREAM_HOSTS_ATTEMPTED%|"
     "%DOWNSTREAM_LOCAL_CLOSE_REASON%|%UPSTREAM_LOCAL_CLOSE_REASON%|%DOWNSTREAM_DETECTED_CLOSE_TYPE%|"
     "%UPSTREAM_DETECTED_CLOSE_TYPE%|%UPSTREAM_WIRE_BYTES_SENT%|%UPSTREAM_WIRE_BYTES_RECEIVED%|%DOWNSTREAM_WIRE_BYTES_SENT%|"
-    "%DOWNSTREAM_WIRE_BYTES_RECEIVED%|%REQUEST_DURATION%|%RESPONSE_DURATION%|%STREAM_ID%\n"
+    "%DOWNSTREAM_WIRE_BYTES_RECEIVED%|%REQUEST_DURATION%|%RESPONSE_DURATION%|%STREAM_ID%|%FILTER_STATE(wasm.peer:PLAIN)%\n"
 )
 HTTP_FORMAT = (
     "%RESPONSE_FLAGS%|%BYTES_RECEIVED%|%BYTES_SENT%|%RESPONSE_CODE%|%RESPONSE_CODE_DETAILS%|%CONNECTION_TERMINATION_DETAILS%|"
-    "%PROTOCOL%|%REQ(:METHOD)%|%REQ(:PATH)%|%DOWNSTREAM_LOCAL_CLOSE_REASON%|%UPSTREAM_HOST%\n"
+    "%PROTOCOL%|%REQ(:METHOD)%|%REQ(:PATH)%|%DOWNSTREAM_LOCAL_CLOSE_REASON%|%UPSTREAM_HOST%|%FILTER_STATE(wasm.peer:PLAIN)%\n"
 )
 
 
@@ -402,14 +430,17 @@ class Proxy:
         plugins, settings, more = HTTP[name] if http else LISTENERS[name][1:]
         filters = []
         for index, configuration in enumerate(plugins):
+            text = isinstance(configuration, str)
+            value = configuration if text else base64.b64encode(configuration).decode()
+            wrapped = any_of(f"google.protobuf.{'String' if text else 'Bytes'}Value", value=value)
             config = {
                 "name": f"{name}-{index}",
                 "vm_config": {
                     "vm_id": name,
                     "runtime": "envoy.wasm.runtime.v8",
-                    "code": {"local": {"filename": str(GUEST)}},
+                    "code": {"local": {"filename": str(GUEST if text else STATE)}},
                 },
-                "configuration": any_of("google.protobuf.StringValue", value=configuration),
+                "configuration": wrapped,
                 **settings,
             }
             kind = "envoy.extensions.filters.network.wasm.v3.Wasm"

@@ -13,7 +13,7 @@ import json
 import filtered
 from grpc_service import service
 from script import (
-    CAS, METRIC, PLAIN, QUEUE, SUM, TOKEN, UNSEEN, Iov, Out, Out32, Out64, Reg, Self, Wide, encode, pairs, path,
+    CAS, LENGTH, METRIC, PLAIN, QUEUE, SUM, TOKEN, UNSEEN, Iov, Out, Out32, Out64, Reg, Self, Wide, encode, pairs, path,
 )  # fmt: skip
 from tables import BAD, CALL_HEADERS, CALL_POST, FAMILIES
 
@@ -700,6 +700,51 @@ def fixed():
         add(f"trap/malloc-{mode}", **full(listener={"policy": "FAIL_CLOSED"}, script={
             "request_headers": (0, [("malloc", mode), ("get_header_map_value", 0, ":path", Out()), ("get_header_map_pairs", 0, Out(1)), ("get_property", path("request", "path"), Out()), ("malloc", 0), ("get_header_map_value", 0, ":path", Out())]),
         }, then=after_trap))  # fmt: skip
+    # Names are spelled as one likes.
+    show = [("get_header_map_pairs", 0, Out(LENGTH)), ("get_property", path("request", "scheme"), Out())]
+    spelled = {
+        "host": [("replace_header_map_value", 0, "Host", "b.test"), ("get_header_map_value", 0, "HOST", Out()), *show],
+        "authority": [("add_header_map_value", 0, ":Authority", "c.test"), ("get_header_map_value", 0, ":authority", Out()), *show],
+        "path": [("replace_header_map_value", 0, ":Path", "/spelled"), ("get_header_map_value", 0, ":path", Out()), *show],
+        "method": [("replace_header_map_value", 0, ":METHOD", "PUT"), ("get_header_map_value", 0, ":Method", Out()), *show],
+        "gone": [("remove_header_map_value", 0, "X-Gone"), ("replace_header_map_value", 0, "X-Multi", "z"), *show],
+        "pairs": [("set_header_map_pairs", 0, pairs((":Method", "GET"), (":PATH", "/p"), ("Host", "d.test"), (":scheme", "http"), ("X-Forwarded-Proto", "http"), ("X-Case", "@case@"), ("X-A", "1"))), *show],
+    }  # fmt: skip
+    for name, operations in spelled.items():
+        add(f"spelled/request/{name}", script={"request_headers": (0, operations)}, headers=[("x-gone", "g"), ("x-multi", "a")])
+    for phase, kind in (("response_headers", 2), ("response_trailers", 3)):
+        add(f"spelled/{phase}", **full(script={f"{phase}#0": (0, [
+            *[("replace_header_map_value", kind, ":Status", "201")][: kind == 2], ("replace_header_map_value", kind, "X-Multi", "z"),
+            ("add_header_map_value", kind, "X-New", "n"), ("remove_header_map_value", kind, "X-T"), ("get_header_map_value", kind, "X-NEW", Out()),
+            ("get_header_map_pairs", kind, Out(0)),
+        ])}))  # fmt: skip
+    for name, more in {
+        "host": [(":method", "GET"), (":path", "/callout"), ("Host", "callout")],
+        "upper": [(":Method", "GET"), (":PATH", "/callout"), (":Authority", "callout"), ("X-Up", "1")],
+        "two-paths": [(":method", "GET"), (":path", "/callout"), (":path", "/b"), (":authority", "callout")],
+        "ftp": [(":method", "GET"), (":scheme", "ftp"), (":path", "/callout"), (":authority", "callout")],
+    }.items():
+        add(f"spelled/callout/{name}", script={
+            "request_headers": (STOP, [call(headers=pairs(*more, ("x-case", "@case@")))]),
+            "http_call_response": (0, [("get_header_map_value", 6, ":Status", Out()), ("set_effective_context", Self()), RESUME]),
+        })  # fmt: skip
+    for name, value in {"ftp": "ftp", "empty": "", "upper": "HTTP", "https": "https", "odd": "a b"}.items():
+        add(f"scheme/{name}", script={"request_headers": (0, [("replace_header_map_value", 0, ":scheme", value), ("get_header_map_value", 0, ":scheme", Out()), *show]), "log": (0, show)})
+        add(f"scheme/added-{name}", script={"request_headers": (0, [("add_header_map_value", 0, ":scheme", value), ("get_header_map_value", 0, ":scheme", Out()), *show])})
+        add(f"scheme/chain-{name}", listener="chain", script={"request_headers": (0, [("replace_header_map_value", 0, ":scheme", value)])}, script2={"request_headers": (0, [("get_header_map_value", 0, ":scheme", Out()), *show])})
+    add("scheme/removed", listener="chain", script={"request_headers": (0, [("remove_header_map_value", 0, ":scheme"), *show]), "log": (0, show)}, script2={"request_headers": (0, show)})
+    add("scheme/set-without", listener="chain", script={"request_headers": (0, [
+        ("set_header_map_pairs", 0, pairs((":method", "GET"), (":path", "/p"), (":authority", "d.test"), ("x-forwarded-proto", "http"), ("x-case", "@case@"))),
+    ])}, script2={"request_headers": (0, show)})  # fmt: skip
+    for name, fields in {
+        "content-type": [("content-type", "a/b"), ("content-type", "c/d")],
+        "location": [("location", "/a"), ("Location", "/b")],
+        "cache": [("cache-control", "no-store"), ("cache-control", "private"), ("vary", "a"), ("vary", "b"), ("via", "1"), ("via", "2")],
+        "server": [("server", "a"), ("server", "b"), ("date", "x"), ("etag", "1"), ("etag", "2")],
+        "x": [("x-envoy-upstream-service-time", "1"), ("x-envoy-upstream-service-time", "2"), ("grpc-status", "1"), ("grpc-status", "2")],
+    }.items():
+        reply = ("send_local_response", 418, "", "body", pairs(*fields), 0xFFFFFFFF)
+        add(f"reply/joined/{name}", script={"request_headers": (STOP, [reply])})
     for result in (0,):
         add("root/tick", listener={"root": {"configure": (1, [("set_tick_period_milliseconds", 20)]), "tick#0": (0, [("log", 2, "~@case@~tick")]), "tick#1": (0, [call()]), "http_call_response": (0, [("get_header_map_value", 6, ":status", Out())])}})
     return cases

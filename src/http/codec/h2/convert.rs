@@ -226,9 +226,13 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
     let mut parts = http::uri::Parts::default();
     parts.authority = Some(authority);
     if head.method != Method::CONNECT || head.upgrade.is_some() {
-        parts.scheme = Some(match head.scheme {
+        parts.scheme = Some(match &head.scheme {
             Scheme::Http | Scheme::Unknown => http::uri::Scheme::HTTP,
             Scheme::Https => http::uri::Scheme::HTTPS,
+            // The router lets schemes alone pass.
+            Scheme::Other(text) => {
+                http::uri::Scheme::try_from(&**text).unwrap_or(http::uri::Scheme::HTTP)
+            }
         });
         parts.path_and_query = Some(path(&head.path)?);
     }

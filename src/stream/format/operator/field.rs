@@ -12,7 +12,7 @@ use super::{
 };
 use crate::cluster::Cluster;
 use crate::config::access_log::{Field, GrpcStatusFormat};
-use crate::http::{RequestHead, ResponseFlag, ResponseHead, Scheme};
+use crate::http::{RequestHead, ResponseFlag, ResponseHead};
 use crate::stream::{CloseType, Refusal};
 
 pub(super) fn write(field: Field, scope: &Scope<'_>, out: &mut Vec<u8>) -> Written {
@@ -249,7 +249,7 @@ fn request_bytes(head: &RequestHead) -> u64 {
         (
             ":scheme",
             head.scheme.as_str().len(),
-            head.scheme != Scheme::Unknown,
+            head.scheme.shown().is_some(),
         ),
     ];
     let pseudo: usize = pseudo

@@ -9,7 +9,7 @@ use super::{Exchange, Scope, Value, of_object};
 use crate::base::WorkerCell;
 use crate::config::endpoint::Address;
 use crate::config::listener::TrafficDirection;
-use crate::http::{ResponseFlag, ResponseHead, Scheme};
+use crate::http::{ResponseFlag, ResponseHead};
 use crate::pb;
 use crate::stream::Stream;
 use crate::wasm::abi::byte_size;
@@ -109,8 +109,7 @@ impl Exchange {
                 Some(Value::text(&query[..end]))
             }
             b"host" => (!removed.authority).then(|| Value::text(head.authority.as_bytes())),
-            b"scheme" => (!removed.scheme && head.scheme != Scheme::Unknown)
-                .then(|| Value::text(head.scheme.as_str())),
+            b"scheme" => head.scheme.shown().map(Value::text),
             b"method" => (!removed.method).then(|| Value::text(head.method.as_str())),
             b"referer" => first("referer"),
             b"useragent" => first("user-agent"),
@@ -136,7 +135,7 @@ impl Exchange {
             (
                 ":scheme",
                 head.scheme.as_str().as_bytes(),
-                removed.scheme || head.scheme == Scheme::Unknown,
+                head.scheme.shown().is_none(),
             ),
         ] {
             if !gone {

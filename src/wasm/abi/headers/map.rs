@@ -2,6 +2,8 @@
 //!
 //! What is written must still be a message: what is none is refused with its reason.
 
+use std::borrow::Cow;
+
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, StatusCode};
 
@@ -57,8 +59,8 @@ impl Map<'_> {
                 if !removed.method {
                     f(b":method", head.method.as_str().as_bytes());
                 }
-                if !removed.scheme && head.scheme != Scheme::Unknown {
-                    f(b":scheme", head.scheme.as_str().as_bytes());
+                if let Some(scheme) = head.scheme.shown() {
+                    f(b":scheme", scheme.as_bytes());
                 }
             }
             Self::Response(head) => {
@@ -80,7 +82,7 @@ impl Map<'_> {
                 !removed.authority && head.has_host,
                 !removed.path && !head.path.is_empty(),
                 !removed.method,
-                !removed.scheme && head.scheme != Scheme::Unknown,
+                head.scheme.shown().is_some(),
             ]
             .into_iter()
             .map(usize::from)
@@ -105,10 +107,7 @@ impl Map<'_> {
                 b":method" => {
                     return (!removed.method).then(|| head.method.as_str().as_bytes());
                 }
-                b":scheme" => {
-                    let shown = !removed.scheme && head.scheme != Scheme::Unknown;
-                    return shown.then(|| head.scheme.as_str().as_bytes());
-                }
+                b":scheme" => return head.scheme.shown().map(str::as_bytes),
                 _ => {}
             },
             Self::Response(head) => {
@@ -155,13 +154,9 @@ impl Map<'_> {
                 _ => Err("invalid method"),
             },
             (Self::Request(head), b":scheme") => {
-                head.scheme = match value {
-                    b"http" => Scheme::Http,
-                    b"https" => Scheme::Https,
-                    _ => return Some(Err("invalid scheme")),
-                };
-                removed.scheme = false;
-                Ok(())
+                // Whatever it is: the router mends it.
+                let text = HeaderValue::from_bytes(value).map_err(|_| "invalid scheme");
+                text.map(|_| head.scheme = Scheme::of(&String::from_utf8_lossy(value)))
             }
             (Self::Response(head), b":status") => {
                 // Below 200 is not a final status: bytes that follow it would be taken for another response.
@@ -214,16 +209,18 @@ impl Map<'_> {
         field: Option<&mut Known>,
         value: &[u8],
     ) -> Result<(), Invalid> {
-        if may_be_pseudo(name) {
+        if let Some(name) = pseudo(name) {
             let joined: Vec<u8>;
-            let value = match self.first_of_joined(removed, name) {
-                Some(first) => {
+            let value = match self.first_of_joined(removed, &name) {
+                // Nothing comes to what is there.
+                Some(_) if value.is_empty() => return Ok(()),
+                Some(first) if !first.is_empty() => {
                     joined = [first, b",", value].concat();
                     &joined
                 }
-                None => value,
+                _ => value,
             };
-            if let Some(result) = self.set_pseudo(removed, name, value) {
+            if let Some(result) = self.set_pseudo(removed, &name, value) {
                 return result;
             }
         }
@@ -237,11 +234,13 @@ impl Map<'_> {
         Ok(())
     }
 
-    /// The value of a pseudo-header that another one is joined to, as to other headers that Envoy keeps once. A method,
-    /// a scheme or a status of two is none: there the last one counts.
+    /// The value of a pseudo-header that another one is joined to, as to other headers that Envoy keeps once. A method or a
+    /// status of two is none: there the last one counts.
     fn first_of_joined(&self, removed: &Removed, name: &[u8]) -> Option<&[u8]> {
         match (self, name) {
-            (Self::Request(_), b":path" | b":authority" | b"host") => self.get(removed, name),
+            (Self::Request(_), b":path" | b":authority" | b"host" | b":scheme") => {
+                self.get(removed, name)
+            }
             _ => None,
         }
     }
@@ -254,8 +253,8 @@ impl Map<'_> {
         field: Option<&mut Known>,
         value: &[u8],
     ) -> Result<(), Invalid> {
-        if may_be_pseudo(name)
-            && let Some(result) = self.set_pseudo(removed, name, value)
+        if let Some(name) = pseudo(name)
+            && let Some(result) = self.set_pseudo(removed, &name, value)
         {
             return result;
         }
@@ -270,11 +269,11 @@ impl Map<'_> {
 
     /// Removes all entries of a name; `field` as for [`Map::add`].
     pub(super) fn remove(&mut self, removed: &mut Removed, name: &[u8], field: Option<&mut Known>) {
-        match (&mut *self, name) {
+        match (&mut *self, pseudo(name).as_deref().unwrap_or_default()) {
             (Self::Request(_), b":authority" | b"host") => removed.authority = true,
             (Self::Request(_), b":path") => removed.path = true,
             (Self::Request(_), b":method") => removed.method = true,
-            (Self::Request(_), b":scheme") => removed.scheme = true,
+            (Self::Request(head), b":scheme") => head.scheme = Scheme::Unknown,
             (Self::Response(_), b":status") => removed.status = true,
             _ => {
                 if let Some(known) = field {
@@ -287,11 +286,11 @@ impl Map<'_> {
     pub(super) fn clear(&mut self, removed: &mut Removed) {
         self.fields_mut().clear();
         match self {
-            Self::Request(_) => {
+            Self::Request(head) => {
                 removed.method = true;
                 removed.path = true;
                 removed.authority = true;
-                removed.scheme = true;
+                head.scheme = Scheme::Unknown;
             }
             Self::Response(_) => removed.status = true,
             Self::Fields(..) => {}
@@ -317,9 +316,17 @@ pub(in crate::wasm::abi) fn authority_value(authority: &[u8]) -> Result<HeaderVa
     Ok(value)
 }
 
-/// False for names of fields, whichever head they are of.
-fn may_be_pseudo(name: &[u8]) -> bool {
-    matches!(name, [b':', ..] | b"host")
+/// The name in lower case where it may be that of a pseudo-header; `None` for names of fields, whichever head they are of.
+#[inline]
+pub(in crate::wasm::abi) fn pseudo(name: &[u8]) -> Option<Cow<'_, [u8]>> {
+    match name {
+        [b':', ..] if name.iter().any(u8::is_ascii_uppercase) => {
+            Some(Cow::Owned(name.to_ascii_lowercase()))
+        }
+        [b':', ..] => Some(Cow::Borrowed(name)),
+        [_, _, _, _] if name.eq_ignore_ascii_case(b"host") => Some(Cow::Borrowed(b"host")),
+        _ => None,
+    }
 }
 
 #[inline]

@@ -147,3 +147,60 @@ fn a_refused_name_is_shown_in_part() {
     assert_eq!(shown(&[0xff; 1 << 20]), "\\xff".repeat(32));
     assert_eq!(shown(&[b' '; 129]).len(), 128);
 }
+
+#[test]
+fn pseudo_headers_are_spelled_in_any_case() {
+    let mut head = RequestHead::new(Method::GET, "a", "/");
+    let (mut removed, mut names) = (Removed::default(), Names::default());
+    for (name, value) in [("Host", "b.test"), (":PATH", "/x"), (":Method", "PUT")] {
+        let field = names.parse(name.as_bytes());
+        Map::Request(&mut head)
+            .replace(&mut removed, name.as_bytes(), field, value.as_bytes())
+            .expect("HTTP");
+    }
+    assert_eq!(
+        (&head.authority, &head.path),
+        (
+            &"b.test".parse().expect("a value"),
+            &"/x".parse().expect("a value")
+        )
+    );
+    assert_eq!(head.method, Method::PUT);
+    assert!(head.headers.is_empty());
+    Map::Request(&mut head).remove(&mut removed, b":Path", None);
+    assert!(removed.path);
+    let mut head = ResponseHead::new(StatusCode::OK);
+    Map::Response(&mut head)
+        .replace(&mut removed, b":Status", None, b"201")
+        .expect("HTTP");
+    assert_eq!(head.status, StatusCode::CREATED);
+}
+
+#[test]
+fn a_scheme_may_be_anything_or_nothing() {
+    let mut head = RequestHead::new(Method::GET, "a", "/");
+    let mut removed = Removed::default();
+    for (value, shown) in [
+        ("ftp", Some("ftp")),
+        ("https", Some("https")),
+        ("", Some("")),
+    ] {
+        Map::Request(&mut head)
+            .replace(&mut removed, b":scheme", None, value.as_bytes())
+            .expect("text");
+        assert_eq!(head.scheme.shown(), shown);
+    }
+    for (value, shown) in [("http", "http"), ("", "http"), ("x", "http,x")] {
+        Map::Request(&mut head)
+            .add(&mut removed, b":scheme", None, value.as_bytes())
+            .expect("text");
+        assert_eq!(head.scheme.shown(), Some(shown));
+    }
+    let broken = Map::Request(&mut head).replace(&mut removed, b":scheme", None, b"a\nb");
+    assert!(broken.is_err());
+    Map::Request(&mut head).remove(&mut removed, b":scheme", None);
+    assert_eq!(head.scheme.shown(), None);
+    let removed = Removed::default();
+    assert_eq!(Map::Request(&mut head).get(&removed, b":scheme"), None);
+    assert_eq!(Map::Request(&mut head).count(&removed), 3);
+}

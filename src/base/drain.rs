@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use tokio::sync::watch;
 
@@ -72,31 +72,30 @@ impl DrainWatch {
         mut future: Pin<&mut F>,
         then: impl FnOnce() -> L,
     ) -> Result<F::Output, L::Output> {
-        let mut watch = self.clone();
-        let mut draining = pin!(watch.draining());
-        let mut waits = false;
-        let mut then = Some(then);
-        let mut late: Option<Pin<Box<L>>> = None;
-        poll_fn(|context| {
-            if let Poll::Ready(output) = future.as_mut().poll(context) {
-                return Poll::Ready(Ok(output));
-            }
-            if let Some(late) = &mut late {
-                return late.as_mut().poll(context).map(Err);
-            }
-            // Registered once, since a task's waker stays the same; asking the flag is cheap.
-            if waits && !self.is_draining() {
-                return Poll::Pending;
-            }
-            waits = true;
-            ready!(draining.as_mut().poll(context));
-            let Some(begin) = then.take() else {
-                return Poll::Pending;
-            };
-            late.insert(Box::pin(begin()))
-                .as_mut()
-                .poll(context)
-                .map(Err)
+        let first = {
+            let mut watch = self.clone();
+            let mut draining = pin!(watch.draining());
+            let mut waits = false;
+            poll_fn(|context| {
+                if let Poll::Ready(output) = future.as_mut().poll(context) {
+                    return Poll::Ready(Some(output));
+                }
+                // Registered once, since a task's waker stays the same; asking the flag is cheap.
+                if waits && !self.is_draining() {
+                    return Poll::Pending;
+                }
+                waits = true;
+                draining.as_mut().poll(context).map(|()| None)
+            })
+            .await
+        };
+        if let Some(output) = first {
+            return Ok(output);
+        }
+        let mut late = Box::pin(then());
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => late.as_mut().poll(context).map(Err),
         })
         .await
     }

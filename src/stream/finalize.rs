@@ -293,7 +293,8 @@ fn request_has(request: &RequestHead, target: &HeaderTarget) -> bool {
         HeaderTarget::Header(name) => request.headers.contains_key(name),
         HeaderTarget::Authority => request.has_host,
         HeaderTarget::Path => !request.path.is_empty(),
-        HeaderTarget::Method | HeaderTarget::Scheme => true,
+        HeaderTarget::Method => true,
+        HeaderTarget::Scheme => request.scheme.shown().is_some(),
         HeaderTarget::Status => false,
     }
 }

@@ -54,10 +54,13 @@ fn unpack_within<'a>(
     preferred: Option<&[u8]>,
 ) -> Result<Cow<'a, [u8]>, LoadError> {
     let mut content = Cow::Borrowed(bytes);
-    for _ in 0..MAX_FORMS {
-        if content.starts_with(MODULE) {
-            return Ok(content);
+    let mut forms = 0;
+    while !content.starts_with(MODULE) {
+        if forms == MAX_FORMS {
+            let deep = format!("more than {MAX_FORMS} archives within one another");
+            return Err(LoadError::Archive(deep));
         }
+        forms += 1;
         content = if content.starts_with(GZIP) {
             Cow::Owned(gunzip(&content, limit)?)
         } else if content.starts_with(ZSTD) {
@@ -74,8 +77,7 @@ fn unpack_within<'a>(
             }
         };
     }
-    let deep = format!("more than {MAX_FORMS} archives within one another");
-    Err(LoadError::Archive(deep))
+    Ok(content)
 }
 
 fn gunzip(bytes: &[u8], limit: usize) -> Result<Vec<u8>, LoadError> {
@@ -165,12 +167,16 @@ fn find(plain: &[u8], preferred: Option<&[u8]>) -> Result<Range<usize>, LoadErro
                 let name = long_name.take().unwrap_or(&header[..100]);
                 let name = name.split(|byte| *byte == 0).next();
                 let name = name.and_then(|name| name.rsplit(|byte| *byte == b'/').next());
+                let is_it = preferred.is_some() && name == preferred;
                 if content.starts_with(MODULE) {
-                    if preferred.is_none_or(|preferred| name == Some(preferred)) {
+                    if is_it || preferred.is_none() {
                         return Ok(begin..end);
                     }
                     first.get_or_insert(begin..end);
                 } else if content.starts_with(GZIP) || content.starts_with(ZSTD) {
+                    if is_it {
+                        packed = Some(begin..end);
+                    }
                     packed.get_or_insert(begin..end);
                 }
             }

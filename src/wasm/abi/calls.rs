@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::grpc::{self, Exchanges};
-use super::headers::{authority_value, path_value, pseudo};
+use super::headers::{add_to, authority_value, path_value, pseudo};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Call};
@@ -26,6 +26,8 @@ use crate::wasm::vm::Message;
 
 /// How long callouts go on whose VM has died.
 const ORPHANED: Duration = Duration::from_secs(15);
+/// Most bytes of names and values of a request.
+pub(super) const MAX_HEAD: usize = 256 << 10;
 /// Largest answer.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -220,21 +222,18 @@ pub(super) fn http_call(
 /// The head of a request; `None` where what it must have is missing or cannot be sent. One with the method CONNECT has a path,
 /// and so comes no further than to the codec.
 fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
-    let (mut method, mut path, mut authority) = (None, None, None);
+    let (mut method, mut path, mut authority) = (None, None::<Vec<u8>>, None::<Vec<u8>>);
     let mut head = RequestHead::new(Method::GET, "", "/");
-    // As Envoy joins what it keeps once.
-    let joined = |first: &Option<HeaderValue>, value: &[u8]| match first {
-        Some(first) => [first.as_bytes(), b",", value].concat(),
-        None => value.to_vec(),
-    };
+    if pairs::size(pairs) > MAX_HEAD {
+        return None;
+    }
     for (name, value) in pairs {
         let lower = pseudo(name);
         match lower.as_deref().unwrap_or(name) {
             b":method" => method = Some(Method::from_bytes(value).ok()?),
-            b":path" => path = Some(path_value(&joined(&path, value)).ok()?),
-            b":authority" | b"host" => {
-                authority = Some(authority_value(&joined(&authority, value)).ok()?);
-            }
+            // As Envoy joins what it keeps once.
+            b":path" => add_to(path.get_or_insert_default(), value),
+            b":authority" | b"host" => add_to(authority.get_or_insert_default(), value),
             b":scheme" if *value == b"https" => head.scheme = Scheme::Https,
             [b':', ..] => {}
             name => {
@@ -245,8 +244,8 @@ fn head(pairs: &[(&[u8], &[u8])]) -> Option<RequestHead> {
         }
     }
     head.method = method?;
-    head.path = path?;
-    head.authority = authority?;
+    head.path = path_value(&path?).ok()?;
+    head.authority = authority_value(&authority?).ok()?;
     head.has_host = true;
     Some(head)
 }

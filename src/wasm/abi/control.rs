@@ -3,7 +3,7 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
-use super::{Guest, Outcome, Status, byte_size, give, memory, pairs, put_u32, range};
+use super::{Guest, Outcome, Status, give, memory, pairs, put_u32, range};
 use crate::http::LocalReply;
 use crate::http::joined::{self, Side};
 use crate::wasm::context::{Effect, Removed, StreamContext};
@@ -130,8 +130,12 @@ pub(super) fn send_local_response(
     let details = line(range(data, details, details_len)?);
     let body = range(data, body, body_len)?;
     let mut fields = HeaderMap::new();
-    let mut refused = false;
-    for (name, value) in pairs::read(range(data, headers, headers_len)?).unwrap_or_default() {
+    let mut pairs = pairs::read(range(data, headers, headers_len)?).unwrap_or_default();
+    let mut refused = pairs::size(&pairs) > MAX_REPLY_HEADERS;
+    if refused {
+        pairs.clear();
+    }
+    for (name, value) in pairs {
         if name.starts_with(b":") {
             // As in Envoy they do not count: the status is the argument's.
             continue;
@@ -143,10 +147,6 @@ pub(super) fn send_local_response(
             }
             _ => refused = true,
         }
-    }
-    if byte_size(&fields) > MAX_REPLY_HEADERS {
-        fields.clear();
-        refused = true;
     }
     let status = u16::try_from(code)
         .ok()

@@ -25,7 +25,8 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(crate) use self::exchange::{Event, Metadata};
 use self::exchange::{Teller, exchange, is_grpc, replied};
 pub(crate) use self::failed::Failed;
-use super::headers::{authority_value, path_value, pseudo};
+use super::calls::MAX_HEAD;
+use super::headers::{add_to, authority_value, path_value, pseudo};
 use super::{Guest, Outcome, Status, memory, pairs, put_u32, range};
 use crate::base::task::{OwnedTask, spawn};
 use crate::cluster::client::{self, Limits, Sender, Sent};
@@ -380,8 +381,8 @@ fn head(
         let lower = pseudo(name);
         match lower.as_deref().unwrap_or(name) {
             // Envoy has one of these, and joins what is added to it.
-            b":path" => path.extend([b",", *value].concat()),
-            b":authority" | b"host" => authority.extend([b",", *value].concat()),
+            b":path" => add_to(&mut path, value),
+            b":authority" | b"host" => add_to(&mut authority, value),
             [b':', ..] => {}
             name => {
                 if let Some((name, value)) = field(name, value) {
@@ -499,7 +500,7 @@ fn begin(guest: &mut Guest<'_>, target: &Target, message: Option<(Span, Duration
         Some((at, timeout)) => Some((part(at)?, timeout)),
         None => None,
     };
-    if name.len() + method.len() > MAX_NAMES {
+    if name.len() + method.len() > MAX_NAMES || pairs::size(&metadata) > MAX_HEAD {
         return Err(Status::BadArgument.into());
     }
     let service = service(host, upstream)?;

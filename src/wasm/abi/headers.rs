@@ -19,7 +19,7 @@ use crate::wasm::module::Abi;
 use crate::wasm::vm::Direction;
 
 pub(crate) use map::byte_size;
-pub(super) use map::{authority_value, path_value, pseudo};
+pub(super) use map::{add_to, authority_value, path_value, pseudo};
 
 /// `WasmHeaderMapType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

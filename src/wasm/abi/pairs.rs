@@ -70,6 +70,12 @@ pub(crate) fn to_bytes<K: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> Vec<
     block
 }
 
+/// Bytes of all names and values.
+pub(crate) fn size(pairs: &[(&[u8], &[u8])]) -> usize {
+    let sizes = pairs.iter().map(|(name, value)| name.len() + value.len());
+    sizes.sum()
+}
+
 /// Reads the form. `None` where it is not exactly one: Envoy takes that for an empty map.
 pub(crate) fn read(data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     if data.is_empty() {

@@ -99,6 +99,8 @@ fn what_is_no_module_says_so() {
     for _ in 0..MAX_FORMS {
         deep = gzip(&deep);
     }
+    assert_eq!(unpack(&deep).expect("a module"), CODE);
+    let deep = gzip(&deep);
     assert!(error(&deep).contains("within one another"));
     let tar = [file(b"text"), vec![0; 2 * BLOCK]].concat();
     assert!(error(&tar).contains("no file of its tar"));
@@ -173,6 +175,35 @@ fn of_a_layer_it_is_the_one_of_the_right_name() {
         &b"\0asm another"[..]
     );
     assert_eq!(unpack_layer(CODE).expect("a module"), CODE);
+    // A name that is too long for a header, as GNU's tar and the standard have it; and one that is packed.
+    let long = [&b"a/"[..], &[b'b'; 120], b"/plugin.wasm"].concat();
+    let other = file(b"\0asm another");
+    let ours = named(&long[..100], b'0', &size, CODE);
+    let gnu = named(
+        b"././@LongLink",
+        b'L',
+        &format!("{:011o}", long.len()),
+        &long,
+    );
+    let record = [b"144 path=", &long[..], b"\n"].concat();
+    assert_eq!(record.len(), 144);
+    let pax = named(b"x", b'x', &format!("{:011o}", record.len()), &record);
+    for before in [gnu, pax] {
+        let layer = [other.clone(), before, ours.clone()].concat();
+        assert_eq!(unpack_layer(&layer).expect("a module"), CODE);
+    }
+    let packed = gzip(CODE);
+    let licence = file(&gzip(b"licence"));
+    let ours = named(
+        b"plugin.wasm",
+        b'0',
+        &format!("{:011o}", packed.len()),
+        &packed,
+    );
+    assert_eq!(
+        unpack_layer(&[licence, ours].concat()).expect("a module"),
+        CODE
+    );
 }
 
 #[test]

@@ -26,11 +26,10 @@ pub(super) async fn compile(
         memory::collect();
     };
     let thread = std::thread::Builder::new().name(thread.to_owned());
-    thread.spawn(work).map_err(|error| failed(&error))?;
-    let module = compiled.await.map_err(|_| failed(&"a panic"))?;
+    // There may be room for one later.
+    let started = thread.spawn(work);
+    started.map_err(|error| Failure::Load(LoadError::NoRoom(error.to_string())))?;
+    let panicked = |_| LoadError::Start("a panic of the compiler".to_owned());
+    let module = compiled.await.map_err(panicked).map_err(Failure::Load)?;
     module.map_err(Failure::Load)
-}
-
-fn failed(reason: &dyn std::fmt::Display) -> Failure {
-    Failure::Load(LoadError::Start(format!("in the compiler: {reason}")))
 }

@@ -191,7 +191,7 @@ impl Downloader {
         let mut url = ask.url;
         let mut headers = ask.headers;
         for _ in 0..=MAX_REDIRECTS {
-            let client = self.client(&url, &ask.configured, ask.verified)?;
+            let client = self.client(&url, &ask.configured, ask.verified, url == begin)?;
             let response = client
                 .request(ask.method.clone(), url.clone())
                 .headers(headers.clone())
@@ -218,12 +218,13 @@ impl Downloader {
         Err(DownloadError::TooManyRedirects(shown(begin.as_str())))
     }
 
-    /// The client for `url`, where the configuration named the host `configured`.
+    /// The client for `url`, where the configuration named the host `configured`; `first`: no redirect led there.
     fn client(
         &self,
         url: &Url,
         configured: &Url,
         verified: bool,
+        first: bool,
     ) -> Result<&reqwest::Client, DownloadError> {
         let is_configured = is_same_host(url, configured);
         let refused = |reason| DownloadError::Refused {
@@ -234,8 +235,12 @@ impl Downloader {
         match url.scheme() {
             "https" => {}
             "http" if verified || self.is_insecure(url) => {}
-            // Its token server, say, on another port.
-            "http" if self.is_insecure(configured) && url.host() == configured.host() => {}
+            // The token server of a registry without TLS, on another port.
+            "http"
+                if first
+                    && configured.scheme() == "http"
+                    && self.is_insecure(configured)
+                    && url.host() == configured.host() => {}
             "http" => return Err(refused("it is not https, and not in insecure_registries")),
             _ => return Err(refused("it is not https")),
         }

@@ -462,12 +462,12 @@ fn parse_origin(uri: &str, cluster: Option<String>) -> Result<Origin, ConfigErro
             return Err(ConfigError::invalid("credentials do not belong in it").at("uri"));
         }
         return match uri.parse::<http::Uri>() {
-            Ok(uri)
-                if uri.host().is_some_and(|host| host != authority) && uri.port_u16().is_none() =>
-            {
-                Err(ConfigError::invalid("its port is none").at("uri"))
-            }
-            Ok(_) => Ok(Origin::Direct),
+            Ok(uri) => match uri.authority() {
+                Some(at) if at.as_str() != at.host() && at.port_u16().is_none() => {
+                    Err(ConfigError::invalid("its port is none").at("uri"))
+                }
+                _ => Ok(Origin::Direct),
+            },
             Err(error) => Err(ConfigError::invalid(error.to_string()).at("uri")),
         };
     }

@@ -394,7 +394,12 @@ fn sources_without_a_cluster_are_told_by_their_uri() {
     };
     assert_eq!(image("oci://reg.test/a:v1"), "reg.test/a:v1");
     assert_eq!(image("reg.test/a"), "reg.test/a:latest");
-    for uri in ["https://h.test/a.wasm", "http://h.test/a.wasm"] {
+    for uri in [
+        "https://h.test/a.wasm",
+        "http://h.test/a.wasm",
+        "https://h.test?sig=x",
+        "https://[::1]:1/a",
+    ] {
         assert_eq!(of_istio(uri, "nil", &[]).1.origin, Origin::Direct);
     }
     let sum = Digest::of(b"x");

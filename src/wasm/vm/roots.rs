@@ -189,6 +189,7 @@ impl Core {
         self.call(|c| c.http_call_response.as_ref(), params)?;
         let host = self.leave();
         host.call = None;
+        host.count_calls();
         host.clear_status(root);
         self.count_memory();
         Ok(())

@@ -262,6 +262,7 @@ pub(super) fn without_status(context: &mut StreamContext) -> Option<Box<LocalRep
         return None;
     }
     context.ended = true;
+    context.failed = true;
     Some(Box::new(LocalReply::new(
         StatusCode::BAD_GATEWAY,
         "missing required header: :status",
@@ -297,5 +298,6 @@ fn mend(context: &mut StreamContext, removed: Removed) -> Option<Box<LocalReply>
         reply = reply.flag(ResponseFlag::DownstreamProtocolError);
     }
     context.ended = true;
+    context.failed = reply.status.is_server_error();
     Some(Box::new(reply))
 }

@@ -229,7 +229,7 @@ pub(super) fn request(head: RequestHead, body: Body) -> Result<Request<Body>, &'
         parts.scheme = Some(match &head.scheme {
             Scheme::Http | Scheme::Unknown => http::uri::Scheme::HTTP,
             Scheme::Https => http::uri::Scheme::HTTPS,
-            // The router lets schemes alone pass.
+            // An upstream's filters come after the router: what is no scheme at all goes as one.
             Scheme::Other(text) => {
                 http::uri::Scheme::try_from(&**text).unwrap_or(http::uri::Scheme::HTTP)
             }

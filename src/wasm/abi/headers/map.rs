@@ -214,11 +214,13 @@ impl Map<'_> {
             let value = match self.first_of_joined(removed, &name) {
                 // Nothing comes to what is there.
                 Some(_) if value.is_empty() => return Ok(()),
-                Some(first) if !first.is_empty() => {
-                    joined = [first, b",", value].concat();
+                Some(first) => {
+                    let mut all = first.to_vec();
+                    add_to(&mut all, value);
+                    joined = all;
                     &joined
                 }
-                _ => value,
+                None => value,
             };
             if let Some(result) = self.set_pseudo(removed, &name, value) {
                 return result;
@@ -296,6 +298,14 @@ impl Map<'_> {
             Self::Fields(..) => {}
         }
     }
+}
+
+/// Adds `value` to what a message has once: as in Envoy nothing where there is nothing, nor a comma to nothing.
+pub(in crate::wasm::abi) fn add_to(first: &mut Vec<u8>, value: &[u8]) {
+    if !first.is_empty() && !value.is_empty() {
+        first.push(b',');
+    }
+    first.extend_from_slice(value);
 }
 
 /// A path that a request line can hold.

@@ -256,7 +256,7 @@ fn only_what_the_configuration_named_is_refused_for_good() {
     let strict = downloader(&[], &[]);
     let refused = |url: &str, configured: &str| {
         let [url, configured] = [url, configured].map(|url| url.parse().expect("a URL"));
-        match strict.client(&url, &configured, false) {
+        match strict.client(&url, &configured, false, true) {
             Err(DownloadError::Refused { configured, .. }) => configured,
             other => panic!("not refused: {other:?}"),
         }
@@ -269,4 +269,19 @@ fn only_what_the_configuration_named_is_refused_for_good() {
         "https://h.test:5000/v2/"
     ));
     assert!(!refused("https://10.0.0.1/", "https://h.test/"));
+}
+
+#[test]
+fn the_token_server_of_a_registry_without_tls_may_be_at_another_port() {
+    let plain = downloader(&["h.test:5000", "s.test"], &[]);
+    let taken = |url: &str, configured: &str, first: bool| {
+        let [url, configured] = [url, configured].map(|url| url.parse().expect("a URL"));
+        plain.client(&url, &configured, false, first).is_ok()
+    };
+    let registry = "http://h.test:5000/v2/";
+    assert!(taken("http://h.test:5001/token", registry, true));
+    // No redirect, no other host, and none where TLS is spoken.
+    assert!(!taken("http://h.test:5001/token", registry, false));
+    assert!(!taken("http://i.test:5001/token", registry, true));
+    assert!(!taken("http://s.test:81/token", "https://s.test/v2/", true));
 }

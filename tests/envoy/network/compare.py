@@ -156,7 +156,7 @@ CASES = {
     "state": ("state", ["x", "read", "fin", "read"]),
     "state-cluster": ("state-cluster", ["x", "read", "fin", "read"]),
     "state-cluster-later": ("state-cluster-later", ["x", "read", "fin", "read"]),
-    "state-missing": ("state-missing", ["x", "read"]),
+    "state-missing": ("state-missing", ["read"]),
     "state-idle": ("state-idle", ["x", 0.6, "read"]),
     "state-idle-longer": ("state-idle-longer", ["x", 0.6, "fin", "read"]),
     "state-idle-none": ("state-idle-none", ["x", 0.6, "fin", "read"]),

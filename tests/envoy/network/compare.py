@@ -159,7 +159,7 @@ CASES = {
     "state-missing": ("state-missing", ["read"]),
     "state-idle": ("state-idle", ["x", 0.6, "read"]),
     "state-idle-longer": ("state-idle-longer", ["x", 0.6, "fin", "read"]),
-    "state-idle-none": ("state-idle-none", ["x", 0.6, "fin", "read"]),
+    "state-idle-none": ("state-idle-none", ["read"]),
     "http": ("http", [ask("/"), "read", "fin", "read"]),
     "http-close": ("http", [ask("/"), "read", "close"]),
     "http-keep-alive": ("http", [ask("/1"), "read", ask("/2"), "read", "fin", "read"]),

@@ -136,6 +136,11 @@ pub(crate) fn above_a_millisecond(
     }
 }
 
+/// True where `authority` has a port that is none.
+pub(crate) fn has_bad_port(authority: &http::uri::Authority) -> bool {
+    authority.as_str().len() > authority.host().len() && authority.port_u16().is_none()
+}
+
 /// A string that must not be empty.
 pub(crate) fn non_empty(value: String, field: &str) -> Result<String, ConfigError> {
     if value.is_empty() {

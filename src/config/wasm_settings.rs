@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::error::{At as _, ConfigError};
-use super::field::{enumeration, flag, positive, required, uint32, uint32_within};
+use super::field::{enumeration, flag, has_bad_port, positive, required, uint32, uint32_within};
 use super::matcher::StringMatcher;
 use crate::pb::google::protobuf::{self as well_known, UInt64Value};
 use crate::pb::plenipo::extensions::wasm::v1 as proto;
@@ -301,11 +301,8 @@ impl WasmSettings {
 
 fn hosts(values: Vec<String>, field: &str) -> Result<Vec<Box<str>>, ConfigError> {
     let checked = values.into_iter().enumerate().map(|(index, host)| {
-        let is_authority = host.parse::<http::uri::Authority>().is_ok_and(|authority| {
-            let port = authority.as_str().len() > authority.host().len();
-            !port || authority.port_u16().is_some()
-        });
-        if !is_authority || host.contains('@') {
+        let is_good = |authority| !has_bad_port(&authority) && !host.contains('@');
+        if !host.parse().is_ok_and(is_good) {
             return Err(ConfigError::invalid(
                 "must be `host` or `host:port`, without scheme or path",
             )

@@ -119,7 +119,7 @@ struct State {
     posted: Option<ContextId>,
     /// Its part in a trial of versions.
     part: Option<Part>,
-    /// The plugin broke it: a VM failed under it, or it was answered with 500 or more.
+    /// A VM failed under it. That the plugin answered it with 500 or more, its context knows.
     broken: bool,
 }
 

@@ -386,3 +386,20 @@ fn admit(
         return Some((Arc::clone(&config.name), Arc::clone(&live.stats), chain));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    /// The bytes of what `serve` makes.
+    fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// There is one for every connection, and most of them idle.
+    #[test]
+    fn a_connection_is_small() {
+        let size = size(super::serve);
+        assert!(size <= 2300, "{size}");
+    }
+}

@@ -334,3 +334,32 @@ pub(super) fn with_scope<R>(
         log_type: LogType::NotSet,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_scheme_becomes_that_of_the_request() {
+        for (left, told, mended) in [
+            (Scheme::of("ftp"), None, "http"),
+            (Scheme::of(""), Some("https"), "https"),
+            (Scheme::Unknown, Some("ftp"), "http"),
+            (Scheme::of("HTTP"), Some("https"), "HTTP"),
+            (Scheme::Https, Some("http"), "https"),
+        ] {
+            let mut head = RequestHead::new(Method::GET, "a", "/");
+            head.scheme = left.clone();
+            if let Some(told) = told {
+                let told = HeaderValue::from_static(told);
+                head.headers.insert(X_FORWARDED_PROTO, told);
+            }
+            assert_eq!(
+                request_has(&head, &HeaderTarget::Scheme),
+                left != Scheme::Unknown
+            );
+            mend_scheme(&mut head);
+            assert_eq!(head.scheme.as_str(), mended, "{left:?} {told:?}");
+        }
+    }
+}

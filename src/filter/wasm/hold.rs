@@ -9,7 +9,7 @@ use super::declared::declared;
 use super::tap::GuestTap;
 use super::{State, fail_stream, passes, replies_directly};
 use crate::filter::Step;
-use crate::http::{Body, LocalReply};
+use crate::http::Body;
 use crate::stream::{PumpHandle, Side, Start, Stream, Verdict};
 use crate::wasm::spec::FailurePolicy;
 use crate::wasm::{Answer, Dead, Direction, HeadersAction, OnLoss, Vm, reset_details};
@@ -85,7 +85,6 @@ impl Hold<&Arc<Vm>> {
             return self.dead(stream, body, true);
         };
         if let Some(reply) = answer.reply {
-            self.judge(stream, &reply);
             return Step::Reply(reply);
         }
         if answer.reset {
@@ -191,13 +190,6 @@ impl Hold<&Arc<Vm>> {
         let (body, pump) = stream.pump(side, body, start, tap);
         self.vm.set_pump(self.id, direction, pump.clone(), on_loss);
         (body, Some(pump))
-    }
-
-    /// The guest answers by itself.
-    pub(super) fn judge(&self, stream: &Stream, reply: &LocalReply) {
-        if reply.status.is_server_error() {
-            stream.with_slot(self.slot, State::default, |state| state.broken = true);
-        }
     }
 
     /// The VM is dead; `here`: it died in this very callback.

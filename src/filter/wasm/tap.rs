@@ -32,7 +32,6 @@ impl GuestTap {
 
     fn flow(&self, stream: &Stream, answer: Answer<DataAction>) -> Flow {
         if let Some(reply) = answer.reply {
-            self.hold.by_ref().judge(stream, &reply);
             stream.decide(Verdict::Reply {
                 reply,
                 direct: self.hold.replies_directly(self.direction),

@@ -283,6 +283,22 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_bounded() {
+        let long = vec![b'a'; MAX_HEAD - 30];
+        let of = |long| {
+            [
+                (&b":method"[..], &b"GET"[..]),
+                (b":path", b"/"),
+                (b"host", b"a"),
+                (b"x", long),
+            ]
+        };
+        assert!(head(&of(&long)).is_some());
+        let longer = vec![b'a'; MAX_HEAD];
+        assert!(head(&of(&longer)).is_none());
+    }
+
+    #[test]
     fn what_a_request_line_cannot_hold_is_no_head() {
         for (path, authority, good) in [
             ("/", "a", true),

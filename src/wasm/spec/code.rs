@@ -18,7 +18,7 @@ use super::{Digest, hash_field};
 use crate::base::file::read_regular;
 use crate::config::ConfigError;
 use crate::config::error::At as _;
-use crate::config::field::non_empty;
+use crate::config::field::{has_bad_port, non_empty};
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::google;
 use crate::wasm::source::reference::Reference;
@@ -462,12 +462,10 @@ fn parse_origin(uri: &str, cluster: Option<String>) -> Result<Origin, ConfigErro
             return Err(ConfigError::invalid("credentials do not belong in it").at("uri"));
         }
         return match uri.parse::<http::Uri>() {
-            Ok(uri) => match uri.authority() {
-                Some(at) if at.as_str() != at.host() && at.port_u16().is_none() => {
-                    Err(ConfigError::invalid("its port is none").at("uri"))
-                }
-                _ => Ok(Origin::Direct),
-            },
+            Ok(uri) if uri.authority().is_some_and(has_bad_port) => {
+                Err(ConfigError::invalid("its port is none").at("uri"))
+            }
+            Ok(_) => Ok(Origin::Direct),
             Err(error) => Err(ConfigError::invalid(error.to_string()).at("uri")),
         };
     }

@@ -722,12 +722,23 @@ def fixed():
         "host": [(":method", "GET"), (":path", "/callout"), ("Host", "callout")],
         "upper": [(":Method", "GET"), (":PATH", "/callout"), (":Authority", "callout"), ("X-Up", "1")],
         "two-paths": [(":method", "GET"), (":path", "/callout"), (":path", "/b"), (":authority", "callout")],
+        "empty-path": [(":method", "GET"), (":path", "/callout"), (":path", ""), (":authority", "callout")],
+        "path-after-empty": [(":method", "GET"), (":path", ""), (":path", "/callout"), (":authority", "callout")],
+        "host-after-empty": [(":method", "GET"), (":path", "/callout"), (":authority", ""), ("Host", "callout")],
         "ftp": [(":method", "GET"), (":scheme", "ftp"), (":path", "/callout"), (":authority", "callout")],
     }.items():
         add(f"spelled/callout/{name}", script={
             "request_headers": (STOP, [call(headers=pairs(*more, ("x-case", "@case@")))]),
             "http_call_response": (0, [("get_header_map_value", 6, ":Status", Out()), ("set_effective_context", Self()), RESUME]),
         })  # fmt: skip
+    # A callout's answer is shown to the root that it is for, and to its streams.
+    look = [("get_header_map_value", 6, ":status", Out()), ("get_header_map_size", 6, Out32()), ("get_buffer_bytes", 4, 0, 3, Out())]
+    around = [op for root in (1, 2, 3) for op in (("set_effective_context", root), *look)]
+    add("call/other-root", listener="pair", script={
+        "request_headers": (STOP, [call()]), "http_call_response": (0, [*around, ("set_effective_context", Self()), *look, RESUME]),
+    })  # fmt: skip
+    for name, target in {"nosuch": "nosuch", "good": service("grpc")}.items():
+        add(f"grpc/token-nowhere/{name}", script={"request_headers": (0, [("grpc_call", target, "svc", "echo", "", "ping", 1000, BAD)])})
     for name, value in {"ftp": "ftp", "empty": "", "upper": "HTTP", "https": "https", "odd": "a b"}.items():
         add(f"scheme/{name}", script={"request_headers": (0, [("replace_header_map_value", 0, ":scheme", value), ("get_header_map_value", 0, ":scheme", Out()), *show]), "log": (0, show)})
         add(f"scheme/added-{name}", script={"request_headers": (0, [("add_header_map_value", 0, ":scheme", value), ("get_header_map_value", 0, ":scheme", Out()), *show])})

@@ -152,12 +152,15 @@ fn a_refused_name_is_shown_in_part() {
 fn pseudo_headers_are_spelled_in_any_case() {
     let mut head = RequestHead::new(Method::GET, "a", "/");
     let (mut removed, mut names) = (Removed::default(), Names::default());
-    for (name, value) in [("Host", "b.test"), (":PATH", "/x"), (":Method", "PUT")] {
+    let mut replace = |name: &str, value: &str| {
         let field = names.parse(name.as_bytes());
-        Map::Request(&mut head)
-            .replace(&mut removed, name.as_bytes(), field, value.as_bytes())
+        let mut map = Map::Request(&mut head);
+        map.replace(&mut removed, name.as_bytes(), field, value.as_bytes())
             .expect("HTTP");
-    }
+    };
+    replace("Host", "b.test");
+    replace(":PATH", "/x");
+    replace(":Method", "PUT");
     assert_eq!(
         (&head.authority, &head.path),
         (
